@@ -1,0 +1,105 @@
+"""Spans for tests: plain dicts in the shape of schemas/span.avsc, and their bytes by plain fastavro."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import fastavro
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+ROOT = Path(__file__).parent.parent
+SPAN_SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "span.avsc").read_text())
+_PARSED = fastavro.parse_schema(json.loads((ROOT / "schemas" / "span.avsc").read_text()))
+
+MODELS = [
+    ("gpt-4o", "openai"),
+    ("gpt-4o-mini", "openai"),
+    ("claude-sonnet-4-20250514", "anthropic"),
+    ("gemini-2.5-pro", "google"),
+    ("house-llm", "vllm"),
+    ("modèle-été", "maison"),
+]
+CALLERS = ["", "search", "support-bot", "batch"]
+NOW_US = 1_790_000_000_000_000
+
+
+def span(**fields: Any) -> dict[str, Any]:
+    """A small span of gpt-4o, with these fields instead."""
+    return {
+        "trace_id": "t",
+        "span_id": "s",
+        "parent_span_id": None,
+        "name": "chat",
+        "caller": "",
+        "model": "gpt-4o",
+        "provider": "openai",
+        "prompt_tokens": 100,
+        "completion_tokens": 20,
+        "total_tokens": None,
+        "cached_prompt_tokens": None,
+        "reasoning_tokens": None,
+        "cost_usd": None,
+        "latency_ms": None,
+        "ttft_ms": None,
+        "status": "ok",
+        "error": None,
+        "started_at": NOW_US,
+        "ended_at": NOW_US + 1_000_000,
+        "attributes": {},
+        **fields,
+    }
+
+
+def random_span(rng: random.Random) -> dict[str, Any]:
+    """A valid span in which every optional part comes and goes."""
+    model, provider = rng.choice(MODELS)
+    prompt, completion = rng.choice([0, 5, 64, 65, 900, 40_000, 250_000]), rng.randrange(3000)
+    attributes: dict[str, Any] = {"user": f"u{rng.randrange(99)}", "retry": rng.randrange(3), "stream": True}
+    if rng.random() < 0.3:
+        attributes["eval.score"] = rng.choice([0.0, 1.0, 0.1, 0.75, rng.random(), 1])
+    started = NOW_US + rng.randrange(600_000_000)
+    return span(
+        trace_id=f"{rng.getrandbits(128):032x}",
+        span_id=f"{rng.getrandbits(64):016x}",
+        parent_span_id=rng.choice([None, "p"]),
+        caller=rng.choice(CALLERS),
+        model=model,
+        provider=provider,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=rng.choice([None, prompt + completion]),
+        cached_prompt_tokens=rng.choice([None, 0, rng.randrange(prompt + 1)]),
+        reasoning_tokens=rng.choice([None, rng.randrange(completion + 1)]),
+        cost_usd=rng.choice([None, 0.0, rng.random() / 10, 0.1, 1234.567890123]),
+        latency_ms=rng.choice([None, 0.0, 50.0, 50.0001, rng.lognormvariate(6, 1), 30000.0, 99999.5]),
+        ttft_ms=rng.choice([None, rng.lognormvariate(5, 1)]),
+        status=rng.choices(["ok", "error", "timeout"], [90, 8, 2])[0],
+        started_at=started,
+        ended_at=started + rng.randrange(90_000_000),
+        attributes=attributes,
+    )
+
+
+def datum(record: dict[str, Any], schema: Any = None) -> bytes:
+    """The bare Avro datum."""
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, _PARSED if schema is None else schema, record)
+    return stream.getvalue()
+
+
+def single_object_header(schema: Any = None) -> bytes:
+    """C3 01 and the CRC-64-AVRO fingerprint of the schema."""
+    canonical = to_parsing_canonical_form(SPAN_SCHEMA if schema is None else schema)
+    return b"\xc3\x01" + bytes.fromhex(fingerprint(canonical, "CRC-64-AVRO"))
+
+
+_HEADER = single_object_header()
+
+
+def message(record: dict[str, Any]) -> bytes:
+    """A span as a message value, in single-object encoding."""
+    return _HEADER + datum(record)

@@ -1,0 +1,43 @@
+"""Commit: the step that makes a delta durable. One module a guarantee, all of them a `Committer`.
+
+The loop computes what the totals will be, calls `commit`, and acts on the outcome alone: accept them, drop the
+delta, or keep it and try again.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Protocol
+
+from ..delta import Changes, Delta
+from ..ledger import Totals
+
+
+class Outcome(Enum):
+    """What became of a commit.
+
+    COMMITTED: durable; accept the totals. DROPPED: this member no longer owns what it counted; clear the delta and
+    read again from the group's offsets. RETRY: not durable yet; keep the delta and commit it again.
+    """
+
+    COMMITTED = "ok"
+    DROPPED = "dropped"
+    RETRY = "failed"
+
+
+class Committer(Protocol):
+    """Makes deltas durable."""
+
+    def start(self) -> None:
+        """Prepare, before the group is joined. Raises RuntimeFailure when this replica may not run."""
+
+    def commit(self, delta: Delta, totals: Totals, changes: Changes) -> Outcome:
+        """Make the delta durable: its dead letters, its offsets and, where the guarantee asks for it, its totals.
+
+        totals: what the ledger holds once this is committed. changes: the cells in which it differs.
+
+        A dead letter that was delivered for good leaves the delta; all else in it stays as it is.
+        """
+
+    def close(self) -> None:
+        """Free the broker connections."""

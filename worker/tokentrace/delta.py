@@ -1,0 +1,122 @@
+"""The delta: what was counted since the last commit, and not yet shown to anyone.
+
+Rows are kept by (event minute, cell), as the rollups want them; a total is their sum over the minutes. Only the
+consumer thread touches a delta. A commit takes all of it or, when it is given up, none.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .measures import Layout
+from .messages import DeadLetter
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+
+class Changes(NamedTuple):
+    """cells: int64[t], ascending and distinct. values: int64[t, width], what each gains."""
+
+    cells: NDArray[np.int64]
+    values: NDArray[np.int64]
+
+
+class MinuteRows(NamedTuple):
+    """minutes: int64[r], minutes since the epoch. cells: int64[r]. values: int64[r, width]. Pairs are distinct."""
+
+    minutes: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    values: NDArray[np.int64]
+
+
+class Delta:
+    """What a commit makes durable.
+
+    positions: partition -> next offset to read, the offsets that a commit of this delta stands for.
+    polled, counted, rejected: partition -> records. reasons: reason -> messages or parts.
+    dead_letters: messages to hand to the dead-letter topic before the offsets are committed.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.positions: dict[int, int] = {}
+        self.polled: Counter[int] = Counter()
+        self.counted: Counter[int] = Counter()
+        self.rejected: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.dead_letters: list[DeadLetter] = []
+        self._row_of: dict[int, NDArray[np.int32]] = {}
+        self._rows = 0
+        self._minutes: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._cells: NDArray[np.int64] = np.zeros(0, np.int64)
+        self._values: NDArray[np.int64] = np.zeros((0, layout.width), np.int64)
+
+    def __bool__(self) -> bool:
+        return bool(self.positions)
+
+    def add(self, minute: int, cells: NDArray[np.int64], values: NDArray[np.int64]) -> None:
+        """Add values (int64[t, width]) to cells (int64[t], distinct) of one event minute."""
+        if not len(cells):
+            return
+        table = self._row_of.get(minute)
+        top = int(cells.max()) + 1
+        if table is None or len(table) < top:
+            grown = np.full(max(top, 64) * 2, -1, np.int32)
+            if table is not None:
+                grown[: len(table)] = table
+            table = self._row_of[minute] = grown
+        rows = table[cells]
+        fresh = np.flatnonzero(rows < 0)
+        if len(fresh):
+            end = self._rows + len(fresh)
+            self._reserve(end)
+            rows[fresh] = np.arange(self._rows, end, dtype=np.int32)
+            table[cells[fresh]] = rows[fresh]
+            self._minutes[self._rows : end] = minute
+            self._cells[self._rows : end] = cells[fresh]
+            self._values[self._rows : end] = 0
+            self._rows = end
+        self._values[rows] += values
+
+    def _reserve(self, rows: int) -> None:
+        self._minutes = grown(self._minutes, rows)
+        self._cells = grown(self._cells, rows)
+        self._values = grown(self._values, rows)
+
+    def by_minute(self) -> MinuteRows:
+        """The increments by event minute and cell, in no particular order. Views: copy what must outlive `clear`."""
+        return MinuteRows(self._minutes[: self._rows], self._cells[: self._rows], self._values[: self._rows])
+
+    def changes(self) -> Changes:
+        """The increments by cell, over all minutes."""
+        cells, values = self._cells[: self._rows], self._values[: self._rows]
+        if not len(cells):
+            return Changes(cells, values)
+        order = np.argsort(cells, kind="stable")
+        ordered = cells[order]
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        return Changes(ordered[starts], np.add.reduceat(values[order], starts, axis=0))
+
+    def clear(self) -> None:
+        """Forget everything: it was committed, or it must not be."""
+        self._row_of.clear()
+        self._rows = 0
+        for tally in (self.positions, self.polled, self.counted, self.rejected, self.reasons):
+            tally.clear()
+        self.dead_letters = []
+
+
+def resized(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
+    """A copy with `size` rows: cut, or filled up with zeros."""
+    copy = np.zeros((size, *array.shape[1:]), array.dtype)
+    kept = min(size, len(array))
+    copy[:kept] = array[:kept]
+    return copy
+
+
+def grown(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
+    """The array itself when it has `size` rows, else a larger one; doubling keeps the cost linear in total."""
+    return array if len(array) >= size else resized(array, max(size, 2 * len(array), 64))

@@ -1,0 +1,197 @@
+"""Render: a snapshot as Prometheus text 0.0.4 or OpenMetrics 1.0, straight from its arrays.
+
+A family is summed over its projection at once, then each series is one `%` of a line template: no sample objects.
+Sums are integers in the smallest unit, so they are written as exact decimals.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+
+from ..measures import Layout
+from ..snapshot import Snapshot
+from . import families
+from .families import CounterFamily, GaugeFamily, HistogramFamily
+from .projection import Projection, escaped, label_text
+
+Format = Literal["text", "openmetrics"]
+
+#: Stands for a series' labels in a template; no escaped label value contains it.
+_LABELS: Final = "\x00"
+_EOF: Final = b"# EOF\n"
+
+
+class Renderer:
+    """Renders snapshots. labels: family name without `tokentrace_` -> label names, where they are not the default.
+
+    Safe to call from several threads; they take turns.
+    """
+
+    def __init__(self, labels: Mapping[str, Sequence[str]] | None = None) -> None:
+        chosen = labels or {}
+        self._families = [
+            (family, tuple(chosen.get(name, _group_labels(family)))) for name, family in families.LABELLED.items()
+        ]
+        self._projections = {labels: Projection(labels) for _, labels in self._families}
+        self._lock = threading.Lock()
+
+    def render(self, snapshot: Snapshot, others: Iterable[Metric], form: Format) -> bytes:
+        """The exposition of a snapshot, followed by `others`, which the client library writes."""
+        with self._lock:
+            for projection in self._projections.values():
+                projection.update(snapshot)
+            lines: list[str] = []
+            for family, labels in self._families:
+                projection = self._projections[labels]
+                counted = projection.sums(snapshot.values[:, Layout.column("spans")]) > 0
+                if isinstance(family, HistogramFamily):
+                    lines += _histogram(family, projection, snapshot, form)
+                elif isinstance(family, CounterFamily):
+                    lines += _counter(family, projection, snapshot, counted, form)
+                else:
+                    lines += _quality(projection, snapshot, form)
+            lines += _others(snapshot, form)
+        return "".join(lines).encode() + _library_text(others, form)
+
+
+def _group_labels(family: CounterFamily | HistogramFamily | GaugeFamily) -> tuple[str, ...]:
+    """The default labels that can be chosen: a counter's extra label is not one of them."""
+    return tuple(label for label in family.labels if label in families.GROUP_LABELS)
+
+
+def _head(name: str, type_: str, help_: str, form: Format) -> str:
+    if form == "openmetrics" and type_ == "counter":
+        name = name.removesuffix("_total")
+    return f"# HELP {name} {help_}\n# TYPE {name} {type_}\n"
+
+
+def _created(name: str, labels: str, created_s: float) -> str:
+    return f"{name}_created{{{labels}}} {created_s!r}\n" if labels else f"{name}_created {created_s!r}\n"
+
+
+def _number(decimals: int) -> str:
+    """The template of one number: whole units and, behind the point, the rest."""
+    return f"%d.%0{decimals}d" if decimals else "%d"
+
+
+def _split(units: NDArray[np.int64], decimals: int) -> list[list[int]]:
+    """The columns that fill `_number`'s template."""
+    if not decimals:
+        return [units.tolist()]
+    whole, rest = np.divmod(units, 10**decimals)
+    return [whole.tolist(), rest.tolist()]
+
+
+def _counter(
+    family: CounterFamily, projection: Projection, snapshot: Snapshot, counted: NDArray[np.bool_], form: Format
+) -> list[str]:
+    lines = [_head(family.name, family.type, family.help, form)]
+    created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
+    base = family.name.removesuffix("_total")
+    for extra, column in family.columns:
+        units = projection.sums(snapshot.values[:, Layout.column(column)])
+        shown = np.flatnonzero(units > 0) if family.present_only else np.flatnonzero(counted)
+        number = _number(family.decimals)
+        for series, *value in zip(shown.tolist(), *_split(units[shown], family.decimals), strict=True):
+            labels = _with_extra(projection.label_text[series], family.extra_label, extra)
+            lines.append(_sample(family.name, labels, number % tuple(value)))
+            if created_s:
+                lines.append(_created(base, labels, created_s[series]))
+    return lines
+
+
+def _with_extra(labels: str, name: str, value: str) -> str:
+    if not name:
+        return labels
+    return f'{labels},{name}="{value}"' if labels else f'{name}="{value}"'
+
+
+def _sample(name: str, labels: str, value: str) -> str:
+    return f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
+
+
+def _histogram(family: HistogramFamily, projection: Projection, snapshot: Snapshot, form: Format) -> list[str]:
+    histogram = snapshot.layout.histograms[family.measure]
+    counts = np.cumsum(projection.sums(snapshot.values[:, histogram.buckets]), axis=1)
+    sums = projection.sums(snapshot.values[:, histogram.sum])
+    observed = np.flatnonzero(counts[:, -1])
+    columns = [*counts[observed].T.tolist(), counts[observed, -1].tolist(), *_split(sums[observed], family.decimals)]
+    created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
+    labelled = _histogram_template(family, histogram.bounds, "{" + _LABELS, "{" + _LABELS + "}")
+    bare = _histogram_template(family, histogram.bounds, "{", "")
+    lines = [_head(family.name, family.type, family.help, form)]
+    for series, *values in zip(observed.tolist(), *columns, strict=True):
+        labels = projection.label_text[series]
+        template = labelled.replace(_LABELS, labels.replace("%", "%%")) if labels else bare
+        lines.append(template % tuple(values))
+        if created_s:
+            lines.append(_created(family.name, labels, created_s[series]))
+    return lines
+
+
+def _histogram_template(family: HistogramFamily, bounds: Sequence[float], before_le: str, alone: str) -> str:
+    """All lines of one series: buckets, count, sum."""
+    comma = "," if alone else ""
+    buckets = "".join(
+        f'{family.name}_bucket{before_le}{comma}le="{bound}"}} %d\n' for bound in (*map(repr, bounds), "+Inf")
+    )
+    return f"{buckets}{family.name}_count{alone} %d\n{family.name}_sum{alone} {_number(family.decimals)}\n"
+
+
+def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[str]:
+    family = families.QUALITY
+    sums, counts = projection.sums(snapshot.quality_sum), projection.sums(snapshot.quality_count)
+    scored = np.flatnonzero(counts)
+    means = (sums[scored] / counts[scored] / 1e6).tolist()
+    lines = [_head(family.name, family.type, family.help, form)]
+    for series, mean in zip(scored.tolist(), means, strict=True):
+        lines.append(_sample(family.name, projection.label_text[series], repr(mean)))
+    return lines
+
+
+def _others(snapshot: Snapshot, form: Format) -> list[str]:
+    """The families that are not over cells."""
+    rejected = families.REJECTED
+    lines = [_head(rejected.name, rejected.type, rejected.help, form)]
+    for reason, count in sorted(snapshot.rejected.items()):
+        labels = label_text(rejected.labels, (reason,))
+        lines.append(_sample(rejected.name, labels, str(count)))
+        if form == "openmetrics":
+            lines.append(_created(rejected.name.removesuffix("_total"), labels, snapshot.rejected_created_s[reason]))
+    for family, value in (
+        (families.GROUPS, snapshot.groups_count),
+        (families.GROUPS_LIMIT, snapshot.groups_limit),
+        (families.OVERFLOWED, snapshot.overflowed_spans),
+    ):
+        lines += [_head(family.name, family.type, family.help, form), _sample(family.name, "", str(value))]
+    return lines
+
+
+class _Fixed(Collector):
+    """Metrics that are there already."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _library_text(metrics: Iterable[Metric], form: Format) -> bytes:
+    """Few and small families, as the client library writes them; in OpenMetrics, its `# EOF` ends everything."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Fixed(list(metrics)))
+    return generate_openmetrics(registry) if form == "openmetrics" else generate_latest(registry)
+
+
+__all__ = ["Format", "Renderer", "escaped"]

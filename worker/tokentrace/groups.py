@@ -1,0 +1,263 @@
+"""Groups and cells: (model, provider, caller) to a dense number, for a whole batch, with no Python object a span.
+
+A span's three strings are hashed eight bytes at a time and looked up in an open-addressed table; every hit is
+verified against the stored bytes, so that a collision of hashes cannot merge two groups. Python runs once per group
+that is new. Beyond `max_groups` new groups fold into group 0, whose label values are `__overflow__`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .delta import grown
+from .snapshot import OVERFLOW, Group
+from .spans import SpanBatch, Strings
+
+OVERFLOW_GROUP: Final = 0
+_STATUS_COUNT: Final = 3
+_EMPTY: Final = -1
+#: Odd multipliers of a 64-bit mix (the golden ratio, and the finaliser of SplitMix64).
+_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+_FINISH: Final = np.uint64(0xBF58476D1CE4E5B9)
+_LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
+
+
+class _Words(NamedTuple):
+    """The strings of m spans as 64-bit words, zero-padded.
+
+    header: uint64[m], the three lengths in one word. steps: (spans int64[s], or None for all; words uint64[s]) each; a
+    span's words are in the order of its steps.
+    """
+
+    header: NDArray[np.uint64]
+    steps: list[tuple[NDArray[np.int64] | None, NDArray[np.uint64]]]
+
+
+class GroupIndex:
+    """Numbers groups and cells as they appear. Numbers are never reused within an `epoch`.
+
+    groups: group number -> label values; group 0 is the overflow. hash_bits exists to make collisions in tests.
+    """
+
+    def __init__(self, max_groups: int, hash_bits: int = 64) -> None:
+        self.max_groups = max_groups
+        self.epoch = 0
+        self.groups: list[Group] = [Group(OVERFLOW, OVERFLOW, OVERFLOW)]
+        self._hash_mask = np.uint64((1 << hash_bits) - 1)
+        self._slots: NDArray[np.int32] = np.full(1024, _EMPTY, np.int32)
+        self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
+        self._headers: NDArray[np.uint64] = np.zeros(64, np.uint64)
+        self._first_word: NDArray[np.int64] = np.zeros(64, np.int64)
+        self._words: NDArray[np.uint64] = np.zeros(256, np.uint64)
+        self._word_count = 0
+        self._cell_of: NDArray[np.int32] = np.full(64 * _STATUS_COUNT, _EMPTY, np.int32)
+        self._cells = 0
+        self._cell_group: NDArray[np.int32] = np.zeros(64, np.int32)
+        self._cell_status: NDArray[np.uint8] = np.zeros(64, np.uint8)
+
+    # -- groups ----------------------------------------------------------------------------------------------------
+
+    def lookup(self, spans: SpanBatch) -> NDArray[np.int64]:
+        """int64[m], each span's group number; new groups are added while there is room."""
+        words = _words(spans)
+        hashes = self._hash(words)
+        group = self._find(hashes, words, np.arange(len(spans)))
+        missing = np.flatnonzero(group < 0)
+        while len(missing):
+            if len(self.groups) > self.max_groups:
+                group[missing] = OVERFLOW_GROUP
+                break
+            # One span of each new hash; spans whose hash collides with it are found missing again, and come next.
+            _, first = np.unique(hashes[missing], return_index=True)
+            for index in missing[np.sort(first)].tolist():
+                if len(self.groups) > self.max_groups:
+                    break
+                self._add(_group_of(spans, index), int(hashes[index]))
+            group[missing] = self._find(hashes, words, missing)
+            missing = missing[group[missing] < 0]
+        return group
+
+    def adopt(self, group: Group, status: int) -> int:
+        """The cell number of a group and status that an earlier run has counted, added whatever the limit is."""
+        number = OVERFLOW_GROUP
+        if group != self.groups[OVERFLOW_GROUP]:
+            spans_words = _words_of(group)
+            hashes = self._hash(spans_words)
+            number = int(self._find(hashes, spans_words, np.zeros(1, np.int64))[0])
+            if number < 0:
+                number = self._add(group, int(hashes[0]))
+        return int(self.cells(np.array([number]), np.array([status], np.uint8))[0])
+
+    def _hash(self, words: _Words) -> NDArray[np.uint64]:
+        hashes = words.header * _MIX
+        for rows, word in words.steps:
+            if rows is None:
+                hashes = (hashes ^ word) * _MIX
+                hashes ^= hashes >> np.uint64(32)
+            else:
+                part = (hashes[rows] ^ word) * _MIX
+                hashes[rows] = part ^ (part >> np.uint64(32))
+        hashes *= _FINISH
+        hashes ^= hashes >> np.uint64(29)
+        return hashes & self._hash_mask
+
+    def _find(self, hashes: NDArray[np.uint64], words: _Words, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64[len(rows)], the group numbers of the spans at `rows`, -1 where there is none."""
+        mask = len(self._slots) - 1
+        found = np.full(len(rows), _EMPTY, np.int64)
+        open_ = np.arange(len(rows))
+        slot = (hashes[rows] & np.uint64(mask)).astype(np.int64)
+        while len(open_):
+            candidate = self._slots[slot].astype(np.int64)
+            filled = candidate >= 0
+            if not filled.all():
+                open_, slot, candidate = open_[filled], slot[filled], candidate[filled]
+            spans = rows[open_]
+            same = self._hashes[candidate] == hashes[spans]
+            same &= self._headers[candidate] == words.header[spans]
+            same = self._verify(candidate, spans, words, same)
+            if same.all():
+                found[open_] = candidate
+                break
+            found[open_[same]] = candidate[same]
+            other = ~same
+            open_, slot = open_[other], (slot[other] + 1) & mask
+        return found
+
+    def _verify(
+        self, candidate: NDArray[np.int64], spans: NDArray[np.int64], words: _Words, same: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Compare the candidates' stored words with the spans', step by step. Equal headers mean equal steps."""
+        position = self._first_word[candidate]
+        # Where a span's step is not the candidate's any more, `same` is false already and the word does not matter.
+        limit = max(self._word_count - 1, 0)
+        whole = len(spans) == len(words.header)
+        where = None
+        for rows, word in words.steps:
+            if rows is None:
+                mine = word if whole else word[spans]
+                same &= self._words[np.minimum(position, limit)] == mine
+                position += 1
+                continue
+            if where is None:
+                where = np.full(len(words.header), _EMPTY, np.int64)
+                where[spans] = np.arange(len(spans))
+            local = where[rows]
+            here = local >= 0
+            local, mine = (local, word) if here.all() else (local[here], word[here])
+            same[local] &= self._words[np.minimum(position[local], limit)] == mine
+            position[local] += 1
+        return same
+
+    def _add(self, group: Group, hash_: int) -> int:
+        number = len(self.groups)
+        words = _words_of(group)
+        flat = [int(word[0]) for _, word in words.steps]
+        self._hashes = grown(self._hashes, number + 1)
+        self._headers = grown(self._headers, number + 1)
+        self._first_word = grown(self._first_word, number + 1)
+        self._words = grown(self._words, self._word_count + len(flat))
+        self._hashes[number], self._headers[number] = hash_, words.header[0]
+        self._first_word[number] = self._word_count
+        self._words[self._word_count : self._word_count + len(flat)] = flat
+        self._word_count += len(flat)
+        self.groups.append(group)
+        if 4 * number > len(self._slots):
+            self._slots = np.full(4 * len(self._slots), _EMPTY, np.int32)
+            for each in range(1, number):
+                self._place(each, int(self._hashes[each]))
+        self._place(number, hash_)
+        return number
+
+    def _place(self, number: int, hash_: int) -> None:
+        mask = len(self._slots) - 1
+        slot = hash_ & mask
+        while self._slots[slot] != _EMPTY:
+            slot = (slot + 1) & mask
+        self._slots[slot] = number
+
+    # -- cells -----------------------------------------------------------------------------------------------------
+
+    def cells(self, group: NDArray[np.int64], status: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """int64[m], the cell numbers of these groups with these statuses; new cells are added."""
+        if not len(group):
+            return group
+        key = group * _STATUS_COUNT + status
+        if len(self._cell_of) < len(self.groups) * _STATUS_COUNT:
+            table = np.full(2 * len(self.groups) * _STATUS_COUNT, _EMPTY, np.int32)
+            table[: len(self._cell_of)] = self._cell_of
+            self._cell_of = table
+        cell = self._cell_of[key]
+        fresh = np.unique(key[cell < 0])
+        if len(fresh):
+            end = self._cells + len(fresh)
+            # Arrays that a snapshot holds keep what they have: growing copies, and written entries never change.
+            self._cell_group = grown(self._cell_group, end)
+            self._cell_status = grown(self._cell_status, end)
+            self._cell_group[self._cells : end] = fresh // _STATUS_COUNT
+            self._cell_status[self._cells : end] = fresh % _STATUS_COUNT
+            self._cell_of[fresh] = np.arange(self._cells, end, dtype=np.int32)
+            self._cells = end
+            cell = self._cell_of[key]
+        return cell.astype(np.int64)
+
+    @property
+    def cell_group(self) -> NDArray[np.int32]:
+        """int32[cells], each cell's group."""
+        return self._cell_group[: self._cells]
+
+    @property
+    def cell_status(self) -> NDArray[np.uint8]:
+        """uint8[cells], each cell's status code."""
+        return self._cell_status[: self._cells]
+
+
+def _words(spans: SpanBatch) -> _Words:
+    """The label strings of a batch as words; a step names its spans only where some have no such word."""
+    count = len(spans.buffer) - 7
+    loads: NDArray[np.uint64] = np.ndarray((count,), "<u8", spans.buffer, strides=(1,))
+    header = np.zeros(len(spans), np.uint64)
+    steps: list[tuple[NDArray[np.int64] | None, NDArray[np.uint64]]] = []
+    for strings in (spans.model, spans.provider, spans.caller):
+        header = (header << np.uint64(21)) | strings.length.astype(np.uint64)
+        longest = int(strings.length.max()) if len(spans) else 0
+        shortest = int(strings.length.min()) if len(spans) else 0
+        for start in range(0, longest, 8):
+            if shortest > start:
+                left = strings.length - start
+                word = loads[strings.offset + start] & _LOW_BYTES[np.minimum(left, 8)]
+                steps.append((None, word))
+            else:
+                rows = np.flatnonzero(strings.length > start)
+                left = strings.length[rows] - start
+                steps.append((rows, loads[strings.offset[rows] + start] & _LOW_BYTES[np.minimum(left, 8)]))
+    return _Words(header, steps)
+
+
+def _words_of(group: Group) -> _Words:
+    """The words of one group's label values."""
+    data = [part.encode() for part in group]
+    offset, length = np.zeros(3, np.int64), np.array([len(part) for part in data], np.int64)
+    offset[1:] = np.cumsum(length)[:-1]
+    buffer = np.frombuffer(b"".join(data) + bytes(8), np.uint8)
+    header = np.zeros(1, np.uint64)
+    loads: NDArray[np.uint64] = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
+    steps: list[tuple[NDArray[np.int64] | None, NDArray[np.uint64]]] = []
+    for part in range(3):
+        header = (header << np.uint64(21)) | np.uint64(length[part])
+        for start in range(0, int(length[part]), 8):
+            mask = _LOW_BYTES[min(int(length[part]) - start, 8)]
+            steps.append((None, loads[offset[part] + start : offset[part] + start + 1] & mask))
+    return _Words(header, steps)
+
+
+def _group_of(spans: SpanBatch, index: int) -> Group:
+    return Group(*(_text(spans, strings, index) for strings in (spans.model, spans.provider, spans.caller)))
+
+
+def _text(spans: SpanBatch, strings: Strings, index: int) -> str:
+    start = int(strings.offset[index])
+    return spans.buffer[start : start + int(strings.length[index])].tobytes().decode()

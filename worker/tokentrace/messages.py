@@ -1,0 +1,64 @@
+"""What a poll gives: a batch of raw messages, still without any meaning.
+
+`source` makes a `RawBatch`; framing and decoding read `values` alone. Kafka's own message objects hide behind
+`envelope`, which is called only for the few messages that become dead letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One message exactly as it was consumed, for the dead-letter topic."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RawBatch:
+    """n consumed messages.
+
+    values: n message values, None for a tombstone.
+    partitions: int32[n].
+    positions: partition -> offset of the next message to read, after this batch.
+    envelope: row -> the whole message.
+    """
+
+    values: Sequence[bytes | None]
+    partitions: NDArray[np.int32]
+    positions: Mapping[int, int]
+    envelope: Callable[[int], Envelope]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Message `row` of a batch is not counted: `reason` is a word of `reasons.WHOLE`, `error` one sentence."""
+
+    row: int
+    reason: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message on its way to the dead-letter topic."""
+
+    envelope: Envelope
+    reason: str
+    error: str
+    extra: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,50 @@
+"""Why a message, or a part of one, was not counted: the stable words of `tokentrace_spans_rejected_total{reason}`.
+
+A *whole* reason takes the message out: it goes to the dead-letter topic (a tombstone is only counted).
+A *part* reason leaves the span counted without that part.
+The words are a contract (dashboards, alerts and dead-letter consumers match on them): add, never rename.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TOMBSTONE: Final = "tombstone"
+
+#: Whole-message reasons and the sentence in the `tokentrace.error` header.
+WHOLE: Final[dict[str, str]] = {
+    TOMBSTONE: "The message has no value (a tombstone); there is nothing to count.",
+    "empty": "The message value is empty.",
+    "unknown_framing": "The value starts with none of the known framings (Confluent, Avro single-object).",
+    "unknown_schema_id": "The schema registry has no schema with this id.",
+    "unknown_fingerprint": "No schema file has this Avro fingerprint; add the writer's schema to schemas.paths.",
+    "schema_unusable": "The writer schema cannot be resolved to a span.",
+    "malformed": "The bytes are not a datum of their writer schema.",
+    "invalid_utf8": "A label field (model, provider or caller) is not valid UTF-8.",
+    "type_mismatch": "A field holds a type that the span's field cannot take.",
+    "unknown_status": "The status is none of ok, error, timeout.",
+    "model_missing": "The span names no model.",
+    "label_too_long": "A label field (model, provider or caller) is longer than 1024 bytes.",
+    "no_token_count": "The span has none of prompt_tokens, completion_tokens and total_tokens.",
+    "negative_tokens": "A token count is negative.",
+    "tokens_out_of_range": "A token count is larger than any call can have (over 1e9).",
+    "cost_invalid": "cost_usd is NaN, infinite or negative.",
+    "cost_out_of_range": "cost_usd is over 1e6 USD for one call.",
+    "latency_invalid": "latency_ms or ttft_ms is NaN, infinite or negative.",
+    "latency_out_of_range": "latency_ms or ttft_ms is over 1e9 ms.",
+}
+
+#: Part reasons: the span is counted without that part.
+PART: Final[dict[str, str]] = {
+    "eval_score_invalid": "attributes['eval.score'] is not a number in [0, 1]; the span is counted without it.",
+    "cached_tokens_invalid": "cached_prompt_tokens is larger than prompt_tokens; counted without it.",
+    "reasoning_tokens_invalid": "reasoning_tokens is larger than completion_tokens; counted without it.",
+    "total_tokens_unsplit": "Only total_tokens is given; its split is unknown, so no tokens are counted.",
+}
+
+#: Longer label values than this would burden every scrape.
+MAX_LABEL_BYTES: Final = 1024
+#: One span's bounds: they keep every int64 total far from overflow (see docs/decisions).
+MAX_TOKENS: Final = 10**9
+MAX_COST_USD: Final = 1e6
+MAX_LATENCY_MS: Final = 1e9

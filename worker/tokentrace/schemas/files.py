@@ -1,0 +1,49 @@
+"""Schema files: `.avsc` folders, their fingerprints, and the schemas that ship with tokentrace."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fastavro.schema import SchemaParseException, fingerprint, to_parsing_canonical_form
+
+from ..errors import ConfigError
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+@cache
+def bundled_schema(name: str) -> Any:
+    """A schema that ships with tokentrace, as parsed JSON: `span` is `schemas/span.avsc`."""
+    # An installed wheel carries the schemas inside the package; a source tree has them at its top.
+    for folder in (_PACKAGE / "_schemas", _PACKAGE.parent.parent / "schemas"):
+        if (path := folder / f"{name}.avsc").is_file():
+            return json.loads(path.read_text("utf-8"))
+    raise FileNotFoundError(f"tokentrace is not completely installed: schema {name!r} is missing")
+
+
+def fingerprint_of(schema: Any) -> bytes:
+    """CRC-64-AVRO of the schema's Parsing Canonical Form, 8 bytes little-endian as in a single-object header."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+
+
+def load_schema(path: Path, key: str) -> Any:
+    """One schema file. Raises ConfigError, naming the configuration key that led to it."""
+    try:
+        schema = json.loads(path.read_text("utf-8"))
+        to_parsing_canonical_form(schema)
+    except OSError as error:
+        raise ConfigError([f"{key}: {path} cannot be read ({error.strerror})"]) from error
+    except (ValueError, SchemaParseException, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError([f"{key}: {path} is no Avro schema ({error})"]) from error
+    return schema
+
+
+def load_folder(folder: Path, key: str) -> dict[bytes, Any]:
+    """Fingerprint -> schema for every `.avsc` file in a folder. Raises ConfigError."""
+    if not folder.is_dir():
+        raise ConfigError([f"{key}: {folder} is not a folder"])
+    schemas = (load_schema(path, key) for path in sorted(folder.glob("*.avsc")))
+    return {fingerprint_of(schema): schema for schema in schemas}

@@ -1,0 +1,150 @@
+"""SpanBatch: the spans of one batch as a struct of arrays, one NumPy array a field.
+
+Decoders fill a `SpanColumns` (one row a message, in the batch's order); `select` freezes the rows that decoded
+into a `SpanBatch`. Strings are (offset, length) into one byte buffer, so that no Python object exists per span.
+Values are as the writer gave them: judging them is the work of `validate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Zero bytes after the last datum, so that an unaligned 64-bit load never leaves the buffer.
+PADDING: Final = 16
+
+INT_FIELDS: Final = (
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "cached_prompt_tokens",
+    "reasoning_tokens",
+    "started_at_us",
+    "ended_at_us",
+)
+FLOAT_FIELDS: Final = ("cost_usd", "latency_ms", "ttft_ms", "eval_score")
+STRING_FIELDS: Final = ("model", "provider", "caller", "span_id")
+
+#: Codes of `status`, in the order of the schema's enum; UNKNOWN_STATUS for a writer's symbol outside it.
+STATUSES: Final = ("ok", "error", "timeout")
+UNKNOWN_STATUS: Final = 255
+
+
+@dataclass(slots=True)
+class Strings:
+    """n strings inside a buffer. offset: int64[n]; length: int64[n], bytes (0 for absent or empty)."""
+
+    offset: NDArray[np.int64]
+    length: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> Strings:
+        return Strings(self.offset[rows], self.length[rows])
+
+
+@dataclass(slots=True)
+class Numbers:
+    """n numbers that may be absent. values: int64[n] or float64[n], 0 where absent; present: bool[n]."""
+
+    values: NDArray[Any]
+    present: NDArray[np.bool_]
+
+    def take(self, rows: NDArray[np.int64]) -> Numbers:
+        return Numbers(self.values[rows], self.present[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class SpanBatch:
+    """m decoded spans; every array has m entries.
+
+    buffer: uint8[...], the bytes that the strings point into, with PADDING zero bytes at its end.
+    row: int64[m], index of the span's message in its `RawBatch`, ascending.
+    status: uint8[m], index into STATUSES or UNKNOWN_STATUS.
+    started_at_us, ended_at_us: microseconds since the epoch (a writer's other timestamp units are converted).
+    latency_ms, ttft_ms: milliseconds. cost_usd: US dollars.
+    eval_score: attributes["eval.score"]; present and NaN where the attribute is there but is no number.
+        A null attribute is absent. Where a map repeats the key, its last entry holds.
+    """
+
+    buffer: NDArray[np.uint8]
+    row: NDArray[np.int64]
+    model: Strings
+    provider: Strings
+    caller: Strings
+    span_id: Strings
+    status: NDArray[np.uint8]
+    prompt_tokens: Numbers
+    completion_tokens: Numbers
+    total_tokens: Numbers
+    cached_prompt_tokens: Numbers
+    reasoning_tokens: Numbers
+    started_at_us: Numbers
+    ended_at_us: Numbers
+    cost_usd: Numbers
+    latency_ms: Numbers
+    ttft_ms: Numbers
+    eval_score: Numbers
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def take(self, index: NDArray[np.int64]) -> SpanBatch:
+        """The spans at `index` (int64[k], positions in this batch), in that order."""
+        columns = {name: getattr(self, name).take(index) for name in (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)}
+        return SpanBatch(buffer=self.buffer, row=self.row[index], status=self.status[index], **columns)
+
+
+class SpanColumns:
+    """The columns of n messages while decoders fill them; every field starts absent, every status `ok`.
+
+    A decoder writes `columns.model.offset[rows] = ...`, `columns.cost_usd.values[rows] = ...` and so on for the rows
+    that it decoded. A string that is not in the buffer (from the slow path) goes in by `put_string`.
+    """
+
+    __slots__ = ("_arena", "buffer", "n", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+
+    model: Strings
+    provider: Strings
+    caller: Strings
+    span_id: Strings
+    prompt_tokens: Numbers
+    completion_tokens: Numbers
+    total_tokens: Numbers
+    cached_prompt_tokens: Numbers
+    reasoning_tokens: Numbers
+    started_at_us: Numbers
+    ended_at_us: Numbers
+    cost_usd: Numbers
+    latency_ms: Numbers
+    ttft_ms: Numbers
+    eval_score: Numbers
+
+    def __init__(self, n: int, buffer: NDArray[np.uint8]) -> None:
+        self.n = n
+        self.buffer = buffer
+        self._arena = bytearray()
+        self.status: NDArray[np.uint8] = np.zeros(n, np.uint8)
+        for name in STRING_FIELDS:
+            setattr(self, name, Strings(np.zeros(n, np.int64), np.zeros(n, np.int64)))
+        for name in INT_FIELDS:
+            setattr(self, name, Numbers(np.zeros(n, np.int64), np.zeros(n, np.bool_)))
+        for name in FLOAT_FIELDS:
+            setattr(self, name, Numbers(np.zeros(n, np.float64), np.zeros(n, np.bool_)))
+
+    def put_string(self, column: Strings, row: int, data: bytes) -> None:
+        """Store `data` beside the buffer and point `column` at it for one row."""
+        column.offset[row] = len(self.buffer) + len(self._arena)
+        column.length[row] = len(data)
+        self._arena += data
+
+    def select(self, keep: NDArray[np.bool_]) -> SpanBatch:
+        """The rows where `keep` (bool[n]) is true, as a SpanBatch. The columns must not be filled further."""
+        buffer = self.buffer
+        if self._arena:
+            arena = np.frombuffer(bytes(self._arena) + bytes(PADDING), np.uint8)
+            buffer = np.concatenate([buffer, arena])
+        columns = {name: getattr(self, name) for name in (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)}
+        whole = SpanBatch(buffer=buffer, row=np.arange(self.n, dtype=np.int64), status=self.status, **columns)
+        return whole if keep.all() else whole.take(np.flatnonzero(keep))

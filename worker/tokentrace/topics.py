@@ -1,0 +1,105 @@
+"""tokentrace's own topics: made with the right settings where they are missing, checked where they are not.
+
+A topic with settings that would lose data is refused with the command that mends it; nothing is changed silently.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from .errors import RuntimeFailure
+
+log = logging.getLogger(__name__)
+
+REQUEST_TIMEOUT_S: Final = 15.0
+
+#: Room for the headers that a dead letter has more than the message that it carries.
+DEAD_LETTER_MARGIN_BYTES: Final = 64 * 1024
+DEFAULT_MAX_MESSAGE_BYTES: Final = 1048588
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic that tokentrace owns. settings: those it is made with. required: those it is refused without.
+
+    A required setting holds as text, or as a number where `at_least` names it.
+    """
+
+    name: str
+    partitions: int
+    settings: Mapping[str, str]
+    required: Mapping[str, str]
+    at_least: frozenset[str] = frozenset()
+
+
+class Topics:
+    """Makes and checks topics through one admin client."""
+
+    def __init__(self, client_config: Mapping[str, Any]) -> None:
+        self._admin = AdminClient(dict(client_config), logger=logging.getLogger("librdkafka"))
+
+    def dead_letters(self, name: str, source_topic: str) -> TopicSpec:
+        """The dead-letter topic, which must take every message that the source topic takes."""
+        limit = int(self._settings(source_topic).get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
+        size = {"max.message.bytes": str(limit + DEAD_LETTER_MARGIN_BYTES)}
+        kept = {"cleanup.policy": "delete", "retention.ms": str(14 * 24 * 3600 * 1000)}
+        return TopicSpec(name, 1, {**kept, **size}, {"max.message.bytes": str(limit)}, frozenset(size))
+
+    def ensure(self, specs: Sequence[TopicSpec]) -> None:
+        """Create what is missing and check what is there. Raises RuntimeFailure with the command that mends it."""
+        existing = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
+        for spec in specs:
+            if spec.name in existing or not self._create(spec):
+                self._check(spec)
+
+    def _create(self, spec: TopicSpec) -> bool:
+        """True when the topic was made; false when another worker was quicker."""
+        new = NewTopic(spec.name, num_partitions=spec.partitions, replication_factor=-1, config=dict(spec.settings))
+        try:
+            self._admin.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[spec.name].result()
+        except KafkaException as failure:
+            error = failure.args[0]
+            if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                return False
+            settings = " ".join(f"--config {key}={value}" for key, value in spec.settings.items())
+            raise RuntimeFailure(
+                f"Topic {spec.name!r} cannot be created ({error.str()}); create it with: kafka-topics.sh --create "
+                f"--topic {spec.name} --partitions {spec.partitions} {settings}"
+            ) from failure
+        log.info("Created topic %s.", spec.name)
+        return True
+
+    def _check(self, spec: TopicSpec) -> None:
+        actual = self._settings(spec.name)
+        wrong = {
+            key: wanted
+            for key, wanted in spec.required.items()
+            if key in actual and not _holds(actual[key], wanted, key in spec.at_least)
+        }
+        if wrong:
+            found = ", ".join(f"{key}={actual[key]}" for key in wrong)
+            mended = ",".join(f"{key}={spec.settings.get(key, wanted)}" for key, wanted in wrong.items())
+            raise RuntimeFailure(
+                f"Topic {spec.name!r} has {found}, which could lose data; mend it with: kafka-configs.sh --alter "
+                f"--entity-type topics --entity-name {spec.name} --add-config {mended}"
+            )
+
+    def _settings(self, topic: str) -> dict[str, str]:
+        """The topic's effective settings; empty where this user may not see them."""
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        try:
+            entries = self._admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource].result()
+        except KafkaException as failure:
+            log.info("The settings of topic %s cannot be read: %s.", topic, failure.args[0].str())
+            return {}
+        return {key: entry.value for key, entry in entries.items() if entry.value is not None}
+
+
+def _holds(actual: str, wanted: str, at_least: bool) -> bool:
+    return int(actual) >= int(wanted) if at_least else actual == wanted

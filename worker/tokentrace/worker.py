@@ -1,0 +1,221 @@
+"""The worker: one thread that polls, counts and commits, until it is told to drain.
+
+A turn is: poll a batch, count it into the delta, commit when it is time, publish health. Everything that the HTTP
+thread shows is an immutable object that a turn published by one assignment. Rebalances arrive inside `poll`, on
+this thread: a revoke commits first, a loss drops what was not committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .commit import Committer, Outcome
+from .delta import Delta
+from .engine import Engine, StageTimer
+from .errors import SchemaUnavailable
+from .health import Health, Recorder
+from .ledger import Ledger
+from .messages import RawBatch
+from .snapshot import Snapshot
+from .source import KafkaSource
+
+log = logging.getLogger(__name__)
+
+#: A delta that holds this many dead letters is committed early, so that they cannot fill the memory.
+MAX_DEAD_LETTERS = 2000
+#: How long a revoke may go on trying to commit before the delta is left to the next owner.
+REVOKE_PATIENCE_S = 10.0
+HEALTH_INTERVAL_S = 0.25
+RETRY_FIRST_S, RETRY_LAST_S = 0.25, 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Pace of the loop."""
+
+    commit_interval_s: float
+    batch_size: int
+    batch_wait_s: float
+
+
+class Worker:
+    """Joins the pieces and runs the loop. `snapshot` and `health` may be read from any thread at any time."""
+
+    def __init__(
+        self,
+        settings: LoopSettings,
+        source: KafkaSource,
+        engine: Engine,
+        delta: Delta,
+        ledger: Ledger,
+        committer: Committer,
+        recorder: Recorder,
+        timer: StageTimer,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._engine = engine
+        self._delta = delta
+        self._ledger = ledger
+        self._committer = committer
+        self._recorder = recorder
+        self._timer = timer
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._waiting: RawBatch | None = None
+        self._retry_at_s = 0.0
+        self._retry_delay_s = RETRY_FIRST_S
+        self._commit_due_s = 0.0
+        self._rewind = False
+        self.health: Health = recorder.snapshot()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The last committed totals."""
+        return self._ledger.snapshot
+
+    def stop(self) -> None:
+        """Ask the loop to commit, leave the group and return. Safe from signal handlers and other threads."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Run until `stop`. Raises RuntimeFailure or UsageError when this worker cannot go on."""
+        try:
+            self._recorder.not_ready = "joining the consumer group"
+            self._publish_health()
+            self._source.subscribe(self)
+            self._commit_due_s = self._clock() + self._settings.commit_interval_s
+            while not self._stopping.is_set():
+                self._turn()
+            self._recorder.not_ready = "draining"
+            self._commit()
+        finally:
+            # Closing runs a last revoke, which commits what the line above could not.
+            self._source.close()
+            self._committer.close()
+            self._recorder.lag = {}
+            self._publish_health()
+
+    # -- one turn --------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._timer.start()
+        batch = self._source.poll(self._settings.batch_size, self._poll_timeout_s())
+        self._timer.mark("poll")
+        if self._rewind:
+            self._rewind = False
+            self._source.rewind()
+            batch = None
+        if batch is not None:
+            self._recorder.batch_sizes.observe(len(batch))
+            self._count(batch)
+        elif self._waiting is not None and self._clock() >= self._retry_at_s:
+            self._count(self._waiting)
+        now_s = self._clock()
+        if now_s >= self._commit_due_s or len(self._delta.dead_letters) >= MAX_DEAD_LETTERS:
+            self._commit()
+            self._commit_due_s = now_s + self._settings.commit_interval_s
+            self._ledger.refresh()
+        if now_s >= self.health.last_turn_at_s + HEALTH_INTERVAL_S:
+            self._publish_health()
+
+    def _poll_timeout_s(self) -> float:
+        """Never sleep past the next commit: a quiet topic's last spans must still show in time."""
+        until_commit_s = self._commit_due_s - self._clock()
+        return min(self._settings.batch_wait_s, max(until_commit_s, 0.0))
+
+    def _count(self, batch: RawBatch) -> None:
+        try:
+            self._engine.count(batch, self._delta)
+        except SchemaUnavailable as unavailable:
+            # The group membership must be kept alive by polling meanwhile, so pause rather than wait here.
+            if self._waiting is None:
+                self._retry_delay_s = RETRY_FIRST_S
+            self._waiting = batch
+            self._retry_at_s = self._clock() + self._retry_delay_s
+            log.warning("%s Counting is paused; trying again in %.2g s.", unavailable, self._retry_delay_s)
+            self._retry_delay_s = min(self._retry_delay_s * 2, RETRY_LAST_S)
+            self._source.pause()
+            self._recorder.paused = True
+            self._recorder.not_ready = str(unavailable)
+        else:
+            if self._waiting is not None:
+                log.info("The schema is available again; counting goes on.")
+                self._resume()
+
+    def _resume(self) -> None:
+        self._waiting = None
+        self._source.resume()
+        self._recorder.paused = False
+        self._recorder.not_ready = ""
+
+    def _commit(self) -> Outcome:
+        """Commit the delta and accept or drop it."""
+        if not self._delta:
+            return Outcome.COMMITTED
+        self._timer.start()
+        began = time.perf_counter()
+        totals, changes = self._ledger.after(self._delta)
+        outcome = self._committer.commit(self._delta, totals, changes)
+        if outcome is Outcome.COMMITTED:
+            self._ledger.accept(totals, changes)
+            self._delta.clear()
+            self._recorder.last_commit_at_s = self._clock()
+        elif outcome is Outcome.DROPPED:
+            self._drop()
+        self._recorder.commit_seconds.observe(time.perf_counter() - began)
+        self._recorder.commits[outcome.value] += 1
+        self._recorder.last_commit_ok = outcome is Outcome.COMMITTED
+        self._timer.mark("commit")
+        return outcome
+
+    def _drop(self) -> None:
+        """Forget what is not committed, and read it again where it is still ours."""
+        self._delta.clear()
+        if self._waiting is not None:
+            self._resume()
+        self._rewind = True
+
+    def _publish_health(self) -> None:
+        recorder = self._recorder
+        recorder.last_turn_at_s = self._clock()
+        if self._source.assigned:
+            recorder.lag = self._source.lag()
+        recorder.unreachable = self._source.unreachable
+        recorder.lost_records = dict(self._source.lost_records)
+        self.health = recorder.snapshot()
+
+    # -- rebalance, called by the source inside poll ---------------------------------------------------------------
+
+    def on_assign(self, partitions: Sequence[int]) -> None:
+        self._recorder.rebalances["assign"] += 1
+        log.info("Assigned partitions %s.", sorted(partitions))
+        if self._waiting is None:
+            self._recorder.not_ready = ""
+
+    def on_revoke(self, partitions: Sequence[int]) -> None:
+        self._recorder.rebalances["revoke"] += 1
+        log.info("Giving up partitions %s.", sorted(partitions))
+        deadline_s = self._clock() + REVOKE_PATIENCE_S
+        outcome = self._commit()
+        while outcome is Outcome.RETRY and self._clock() < deadline_s:
+            time.sleep(0.1)
+            outcome = self._commit()
+        if outcome is Outcome.RETRY or self._waiting is not None:
+            self._drop()
+        self._forget(partitions)
+
+    def on_lost(self, partitions: Sequence[int]) -> None:
+        self._recorder.rebalances["lost"] += 1
+        log.warning("Lost partitions %s; what was not committed of them is counted by their next owner.", partitions)
+        self._drop()
+        self._forget(partitions)
+
+    def _forget(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._recorder.lag.pop(partition, None)
