@@ -1,0 +1,9 @@
+"""Expose: what Prometheus sees. Reads immutable snapshots only, on threads of its own."""
+
+from __future__ import annotations
+
+from .health import health_metrics
+from .http import HealthReport, HttpServer, HttpSettings
+from .render import Format, Renderer
+
+__all__ = ["Format", "HealthReport", "HttpServer", "HttpSettings", "Renderer", "health_metrics"]
