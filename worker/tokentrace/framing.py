@@ -6,9 +6,9 @@ encoding"): `C3 01`, 8-byte little-endian CRC-64-AVRO fingerprint, datum. A raw 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,53 +59,63 @@ class Framed:
 def frame(values: Sequence[bytes | None], mode: Framing = "auto") -> Framed:
     """Join n message values and find each one's schema key and datum."""
     n = len(values)
-    joined = b"".join([value or b"" for value in values] if None in values else values)  # type: ignore[arg-type]
-    buffer = np.frombuffer(joined + bytes(PADDING), np.uint8)
-    lengths = np.fromiter((len(value) if value else 0 for value in values), np.int64, n)
+    pieces: list[bytes] = [value or b"" for value in values] if None in values else list(values)  # type: ignore[arg-type]
+    pieces.append(bytes(PADDING))
+    buffer = np.frombuffer(b"".join(pieces), np.uint8)
+    lengths = np.fromiter(map(len, pieces), np.int64, n)
     end = np.cumsum(lengths)
     start = end - lengths
-    key = np.full(n, -1, np.int32)
     keys: list[SchemaKey] = []
-
-    filled = lengths > 0
+    key = np.full(n, -1, np.int32)
     if mode == "raw":
         keys.append(RAW)
-        key[filled] = 0
-    first = buffer[start]
-    confluent = single = np.zeros(n, np.bool_)
+        key[lengths > 0] = 0
+    # An empty value at the end starts at the padding, so that these loads stay inside the buffer.
+    first, second = buffer[start], buffer[start + 1]
     if mode in ("auto", "confluent"):
-        confluent = filled & (first == 0) & (lengths >= CONFLUENT_HEADER)
-        rows = np.flatnonzero(confluent)
+        rows = np.flatnonzero((first == 0) & (lengths >= CONFLUENT_HEADER))
         ids = _header(buffer, start[rows] + 1, 4).view(">u4").ravel()
-        for value in _distinct(ids):
-            key[rows[ids == value]] = len(keys)
-            keys.append(SchemaKey("id", int(value)))
+        key[rows] = _enter(ids, keys, lambda value: SchemaKey("id", value))
+        start[rows] += CONFLUENT_HEADER
     if mode in ("auto", "single_object"):
-        single = filled & (first == 0xC3) & (buffer[start + 1] == 0x01) & (lengths >= SINGLE_OBJECT_HEADER)
-        rows = np.flatnonzero(single)
+        marked = (first == SINGLE_OBJECT_MARKER[0]) & (second == SINGLE_OBJECT_MARKER[1])
+        rows = np.flatnonzero(marked & (lengths >= SINGLE_OBJECT_HEADER))
         fingerprints = _header(buffer, start[rows] + 2, 8).view("<u8").ravel()
-        for value in _distinct(fingerprints):
-            key[rows[fingerprints == value]] = len(keys)
-            keys.append(SchemaKey("fingerprint", int(value).to_bytes(8, "little")))
-    header = confluent * CONFLUENT_HEADER + single * SINGLE_OBJECT_HEADER
-    rejects = [_reject(values[row], int(row)) for row in np.flatnonzero(key < 0)]
-    return Framed(buffer, start + header, end, tuple(keys), key, rejects)
+        key[rows] = _enter(fingerprints, keys, lambda value: SchemaKey("fingerprint", value.to_bytes(8, "little")))
+        start[rows] += SINGLE_OBJECT_HEADER
+    rejects = [_reject(values[row], row, mode) for row in np.flatnonzero(key < 0).tolist()]
+    return Framed(buffer, start, end, tuple(keys), key, rejects)
 
 
 def _header(buffer: NDArray[np.uint8], at: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
     """uint8[len(at), width], contiguous."""
-    return buffer[at[:, None] + np.arange(width)]
+    header: NDArray[np.uint8] = buffer[at[:, None] + np.arange(width)]
+    return header
 
 
-def _distinct(values: NDArray[np.unsignedinteger]) -> NDArray[np.unsignedinteger]:
-    """Distinct values; one comparison for the usual batch, which has a single schema."""
-    if len(values) and (values == values[0]).all():
-        return values[:1]
-    return np.unique(values)
+def _enter(values: NDArray[Any], keys: list[SchemaKey], named: Callable[[int], SchemaKey]) -> NDArray[np.int64]:
+    """Append a key for every distinct value; int64[k], the index of each value's key."""
+    first = len(keys)
+    if not len(values):
+        return np.zeros(0, np.int64)
+    # The usual batch has a single schema, and one comparison is cheaper than a sort.
+    if (values == values[0]).all():
+        keys.append(named(int(values[0])))
+        return np.full(len(values), first, np.int64)
+    distinct, index = np.unique(values, return_inverse=True)
+    keys += map(named, distinct.tolist())
+    return first + index.astype(np.int64)
 
 
-def _reject(value: bytes | None, row: int) -> Reject:
+_PINNED: Final = {
+    "confluent": "The value has no Confluent header (00 and a 4-byte schema id), which kafka.framing asks for.",
+    "single_object": "The value has no single-object header (C3 01 and a fingerprint), which kafka.framing asks for.",
+}
+
+
+def _reject(value: bytes | None, row: int, mode: Framing) -> Reject:
     if value is None:
         return Reject(row, reasons.TOMBSTONE, reasons.WHOLE[reasons.TOMBSTONE])
-    reason = "unknown_framing" if value else "empty"
-    return Reject(row, reason, reasons.WHOLE[reason])
+    if not value:
+        return Reject(row, "empty", reasons.WHOLE["empty"])
+    return Reject(row, "unknown_framing", _PINNED.get(mode, reasons.WHOLE["unknown_framing"]))

@@ -1,7 +1,8 @@
 """Decode: a batch of message values becomes a SpanBatch and a list of rejects.
 
 Messages are framed together, grouped by writer schema, and each group runs through that schema's decoder: columnar
-where the schema has a column form, fastavro where it has none.
+where the schema has a column form, fastavro where it has none. A schema that cannot be read costs one reject a
+message; a registry that does not answer stops the batch before anything of it is decoded.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ from ..spans import SpanBatch, SpanColumns
 from .reference import ReferenceDecoder
 from .resolve import resolve
 
+Path = Literal["columnar", "fastavro"]
+
 #: Decoders kept; a fleet has tens of writer schemas, and a broken publisher may name any number.
 MAX_DECODERS: Final = 1000
 
@@ -31,7 +34,9 @@ class SchemaDecoder(Protocol):
 
     def decode_into(
         self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
-    ) -> list[Reject]: ...
+    ) -> list[Reject]:
+        """Decode the datums at start:end (int64[k], in columns.buffer) into `rows` (int64[k]) of the columns."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +47,53 @@ class Decoded:
     rejects: list[Reject]
 
 
-class SpanDecoder:
-    """Decodes batches in which every message may have its own framing and writer schema."""
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """The decoder of a schema that cannot be read: every message is rejected for the schema's reason."""
 
-    def __init__(self, schemas: WriterSchemas, framing: Framing = "auto") -> None:
+    reason: str
+    error: str
+
+    def decode_into(
+        self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
+    ) -> list[Reject]:
+        return [Reject(row, self.reason, self.error) for row in rows.tolist()]
+
+
+class SpanDecoder:
+    """Decodes batches in which every message may have its own framing and writer schema.
+
+    columnar: whether schemas that have a column form are decoded by it; fastavro decodes all of them otherwise.
+    """
+
+    def __init__(
+        self,
+        schemas: WriterSchemas,
+        framing: Framing = "auto",
+        *,
+        columnar: bool = True,
+        max_decoders: int = MAX_DECODERS,
+    ) -> None:
         self._schemas = schemas
         self._framing: Framing = framing
+        self._columnar = columnar
+        self._max_decoders = max_decoders
         self._decoders: OrderedDict[SchemaKey, SchemaDecoder] = OrderedDict()
         self._paths: dict[tuple[str, str], int] = {}
 
     @property
     def paths(self) -> Mapping[tuple[str, str], int]:
-        """(schema key, "columnar" or "fastavro") -> 1 for every schema met."""
+        """(schema key, "columnar" or "fastavro") -> 1 for every schema whose decoder is kept."""
         return self._paths
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
         """Decode n message values. Raises SchemaUnavailable when a writer schema cannot be fetched now."""
         framed = frame(values, self._framing)
+        decoders = [self._decoder(key) for key in framed.keys]
         columns = SpanColumns(len(values), framed.buffer)
-        rejects = framed.rejects
-        for index, key in enumerate(framed.keys):
-            rows = np.flatnonzero(framed.key == index)
-            try:
-                decoder = self._decoder(key)
-            except SchemaError as error:
-                rejects.extend(Reject(row, error.reason, str(error)) for row in rows.tolist())
-                continue
-            rejects.extend(decoder.decode_into(columns, rows, framed.start[rows], framed.end[rows]))
+        rejects = list(framed.rejects)
+        for decoder, rows in zip(decoders, _rows_by_key(framed.key, len(framed.keys)), strict=True):
+            rejects += decoder.decode_into(columns, rows, framed.start[rows], framed.end[rows])
         keep = np.ones(len(values), np.bool_)
         if rejects:
             rejects.sort(key=lambda reject: reject.row)
@@ -80,12 +105,39 @@ class SpanDecoder:
         if decoder is not None:
             self._decoders.move_to_end(key)
             return decoder
-        schema = self._schemas.get(key)
-        decoder = ReferenceDecoder(schema, resolve(schema))
-        self._paths[str(key), "fastavro"] = 1
+        try:
+            schema = self._schemas.get(key)
+        except SchemaError as error:
+            # Not kept: the schema may be registered a moment later.
+            return _Refusal(error.reason, str(error))
+        try:
+            path, decoder = self._compile(schema)
+        except SchemaError as error:
+            decoder = _Refusal(error.reason, str(error))
+        else:
+            self._paths[str(key), path] = 1
         self._decoders[key] = decoder
-        if len(self._decoders) > MAX_DECODERS:
-            old, _ = self._decoders.popitem(last=False)
-            for path in ("columnar", "fastavro"):
-                self._paths.pop((str(old), path), None)
+        if len(self._decoders) > self._max_decoders:
+            oldest, _ = self._decoders.popitem(last=False)
+            self._paths.pop((str(oldest), "columnar"), None)
+            self._paths.pop((str(oldest), "fastavro"), None)
         return decoder
+
+    def _compile(self, schema: Any) -> tuple[Path, SchemaDecoder]:
+        resolution = resolve(schema)
+        reference = ReferenceDecoder(schema, resolution)
+        if self._columnar:
+            from .columnar import ColumnarDecoder
+
+            columnar = ColumnarDecoder.compile(schema, resolution, reference)
+            if columnar is not None:
+                return "columnar", columnar
+        return "fastavro", reference
+
+
+def _rows_by_key(key: NDArray[np.int32], keys: int) -> list[NDArray[np.int64]]:
+    """The rows of each key, ascending. key: int32[n], -1 for a message that has none."""
+    if keys == 1:
+        return [np.flatnonzero(key == 0)]
+    order = np.argsort(key, kind="stable")
+    return np.split(order, np.searchsorted(key[order], np.arange(keys)))[1:]

@@ -1,7 +1,7 @@
 """The reference decoder: fastavro, one message at a time, into the columns of a batch.
 
 Slow and certain. It serves schemas that have no column form and messages that leave the columnar decoder's fast path,
-and it is what every differential test compares with.
+and it is what every differential test compares with. Any bytes give a row or a reject, never an exception.
 """
 
 from __future__ import annotations
@@ -12,46 +12,40 @@ from typing import Any
 
 import fastavro
 import numpy as np
-from fastavro.schema import SchemaParseException, UnknownType
 from numpy.typing import NDArray
 
 from .. import reasons
-from ..errors import SchemaError
 from ..messages import Reject
 from ..spans import STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
-from .resolve import Resolution, Type, accepted_kinds, timestamp_scale
-from .walk import Malformed, walk
+from .resolve import Resolution, Type, accepted_kinds, parse, resolve, timestamp_scale, wanted_kinds
+from .walk import Malformed, branch_at, walk
 
 LABEL_FIELDS = ("model", "provider", "caller")
 
-
-class _Mismatch(Exception):
-    """A value whose type cannot feed its column."""
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
 class ReferenceDecoder:
     """Decodes the messages of one writer schema."""
 
-    def __init__(self, schema: Any, resolution: Resolution) -> None:
-        """Raises SchemaError where fastavro does not take the schema."""
+    def __init__(self, schema: Any, resolution: Resolution | None = None) -> None:
+        """schema: parsed JSON; resolution: its own, where it is at hand. Raises SchemaError("schema_unusable")."""
+        resolution = resolution or resolve(schema)
+        self._schema = parse(schema)
         self._root = resolution.root
-        # Fastavro guards neither against deep nesting nor against items that take no bytes.
-        self._guarded = resolution.recursive or resolution.unbounded
-        types = dict(resolution.root.fields)
-        self._feeds = [(name, column, types[name]) for name, column in resolution.feeds.items()]
-        try:
-            self._schema = fastavro.parse_schema(_without_logical_types(schema))
-        except (SchemaParseException, UnknownType, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise SchemaError(
-                "schema_unusable", f"The writer schema cannot be read as a span: it is no valid Avro schema ({error})."
-            ) from error
+        self._feeds = [
+            (index, name, resolution.feeds[name], type_)
+            for index, (name, type_) in enumerate(resolution.root.fields)
+            if name in resolution.feeds
+        ]
 
     def decode_into(
         self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
     ) -> list[Reject]:
-        """Decode messages into `columns` at `rows`.
+        """Decode messages into `columns` at `rows`, over whatever is there.
 
         rows: int64[k]. start, end: int64[k], each datum's bounds in columns.buffer.
+        A message that is wrong in several ways is rejected for the first of malformed, type_mismatch, invalid_utf8.
         A rejected row leaves its columns in any state.
         """
         rejects = []
@@ -63,101 +57,82 @@ class ReferenceDecoder:
 
     def _decode_one(self, columns: SpanColumns, row: int, data: bytes) -> Reject | None:
         try:
-            if self._guarded:
-                walk(self._root, data)
-            stream = io.BytesIO(data)
-            # Undecodable bytes survive as surrogates: whether they matter depends on the field.
-            record: Any = fastavro.schemaless_reader(
-                stream, self._schema, None, handle_unicode_errors="surrogateescape"
-            )
+            starts = walk(self._root, data)
         except Malformed as error:
             return _malformed(row, str(error))
-        except (EOFError, IndexError):
-            return _malformed(row, "it ends too early")
-        except Exception as error:
-            # Whatever fastavro raises for wrong bytes is the message's fault; its exceptions are no closed set.
-            return _malformed(row, f"{type(error).__name__}: {error}"[:200])
-        if stream.tell() != len(data):
-            return _malformed(row, f"{len(data) - stream.tell()} bytes follow its end")
+        values = []
+        for index, name, column, type_ in self._feeds:
+            branch = branch_at(type_, data, starts[index])
+            if column != "attributes" and branch.kind != "null" and branch.kind not in accepted_kinds(column):
+                why = f"Field {name!r} holds a value of type {branch.kind}; {column} takes {wanted_kinds(column)}."
+                return Reject(row, "type_mismatch", why)
+            values.append((name, column, branch))
         try:
-            for name, column, type_ in self._feeds:
-                _store(columns, row, column, type_, record[name])
-        except _Mismatch:
-            return Reject(row, "type_mismatch", f"Field {name!r} holds a {type(record[name]).__name__}.")
-        except UnicodeDecodeError:
-            return invalid_utf8(row, name)
+            # Undecodable bytes survive as surrogates: whether they matter depends on the field.
+            record: Any = fastavro.schemaless_reader(
+                io.BytesIO(data), self._schema, None, handle_unicode_errors="surrogateescape"
+            )
+        except Exception as error:
+            # Its exceptions are no closed set; whatever it cannot read is the message's fault.
+            return _malformed(row, f"{type(error).__name__}: {error}"[:200])
+        for name, column, branch in values:
+            if not _store(columns, row, column, branch, record[name]):
+                return Reject(row, "invalid_utf8", f"Field {name!r} is not valid UTF-8.")
         return None
-
-
-def invalid_utf8(row: int, name: str) -> Reject:
-    """The reject for a label field that is not UTF-8."""
-    return Reject(row, "invalid_utf8", f"Field {name!r} is not valid UTF-8.")
 
 
 def _malformed(row: int, why: str) -> Reject:
     return Reject(row, "malformed", f"{reasons.WHOLE['malformed'].rstrip('.')}: {why}.")
 
 
-def _store(columns: SpanColumns, row: int, column: str, type_: Type, value: Any) -> None:
-    if column == "attributes":
-        _store_score(columns, row, value)
-    elif column == "status":
-        columns.status[row] = _status(value)
-    elif column in STRING_FIELDS:
+def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any) -> bool:
+    """Put a value into its column; false for a label that is no UTF-8."""
+    if column in STRING_FIELDS:
         data = _bytes(value)
-        if column in LABEL_FIELDS:
-            data.decode("utf-8")
-        columns.put_string(getattr(columns, column), row, data)
-    elif value is None:
-        getattr(columns, column).present[row] = False
-    else:
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise _Mismatch
-        if isinstance(value, float) and "double" not in accepted_kinds(column):
-            raise _Mismatch
-        if column in ("started_at_us", "ended_at_us"):
-            multiply, divide = timestamp_scale(type_)
-            value = _clamp_int64(value * multiply // divide)
-        numbers = getattr(columns, column)
-        numbers.values[row] = value
-        numbers.present[row] = True
+        if column in LABEL_FIELDS and not _is_utf8(data):
+            return False
+        strings = getattr(columns, column)
+        strings.offset[row] = strings.length[row] = 0
+        if data:
+            columns.put_string(strings, row, data)
+        return True
+    if column == "status":
+        columns.status[row] = 0 if value is None else _status_code(_bytes(value))
+        return True
+    if column == "attributes":
+        column, value = "eval_score", _score(value) if branch.kind == "map" else None
+    elif column.endswith("_at_us") and value is not None:
+        multiply, divide = timestamp_scale(branch)
+        value = min(max(value * multiply // divide, _INT64_MIN), _INT64_MAX)
+    numbers = getattr(columns, column)
+    numbers.values[row] = 0 if value is None else value
+    numbers.present[row] = value is not None
+    return True
 
 
-def _clamp_int64(value: int) -> int:
-    return max(min(value, 2**63 - 1), -(2**63))
-
-
-def _bytes(value: Any) -> bytes:
-    if value is None:
-        return b""
+def _bytes(value: str | bytes | None) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
-    if isinstance(value, bytes):
-        return value
-    raise _Mismatch
+    return value or b""
 
 
-def _status(value: Any) -> int:
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _status_code(symbol: bytes) -> int:
+    text = symbol.decode("utf-8", "replace")
+    return STATUSES.index(text) if text in STATUSES else UNKNOWN_STATUS
+
+
+def _score(attributes: dict[str, Any]) -> float | None:
+    """The attribute's number; NaN where it is there but is no number."""
+    value = attributes.get("eval.score")
     if value is None:
-        return 0
-    symbol = _bytes(value).decode("utf-8", "replace")
-    return STATUSES.index(symbol) if symbol in STATUSES else UNKNOWN_STATUS
-
-
-def _store_score(columns: SpanColumns, row: int, attributes: Any) -> None:
-    value = attributes.get("eval.score") if isinstance(attributes, dict) else None
-    if value is None:
-        columns.eval_score.present[row] = False
-        return
+        return None
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    columns.eval_score.values[row] = float(value) if number else math.nan
-    columns.eval_score.present[row] = True
-
-
-def _without_logical_types(schema: Any) -> Any:
-    """Plain numbers and bytes are wanted; fastavro would turn them into dates and decimals."""
-    if isinstance(schema, list):
-        return [_without_logical_types(branch) for branch in schema]
-    if isinstance(schema, dict):
-        return {key: _without_logical_types(value) for key, value in schema.items() if key != "logicalType"}
-    return schema
+    return float(value) if number else math.nan

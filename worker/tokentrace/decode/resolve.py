@@ -1,25 +1,32 @@
 """Resolution: a writer schema as a typed tree, and which of its fields feed which columns of a span.
 
-A writer's field feeds a span's field of the same name, or of one of its aliases in `schemas/span.avsc`. Type rules
-(Avro 1.12, "Schema Resolution", widened where nothing can be misread): int columns take int and long; float columns
-take int, long, float and double; strings take string, bytes and an enum's symbol; status takes an enum or a string by
-symbol. Any of these may stand in a union; null is absent.
+A writer's field feeds the span's field of the same name, else the one that has its name as an alias in
+`schemas/span.avsc`. Type rules (Avro 1.12, "Schema Resolution", widened where nothing can be misread): int columns take
+int and long; float columns take int, long, float and double; strings take string, bytes and an enum's symbol; status
+takes an enum or a string by symbol. Any of these may stand in a union; null is absent. What a schema alone shows to
+be impossible is refused here, once; what depends on the datum is left to the decoders.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, Literal
+
+import fastavro
+from fastavro.schema import SchemaParseException, UnknownType
 
 from ..errors import SchemaError
 from ..schemas.files import bundled_schema
-from ..spans import FLOAT_FIELDS, STRING_FIELDS
+from ..spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS
 
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 
 Kind = Literal[
-    "null", "boolean", "int", "long", "float", "double", "bytes", "string", "fixed", "enum", "array", "map", "union", "record"
+    "null", "boolean", "int", "long", "float", "double", "bytes", "string",
+    "fixed", "enum", "array", "map", "union", "record",
 ]  # fmt: skip
 
 #: Microseconds a unit of each timestamp logical type, as (multiply, divide).
@@ -29,7 +36,7 @@ TIMESTAMP_UNITS: Final[dict[str, tuple[int, int]]] = {
     for unit, scale in (("millis", (1000, 1)), ("micros", (1, 1)), ("nanos", (1, 1000)))
 }
 
-#: Column -> kinds of writer types that can feed it.
+#: Column type -> kinds of writer types that can feed it.
 ACCEPTED: Final[dict[str, frozenset[str]]] = {
     "int": frozenset({"int", "long"}),
     "float": frozenset({"int", "long", "float", "double"}),
@@ -37,8 +44,11 @@ ACCEPTED: Final[dict[str, frozenset[str]]] = {
     "status": frozenset({"string", "bytes", "enum"}),
 }
 
+#: Types that a schema may come to when its named types are written out. Records of records double with each level.
+MAX_NODES: Final = 100_000
 
-@dataclass(eq=False, slots=True)
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Type:
     """One node of a writer schema. Named types that recur are the same object, so that a tree may have cycles.
 
@@ -52,7 +62,7 @@ class Type:
     symbols: tuple[str, ...] = ()
     items: Type | None = None
     branches: tuple[Type, ...] = ()
-    fields: list[tuple[str, Type]] = field(default_factory=list)
+    fields: tuple[tuple[str, Type], ...] = ()
 
     def options(self) -> tuple[Type, ...]:
         """The branches of a union, or the type itself."""
@@ -68,37 +78,41 @@ class Resolution:
     """
 
     root: Type
-    feeds: dict[str, str]
+    feeds: Mapping[str, str]
     recursive: bool
     unbounded: bool
 
 
 def resolve(schema: Any) -> Resolution:
     """Resolve a writer schema (parsed JSON). Raises SchemaError("schema_unusable")."""
+    parse(schema)
     try:
         root = _TypeReader().read(schema, "")
+        recursive, unbounded = _hazards(root)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise _unusable(f"it is no valid Avro schema ({error})") from error
+        raise _invalid(error) from error
     if root.kind != "record":
         raise _unusable(f"its top level is {_article(root.kind)}, not a record")
-    feeds: dict[str, str] = {}
-    sources: dict[str, str] = {}
-    for name, type_ in root.fields:
-        column = _columns().get(name)
-        if column is None:
-            continue
-        if column in sources:
-            raise _unusable(f"both {sources[column]!r} and {name!r} would feed {column}")
-        if column == "attributes":
-            if not any(option.kind == "map" for option in type_.options()):
-                continue
-        elif not any(option.kind in accepted_kinds(column) for option in type_.options()):
-            wanted = " or ".join(sorted(accepted_kinds(column)))
-            raise _unusable(f"field {name!r} is {_describe(type_)}; {column} takes {wanted}")
-        sources[column] = name
-        feeds[name] = column
-    recursive, unbounded = _hazards(root)
-    return Resolution(root, feeds, recursive, unbounded)
+    return Resolution(root, MappingProxyType(_feeds(root)), recursive, unbounded)
+
+
+def parse(schema: Any) -> Any:
+    """The schema as fastavro reads data with it, logical types removed. Raises SchemaError("schema_unusable").
+
+    Plain numbers and bytes are wanted; by their logical types fastavro would make dates and decimals of them.
+    """
+    try:
+        return fastavro.parse_schema(_plain(schema))
+    except (
+        SchemaParseException,
+        UnknownType,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise _invalid(error) from error
 
 
 def accepted_kinds(column: str) -> frozenset[str]:
@@ -110,34 +124,65 @@ def accepted_kinds(column: str) -> frozenset[str]:
     return ACCEPTED["float" if column in FLOAT_FIELDS else "int"]
 
 
+def wanted_kinds(column: str) -> str:
+    """`accepted_kinds` in words, for messages."""
+    return " or ".join(sorted(accepted_kinds(column)))
+
+
 def timestamp_scale(type_: Type) -> tuple[int, int]:
-    """(multiply, divide) that turn a long of this type, or of a union's long branch, into microseconds."""
-    for option in type_.options():
-        if option.kind == "long":
-            return TIMESTAMP_UNITS.get(option.logical, (1, 1))
-    return (1, 1)
+    """(multiply, divide) that turn an int or long of this type, no union, into microseconds.
+
+    Division rounds down; a product outside int64 becomes the nearest int64.
+    """
+    return TIMESTAMP_UNITS.get(type_.logical, (1, 1))
+
+
+def children(type_: Type) -> tuple[Type, ...]:
+    """The types directly inside a type."""
+    inside = (*type_.branches, *(inner for _, inner in type_.fields))
+    return (*inside, type_.items) if type_.items is not None else inside
+
+
+def _feeds(root: Type) -> dict[str, str]:
+    """Writer field name -> column. A field of the span's own name goes before one that only has its alias."""
+    named, aliased = _columns()
+    feeds: dict[str, str] = {}
+    for name, type_ in root.fields:
+        column = named.get(name)
+        if column is None and (column := aliased.get(name)) is not None:
+            others = [other for other, _ in root.fields if other != name]
+            if any(named.get(other) == column for other in others):
+                continue
+            if any(aliased.get(other) == column for other in others):
+                raise _unusable(f"more than one field is an alias of {column}")
+        if column is not None and _can_feed(name, column, type_):
+            feeds[name] = column
+    return feeds
+
+
+def _can_feed(name: str, column: str, type_: Type) -> bool:
+    """Whether a field ever gives its column a value. Raises SchemaError where it only has values of other types."""
+    kinds = {option.kind for option in type_.options()}
+    if column == "attributes":
+        return "map" in kinds
+    if kinds & accepted_kinds(column):
+        return True
+    if kinds == {"null"}:
+        return False
+    raise _unusable(f"field {name!r} is {_describe(type_)}; {column} takes {wanted_kinds(column)}")
 
 
 @cache
-def _columns() -> dict[str, str]:
-    """Writer field name or alias -> column."""
-    columns = {}
-    wanted = {"started_at": "started_at_us", "ended_at": "ended_at_us", "attributes": "attributes", "status": "status"}
-    for each in bundled_schema("span")["fields"]:
-        name = each["name"]
-        column = wanted.get(name, name)
-        if column in wanted.values() or column in _EXTRACTED:
-            for alias in (name, *each.get("aliases", ())):
-                columns[alias] = column
-    return columns
-
-
-_EXTRACTED: Final = frozenset(
-    {
-        *STRING_FIELDS, *FLOAT_FIELDS,
-        "prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens", "reasoning_tokens",
-    }
-)  # fmt: skip
+def _columns() -> tuple[dict[str, str], dict[str, str]]:
+    """Field name -> column, and alias -> column, of the span's fields that tokentrace reads."""
+    columns = {*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS, "status", "attributes"}
+    named, aliased = {}, {}
+    for field in bundled_schema("span")["fields"]:
+        column = {"started_at": "started_at_us", "ended_at": "ended_at_us"}.get(field["name"], field["name"])
+        if column in columns:
+            named[field["name"]] = column
+            aliased.update(dict.fromkeys(field.get("aliases", ()), column))
+    return named, aliased
 
 
 class _TypeReader:
@@ -159,16 +204,15 @@ class _TypeReader:
         kind = schema["type"]
         if not isinstance(kind, str) or kind not in {*PRIMITIVES, "fixed", "enum", "array", "map", "record", "error"}:
             return self.read(kind, namespace)
-        logical = schema.get("logicalType", "")
         if kind in PRIMITIVES:
-            return Type(kind, logical=logical)  # type: ignore[arg-type]
+            return Type(kind, logical=str(schema.get("logicalType", "")))  # type: ignore[arg-type]
         if kind == "array":
             return Type("array", items=self.read(schema["items"], namespace))
         if kind == "map":
             return Type("map", items=self.read(schema["values"], namespace))
-        return self._read_named(kind, logical, schema, namespace)
+        return self._read_named(kind, schema, namespace)
 
-    def _read_named(self, kind: str, logical: str, schema: Any, namespace: str) -> Type:
+    def _read_named(self, kind: str, schema: Any, namespace: str) -> Type:
         name = schema["name"]
         if "." in name:
             namespace = name.rpartition(".")[0]
@@ -178,60 +222,76 @@ class _TypeReader:
         if name in self._named:
             raise ValueError(f"type {name} is defined twice")
         if kind == "fixed":
-            type_ = Type("fixed", logical=logical, size=int(schema["size"]))
+            size = schema["size"]
+            if not isinstance(size, int) or size < 0:
+                raise ValueError(f"fixed type {name} has the size {size!r}")
+            type_ = Type("fixed", size=size)
         elif kind == "enum":
             type_ = Type("enum", symbols=tuple(schema["symbols"]))
         else:
             type_ = Type("record")
         self._named[name] = type_
         if type_.kind == "record":
-            for each in schema["fields"]:
-                type_.fields.append((each["name"], self.read(each["type"], namespace)))
+            fields = tuple((each["name"], self.read(each["type"], namespace)) for each in schema["fields"])
+            if len(dict(fields)) < len(fields):
+                raise ValueError(f"record {name} has two fields of one name")
+            # The fields may hold the record itself, so it must exist before they do.
+            object.__setattr__(type_, "fields", fields)
         return type_
 
 
-def children(type_: Type) -> tuple[Type, ...]:
-    """The types directly inside a type."""
-    inside = (*type_.branches, *(inner for _, inner in type_.fields))
-    return (*inside, type_.items) if type_.items is not None else inside
+def _plain(schema: Any) -> Any:
+    """A copy without logical types, and without a `type` that only wraps another."""
+    if isinstance(schema, list):
+        return [_plain(branch) for branch in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: value for key, value in schema.items() if key != "logicalType"}
+    if "name" not in plain and isinstance(plain.get("type"), (dict, list)):
+        return _plain(plain["type"])
+    for key in ("type", "items", "values"):
+        if key in plain:
+            plain[key] = _plain(plain[key])
+    if isinstance(plain.get("fields"), list):
+        plain["fields"] = [_plain(field) for field in plain["fields"]]
+    return plain
 
 
 def _hazards(root: Type) -> tuple[bool, bool]:
     """Whether any type contains itself, and whether an array's items may be zero bytes wide."""
     recursive = unbounded = False
-    done: set[int] = set()
     path: set[int] = set()
-    stack: list[tuple[Type, bool]] = [(root, False)]
-    while stack:
-        type_, leaving = stack.pop()
-        if leaving:
-            path.discard(id(type_))
-            continue
+    done: dict[int, tuple[int, bool]] = {}
+
+    def visit(type_: Type) -> tuple[int, bool]:
+        """The nodes in a type written out, and whether a datum of it may take no bytes."""
+        nonlocal recursive, unbounded
         if id(type_) in path:
             recursive = True
-            continue
-        if id(type_) in done:
-            continue
-        done.add(id(type_))
-        path.add(id(type_))
-        stack.append((type_, True))
-        if type_.kind == "array" and type_.items is not None and _may_be_empty(type_.items, frozenset()):
-            unbounded = True
-        stack.extend((child, False) for child in children(type_))
+            return 0, True
+        if id(type_) not in done:
+            path.add(id(type_))
+            inside = [visit(child) for child in children(type_)]
+            path.discard(id(type_))
+            nodes = 1 + sum(count for count, _ in inside)
+            if nodes > MAX_NODES:
+                raise ValueError(f"its types come to more than {MAX_NODES} when written out")
+            width_less = type_.kind == "null" or (type_.kind == "fixed" and type_.size == 0)
+            empty = width_less or (type_.kind == "record" and all(may_be_empty for _, may_be_empty in inside))
+            unbounded |= type_.kind == "array" and inside[0][1]
+            done[id(type_)] = nodes, empty
+        return done[id(type_)]
+
+    visit(root)
     return recursive, unbounded
-
-
-def _may_be_empty(type_: Type, inside: frozenset[int]) -> bool:
-    """Whether a datum of this type can take no bytes. (A record within itself always has something to end it.)"""
-    if type_.kind == "record":
-        if id(type_) in inside:
-            return True
-        return all(_may_be_empty(inner, inside | {id(type_)}) for _, inner in type_.fields)
-    return type_.kind == "null" or (type_.kind == "fixed" and type_.size == 0)
 
 
 def _unusable(why: str) -> SchemaError:
     return SchemaError("schema_unusable", f"The writer schema cannot be read as a span: {why}.")
+
+
+def _invalid(error: Exception) -> SchemaError:
+    return _unusable(f"it is no valid Avro schema ({type(error).__name__}: {error})")
 
 
 def _describe(type_: Type) -> str:

@@ -6,7 +6,7 @@ The span's own `cost_usd` counts first (reported); else the configured rates, el
 
 from __future__ import annotations
 
-from .plan import Plan, Rates, RateRow
 from .pricer import SOURCES, Priced, Pricer
+from .rates import MAX_RATE_PER_1M, Rates
 
-__all__ = ["SOURCES", "Plan", "Priced", "Pricer", "RateRow", "Rates"]
+__all__ = ["MAX_RATE_PER_1M", "SOURCES", "Priced", "Pricer", "Rates"]

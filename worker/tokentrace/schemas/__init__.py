@@ -6,10 +6,11 @@ fault (`SchemaError`, a dead letter); a registry that does not answer is not (`S
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from ..errors import SchemaError
+from ..errors import ConfigError, SchemaError
 from ..framing import SchemaKey
 from .files import bundled_schema, fingerprint_of, load_folder, load_schema
 from .registry import Registry, RegistrySettings
@@ -42,6 +43,30 @@ class WriterSchemas:
         self._raw = raw
         self._registry = registry
 
+    @classmethod
+    def load(
+        cls, folders: Iterable[Path] = (), raw: Path | None = None, registry: RegistrySettings | None = None
+    ) -> WriterSchemas:
+        """From schema folders (`schemas.paths`), the file of unframed messages (`schemas.raw`) and a registry.
+
+        Raises ConfigError, naming every file that is no schema.
+        """
+        files: dict[bytes, Any] = {}
+        raw_schema = None
+        problems: list[str] = []
+        for folder in folders:
+            try:
+                files.update(load_folder(folder, "schemas.paths"))
+            except ConfigError as error:
+                problems += error.problems
+        try:
+            raw_schema = load_schema(raw, "schemas.raw") if raw is not None else None
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return cls(files, raw_schema, Registry(registry) if registry is not None else None)
+
     @property
     def requests(self) -> Mapping[str, int]:
         """Registry requests by outcome: ok, not_found, error."""
@@ -54,7 +79,9 @@ class WriterSchemas:
         """
         if key.kind == "raw":
             if self._raw is None:
-                raise SchemaError("schema_unusable", "kafka.framing is raw but schemas.raw names no schema.")
+                raise SchemaError(
+                    "schema_unusable", "kafka.framing is raw but no schema says how to read it; set schemas.raw."
+                )
             return self._raw
         if isinstance(key.value, bytes):
             schema = self._files.get(key.value)

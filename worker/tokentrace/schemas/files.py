@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastavro.schema import SchemaParseException, fingerprint, to_parsing_canonical_form
+import fastavro
+from fastavro.schema import SchemaParseException, UnknownType, fingerprint, to_parsing_canonical_form
 
 from ..errors import ConfigError
 
 _PACKAGE = Path(__file__).parent.parent
 
 
-@cache
 def bundled_schema(name: str) -> Any:
-    """A schema that ships with tokentrace, as parsed JSON: `span` is `schemas/span.avsc`."""
+    """A schema that ships with tokentrace, as parsed JSON of the caller's own: `span` is `schemas/span.avsc`."""
+    return copy.deepcopy(_bundled(name))
+
+
+@cache
+def _bundled(name: str) -> Any:
     # An installed wheel carries the schemas inside the package; a source tree has them at its top.
     for folder in (_PACKAGE / "_schemas", _PACKAGE.parent.parent / "schemas"):
         if (path := folder / f"{name}.avsc").is_file():
@@ -30,20 +36,32 @@ def fingerprint_of(schema: Any) -> bytes:
 
 
 def load_schema(path: Path, key: str) -> Any:
-    """One schema file. Raises ConfigError, naming the configuration key that led to it."""
+    """One schema file, as parsed JSON. key: the configuration key that led to it, for the ConfigError."""
     try:
         schema = json.loads(path.read_text("utf-8"))
-        to_parsing_canonical_form(schema)
+        fastavro.parse_schema(schema)
     except OSError as error:
         raise ConfigError([f"{key}: {path} cannot be read ({error.strerror})"]) from error
-    except (ValueError, SchemaParseException, KeyError, TypeError, AttributeError) as error:
+    except UnknownType as error:
+        raise ConfigError([f"{key}: {path} names the type {error}, which the file does not define"]) from error
+    except (ValueError, SchemaParseException, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError([f"{key}: {path} is no Avro schema ({error})"]) from error
     return schema
 
 
 def load_folder(folder: Path, key: str) -> dict[bytes, Any]:
-    """Fingerprint -> schema for every `.avsc` file in a folder. Raises ConfigError."""
+    """Fingerprint -> schema for every `.avsc` file in a folder. Raises ConfigError naming every wrong file."""
     if not folder.is_dir():
         raise ConfigError([f"{key}: {folder} is not a folder"])
-    schemas = (load_schema(path, key) for path in sorted(folder.glob("*.avsc")))
-    return {fingerprint_of(schema): schema for schema in schemas}
+    schemas: dict[bytes, Any] = {}
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.avsc")):
+        try:
+            schema = load_schema(path, key)
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            schemas[fingerprint_of(schema)] = schema
+    if problems:
+        raise ConfigError(problems)
+    return schemas

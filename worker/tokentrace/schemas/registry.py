@@ -1,28 +1,41 @@
 """The Schema Registry, through confluent-kafka's own client: schemas by id, kept for good since ids never change.
 
 An id that the registry does not know is remembered for a few seconds only: it may be registered a moment later.
+Whatever else goes wrong (no answer, no access, an address that is no registry) is not the message's fault and is
+`SchemaUnavailable`; the client does not retry by itself, so that the worker's loop keeps turning in between.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from ..errors import ConfigError, SchemaError, SchemaUnavailable
+from .references import inline
 
 #: How long an unknown id is taken for unknown without asking again.
 UNKNOWN_TTL_S: Final = 10.0
+#: Unknown ids remembered; a broken publisher may name any number.
+MAX_UNKNOWN: Final = 10_000
+
+#: The registry API's own codes: subject, version, schema not found. A 404 without one is a wrong address.
+_NOT_FOUND: Final = frozenset({40401, 40402, 40403})
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """Where the registry is and how to sign in. credentials: `user:password`."""
+    """Where the registry is and how to sign in.
+
+    credentials: `user:password`. ca, certificate, key: paths of PEM files. timeout_s: for one request, in seconds.
+    """
 
     url: str
     credentials: str | None = None
@@ -33,12 +46,8 @@ class RegistrySettings:
     timeout_s: float = 5.0
 
     def client_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {
-            "url": self.url,
-            "timeout": self.timeout_s,
-            # The worker's loop retries by itself, with the group membership kept alive in between.
-            "max.retries": 0,
-        }
+        """The properties of SchemaRegistryClient."""
+        config: dict[str, Any] = {"url": self.url, "timeout": self.timeout_s, "max.retries": 0}
         optional = {
             "basic.auth.user.info": self.credentials,
             "ssl.ca.location": self.ca,
@@ -50,6 +59,7 @@ class RegistrySettings:
             config |= {
                 "bearer.auth.credentials.source": "STATIC_TOKEN",
                 "bearer.auth.token": self.bearer_token,
+                # The client insists on a cluster, which only Confluent Cloud looks at.
                 "bearer.auth.logical.cluster": "none",
                 "bearer.auth.identity.pool.id": "none",
             }
@@ -60,10 +70,11 @@ class Registry:
     """Schemas by id. requests: outcome (ok, not_found, error) -> how often the registry was asked."""
 
     def __init__(self, settings: RegistrySettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Connects at the first request. Raises ConfigError where the settings cannot be right."""
         self._url = settings.url
         self._clock = clock
         self._known: dict[int, Any] = {}
-        self._unknown: dict[int, tuple[float, SchemaError]] = {}
+        self._unknown: dict[int, tuple[float, str]] = {}
         self.requests: dict[str, int] = {"ok": 0, "not_found": 0, "error": 0}
         try:
             self._client = SchemaRegistryClient(settings.client_config())
@@ -77,73 +88,82 @@ class Registry:
         """
         if schema_id in self._known:
             return self._known[schema_id]
-        unknown = self._unknown.get(schema_id)
-        if unknown is not None and self._clock() < unknown[0]:
-            raise unknown[1]
-        schema = self._ask(schema_id, lambda: self._client.get_schema(schema_id))
-        if (schema.schema_type or "AVRO") != "AVRO":
-            raise SchemaError("schema_unusable", f"Schema id {schema_id} is {schema.schema_type}, not Avro.")
-        parsed = self._with_references(schema_id, schema, {})
+        if schema_id in self._unknown:
+            expires_at, why = self._unknown[schema_id]
+            if self._clock() < expires_at:
+                raise SchemaError("unknown_schema_id", why)
+            del self._unknown[schema_id]
+        schema = self._ask(
+            schema_id,
+            lambda: self._client.get_schema(schema_id),
+            f"The schema registry has no schema with id {schema_id}.",
+        )
+        references: dict[str, Any] = {}
+        self._collect(schema_id, schema, references)
+        parsed = inline(_parse(schema_id, schema), references)
         self._known[schema_id] = parsed
         return parsed
 
-    def _with_references(self, schema_id: int, schema: Schema, seen: dict[str, Any]) -> Any:
-        """The schema in which the first mention of each referenced type is its definition."""
+    def _collect(self, schema_id: int, schema: Schema, references: dict[str, Any]) -> None:
+        """Fetch what a schema refers to, and what that refers to, into `references`: full name -> schema."""
         for reference in schema.references or []:
-            subject, version = reference.subject, reference.version
-            if reference.name in seen:
+            name, subject, version = reference.name, reference.subject, reference.version
+            if name is None or subject is None or version is None or name in references:
                 continue
-            registered = self._ask(schema_id, lambda s=subject, v=version: self._client.get_version(s, v))  # type: ignore[misc]
-            seen[reference.name] = self._with_references(schema_id, registered.schema, seen)
-        try:
-            parsed = json.loads(schema.schema_str or "")
-        except ValueError as error:
-            raise SchemaError("schema_unusable", f"Schema id {schema_id} is not JSON ({error}).") from error
-        return _inlined(parsed, "", dict(seen), set())
+            referenced = self._ask(
+                schema_id,
+                lambda subject=subject, version=version: self._client.get_version(subject, version).schema,  # type: ignore[misc]
+                f"Schema id {schema_id} refers to {subject} version {version}, which the registry does not have.",
+            )
+            references[name] = _parse(schema_id, referenced)
+            self._collect(schema_id, referenced, references)
 
-    def _ask(self, schema_id: int, request: Callable[[], Any]) -> Any:
+    def _ask(self, schema_id: int, request: Callable[[], T], missing: str) -> T:
+        """One request. `missing`: the sentence for a schema that is not there."""
         try:
             answer = request()
         except SchemaRegistryError as error:
-            status = error.http_status_code
-            if status == 404:
+            if error.http_status_code == 404 and error.error_code in _NOT_FOUND:
                 self.requests["not_found"] += 1
-                missing = SchemaError("unknown_schema_id", f"The schema registry has no schema with id {schema_id}.")
-                self._unknown[schema_id] = (self._clock() + UNKNOWN_TTL_S, missing)
-                raise missing from error
+                self._remember_unknown(schema_id, missing)
+                raise SchemaError("unknown_schema_id", missing) from error
             self.requests["error"] += 1
-            if status in (401, 403):
-                why = f"refuses the credentials (HTTP {status}); check schema_registry.auth"
-            else:
-                why = f"answers HTTP {status}"
-            raise SchemaUnavailable(f"The schema registry at {self._url} {why}.") from error
+            raise SchemaUnavailable(f"The schema registry at {self._url} {_refusal(error)}.") from error
         except Exception as error:
             # The HTTP library below has its own exceptions for refused, reset and timed-out connections.
             self.requests["error"] += 1
             raise SchemaUnavailable(
-                f"The schema registry at {self._url} does not answer ({type(error).__name__}); check schema_registry.url."
+                f"The schema registry at {self._url} does not answer ({_describe(error)}); check schema_registry.url."
             ) from error
         self.requests["ok"] += 1
         return answer
 
+    def _remember_unknown(self, schema_id: int, why: str) -> None:
+        if len(self._unknown) >= MAX_UNKNOWN:
+            self._unknown.clear()
+        self._unknown[schema_id] = (self._clock() + UNKNOWN_TTL_S, why)
 
-def _inlined(schema: Any, namespace: str, references: Mapping[str, Any], done: set[str]) -> Any:
-    """A copy in which a referenced name is replaced by its definition where it is met first."""
-    if isinstance(schema, list):
-        return [_inlined(branch, namespace, references, done) for branch in schema]
-    if isinstance(schema, str):
-        name = schema if schema in references else f"{namespace}.{schema}"
-        if name in references and name not in done:
-            done.add(name)
-            return _inlined(references[name], "", references, done)
-        return schema
-    if isinstance(schema, dict):
-        namespace = schema.get("namespace", namespace)
-        inlined = dict(schema)
-        for key in ("type", "items", "values"):
-            if key in inlined:
-                inlined[key] = _inlined(inlined[key], namespace, references, done)
-        if "fields" in inlined:
-            inlined["fields"] = [_inlined(each, namespace, references, done) for each in inlined["fields"]]
-        return inlined
-    return schema
+
+def _parse(schema_id: int, schema: Schema) -> Any:
+    if (schema.schema_type or "AVRO") != "AVRO":
+        raise SchemaError("schema_unusable", f"Schema id {schema_id} is of type {schema.schema_type}, not AVRO.")
+    try:
+        return json.loads(schema.schema_str or "")
+    except ValueError as error:
+        # The registry allows a primitive type by its bare name.
+        if (schema.schema_str or "").isidentifier():
+            return schema.schema_str
+        raise SchemaError("schema_unusable", f"Schema id {schema_id} is no JSON ({error}).") from error
+
+
+def _refusal(error: SchemaRegistryError) -> str:
+    status = error.http_status_code
+    if status in (401, 403):
+        return f"refuses the credentials (HTTP {status}); check schema_registry.auth"
+    if status == 404:
+        return "answers HTTP 404 as no registry does; check the path in schema_registry.url"
+    return f"answers HTTP {status}; tokentrace asks again until it recovers"
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

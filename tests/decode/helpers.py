@@ -1,0 +1,90 @@
+"""Data by plain fastavro, bytes by hand, and columns back as plain values."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import fastavro
+import numpy as np
+
+from tokentrace.decode.reference import ReferenceDecoder
+from tokentrace.messages import Reject
+from tokentrace.spans import FLOAT_FIELDS, INT_FIELDS, PADDING, STATUSES, STRING_FIELDS, SpanBatch, SpanColumns
+
+#: A span of which nothing is known, as `spans_of` shows it.
+ABSENT: dict[str, Any] = {
+    **dict.fromkeys(STRING_FIELDS, b""),
+    **dict.fromkeys((*INT_FIELDS, *FLOAT_FIELDS)),
+    "status": "ok",
+}
+
+
+def record_schema(name: str = "Span", /, **types: Any) -> dict[str, Any]:
+    """A record schema with these fields in this order."""
+    return {"type": "record", "name": name, "fields": [{"name": field, "type": type_} for field, type_ in types.items()]}
+
+
+def write(schema: Any, record: dict[str, Any]) -> bytes:
+    """The datum, by fastavro."""
+    stream = io.BytesIO()
+    fastavro.schemaless_writer(stream, fastavro.parse_schema(schema), record)
+    return stream.getvalue()
+
+
+def zigzag(value: int) -> bytes:
+    """An int or long on the wire; also one of more than 64 bits."""
+    rest = value * 2 if value >= 0 else -value * 2 - 1
+    out = bytearray()
+    while rest > 0x7F:
+        out.append(rest & 0x7F | 0x80)
+        rest >>= 7
+    return bytes([*out, rest])
+
+
+def string(data: bytes | str) -> bytes:
+    """A string or bytes on the wire."""
+    data = data.encode() if isinstance(data, str) else data
+    return zigzag(len(data)) + data
+
+
+def decode(schema: Any, *datums: bytes) -> tuple[list[dict[str, Any]], list[Reject]]:
+    """The spans and the rejects of a batch of bare datums, by the reference decoder."""
+    buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
+    end = np.cumsum([len(each) for each in datums], dtype=np.int64)
+    start = end - [len(each) for each in datums]
+    columns = SpanColumns(len(datums), buffer)
+    rejects = ReferenceDecoder(schema).decode_into(columns, np.arange(len(datums)), start, end)
+    keep = np.ones(len(datums), np.bool_)
+    keep[[reject.row for reject in rejects]] = False
+    return spans_of(columns.select(keep)), rejects
+
+
+def spans_of(batch: SpanBatch) -> list[dict[str, Any]]:
+    """Every span as a dict: labels as bytes, an absent number as None, status by its word."""
+    spans = []
+    for index in range(len(batch)):
+        span: dict[str, Any] = {}
+        for name in STRING_FIELDS:
+            column = getattr(batch, name)
+            first = int(column.offset[index])
+            span[name] = batch.buffer[first : first + int(column.length[index])].tobytes()
+        for name in (*INT_FIELDS, *FLOAT_FIELDS):
+            column = getattr(batch, name)
+            span[name] = column.values[index].item() if column.present[index] else None
+        code = int(batch.status[index])
+        span["status"] = STATUSES[code] if code < len(STATUSES) else "unknown"
+        spans.append(span)
+    return spans
+
+
+def expected(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record in the shape of schemas/span.avsc has to come out as."""
+    span = {**ABSENT, "status": record["status"]}
+    for name in STRING_FIELDS:
+        span[name] = record[name].encode()
+    for name in (*INT_FIELDS, *FLOAT_FIELDS):
+        span[name] = record.get(name.removesuffix("_us"))
+    score = record["attributes"].get("eval.score")
+    span["eval_score"] = None if score is None else float(score)
+    return span

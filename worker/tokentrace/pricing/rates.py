@@ -1,0 +1,116 @@
+"""How one model is charged, as values: a plan is price lists, each with its condition; a list is tiers of rates.
+
+Rates are exact integers in a unit that divides the nano-USD. The unit is the pico-USD wherever that is fine enough (it
+is a micro-USD a million tokens), and smaller where it is not, so that no rate is ever rounded, only a call's total.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final
+
+from ..errors import ConfigError
+
+#: Above every published rate, and low enough that no validated span's cost leaves int64.
+MAX_RATE_PER_1M: Final = 10_000
+PICO_PER_USD: Final = 10**12
+NANO_PER_USD: Final = 10**9
+US_PER_DAY: Final = 86_400_000_000
+_TOKENS_PER_1M: Final = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Configured rates of a model, USD a million tokens. Without a cached rate, cached tokens cost as others do.
+
+    Raises ConfigError for a rate that is no number from 0 to MAX_RATE_PER_1M.
+    """
+
+    prompt_per_1m: Decimal
+    completion_per_1m: Decimal
+    cached_prompt_per_1m: Decimal | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"pricing.models: {name} is {rate}; give USD a million tokens, from 0 to {MAX_RATE_PER_1M}"
+            for name in self.__slots__
+            if (rate := getattr(self, name)) is not None and not (rate.is_finite() and 0 <= rate <= MAX_RATE_PER_1M)
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class RateRow:
+    """Integers in units of which `units_per_nano` make a nano-USD.
+
+    call: of a call, whatever its tokens. prompt, completion: of a token. cached: added for a prompt token that is
+    cached; negative where the cache is cheaper.
+    """
+
+    call: int
+    prompt: int
+    cached: int
+    completion: int
+    units_per_nano: int
+
+    @classmethod
+    def of_usd(cls, call: Fraction, prompt: Fraction, cached: Fraction, completion: Fraction) -> RateRow:
+        """The row of these amounts in USD, in the largest unit that holds each of them exactly."""
+        amounts = (call, prompt, cached, completion)
+        units_per_usd = math.lcm(PICO_PER_USD, *(amount.denominator for amount in amounts))
+        units = [int(amount * units_per_usd) for amount in amounts]
+        return cls(units[0], units[1], units[2], units[3], units_per_usd // NANO_PER_USD)
+
+    def charge(self, prompt: int, cached: int, completion: int) -> int:
+        """Nano-USD of one call, the exact amount rounded half to even."""
+        units = self.call + prompt * self.prompt + cached * self.cached + completion * self.completion
+        return round(Fraction(units, self.units_per_nano))
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Rates for every token of a call with more than `above` prompt tokens."""
+
+    above: int
+    rates: RateRow
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """When a price list holds: from `since_us` (microseconds since the epoch) on, and each day (UTC) for
+    `daily_for_us` from `daily_from_us` after midnight on, into the next day if need be."""
+
+    since_us: int = -(1 << 63)
+    daily_from_us: int = 0
+    daily_for_us: int = US_PER_DAY
+
+
+ALWAYS: Final = Condition()
+
+
+@dataclass(frozen=True, slots=True)
+class PriceList:
+    """Tiers by ascending `above`; the first is above -1."""
+
+    tiers: tuple[Tier, ...]
+    condition: Condition = ALWAYS
+
+
+#: Price lists in the order in which they are tried; the last one holds ALWAYS.
+Plan = tuple[PriceList, ...]
+
+
+def configured_plan(rates: Rates) -> Plan:
+    """The plan of a model with rates in the configuration."""
+    prompt = _usd_per_token(rates.prompt_per_1m)
+    cached = prompt if rates.cached_prompt_per_1m is None else _usd_per_token(rates.cached_prompt_per_1m)
+    row = RateRow.of_usd(Fraction(0), prompt, cached - prompt, _usd_per_token(rates.completion_per_1m))
+    return (PriceList((Tier(-1, row),)),)
+
+
+def _usd_per_token(usd_per_1m: Decimal) -> Fraction:
+    return Fraction(usd_per_1m) / _TOKENS_PER_1M
