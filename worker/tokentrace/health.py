@@ -101,8 +101,8 @@ class Recorder:
     commit_seconds: Observations = field(default_factory=lambda: Observations(SECONDS_BOUNDS))
     commits: dict[str, int] = field(default_factory=lambda: {"ok": 0, "dropped": 0, "failed": 0})
     rebalances: dict[str, int] = field(default_factory=lambda: {"assign": 0, "revoke": 0, "lost": 0})
-    registry_requests: dict[str, int] = field(default_factory=dict)
-    schemas: dict[tuple[str, str], int] = field(default_factory=dict)
+    registry_requests: Mapping[str, int] = field(default_factory=dict)
+    schemas: Mapping[tuple[str, str], int] = field(default_factory=dict)
     last_turn_at_s: float = 0.0
     last_commit_at_s: float = 0.0
     last_commit_ok: bool = True

@@ -11,20 +11,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
-from .commit import Committer
 from .commit.at_least_once import AtLeastOnce
 from .config import Config
 from .decode import SpanDecoder
+from .delta import Delta
 from .engine import Engine, StageTimer
-from .expose import Format, HealthReport, HttpServer, Renderer
+from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, health_metrics
 from .groups import GroupIndex
 from .health import Recorder
-from .ledger import Delta, Ledger
+from .ledger import Ledger
 from .measures import Layout
 from .pricing import Pricer, Rates
-from .schemas import WriterSchemas
+from .schemas import Registry, RegistrySettings, WriterSchemas, load_folder, load_schema
 from .snapshot import Snapshot
 from .source import KafkaSource, SourceSettings
 from .topics import Topics
@@ -33,7 +33,7 @@ from .worker import LoopSettings, Worker
 log = logging.getLogger(__name__)
 
 #: A loop that has not turned for this long is stuck, whatever it waits for.
-LIVE_TURN_AGE_S = 120.0
+LIVE_TURN_AGE_S: Final = 120.0
 
 
 class Service:
@@ -44,28 +44,174 @@ class Service:
         self._clock = clock
         self._stopping = threading.Event()
         self._drain = True
-        self._scraped: Snapshot | None = None
+        self._connected = False
+        self._final: Snapshot | None = None
         self._final_scraped = threading.Event()
 
-        kafka, worker, metrics = config.kafka, config.worker, config.metrics
-        layout = Layout.build(metrics.bounds())
+        section, metrics = config.worker, config.metrics
+        layout = Layout.build({name: getattr(metrics.buckets, name) for name in type(metrics.buckets).model_fields})
         groups = GroupIndex(metrics.max_groups)
-        self._recorder = Recorder(worker.replica_id, worker.guarantee, clock())
-        schemas = WriterSchemas.from_config(config)
-        decoder = SpanDecoder(schemas, kafka.framing)
-        pricer = Pricer({pattern: Rates(**rates) for pattern, rates in config.pricing.items()})
+        self._recorder = Recorder(section.replica_id, section.guarantee, clock())
+        schemas = writer_schemas(config)
+        decoder = SpanDecoder(schemas, config.kafka.framing)
+        self._recorder.registry_requests = schemas.requests
+        self._recorder.schemas = decoder.paths
         timer = StageTimer(self._recorder.stage_seconds)
-        delta = Delta(layout)
-        ledger = Ledger(layout, groups, metrics.quality_window, clock)
         self._source = KafkaSource(source_settings(config), clock)
         self._worker = Worker(
-            LoopSettings(worker.commit_interval, worker.batch_size, worker.batch_wait),
+            LoopSettings(section.commit_interval, section.batch_size, section.batch_wait),
             self._source,
-            Engine(decoder, groups, pricer, layout, timer),
-            delta,
-            ledger,
-            self._committer(),
+            Engine(decoder, groups, pricer(config, clock), layout, timer, clock),
+            Delta(layout),
+            Ledger(layout, groups, metrics.quality_window, clock),
+            AtLeastOnce(self._source, client_config(config), config.kafka.dead_letters),
             self._recorder,
             timer,
             clock,
         )
+        self._renderer = Renderer(metrics.labels)
+        self.http: HttpServer | None = None
+        if config.http_server.enabled:
+            self.http = HttpServer(
+                http_settings(config), lambda: self._worker.snapshot, self._render, self._health, self._on_scraped
+            )
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The committed totals."""
+        return self._worker.snapshot
+
+    def stop(self, drain: bool = True) -> None:
+        """Ask for an orderly end; without `drain`, the final values are not held for a last scrape."""
+        self._drain = drain
+        self._stopping.set()
+        self._worker.stop()
+
+    def run(self) -> None:
+        """Serve and count until `stop`. Raises UsageError or RuntimeFailure when this replica cannot go on."""
+        if self.http is not None:
+            self.http.start()
+            scheme = "https" if self._config.http_server.tls is not None else "http"
+            path = self._config.http_server.prometheus_path
+            log.info("Serving metrics at %s://%s:%d%s", scheme, _shown_host(self._config), self.http.port, path)
+        try:
+            if self._source.connect(self._stopping.is_set, self._stopping.wait):
+                self._connected = True
+                self._ensure_topics()
+                self._worker.run()
+                self._hold_for_last_scrape()
+        finally:
+            if self.http is not None:
+                self.http.stop()
+
+    def _ensure_topics(self) -> None:
+        kafka = self._config.kafka
+        topics = Topics(client_config(self._config))
+        topics.ensure([topics.dead_letters(kafka.dead_letters, kafka.topic)])
+
+    def _hold_for_last_scrape(self) -> None:
+        """Prometheus would never see what was counted since its last scrape, if the process just ended."""
+        timeout_s = self._config.worker.drain_timeout
+        self._final = self._worker.snapshot
+        if self.http is None or not self._drain or not timeout_s or not len(self._final.values):
+            return
+        log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
+        if self._final_scraped.wait(timeout_s):
+            log.info("The final values have been scraped.")
+        else:
+            log.warning("The final values were not scraped within worker.drain_timeout (%.0f s).", timeout_s)
+
+    # -- called on the HTTP server's threads -------------------------------------------------------------------------
+
+    def _render(self, snapshot: Snapshot, form: Format) -> bytes:
+        return self._renderer.render(snapshot, health_metrics(self._worker.health, snapshot, self._clock()), form)
+
+    def _health(self) -> HealthReport:
+        health = self._worker.health
+        turn_age_s = self._clock() - health.last_turn_at_s if self._connected else 0.0
+        waiting_for = self._source.unreachable or health.not_ready
+        detail = {
+            "replica_id": health.replica_id,
+            "waiting_for": waiting_for,
+            "partitions": sorted(health.lag),
+            "last_commit_age_seconds": round(self._clock() - health.last_commit_at_s, 3) if health.last_commit_at_s else None,
+        }
+        return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
+
+    def _on_scraped(self, snapshot: Snapshot) -> None:
+        if snapshot is self._final:
+            self._final_scraped.set()
+
+
+# -- from the configuration to the parts ------------------------------------------------------------------------------------
+
+
+def client_config(config: Config) -> dict[str, Any]:
+    """What every Kafka client of this worker is made with, under its own settings."""
+    kafka = config.kafka
+    return {
+        **kafka.properties,
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "client.id": config.worker.replica_id,
+    }
+
+
+def source_settings(config: Config) -> SourceSettings:
+    kafka, section = config.kafka, config.worker
+    return SourceSettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        topic=kafka.topic,
+        group_id=kafka.group_id,
+        member_id=section.replica_id,
+        start=kafka.start,
+        protocol=kafka.group_protocol,
+        session_timeout_s=section.session_timeout,
+        properties=kafka.properties,
+    )
+
+
+def http_settings(config: Config) -> HttpSettings:
+    http = config.http_server
+    return HttpSettings(
+        host=http.addr.host,
+        port=http.addr.port,
+        prometheus_path=http.prometheus_path,
+        health_path=http.health_path,
+        auth_token=http.auth_token.get_secret_value() if http.auth_token is not None else None,
+        certificate=http.tls.certificate if http.tls is not None else None,
+        key=http.tls.key if http.tls is not None else None,
+        keep_alive_s=http.keep_alive_timeout,
+    )
+
+
+def writer_schemas(config: Config) -> WriterSchemas:
+    """Raises ConfigError for a schema file that cannot be read."""
+    files: dict[bytes, Any] = {}
+    for index, folder in enumerate(config.schemas.paths):
+        files |= load_folder(folder, f"schemas.paths[{index}]")
+    raw = load_schema(config.schemas.raw, "schemas.raw") if config.schemas.raw is not None else None
+    registry = None
+    section = config.schema_registry
+    if section.url:
+        auth, tls = section.auth, section.tls
+        credentials = token = None
+        if auth is not None and auth.password is not None:
+            credentials = f"{auth.username}:{auth.password.get_secret_value()}"
+        if auth is not None and auth.bearer_token is not None:
+            token = auth.bearer_token.get_secret_value()
+        files_ = {name: str(path) for name in ("ca", "certificate", "key") if (path := getattr(tls, name)) is not None}
+        registry = Registry(RegistrySettings(section.url, credentials, token, timeout_s=section.timeout, **files_))
+    return WriterSchemas(files, raw, registry)
+
+
+def pricer(config: Config, clock: Callable[[], float] = time.time) -> Pricer:
+    rates = {
+        pattern: Rates(each.prompt_per_1m, each.completion_per_1m, each.cached_prompt_per_1m)
+        for pattern, each in config.pricing.models.items()
+    }
+    return Pricer(rates, config.pricing.builtin, clock)
+
+
+def _shown_host(config: Config) -> str:
+    host = config.http_server.addr.host
+    return "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host

@@ -6,7 +6,7 @@ Few series, so they are the client library's metric objects and its own formatti
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from prometheus_client import ProcessCollector
@@ -92,9 +92,8 @@ def _gauge(name: str, help_: str, value: float) -> Metric:
     return GaugeMetricFamily(PREFIX + name, help_, value)
 
 
-def _by(name: str, help_: str, label: str, counts: dict[str, int] | object) -> Metric:
+def _by(name: str, help_: str, label: str, counts: Mapping[str, int]) -> Metric:
     family = CounterMetricFamily(PREFIX + name, help_, labels=[label])
-    assert isinstance(counts, dict)
     for value, count in counts.items():
         family.add_metric([value], count)
     return family

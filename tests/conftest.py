@@ -1,0 +1,93 @@
+"""Fixtures: one real Kafka for the session, workers as processes of their own, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.services import Unavailable
+from tests.services.kafka import KafkaBroker
+from tests.services.prometheus import Prometheus
+from tests.services.workers import WorkerProcess, write_config
+
+settings.register_profile(
+    "default", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile("nightly", settings.get_profile("default"), max_examples=20_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip, or fail where the real services are required."""
+    if os.environ.get("TOKENTRACE_REQUIRE_REAL") == "1":
+        pytest.fail(f"TOKENTRACE_REQUIRE_REAL=1, but {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def _kafka_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | str]:
+    try:
+        broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+    except Unavailable as error:
+        yield str(error)
+        return
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def kafka(_kafka_or_reason: KafkaBroker | str) -> KafkaBroker:
+    """A real Apache Kafka, shared by the session."""
+    if isinstance(_kafka_or_reason, str):
+        unavailable(_kafka_or_reason)
+    return _kafka_or_reason
+
+
+@pytest.fixture
+def topic(kafka: KafkaBroker) -> str:
+    """A new topic with four partitions."""
+    return kafka.create_topic(f"spans-{uuid.uuid4().hex[:8]}", 4)
+
+
+@pytest.fixture
+def start_prometheus(tmp_path: Path) -> Iterator[Callable[[list[str]], Prometheus]]:
+    """Starts a real Prometheus that scrapes these targets."""
+    started: list[Prometheus] = []
+
+    def start(targets: list[str]) -> Prometheus:
+        try:
+            prometheus = Prometheus(tmp_path / f"prometheus{len(started)}", targets)
+        except Unavailable as error:
+            unavailable(str(error))
+        started.append(prometheus)
+        prometheus.start()
+        return prometheus
+
+    yield start
+    for prometheus in started:
+        prometheus.stop()
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Starts `tokentrace worker` with a configuration given as sections; see `write_config`."""
+    started: list[WorkerProcess] = []
+
+    def start(wait: bool = True, **sections: object) -> WorkerProcess:
+        config = write_config(tmp_path / f"worker{len(started)}.yml", sections, f"replica-{len(started)}")
+        worker = WorkerProcess(config, tmp_path / f"worker{len(started)}.log")
+        started.append(worker)
+        if wait:
+            worker.wait_until_ready()
+        return worker
+
+    yield start
+    for worker in started:
+        worker.kill()

@@ -1,0 +1,33 @@
+"""The real services that tests run against: each starts on a free port with a data folder of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Unavailable(Exception):
+    """A service cannot run on this machine; the message says why."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM, timeout_s: float = 10.0) -> None:
+    """End a process that leads its own group, and everything in the group."""
+    if process.poll() is None:
+        os.killpg(process.pid, number)
+        try:
+            process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout_s)

@@ -1,0 +1,148 @@
+"""A real single-node Apache Kafka (KRaft) from the jars that `make` fetches."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.services import ROOT, Unavailable, end, free_port
+
+LIBS = ROOT / ".cache" / "kafka" / "libs"
+_QUIET = logging.getLogger("tests.kafka")
+_QUIET.disabled = True
+
+_PROPERTIES = """\
+process.roles=broker,controller
+node.id=1
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+controller.quorum.voters=1@127.0.0.1:{controller_port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.name.sasl_plaintext.sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_alice="alice-secret";
+log.dirs={data}
+num.partitions=4
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+group.consumer.min.session.timeout.ms=1000
+group.consumer.session.timeout.ms=10000
+log.cleaner.backoff.ms=1000
+"""
+
+
+class KafkaBroker:
+    """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret)."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        """Raises Unavailable where there is no Java or no Kafka."""
+        if shutil.which("java") is None:
+            raise Unavailable("Java is not installed")
+        if not (LIBS / "ready").exists():
+            raise Unavailable("Kafka's jars are not in .cache; `make test` fetches them where Maven is installed")
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = port or free_port()
+        self._sasl_port = free_port()
+        self.bootstrap = f"127.0.0.1:{self.port}"
+        self.sasl_bootstrap = f"127.0.0.1:{self._sasl_port}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._config = folder / "server.properties"
+        self._config.write_text(
+            _PROPERTIES.format(
+                port=self.port, sasl_port=self._sasl_port, controller_port=free_port(), data=folder / "logs"
+            )
+        )
+        if not (folder / "logs" / "meta.properties").exists():
+            self._java("kafka.tools.StorageTool", "format", "-t", "dG9rZW50cmFjZS10ZXN0cw", "-c", str(self._config)).wait()
+
+    def start(self, timeout_s: float = 60.0) -> None:
+        """Start, or start again on the same port and data, and wait until it answers."""
+        self._process = self._java("kafka.Kafka", str(self._config))
+        deadline = time.monotonic() + timeout_s
+        admin = self.admin()
+        while True:
+            try:
+                admin.list_topics(timeout=1.0)
+                return
+            except KafkaException:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = (self._folder / "kafka.log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"Kafka did not start:\n{log}") from None
+
+    def stop(self) -> None:
+        """An orderly end; data stay."""
+        if self._process is not None:
+            end(self._process, signal.SIGTERM, 30.0)
+
+    def kill(self) -> None:
+        """As a crash; data stay."""
+        if self._process is not None:
+            end(self._process, signal.SIGKILL)
+
+    def wait(self) -> None:
+        """Until it ends by itself."""
+        assert self._process is not None
+        self._process.wait()
+
+    def admin(self) -> AdminClient:
+        """An admin client that keeps failed tries to itself."""
+        return AdminClient({"bootstrap.servers": self.bootstrap}, logger=_QUIET)
+
+    def create_topic(self, name: str, partitions: int = 4, **settings: str) -> str:
+        """Create a topic and wait until it is there. Returns its name."""
+        config = {key.replace("_", "."): value for key, value in settings.items()}
+        self.admin().create_topics([NewTopic(name, partitions, 1, config=config)])[name].result()
+        return name
+
+    def _java(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
+        memory = ["-Xmx768m", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+        with (self._folder / "kafka.log").open("ab") as log:
+            return subprocess.Popen(
+                ["java", *memory, "-cp", f"{LIBS}/*", main, *arguments],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._folder,
+            )  # fmt: skip
+
+
+def main() -> None:
+    """Run a broker in the foreground."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=9092)
+    parser.add_argument("--data", type=Path, required=True)
+    arguments = parser.parse_args()
+    try:
+        broker = KafkaBroker(arguments.data.resolve(), arguments.port)
+    except Unavailable as error:
+        raise SystemExit(f"No Kafka: {error}.") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        broker.start()
+        broker.admin()
+        with contextlib.suppress(KafkaException):
+            broker.create_topic("llm-spans", 4)
+        print(f"Apache Kafka is ready at {broker.bootstrap}, with a topic llm-spans of 4 partitions. Ctrl-C ends it.", flush=True)
+        broker.wait()
+    except KeyboardInterrupt:
+        print("Stopping Kafka.")
+    finally:
+        broker.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""`tokentrace worker` as a process, and what it serves."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.recount import Key
+from tests.services import end, free_port
+
+#: Units of a sample, by its name's end: the recount's integers are the sample times these.
+_UNITS = {"tokentrace_cost_total": 10**9, "ms_sum": 1000, "eval_score_sum": 10**6}
+
+
+def write_config(path: Path, sections: dict[str, Any], replica_id: str) -> Path:
+    """A configuration with quick commits and a free port, and `sections` over it."""
+    base: dict[str, Any] = {
+        "worker": {
+            "replica_id": replica_id,
+            "guarantee": "at_least_once",
+            "commit_interval": "200ms",
+            "drain_timeout": "0s",
+            "log_format": "json",
+        },
+        "http_server": {"addr": f"127.0.0.1:{free_port()}"},
+    }
+    for name, section in sections.items():
+        base[name] = {**base.get(name, {}), **section} if isinstance(section, dict) else section
+    path.write_text(yaml.safe_dump(base))
+    return path
+
+
+class WorkerProcess:
+    """A running worker."""
+
+    def __init__(self, config: Path, log: Path) -> None:
+        self._log = log
+        self.http = yaml.safe_load(config.read_text())["http_server"]
+        self.target = self.http["addr"]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tokentrace", "worker", "--config", str(config)],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of a GET."""
+        request = urllib.request.Request(f"http://{self.target}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10.0) as response:
+                return response.status, response.read(), dict(response.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read(), dict(error.headers)
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def wait_until_ready(self, timeout_s: float = 30.0) -> None:
+        """Until it has joined the group."""
+        self._wait(self.ready, timeout_s, "become ready")
+
+    def wait_for_log(self, pattern: str, timeout_s: float = 30.0) -> str:
+        """The first line of its log that a pattern is found in."""
+        found: list[str] = []
+
+        def seen() -> bool:
+            found.extend(line for line in self.log().splitlines() if re.search(pattern, line))
+            return bool(found)
+
+        self._wait(seen, timeout_s, f"log {pattern!r}", alive=False)
+        return found[0]
+
+    def _wait(self, condition: Callable[[], bool], timeout_s: float, what: str, alive: bool = True) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline or (alive and self.process.poll() is not None):
+                raise AssertionError(f"The worker did not {what}. Its log:\n{self.log()[-3000:]}")
+            time.sleep(0.05)
+
+    def samples(self) -> dict[Key, float]:
+        """Every sample of its text exposition."""
+        status, body, _ = self.get("/metrics/prometheus")
+        assert status == 200, body
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(body.decode())
+            for sample in family.samples
+        }
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def messages(self) -> list[str]:
+        """The messages of its log, and lines that are no log records."""
+        lines = []
+        for line in self.log().splitlines():
+            try:
+                lines.append(str(json.loads(line)["message"]))
+            except ValueError:
+                lines.append(line)
+        return lines
+
+    def terminate(self, timeout_s: float = 30.0) -> int:
+        """SIGTERM; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout_s)
+
+    def kill(self) -> None:
+        end(self.process, signal.SIGKILL)
+
+
+def in_units(name: str, value: float) -> int:
+    """A sample's value as the recount's integer."""
+    scale = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), 1)
+    return round(value * scale)
+
+
+def span_totals(workers: list[WorkerProcess]) -> dict[Key, int]:
+    """The samples of the span families, summed over workers, as the recount's integers; gauges are left out."""
+    totals: dict[Key, int] = {}
+    for worker in workers:
+        for (name, labels), value in worker.samples().items():
+            if name.startswith("tokentrace_") and not re.match(r"tokentrace_(worker|groups|quality|alert|spans_rejected)", name):
+                totals[name, labels] = totals.get((name, labels), 0) + in_units(name, value)
+    return totals
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,0 +1,5 @@
+"""`python -m tokentrace`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,43 @@
+"""`tokentrace config check` and `tokentrace config schema`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .options import config_option
+
+
+@click.group()
+def command() -> None:
+    """Check the configuration, or print its JSON Schema."""
+
+
+@command.command()
+@config_option
+@click.option("--print", "print_", is_flag=True, help="Print the effective configuration; secrets are hidden.")
+def check(config_path: Path, print_: bool) -> None:
+    """Check the configuration and say what a worker would do with it."""
+    from ..config import load_config
+
+    config = load_config(config_path)
+    if print_:
+        import yaml
+
+        click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+        return
+    kafka, http = config.kafka, config.http_server
+    where = f"{http.addr}{http.prometheus_path}" if http.enabled else "nowhere (http_server.enabled is false)"
+    click.echo(
+        f"{config_path}: OK. Replica {config.worker.replica_id} reads {kafka.topic} at {kafka.bootstrap_servers} in "
+        f"group {kafka.group_id}, {config.worker.guarantee.replace('_', '-')}, and serves its metrics at {where}."
+    )
+
+
+@command.command()
+def schema() -> None:
+    """Print the JSON Schema of tokentrace.yml."""
+    from ..config.reference import json_schema
+
+    click.echo(json_schema(), nl=False)

@@ -1,0 +1,13 @@
+"""`tokentrace version`."""
+
+from __future__ import annotations
+
+import click
+
+from .. import __version__
+
+
+@click.command()
+def command() -> None:
+    """Print the version."""
+    click.echo(f"tokentrace {__version__}")

@@ -1,0 +1,109 @@
+"""Configuration: `tokentrace.yml` read, checked whole, and every problem told in one line with its place."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import ConfigError
+from .document import Document, Path_, dotted, read_document
+from .models import Config, Kafka
+
+__all__ = ["Config", "Kafka", "load_config"]
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration in a file; relative paths in it are relative to the file.
+
+    Raises ConfigError with every problem: `path.to.key: what is wrong (line N)`.
+    """
+    document = read_document(path, os.environ if environment is None else environment)
+    problems = list(document.problems)
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as error:
+        # A value that could not be substituted is told once, not a second time for its type.
+        told = {problem.split(":", 1)[0] for problem in problems}
+        for each in error.errors():
+            problem = _problem(document, each)
+            if problem.split(":", 1)[0] not in told:
+                problems.append(problem)
+        raise ConfigError(problems) from None
+    if problems:
+        raise ConfigError(problems)
+    return _absolute(config, path.parent)
+
+
+def _absolute(config: Config, folder: Path) -> Config:
+    """Paths of the configuration, relative to its folder, made absolute."""
+    schemas = config.schemas.model_copy(
+        update={
+            "paths": tuple(folder / each for each in config.schemas.paths),
+            "raw": None if config.schemas.raw is None else folder / config.schemas.raw,
+        }
+    )
+    update: dict[str, Any] = {"schemas": schemas}
+    if (tls := config.http_server.tls) is not None:
+        files = {"certificate": folder / tls.certificate, "key": folder / tls.key}
+        update["http_server"] = config.http_server.model_copy(update={"tls": tls.model_copy(update=files)})
+    registry_tls = config.schema_registry.tls
+    files_ = {name: folder / value for name in ("ca", "certificate", "key") if (value := getattr(registry_tls, name))}
+    update["schema_registry"] = config.schema_registry.model_copy(
+        update={"tls": registry_tls.model_copy(update=files_)}
+    )
+    return config.model_copy(update=update)
+
+
+def _problem(document: Document, error: Any) -> str:
+    location = _in_document(document.data, error["loc"])
+    name = dotted(location) or "tokentrace.yml"
+    what = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        what = "is no key of this configuration"
+        close = difflib.get_close_matches(str(location[-1]), _keys_of(location[:-1]), 1)
+        if close:
+            what += f'; did you mean "{close[0]}"?'
+    elif error["type"] == "missing":
+        what = "is required"
+    else:
+        what = what[:1].lower() + what[1:] if not what[:2].isupper() else what
+    while location and location not in document.lines:
+        location = location[:-1]
+    line = document.lines.get(location)
+    return f"{name}: {what} (line {line})" if line is not None else f"{name}: {what}"
+
+
+def _in_document(data: Any, loc: tuple[Any, ...]) -> Path_:
+    """The part of pydantic's location that are keys of the document; it also names union branches."""
+    path: list[str | int] = []
+    for position, part in enumerate(loc):
+        if isinstance(data, dict) and (part in data or position == len(loc) - 1):
+            path.append(part)
+            data = data.get(part)
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            path.append(part)
+            data = data[part]
+    return tuple(path)
+
+
+def _keys_of(path: Path_) -> list[str]:
+    """The keys that the section at `path` takes."""
+    model: type[BaseModel] | None = Config
+    for part in path:
+        if model is None or isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        model = None if field is None else _model_in(field.annotation)
+    return list(model.model_fields) if model is not None else []
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model inside an annotation such as `Tls | None` or `tuple[AlertRule, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((model for each in get_args(annotation) if (model := _model_in(each)) is not None), None)

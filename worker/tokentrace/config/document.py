@@ -1,0 +1,118 @@
+"""The YAML document: values, the line of every key, and `${VAR}` from the environment.
+
+Variables are put into scalars after parsing, so that a value can never become structure. An unset variable is an
+error: an unset token must never switch authentication off.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from ..errors import ConfigError
+
+Path_ = tuple[str | int, ...]
+
+_VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """data: plain values. lines: path -> line number, from 1. problems: what is wrong already."""
+
+    data: dict[str, Any]
+    lines: Mapping[Path_, int]
+    problems: list[str]
+
+
+def dotted(path: Path_) -> str:
+    """`alerts[2].window`"""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_document(path: Path, environment: Mapping[str, str]) -> Document:
+    """Read a YAML file. Raises ConfigError where there is nothing to go on with."""
+    try:
+        text = path.read_text("utf-8")
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path}: is not UTF-8 text (byte {error.start})"]) from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark is not None else ""
+        raise ConfigError([f"{path}: is not valid YAML: {error.problem}{line}"]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
+    reader = _Reader(environment)
+    if root is None:
+        return Document({}, {}, [])
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError([f"{path}: the top level must be a mapping of sections (line 1)"])
+    data = reader.value(root, ())
+    return Document(data, reader.lines, reader.problems)
+
+
+class _Reader:
+    """Turns nodes into values and remembers where they stood."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.lines: dict[Path_, int] = {}
+        self.problems: list[str] = []
+        self._environment = environment
+        self._constructor = yaml.SafeLoader("")
+
+    def value(self, node: yaml.Node, path: Path_) -> Any:
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(each, (*path, index)) for index, each in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+        self._constructor.flatten_mapping(node)
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            inner = (*path, key)
+            if inner in self.lines and key in result:
+                self._problem(inner, "is given twice", key_node)
+            self.lines[inner] = key_node.start_mark.line + 1
+            result[key] = self.value(value_node, inner)
+        return result
+
+    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
+        assert isinstance(node, yaml.ScalarNode)
+        if "$" in node.value:
+            substituted = _VARIABLE.sub(lambda match: self._variable(match, path, node), node.value)
+            plain = node.style is None
+            tag = self._constructor.resolve(yaml.ScalarNode, substituted, (True, False)) if plain else node.tag
+            node = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark, node.style)
+        try:
+            return self._constructor.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            self._problem(path, f"cannot be read ({error})", node)
+            return None
+
+    def _variable(self, match: re.Match[str], path: Path_, node: yaml.Node) -> str:
+        if match[0] == "$${":
+            return "${"
+        name, default = match[1], match[2]
+        value = self._environment.get(name, default)
+        if value is None:
+            self._problem(path, f"the environment variable {name} is not set; set it or write ${{{name}:-default}}", node)
+            return "unset"
+        return value
+
+    def _problem(self, path: Path_, what: str, node: yaml.Node) -> None:
+        self.problems.append(f"{dotted(path)}: {what} (line {node.start_mark.line + 1})")

@@ -1,0 +1,115 @@
+"""Field types of the configuration: durations, addresses, rates. Each turns YAML's text into a value, or says why not."""
+
+from __future__ import annotations
+
+import math
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def _duration(value: Any) -> float:
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
+        return float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"{value} has no unit; write a duration such as 500ms, 15s, 5m or 1h")
+    raise ValueError(f"{value!r} is no duration; write one such as 500ms, 15s, 5m or 1h")
+
+
+def _positive_duration(value: Any) -> float:
+    seconds = _duration(value)
+    if seconds <= 0:
+        raise ValueError("must be longer than zero")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest text that gives these seconds back."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds and seconds % _UNITS[unit] == 0:
+            return f"{int(seconds / _UNITS[unit])}{unit}"
+    return f"{seconds * 1000:g}ms"
+
+
+_DURATION_SCHEMA: Final = {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["500ms", "15s", "5m"]}
+
+#: Seconds, zero allowed.
+Duration = Annotated[float, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)]
+#: Seconds, more than zero.
+PositiveDuration = Annotated[
+    float, BeforeValidator(_positive_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
+]
+
+
+class Address(NamedTuple):
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        host = "" if self.host == "0.0.0.0" else f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def _address(value: Any) -> Address:
+    if isinstance(value, Address):
+        return value
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})", value) if isinstance(value, str) else None
+    if match is None or int(match[2]) > 65535:
+        raise ValueError(f"{value!r} is no address; write \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\"")
+    return Address(match[1].strip("[]") or "0.0.0.0", int(match[2]))
+
+
+ListenAddress = Annotated[
+    Address,
+    BeforeValidator(_address),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "examples": [":9090", "127.0.0.1:9090", "[::1]:9090"]}),
+]
+
+
+def _rate(value: Any) -> Decimal:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
+        raise ValueError(f"{value!r} is no price in USD")
+    try:
+        # A YAML float is read by its shortest text, so that 0.15 is exactly 0.15.
+        rate = Decimal(str(value))
+    except InvalidOperation as error:
+        raise ValueError(f"{value!r} is no price in USD") from error
+    if not rate.is_finite() or rate < 0:
+        raise ValueError(f"{value!r} is no price in USD: it must be finite and not negative")
+    return rate
+
+
+#: USD a million tokens, exact.
+UsdPerMillion = Annotated[
+    Decimal, BeforeValidator(_rate), PlainSerializer(str), WithJsonSchema({"type": "number", "minimum": 0})
+]
+
+
+def _bounds(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, (list, tuple)) or not value:
+        raise ValueError("must be a list of upper bounds")
+    if any(isinstance(each, bool) or not isinstance(each, (int, float)) for each in value):
+        raise ValueError("must hold numbers only")
+    bounds = tuple(float(each) for each in value)
+    if not all(math.isfinite(each) and each > 0 for each in bounds):
+        raise ValueError("must hold positive, finite numbers; the bucket +Inf is added by itself")
+    if any(left >= right for left, right in zip(bounds, bounds[1:], strict=False)):
+        raise ValueError("must ascend")
+    if len(bounds) > 200:
+        raise ValueError("must not have more than 200 bounds")
+    return bounds
+
+
+Bounds = Annotated[
+    tuple[float, ...],
+    BeforeValidator(_bounds),
+    WithJsonSchema({"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "minItems": 1}),
+]
