@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from functools import lru_cache
 from typing import Any
@@ -32,7 +32,7 @@ def computed_nano_usd(
 ) -> int | None:
     """The price by genai-prices itself, None where it has none."""
     usage = Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
-    moment = datetime.fromtimestamp(started_us / 1e6, tz=timezone.utc)
+    moment = datetime.fromtimestamp(started_us / 1e6, tz=UTC)
     try:
         price = calc_price(usage, model, provider_id=provider or None, genai_request_timestamp=moment)
     except LookupError:

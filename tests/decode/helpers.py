@@ -22,7 +22,11 @@ ABSENT: dict[str, Any] = {
 
 def record_schema(name: str = "Span", /, **types: Any) -> dict[str, Any]:
     """A record schema with these fields in this order."""
-    return {"type": "record", "name": name, "fields": [{"name": field, "type": type_} for field, type_ in types.items()]}
+    return {
+        "type": "record",
+        "name": name,
+        "fields": [{"name": field, "type": type_} for field, type_ in types.items()],
+    }
 
 
 def write(schema: Any, record: dict[str, Any]) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import fastavro
 import numpy as np
 import pytest
+from fastavro.utils import generate_one
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,7 +38,8 @@ def reason(schema: Any, data: bytes) -> str:
     spans, rejects = decode(schema, data)
     assert spans == []
     (reject,) = rejects
-    assert reject.row == 0 and reject.error.endswith(".")
+    assert reject.row == 0
+    assert reject.error.endswith(".")
     return reject.reason
 
 
@@ -81,7 +83,10 @@ EXTRA_TYPES: dict[str, tuple[Any, Any]] = {
     "map": ({"type": "map", "values": {"type": "array", "items": "int"}}, {"x": [1, 2], "y": []}),
     "union": (["null", "double", {"type": "map", "values": "long"}], {"k": 1}),
     "record": (record_schema("Inner", a="int", b=NULL_STRING), {"a": 1, "b": "x"}),
-    "recursive": (record_schema("Node", value="int", next=["null", "Node"]), {"value": 1, "next": {"value": 2, "next": None}}),
+    "recursive": (
+        record_schema("Node", value="int", next=["null", "Node"]),
+        {"value": 1, "next": {"value": 2, "next": None}},
+    ),
     "decimal": ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, b"\x01\x00"),
     "date": ({"type": "int", "logicalType": "date"}, 20000),
     "uuid": ({"type": "string", "logicalType": "uuid"}, "not a uuid"),
@@ -263,7 +268,8 @@ def test_the_score_may_be_any_number_or_null(values: Any, value: Any, want: floa
 def test_a_score_that_is_no_number_is_present_and_nan(value: Any) -> None:
     schema = record_schema(attributes={"type": "map", "values": ANY})
     score = only(schema, write(schema, {"attributes": {"eval.score": value}}))["eval_score"]
-    assert score is not None and math.isnan(score)
+    assert score is not None
+    assert math.isnan(score)
 
 
 def test_the_last_of_a_repeated_attribute_holds() -> None:
@@ -473,7 +479,9 @@ def test_of_several_faults_the_first_of_malformed_mismatch_and_utf8_is_named() -
 SCHEMAS = [
     SPAN_SCHEMA,
     record_schema("Node", model="string", next=["null", "Node"], kids={"type": "array", "items": "Node"}),
-    record_schema(a={"type": "array", "items": "null"}, b={"type": "map", "values": ANY}, cost=["int", "float", "null"]),
+    record_schema(
+        a={"type": "array", "items": "null"}, b={"type": "map", "values": ANY}, cost=["int", "float", "null"]
+    ),
     record_schema(model=E, started_at={"type": "long", "logicalType": "timestamp-nanos"}, attributes=["null", MAP]),
 ]
 WIRE = st.lists(
@@ -492,11 +500,8 @@ def test_any_bytes_give_a_span_or_a_reject(schema: Any, datums: list[bytes]) -> 
     assert {reject.reason for reject in rejects} <= {"malformed", "type_mismatch", "invalid_utf8"}
 
 
-@given(st.sampled_from(SCHEMAS), st.integers(0, 2**32))
-def test_whatever_fastavro_writes_is_not_malformed(schema: Any, seed: int) -> None:
-    from fastavro.utils import generate_one
-
+@given(st.sampled_from([schema for schema in SCHEMAS if schema["name"] != "Node"]), st.integers(0, 2**32))
+def test_whatever_fastavro_writes_is_read(schema: Any, seed: int) -> None:
     random.seed(seed)
-    data = write(schema, generate_one(fastavro.parse_schema(schema)))
-    _, rejects = decode(schema, data)
-    assert [reject for reject in rejects if reject.reason == "malformed"] == []
+    spans, rejects = decode(schema, write(schema, generate_one(fastavro.parse_schema(schema))))
+    assert (len(spans), rejects) == (1, [])

@@ -70,7 +70,9 @@ class KafkaBroker:
             )
         )
         if not (folder / "logs" / "meta.properties").exists():
-            self._java("kafka.tools.StorageTool", "format", "-t", "dG9rZW50cmFjZS10ZXN0cw", "-c", str(self._config)).wait()
+            self._java(
+                "kafka.tools.StorageTool", "format", "-t", "dG9rZW50cmFjZS10ZXN0cw", "-c", str(self._config)
+            ).wait()
 
     def start(self, timeout_s: float = 60.0) -> None:
         """Start, or start again on the same port and data, and wait until it answers."""
@@ -136,7 +138,10 @@ def main() -> None:
         broker.admin()
         with contextlib.suppress(KafkaException):
             broker.create_topic("llm-spans", 4)
-        print(f"Apache Kafka is ready at {broker.bootstrap}, with a topic llm-spans of 4 partitions. Ctrl-C ends it.", flush=True)
+        print(
+            f"Apache Kafka is ready at {broker.bootstrap}, with a topic llm-spans of 4 partitions. Ctrl-C ends it.",
+            flush=True,
+        )
         broker.wait()
     except KeyboardInterrupt:
         print("Stopping Kafka.")

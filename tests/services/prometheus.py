@@ -92,7 +92,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         prometheus.start()
-        print(f"Prometheus is ready at {prometheus.url} and scrapes {', '.join(arguments.target)}. Ctrl-C ends it.", flush=True)
+        print(
+            f"Prometheus is ready at {prometheus.url} and scrapes {', '.join(arguments.target)}. Ctrl-C ends it.",
+            flush=True,
+        )
         prometheus.wait()
     except KeyboardInterrupt:
         print("Stopping Prometheus.")

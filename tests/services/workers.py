@@ -135,7 +135,9 @@ def span_totals(workers: list[WorkerProcess]) -> dict[Key, int]:
     totals: dict[Key, int] = {}
     for worker in workers:
         for (name, labels), value in worker.samples().items():
-            if name.startswith("tokentrace_") and not re.match(r"tokentrace_(worker|groups|quality|alert|spans_rejected)", name):
+            if name.startswith("tokentrace_") and not re.match(
+                r"tokentrace_(worker|groups|quality|alert|spans_rejected)", name
+            ):
                 totals[name, labels] = totals.get((name, labels), 0) + in_units(name, value)
     return totals
 

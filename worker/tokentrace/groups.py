@@ -202,7 +202,8 @@ class GroupIndex:
             self._cell_of[fresh] = np.arange(self._cells, end, dtype=np.int32)
             self._cells = end
             cell = self._cell_of[key]
-        return cell.astype(np.int64)
+        found: NDArray[np.int64] = cell.astype(np.int64)
+        return found
 
     @property
     def cell_group(self) -> NDArray[np.int32]:

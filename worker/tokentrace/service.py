@@ -134,7 +134,9 @@ class Service:
             "replica_id": health.replica_id,
             "waiting_for": waiting_for,
             "partitions": sorted(health.lag),
-            "last_commit_age_seconds": round(self._clock() - health.last_commit_at_s, 3) if health.last_commit_at_s else None,
+            "last_commit_age_seconds": round(self._clock() - health.last_commit_at_s, 3)
+            if health.last_commit_at_s
+            else None,
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
 
@@ -143,7 +145,7 @@ class Service:
             self._final_scraped.set()
 
 
-# -- from the configuration to the parts ------------------------------------------------------------------------------------
+# -- from the configuration to the parts -------------------------------------------------------------------------------
 
 
 def client_config(config: Config) -> dict[str, Any]:

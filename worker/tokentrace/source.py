@@ -145,11 +145,11 @@ class KafkaSource:
         except KafkaException as error:
             self._raise_refusal()
             return f"No Kafka broker answers at {servers} ({error.args[0].str()}); check kafka.bootstrap_servers."
-        error = metadata.topics[topic].error
-        if error is None:
+        refusal = metadata.topics[topic].error
+        if refusal is None:
             return None
-        if error.code() in REFUSED:
-            raise UsageError(f"Kafka refuses access to topic {topic!r}: {error.str()}.")
+        if refusal.code() in REFUSED:
+            raise UsageError(f"Kafka refuses access to topic {topic!r}: {refusal.str()}.")
         return f"Topic {topic!r} does not exist at {servers}; create it or correct kafka.topic."
 
     def subscribe(self, rebalance: Rebalance) -> None:
@@ -278,9 +278,7 @@ class KafkaSource:
             if partition in self._at_end:
                 lags[partition] = Lag(0, 0.0)
                 continue
-            _, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._settings.topic, partition), cached=True
-            )
+            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._settings.topic, partition), cached=True)
             records = max(high - position, 0) if high >= 0 else 0
             oldest_s = self._oldest_unread_s.get(partition, now_s)
             lags[partition] = Lag(records, max(now_s - oldest_s, 0.0) if records else 0.0)
@@ -427,6 +425,6 @@ def _envelope(message: Message) -> Envelope:
         offset=_offset(message),
         key=message.key(),
         value=message.value(),
-        headers=tuple(message.headers() or ()),
+        headers=tuple(message.headers() or ()),  # type: ignore[arg-type]
         timestamp_ms=timestamp_ms if kind else None,
     )

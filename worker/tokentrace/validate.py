@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,8 @@ def _drop_excess(spans: SpanBatch, part: str, whole: str, reason: str, parts: di
     excess = column.present & (column.values > getattr(spans, whole).values)
     if not excess.any():
         return spans
-    return replace(spans, **{part: _without(column, excess, reason, parts)})
+    changes: dict[str, Any] = {part: _without(column, excess, reason, parts)}
+    return replace(spans, **changes)
 
 
 def _without(column: Numbers, bad: NDArray[np.bool_], reason: str, parts: dict[str, int]) -> Numbers:
@@ -91,11 +93,11 @@ Check = Callable[[SpanBatch], NDArray[np.bool_]]
 
 
 def _unknown_status(spans: SpanBatch) -> NDArray[np.bool_]:
-    return spans.status == UNKNOWN_STATUS
+    return np.equal(spans.status, UNKNOWN_STATUS)
 
 
 def _model_missing(spans: SpanBatch) -> NDArray[np.bool_]:
-    return spans.model.length == 0
+    return np.equal(spans.model.length, 0)
 
 
 def _label_too_long(spans: SpanBatch) -> NDArray[np.bool_]:

@@ -110,7 +110,9 @@ class _Reader:
         name, default = match[1], match[2]
         value = self._environment.get(name, default)
         if value is None:
-            self._problem(path, f"the environment variable {name} is not set; set it or write ${{{name}:-default}}", node)
+            self._problem(
+                path, f"the environment variable {name} is not set; set it or write ${{{name}:-default}}", node
+            )
             return "unset"
         return value
 

@@ -1,7 +1,8 @@
-"""Field types of the configuration: durations, addresses, rates. Each turns YAML's text into a value, or says why not."""
+"""Field types of the configuration: durations, addresses, rates; each turns text into a value or says why not."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from decimal import Decimal, InvalidOperation
@@ -36,10 +37,16 @@ def format_duration(seconds: float) -> str:
     return f"{seconds * 1000:g}ms"
 
 
-_DURATION_SCHEMA: Final = {"type": "string", "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$", "examples": ["500ms", "15s", "5m"]}
+_DURATION_SCHEMA: Final = {
+    "type": "string",
+    "pattern": r"^\d+(\.\d+)?(ms|s|m|h|d)$",
+    "examples": ["500ms", "15s", "5m"],
+}
 
 #: Seconds, zero allowed.
-Duration = Annotated[float, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)]
+Duration = Annotated[
+    float, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
+]
 #: Seconds, more than zero.
 PositiveDuration = Annotated[
     float, BeforeValidator(_positive_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
@@ -62,7 +69,7 @@ def _address(value: Any) -> Address:
         return value
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})", value) if isinstance(value, str) else None
     if match is None or int(match[2]) > 65535:
-        raise ValueError(f"{value!r} is no address; write \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\"")
+        raise ValueError(f'{value!r} is no address; write ":9090", "127.0.0.1:9090" or "[::1]:9090"')
     return Address(match[1].strip("[]") or "0.0.0.0", int(match[2]))
 
 
@@ -101,7 +108,7 @@ def _bounds(value: Any) -> tuple[float, ...]:
     bounds = tuple(float(each) for each in value)
     if not all(math.isfinite(each) and each > 0 for each in bounds):
         raise ValueError("must hold positive, finite numbers; the bucket +Inf is added by itself")
-    if any(left >= right for left, right in zip(bounds, bounds[1:], strict=False)):
+    if any(left >= right for left, right in itertools.pairwise(bounds)):
         raise ValueError("must ascend")
     if len(bounds) > 200:
         raise ValueError("must not have more than 200 bounds")

@@ -271,7 +271,7 @@ class Metrics(Section):
     @field_validator("labels")
     @classmethod
     def _known_families(cls, value: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        labels = {}
+        labels: dict[str, tuple[str, ...]] = {}
         for name, chosen in value.items():
             family = name.removeprefix("tokentrace_")
             if family not in LABELLED:

@@ -1,7 +1,6 @@
 """Decode: a batch of message values becomes a SpanBatch and a list of rejects.
 
-Messages are framed together, grouped by writer schema, and each group runs through that schema's decoder: columnar
-where the schema has a column form, fastavro where it has none. A schema that cannot be read costs one reject a
+Messages are framed together, grouped by writer schema, and each group runs through that schema's decoder. A schema that cannot be read costs one reject a
 message; a registry that does not answer stops the batch before anything of it is decoded.
 """
 
@@ -10,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,22 +60,11 @@ class _Refusal:
 
 
 class SpanDecoder:
-    """Decodes batches in which every message may have its own framing and writer schema.
+    """Decodes batches in which every message may have its own framing and writer schema."""
 
-    columnar: whether schemas that have a column form are decoded by it; fastavro decodes all of them otherwise.
-    """
-
-    def __init__(
-        self,
-        schemas: WriterSchemas,
-        framing: Framing = "auto",
-        *,
-        columnar: bool = True,
-        max_decoders: int = MAX_DECODERS,
-    ) -> None:
+    def __init__(self, schemas: WriterSchemas, framing: Framing = "auto", *, max_decoders: int = MAX_DECODERS) -> None:
         self._schemas = schemas
         self._framing: Framing = framing
-        self._columnar = columnar
         self._max_decoders = max_decoders
         self._decoders: OrderedDict[SchemaKey, SchemaDecoder] = OrderedDict()
         self._paths: dict[tuple[str, str], int] = {}
@@ -119,20 +107,12 @@ class SpanDecoder:
         self._decoders[key] = decoder
         if len(self._decoders) > self._max_decoders:
             oldest, _ = self._decoders.popitem(last=False)
-            self._paths.pop((str(oldest), "columnar"), None)
-            self._paths.pop((str(oldest), "fastavro"), None)
+            for path in get_args(Path):
+                self._paths.pop((str(oldest), path), None)
         return decoder
 
     def _compile(self, schema: Any) -> tuple[Path, SchemaDecoder]:
-        resolution = resolve(schema)
-        reference = ReferenceDecoder(schema, resolution)
-        if self._columnar:
-            from .columnar import ColumnarDecoder
-
-            columnar = ColumnarDecoder.compile(schema, resolution, reference)
-            if columnar is not None:
-                return "columnar", columnar
-        return "fastavro", reference
+        return "fastavro", ReferenceDecoder(schema, resolve(schema))
 
 
 def _rows_by_key(key: NDArray[np.int32], keys: int) -> list[NDArray[np.int64]]:

@@ -65,9 +65,7 @@ class PlainCounter:
     type: Literal["counter"] = "counter"
 
 
-COST: Final = CounterFamily(
-    "tokentrace_cost_total", "Total cost in USD.", CALLER, (("", "cost_nano_usd"),), decimals=9
-)
+COST: Final = CounterFamily("tokentrace_cost_total", "Total cost in USD.", CALLER, (("", "cost_nano_usd"),), decimals=9)
 SPANS: Final = CounterFamily(
     "tokentrace_spans_total", "Total spans recorded.", ("status", "model", "provider"), (("", "spans"),)
 )
@@ -96,9 +94,7 @@ LATENCY: Final = HistogramFamily(
 TTFT: Final = HistogramFamily(
     "tokentrace_ttft_ms", "Time to the first token in milliseconds.", MODEL, "ttft_ms", decimals=3
 )
-PROMPT_TOKENS: Final = HistogramFamily(
-    "tokentrace_prompt_tokens", "Prompt tokens of a call.", MODEL, "prompt_tokens"
-)
+PROMPT_TOKENS: Final = HistogramFamily("tokentrace_prompt_tokens", "Prompt tokens of a call.", MODEL, "prompt_tokens")
 COMPLETION_TOKENS: Final = HistogramFamily(
     "tokentrace_completion_tokens", "Completion tokens of a call.", MODEL, "completion_tokens"
 )
@@ -127,7 +123,8 @@ OVERFLOWED: Final = PlainCounter(
 
 #: Families over cells, in the order of exposition. PRICING's `source` is no group label, so it cannot be chosen away.
 CELL_FAMILIES: Final[tuple[CounterFamily | HistogramFamily | GaugeFamily, ...]] = (
-    COST, SPANS, TOKENS, CACHED, REASONING, LATENCY, TTFT, PROMPT_TOKENS, COMPLETION_TOKENS, EVAL_SCORE, QUALITY, PRICING,
+    COST, SPANS, TOKENS, CACHED, REASONING, LATENCY, TTFT,
+    PROMPT_TOKENS, COMPLETION_TOKENS, EVAL_SCORE, QUALITY, PRICING,
 )  # fmt: skip
 OTHER_FAMILIES: Final = (REJECTED, GROUPS, GROUPS_LIMIT, OVERFLOWED)
 

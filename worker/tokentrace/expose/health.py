@@ -24,19 +24,23 @@ from ..snapshot import Snapshot
 
 PREFIX: Final = "tokentrace_worker_"
 
-_process = ProcessCollector(namespace="tokentrace_worker", registry=None)  # type: ignore[arg-type]
+_process = ProcessCollector(namespace="tokentrace_worker", registry=None)
 
 
 def health_metrics(health: Health, snapshot: Snapshot, now_s: float) -> Iterator[Metric]:
     """Every worker family at this moment."""
     build = {"version": __version__, "python": platform.python_version(), "replica_id": health.replica_id}
     yield InfoMetricFamily(PREFIX + "build", "What runs here.", build)
-    yield _gauge("ready", "1 when this replica counts, 0 while it starts, waits or drains.", float(not health.not_ready))
+    yield _gauge(
+        "ready", "1 when this replica counts, 0 while it starts, waits or drains.", float(not health.not_ready)
+    )
     yield _gauge("start_time_seconds", "Unix time at which this worker started.", health.started_at_s)
     yield _gauge("assigned_partitions", "Partitions that this replica reads.", len(health.lag))
     records = GaugeMetricFamily(PREFIX + "lag_records", "Records not read yet, by partition.", labels=["partition"])
     seconds = GaugeMetricFamily(
-        PREFIX + "lag_seconds", "Age of the position where records are left to read, by partition.", labels=["partition"]
+        PREFIX + "lag_seconds",
+        "Age of the position where records are left to read, by partition.",
+        labels=["partition"],
     )
     for partition, lag in sorted(health.lag.items()):
         records.add_metric([str(partition)], lag.records)
@@ -65,7 +69,9 @@ def health_metrics(health: Health, snapshot: Snapshot, now_s: float) -> Iterator
     yield _by("registry_requests", "Schema registry requests by outcome.", "outcome", health.registry_requests)
     yield _gauge("paused", "1 while counting waits for the schema registry.", float(health.paused))
     decoders = GaugeMetricFamily(
-        PREFIX + "schema_decoder", "1 for each writer schema met, with the path that decodes it.", labels=["schema", "path"]
+        PREFIX + "schema_decoder",
+        "1 for each writer schema met, with the path that decodes it.",
+        labels=["schema", "path"],
     )
     for (schema, path), value in sorted(health.schemas.items()):
         decoders.add_metric([schema, path], value)

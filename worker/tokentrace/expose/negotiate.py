@@ -32,7 +32,9 @@ def _items(header: str) -> list[tuple[str, dict[str, str], float]]:
     items = []
     for element in header.split(","):
         value, *rest = (part.strip() for part in element.split(";"))
-        parameters = {name.strip().lower(): text.strip().strip('"') for name, _, text in (p.partition("=") for p in rest)}
+        parameters = {
+            name.strip().lower(): text.strip().strip('"') for name, _, text in (p.partition("=") for p in rest)
+        }
         try:
             quality = float(parameters.pop("q", "1"))
         except ValueError:
