@@ -39,14 +39,19 @@ LIVE_TURN_AGE_S: Final = 120.0
 class Service:
     """One replica. Build it, `run` it on the thread that is to count, `stop` it from anywhere."""
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time, *, make_topics: bool = True) -> None:
+        """make_topics: whether to create and check tokentrace's own topics; an emulated broker may not allow it."""
         self._config = config
+        self._make_topics = make_topics
         self._clock = clock
         self._stopping = threading.Event()
         self._drain = True
         self._connected = False
         self._final: Snapshot | None = None
+        self._scraped: Snapshot | None = None
         self._final_scraped = threading.Event()
+        #: Set while the endpoint answers.
+        self.serving = threading.Event()
 
         section, metrics = config.worker, config.metrics
         layout = Layout.build({name: getattr(metrics.buckets, name) for name in type(metrics.buckets).model_fields})
@@ -93,14 +98,17 @@ class Service:
             self.http.start()
             scheme = "https" if self._config.http_server.tls is not None else "http"
             path = self._config.http_server.prometheus_path
+            self.serving.set()
             log.info("Serving metrics at %s://%s:%d%s", scheme, _shown_host(self._config), self.http.port, path)
         try:
             if self._source.connect(self._stopping.is_set, self._stopping.wait):
                 self._connected = True
-                self._ensure_topics()
+                if self._make_topics:
+                    self._ensure_topics()
                 self._worker.run()
                 self._hold_for_last_scrape()
         finally:
+            self.serving.clear()
             if self.http is not None:
                 self.http.stop()
 
@@ -113,6 +121,8 @@ class Service:
         """Prometheus would never see what was counted since its last scrape, if the process just ended."""
         timeout_s = self._config.worker.drain_timeout
         self._final = self._worker.snapshot
+        if self._scraped is self._final:
+            self._final_scraped.set()
         if self.http is None or not self._drain or not timeout_s or not len(self._final.values):
             return
         log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
@@ -141,6 +151,7 @@ class Service:
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
 
     def _on_scraped(self, snapshot: Snapshot) -> None:
+        self._scraped = snapshot
         if snapshot is self._final:
             self._final_scraped.set()
 

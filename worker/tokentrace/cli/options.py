@@ -21,3 +21,22 @@ def config_option(function: F) -> F:
         show_default=True,
         help="The configuration file.",
     )(function)
+
+
+class _Duration(click.ParamType):  # type: ignore[type-arg]
+    """`500ms`, `15s`, `5m`, `1h`, as in the configuration; a number of seconds after parsing."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from ..config.fields import positive_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            return positive_duration(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = _Duration()

@@ -22,7 +22,7 @@ def _duration(value: Any) -> float:
     raise ValueError(f"{value!r} is no duration; write one such as 500ms, 15s, 5m or 1h")
 
 
-def _positive_duration(value: Any) -> float:
+def positive_duration(value: Any) -> float:
     seconds = _duration(value)
     if seconds <= 0:
         raise ValueError("must be longer than zero")
@@ -49,7 +49,7 @@ Duration = Annotated[
 ]
 #: Seconds, more than zero.
 PositiveDuration = Annotated[
-    float, BeforeValidator(_positive_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
+    float, BeforeValidator(positive_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
 ]
 
 

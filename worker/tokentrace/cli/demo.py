@@ -1,0 +1,138 @@
+"""`tokentrace demo`."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import DURATION
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from ..config import Config
+    from ..demo import Comparison, Demo
+
+#: The port of the endpoint where it is free, so that the address is the one of the documentation.
+PORT = 9090
+
+
+@click.command()
+@click.option("--duration", type=DURATION, default="30s", show_default=True, help="How long the traffic lasts.")
+@click.option("--rate", type=click.IntRange(1, 20_000), default=500, show_default=True, help="Spans a second.")
+@click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same traffic.")
+@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
+def command(duration: float, rate: int, seed: int, as_json: bool) -> int:
+    """See it work: a broker, traffic, a worker and its numbers, all in one process.
+
+    Ends by comparing what was counted with what was produced, series by series; exit code 1 if they differ. Ctrl-C
+    ends it sooner.
+    """
+    from rich.console import Console
+
+    from .. import log
+    from ..demo import Demo
+
+    log.set_up("warning", "text")
+    # A pipe has no width of its own.
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
+    demo = Demo(_config(), rate, seed)
+    with demo.running():
+        _introduce(console, demo)
+        _watch(console, demo, duration)
+        comparison = demo.finish()
+    _conclude(console, comparison)
+    if as_json:
+        click.echo(comparison.as_json())
+    return 0 if comparison.exact else 1
+
+
+def _config() -> Config:
+    from ..config import Config
+
+    return Config.model_validate(
+        {
+            "worker": {"replica_id": "demo", "guarantee": "at_least_once", "commit_interval": "500ms"},
+            "http_server": {"addr": f"127.0.0.1:{_free_port()}"},
+        }
+    )
+
+
+def _free_port() -> int:
+    for port in (PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise AssertionError("unreachable: port 0 is always free")
+
+
+def _introduce(console: Console, demo: Demo) -> None:
+    console.print("[bold]tokentrace demo[/]: an embedded broker, synthetic traffic, the real worker.")
+    console.print("The embedded broker has no real transactions, so this worker counts at least once.\n")
+    console.print(f"The endpoint is {demo.url} - try, in another terminal:\n")
+    console.print(f"    curl -s {demo.url} | grep tokentrace_cost_total\n", highlight=False, soft_wrap=True)
+
+
+def _watch(console: Console, demo: Demo, duration_s: float) -> None:
+    """Show the numbers until the time is over or Ctrl-C."""
+    from rich.live import Live
+
+    from .. import top
+
+    stopped = False
+
+    def on_signal(*_: Any) -> None:
+        nonlocal stopped
+        stopped = True
+
+    handlers = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    deadline_s = time.monotonic() + duration_s
+    looks: deque[top.Scrape] = deque(maxlen=6)
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    told_s = 0.0
+
+    def picture() -> RenderableType:
+        earlier = [looks[0]] if len(looks) > 1 else []
+        return top.draw([looks[-1]], earlier, f"{demo.url}", console.width)
+
+    try:
+        with live or nullcontext():
+            while not stopped and (left_s := deadline_s - time.monotonic()) > 0:
+                time.sleep(min(left_s, 0.5))
+                looks.append(demo.look())
+                if live is not None:
+                    live.update(picture(), refresh=True)
+                elif time.monotonic() - told_s >= 2.0:
+                    told_s = time.monotonic()
+                    console.print(top.line(looks[-1]), highlight=False)
+        if live is None and looks:
+            console.print(picture())
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _conclude(console: Console, comparison: Comparison) -> None:
+    figures = comparison.summary()
+    cost = figures["cost_counted_nano_usd"] / 1e9
+    console.print(
+        f"\nProduced {figures['produced']:,} messages; counted {figures['counted']:,} spans and "
+        f"{figures['rejected']:,} rejects, {figures['tokens_counted']:,} tokens, ${cost:,.9f}."
+    )
+    if comparison.exact:
+        console.print("[green bold]Exact:[/] every counter equals what was produced, to the nano-dollar.")
+        return
+    console.print("[red bold]Not exact:[/] these series differ (produced, counted):")
+    for name, (produced, counted) in list(comparison.differences.items())[:20]:
+        console.print(f"  {name}: {produced:,} {counted:,}", highlight=False, markup=False)

@@ -1,0 +1,94 @@
+"""`tokentrace dlq`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .options import config_option
+
+if TYPE_CHECKING:
+    from ..dlq import DeadLetterRecord, DeadLetters
+
+
+@click.group()
+def command() -> None:
+    """List or replay dead letters."""
+
+
+@command.command("list")
+@config_option
+@click.option("--reason", help="Only this reason.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, the newest.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the message as hex.")
+def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> None:
+    """What could not be counted, why, and where it came from."""
+    from collections import Counter, deque
+
+    with _dead_letters(config_path) as letters:
+        newest: deque[DeadLetterRecord] = deque(maxlen=limit)
+        reasons: Counter[str] = Counter()
+        for record in letters.read():
+            if reason is None or record.reason == reason:
+                reasons[record.reason] += 1
+                newest.append(record)
+    if as_json:
+        for record in newest:
+            click.echo(json.dumps(_as_json(record)))
+        return
+    for record in newest:
+        topic, partition, offset = record.source
+        click.echo(f"{record.partition}:{record.offset}  {topic}/{partition}@{offset}  {record.reason}  {record.error}")
+    total = sum(reasons.values())
+    click.echo(f"{total:,} dead letters" + "".join(f"; {count:,} {name}" for name, count in reasons.most_common()))
+
+
+@command.command()
+@config_option
+@click.option("--reason", help="Only this reason.")
+@click.option("--all", "again", is_flag=True, help="Also those that were replayed or passed over before.")
+@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) -> None:
+    """Send dead letters back to their topic, once their cause is mended."""
+    with _dead_letters(config_path) as letters:
+        sent = letters.replay(lambda record: reason in (None, record.reason), again=again, dry_run=dry_run)
+    verb = "Would send" if dry_run else "Sent"
+    for topic, count in sent.items():
+        click.echo(f"{verb} {count:,} messages back to {topic}.")
+    if not sent:
+        click.echo("Nothing to replay." + ("" if again else " With --all, what was replayed before is sent again."))
+
+
+@contextmanager
+def _dead_letters(config_path: Path) -> Iterator[DeadLetters]:
+    from .. import log
+    from ..config import load_config
+    from ..dlq import DeadLetters
+    from ..service import client_config
+
+    config = load_config(config_path)
+    log.set_up("warning", "text")
+    letters = DeadLetters(client_config(config), config.kafka.dead_letters, config.kafka.group_id)
+    try:
+        yield letters
+    finally:
+        letters.close()
+
+
+def _as_json(record: DeadLetterRecord) -> dict[str, object]:
+    topic, partition, offset = record.source
+    return {
+        "partition": record.partition,
+        "offset": record.offset,
+        "reason": record.reason,
+        "error": record.error,
+        "source": {"topic": topic, "partition": partition, "offset": offset},
+        "key_hex": None if record.key is None else record.key.hex(),
+        "value_hex": None if record.value is None else record.value.hex(),
+        "timestamp_ms": record.timestamp_ms,
+    }

@@ -1,0 +1,41 @@
+"""`tokentrace produce`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .options import config_option
+
+
+@click.command()
+@config_option
+@click.option("--rate", type=click.IntRange(0), default=100, show_default=True, help="Spans a second; 0: no limit.")
+@click.option("--count", type=click.IntRange(1), help="How many; without it, until Ctrl-C.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same spans.")
+def command(config_path: Path, rate: int, count: int | None, seed: int) -> None:
+    """Publish realistic synthetic spans to kafka.topic."""
+    import threading
+
+    from .. import log
+    from ..config import load_config
+    from ..produce import produce
+    from ..service import client_config
+
+    config = load_config(config_path)
+    log.set_up("warning", "text")
+    stopping = threading.Event()
+
+    def on_signal(*_: Any) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    done = produce(client_config(config), config.kafka.topic, rate, count, seed, stopping.is_set)
+    click.echo(
+        f"Produced {done.spans:,} spans to {config.kafka.topic} in {done.seconds:.1f} s "
+        f"({done.spans / max(done.seconds, 1e-9):,.0f} a second)."
+    )
