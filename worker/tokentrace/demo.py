@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -135,8 +134,7 @@ def _nano_usd(span: Mapping[str, Any]) -> int:
         price = calc_price(usage, span["model"], provider_id=span["provider"], genai_request_timestamp=moment)
     except LookupError:
         return 0
-    nano: Decimal = price.total_price * 10**9
-    return round(nano)
+    return int(round(price.total_price * 10**9))
 
 
 def counts_in(scrape: top.Scrape) -> Counter[tuple[str, top.Labels]]:

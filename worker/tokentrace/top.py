@@ -144,7 +144,7 @@ def draw(
         return max(now.total(name, **labels) - before.total(name, **labels), 0.0) / seconds if seconds else 0.0
 
     wide = width >= _WIDE
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, title=title, title_justify="left", title_style="bold")
     table.add_column("model", no_wrap=True, overflow="ellipsis")
     if wide:
         table.add_column("provider", style="dim", no_wrap=True)
@@ -187,14 +187,26 @@ def _figures(now: Totals, rate: _Rate, labels: dict[str, str]) -> list[str]:
     return [
         f"{spans:,.0f}",
         f"{rate('tokentrace_spans_total', **labels):,.0f}",
-        f"${now.total('tokentrace_cost_total', **labels):,.4f}",
-        f"{rate('tokentrace_cost_total', **labels) * 3600:,.2f}",
-        f"{rate('tokentrace_tokens_total', **labels):,.0f}",
+        _dollars(now.total("tokentrace_cost_total", **labels)),
+        _dollars(rate("tokentrace_cost_total", **labels) * 3600),
+        _short(rate("tokentrace_tokens_total", **labels)),
         _milliseconds(now.quantile(0.5, "tokentrace_latency_ms", **labels)),
         _milliseconds(now.quantile(0.95, "tokentrace_latency_ms", **labels)),
         f"{failed / spans:.1%}" if spans else "-",
         f"{score / scored:.3f}" if scored else "-",
     ]
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+
+
+def _short(value: float) -> str:
+    """Three digits and a unit: 12.3k."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
 
 
 def _milliseconds(value: float | None) -> str:
