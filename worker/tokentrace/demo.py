@@ -134,7 +134,8 @@ def _nano_usd(span: Mapping[str, Any]) -> int:
         price = calc_price(usage, span["model"], provider_id=span["provider"], genai_request_timestamp=moment)
     except LookupError:
         return 0
-    return int(round(price.total_price * 10**9))
+    nano: int = round(price.total_price * 10**9)
+    return nano
 
 
 def counts_in(scrape: top.Scrape) -> Counter[tuple[str, top.Labels]]:

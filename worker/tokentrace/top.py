@@ -125,7 +125,7 @@ class _Rate(Protocol):
 #: Columns of figures, and whether they are shown on a narrow terminal too.
 _COLUMNS: Final = {
     "spans": True, "spans/s": True, "cost": True, "$/hour": False, "tokens/s": False,
-    "p50 ms": False, "p95 ms": True, "errors": True, "quality": True,
+    "p50 ms": False, "p95 ms": True, "errors": True, "quality": False,
 }  # fmt: skip
 _WIDE: Final = 116
 
