@@ -123,7 +123,7 @@ def _labels(labels: Mapping[str, str]) -> top.Labels:
 def _nano_usd(span: Mapping[str, Any]) -> int:
     """The span's own cost, else what the price table's library charges, else nothing."""
     if span["cost_usd"] is not None:
-        return round(span["cost_usd"] * 1e9)
+        return round(float(span["cost_usd"]) * 1e9)
     usage = Usage(
         input_tokens=span["prompt_tokens"],
         cache_read_tokens=span["cached_prompt_tokens"] or 0,
