@@ -1,9 +1,9 @@
 # tokentrace. `make demo` and `make test` need nothing but Python 3.11, make and the package registries.
 
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-KAFKA  := .cache/kafka/libs
+PYTHON   ?= python3
+VENV     := .venv
+BIN      := $(VENV)/bin
+SERVICES := .cache/services-ready
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format kafka prometheus clean
@@ -22,7 +22,7 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup ## See it work, with nothing else installed
 	$(BIN)/tokentrace demo $(ARGS)
 
-test: setup $(KAFKA)/ready ## Run every test, on a real Kafka and Prometheus where they can be had
+test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where they can be had
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 lint: setup ## Check style and types
@@ -34,18 +34,18 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Where Java or Maven is missing, the tests that need Kafka are skipped and say so.
-$(KAFKA)/ready: tests/pom.xml
+# Where Java or Maven is missing, the tests that need these services are skipped and say so.
+$(SERVICES): tests/pom.xml
 	@if command -v mvn >/dev/null && command -v java >/dev/null; then \
-	  echo "Fetching Apache Kafka into $(KAFKA)"; \
-	  mvn --quiet --batch-mode --file tests/pom.xml dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(KAFKA) && touch $@; \
+	  echo "Fetching Apache Kafka and a schema registry into .cache"; \
+	  mvn --quiet --batch-mode --file tests/pom.xml package -Dcache=$(CURDIR)/.cache && touch $@; \
 	else echo "Java and Maven are not installed: no real Kafka"; fi
 
-kafka: setup $(KAFKA)/ready ## Run a real Apache Kafka on 127.0.0.1:9092 (Ctrl-C ends it)
-	$(BIN)/python -m tests.services.kafka --port 9092 --data .cache/kafka/data
+kafka: setup $(SERVICES) ## Run a real Apache Kafka on 127.0.0.1:9092 (Ctrl-C ends it)
+	$(BIN)/python -m tests.services.kafka --port 9092 --data .cache/kafka-data
 
 prometheus: setup ## Run a real Prometheus on 127.0.0.1:9091 that scrapes a worker on 127.0.0.1:9090
-	$(BIN)/python -m tests.services.prometheus --port 9091 --target 127.0.0.1:9090 --data .cache/prometheus
+	$(BIN)/python -m tests.services.prometheus --port 9091 --target 127.0.0.1:9090 --data .cache/prometheus-data
 
 clean: ## Remove everything that make has made
 	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache

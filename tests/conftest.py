@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from tests.services import Unavailable
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
+from tests.services.registry import SchemaRegistry
 from tests.services.workers import WorkerProcess, write_config
 
 settings.register_profile(
@@ -54,6 +55,26 @@ def kafka(_kafka_or_reason: KafkaBroker | str) -> KafkaBroker:
 def topic(kafka: KafkaBroker) -> str:
     """A new topic with four partitions."""
     return kafka.create_topic(f"spans-{uuid.uuid4().hex[:8]}", 4)
+
+
+@pytest.fixture(scope="session")
+def _registry_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SchemaRegistry | str]:
+    try:
+        registry = SchemaRegistry(tmp_path_factory.mktemp("registry"))
+    except Unavailable as error:
+        yield str(error)
+        return
+    registry.start()
+    yield registry
+    registry.stop()
+
+
+@pytest.fixture
+def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
+    """A real schema registry, shared by the session."""
+    if isinstance(_registry_or_reason, str):
+        unavailable(_registry_or_reason)
+    return _registry_or_reason
 
 
 @pytest.fixture

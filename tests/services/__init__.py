@@ -9,6 +9,9 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
+CACHE = ROOT / ".cache"
+#: There when `make` has fetched the services whole.
+READY = CACHE / "services-ready"
 
 
 class Unavailable(Exception):

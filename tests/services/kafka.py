@@ -14,9 +14,9 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.services import ROOT, Unavailable, end, free_port
+from tests.services import CACHE, READY, Unavailable, end, free_port
 
-LIBS = ROOT / ".cache" / "kafka" / "libs"
+LIBS = CACHE / "kafka"
 _QUIET = logging.getLogger("tests.kafka")
 _QUIET.disabled = True
 
@@ -54,7 +54,7 @@ class KafkaBroker:
         """Raises Unavailable where there is no Java or no Kafka."""
         if shutil.which("java") is None:
             raise Unavailable("Java is not installed")
-        if not (LIBS / "ready").exists():
+        if not READY.exists():
             raise Unavailable("Kafka's jars are not in .cache; `make test` fetches them where Maven is installed")
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -110,7 +110,8 @@ class KafkaBroker:
     def create_topic(self, name: str, partitions: int = 4, **settings: str) -> str:
         """Create a topic and wait until it is there. Returns its name."""
         config = {key.replace("_", "."): value for key, value in settings.items()}
-        self.admin().create_topics([NewTopic(name, partitions, 1, config=config)])[name].result()
+        admin = self.admin()  # Has to outlive its answer.
+        admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result()
         return name
 
     def _java(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -7,6 +7,7 @@ been sent back once is not sent again unless asked for. A crash in between repea
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -83,9 +84,13 @@ class DeadLetters:
                 ends[partition] = high
                 offsets.append(TopicPartition(self._topic, partition, start))
         self._consumer.assign(offsets)
+        deadline_s = time.monotonic() + _TIMEOUT_S
         while ends:
-            messages = self._consumer.consume(500, _TIMEOUT_S)
-            if not messages:
+            # consume() waits for all that it is asked for, so the wait is short and repeated.
+            messages = self._consumer.consume(500, 0.1)
+            if messages:
+                deadline_s = time.monotonic() + _TIMEOUT_S
+            elif time.monotonic() > deadline_s:
                 raise RuntimeFailure(f"Kafka stopped answering while {self._topic} was read; try again.")
             for message in messages:
                 error = message.error()

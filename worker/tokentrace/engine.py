@@ -80,7 +80,8 @@ class Engine:
         priced = self._pricer.price(spans, group, self._groups.groups)
         timer.mark("price")
         self._add(spans, cell, priced, delta)
-        rejects = [*decoded.rejects, *valid.rejects]
+        # Dead letters keep the order of the log.
+        rejects = sorted([*decoded.rejects, *valid.rejects], key=lambda reject: reject.row)
         delta.reasons.update(Counter(reject.reason for reject in rejects))
         delta.reasons.update(valid.parts)
         delta.dead_letters.extend(_dead_letters(batch, rejects))

@@ -1,0 +1,194 @@
+"""The main job: spans by a program that is not ours, two workers, a real Prometheus, and an independent recount."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+from tests.conftest import unavailable
+from tests.recount import Key, recount
+from tests.services.kafka import KafkaBroker
+from tests.services.prometheus import Prometheus
+from tests.services.workers import WorkerProcess, in_units, span_totals, wait_for
+from tests.spanfactory import message, random_span, span
+
+pytestmark = pytest.mark.real
+
+
+def shared(kafka: KafkaBroker, topic: str) -> dict[str, str]:
+    return {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}
+
+
+def totals_in(prometheus: Prometheus, names: set[str]) -> dict[Key, int]:
+    """Every sample of these names, summed over the replicas by PromQL."""
+    found = {}
+    for name in names:
+        for labels, value in prometheus.query(f"sum without (instance, job) ({name})"):
+            labels.pop("__name__", None)
+            found[name, frozenset(labels.items())] = in_units(name, value)
+    return found
+
+
+def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
+    kafka: KafkaBroker,
+    topic: str,
+    start_worker: Callable[..., WorkerProcess],
+    start_prometheus: Callable[[list[str]], Prometheus],
+) -> None:
+    workers = [start_worker(kafka=shared(kafka, topic)) for _ in range(2)]
+    assert wait_for(lambda: all(_assigned(worker) == 2 for worker in workers)), (
+        "the four partitions are not shared by the two workers"
+    )
+    prometheus = start_prometheus([worker.target for worker in workers])
+    rng = random.Random(20)
+    spans = [random_span(rng) for _ in range(20_000)]
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
+    for index, each in enumerate(spans):
+        producer.produce(topic, message(each), partition=index % 4)
+        producer.poll(0)
+    producer.flush()
+
+    # To Prometheus a label with an empty value is a label that is not there.
+    expected = {
+        (name, frozenset(pair for pair in labels if pair[1])): value
+        for (name, labels), value in recount(spans).items()
+        if value
+    }
+    names = {name for name, _ in expected}
+    assert len(names) == 21  # 6 counters, and bucket, count and sum of 5 histograms
+
+    def settled() -> bool:
+        return sum(value for _, value in prometheus.query("sum(tokentrace_spans_total)")) == len(spans)
+
+    assert wait_for(settled), prometheus.query("tokentrace_spans_total")
+    found = {key: value for key, value in totals_in(prometheus, names).items() if value}
+    assert found == expected
+    assert all(_counted(worker) > 0 for worker in workers)
+
+    # The audit adds up in each replica, and nothing was rejected.
+    for worker in workers:
+        samples = worker.samples()
+        for partition in {labels for name, labels in samples if name == "tokentrace_worker_polled_records_total"}:
+            polled, counted, rejected = (
+                samples[f"tokentrace_worker_{what}_records_total", partition]
+                for what in ("polled", "counted", "rejected")
+            )
+            assert (polled, rejected) == (counted, 0)
+    # The mean of the scores in the window, weighted by how many each replica saw.
+    scored = [each["attributes"]["eval.score"] for each in spans if "eval.score" in each["attributes"]]
+    ((_, mean),) = prometheus.query("sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)")
+    assert mean == pytest.approx(sum(scored) / len(scored), abs=1e-6)
+
+
+def _assigned(worker: WorkerProcess) -> float:
+    return worker.samples().get(("tokentrace_worker_assigned_partitions", frozenset()), 0)
+
+
+def _counted(worker: WorkerProcess) -> float:
+    return sum(value for (name, _), value in worker.samples().items() if name == "tokentrace_spans_total")
+
+
+def test_spans_from_kcat_come_out_as_the_seed_example_says(
+    kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    if shutil.which("kcat") is None:
+        unavailable("kcat is not installed (Debian: apt-get install kcat)")
+    spans = [span(cost_usd=0.25, status="ok"), span(cost_usd=0.5, status="error"), span(cost_usd=1e-9)]
+    files = []
+    for index, each in enumerate(spans):
+        files.append(tmp_path / f"{index}.bin")
+        files[-1].write_bytes(message(each))
+    subprocess.run(["kcat", "-P", "-b", kafka.bootstrap, "-t", topic, *map(str, files)], check=True)
+    worker = start_worker(kafka=shared(kafka, topic))
+    assert wait_for(lambda: _counted(worker) == 3)
+    _, body, _ = worker.get("/metrics/prometheus")
+    text = body.decode()
+    lines = text.splitlines()
+    assert "# HELP tokentrace_cost_total Total cost in USD." in lines
+    assert "# HELP tokentrace_spans_total Total spans recorded." in lines
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    # Labels may come in any order; the example's series have to be there.
+    cost = _only(values, "tokentrace_cost_total", 'model="gpt-4o"', 'provider="openai"', 'caller=""')
+    ok = _only(values, "tokentrace_spans_total", 'status="ok"', 'model="gpt-4o"', 'provider="openai"')
+    assert (cost, ok) == ("0.750000001", "2")
+    assert span_totals([worker])["tokentrace_cost_total", _labels(model="gpt-4o", provider="openai", caller="")] == (
+        750_000_001
+    )
+
+
+def _labels(**labels: str) -> frozenset[tuple[str, str]]:
+    return frozenset(labels.items())
+
+
+def _only(values: dict[str, str], name: str, *labels: str) -> str:
+    (found,) = (
+        value
+        for series, value in values.items()
+        if re.match(rf"{name}{{", series) and all(label in series for label in labels)
+    )
+    return found
+
+
+def test_both_expositions_are_accepted_by_the_tools_that_read_them(
+    kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    if shutil.which("promtool") is None:
+        unavailable("promtool is not installed (Debian: apt-get install prometheus)")
+    rng = random.Random(3)
+    spans = [random_span(rng) for _ in range(200)]
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for each in spans:
+        producer.produce(topic, message(each))
+    producer.flush()
+    worker = start_worker(kafka=shared(kafka, topic))
+    assert wait_for(lambda: _counted(worker) == 200)
+    _, text, headers = worker.get("/metrics/prometheus")
+    assert headers["content-type"].startswith("text/plain; version=0.0.4")
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    # The contract's own names of these two histograms say ms where the linter would have seconds.
+    complaints = [line for line in checked.stderr.decode().splitlines() if line]
+    assert [line.split(" ")[0] for line in complaints] == ["tokentrace_latency_ms", "tokentrace_ttft_ms"], complaints
+    assert all("abbreviated units" in line for line in complaints)
+    _, openmetrics, headers = worker.get("/metrics/prometheus", Accept="application/openmetrics-text; version=1.0.0")
+    assert headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    families = {family.name: family for family in text_string_to_metric_families(openmetrics.decode())}
+    total = sum(s.value for s in families["tokentrace_spans"].samples if s.name == "tokentrace_spans_total")
+    assert total == 200
+
+
+def test_sigterm_waits_for_a_last_scrape_and_then_ends_well(
+    kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "30s", "commit_interval": "10s"})
+    producer.produce(topic, message(span()))
+    producer.flush()
+    assert wait_for(lambda: sum(v for (n, _), v in worker.samples().items() if n.endswith("assigned_partitions")) == 4)
+    worker.process.send_signal(signal.SIGTERM)
+    worker.wait_for_log("waiting up to 30 s for the final values")
+    assert worker.process.poll() is None
+    assert _counted(worker) == 1
+    assert worker.process.wait(20.0) == 0
+    assert any("have been scraped" in each for each in worker.messages())
+
+
+def test_sigterm_does_not_wait_longer_than_the_drain_timeout(
+    kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
+) -> None:
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    producer.produce(topic, message(span()))
+    producer.flush()
+    worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "1s"})
+    worker.wait_for_log("Assigned", 30.0)
+    assert wait_for(lambda: "ready" in worker.get("/health/ready")[1].decode())
+    assert worker.terminate() == 0
+    assert any("not scraped within worker.drain_timeout" in each for each in worker.messages())
