@@ -143,6 +143,8 @@ class KafkaSource:
         try:
             metadata = self._consumer.list_topics(topic, timeout=5.0)
         except KafkaException as error:
+            # What the broker said, if it said anything, waits in the queue of callbacks.
+            self._consumer.poll(0.1)
             self._raise_refusal()
             return f"No Kafka broker answers at {servers} ({error.args[0].str()}); check kafka.bootstrap_servers."
         refusal = metadata.topics[topic].error
@@ -385,7 +387,8 @@ class KafkaSource:
             self._refusal = error.str()
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.unreachable = f"No Kafka broker answers at {self._settings.bootstrap_servers}."
-            log.warning("%s Waiting for one to come back.", self.unreachable)
+            if self._rebalance is not None:
+                log.warning("%s Waiting for one to come back.", self.unreachable)
 
     def _raise_refusal(self) -> None:
         if self._refusal is not None:
