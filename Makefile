@@ -6,7 +6,7 @@ BIN      := $(VENV)/bin
 SERVICES := .cache/services-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format kafka prometheus clean
+.PHONY: help setup demo test lint format docs kafka prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: setup ## Check style and types
 format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## Write the generated parts of docs/ and schemas/
+	$(BIN)/python docs/generate.py
 
 # Where Java or Maven is missing, the tests that need these services are skipped and say so.
 $(SERVICES): tests/pom.xml
