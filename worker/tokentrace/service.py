@@ -18,6 +18,7 @@ from .config import Config
 from .decode import SpanDecoder
 from .delta import Delta
 from .engine import Engine, StageTimer
+from .errors import ConfigError
 from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, health_metrics
 from .groups import GroupIndex
 from .health import Recorder
@@ -41,6 +42,7 @@ class Service:
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time, *, make_topics: bool = True) -> None:
         """make_topics: whether to create and check tokentrace's own topics; an emulated broker may not allow it."""
+        _refuse_what_is_not_here_yet(config)
         self._config = config
         self._make_topics = make_topics
         self._clock = clock
@@ -157,6 +159,19 @@ class Service:
 
 
 # -- from the configuration to the parts -------------------------------------------------------------------------------
+
+
+def _refuse_what_is_not_here_yet(config: Config) -> None:
+    """A setting must never be accepted and then ignored."""
+    asked_for = {
+        "worker.guarantee: exactly_once": config.worker.guarantee == "exactly_once",
+        "worker.deduplicate": config.worker.deduplicate is not None,
+        "metrics.expire_after": config.metrics.expire_after is not None,
+        "alerts": bool(config.alerts),
+    }
+    problems = [f"{key}: is not in this version yet; leave it out" for key, set_ in asked_for.items() if set_]
+    if problems:
+        raise ConfigError(problems)
 
 
 def client_config(config: Config) -> dict[str, Any]:

@@ -61,5 +61,5 @@ def _default(model: type[BaseModel], name: str) -> str:
         if hasattr(metadata, "func") and type(metadata).__name__ == "PlainSerializer":
             value = metadata.func(value)
     if isinstance(value, tuple):
-        value = ", ".join(str(each) for each in value) or "none"
+        value = ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value) or "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value or 'none'}`"
