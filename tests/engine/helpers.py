@@ -68,7 +68,7 @@ def span_batch(*records: dict[str, Any]) -> SpanBatch:
 def raw_batch(values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> RawBatch:
     """Messages of one partition, or of one partition each; every partition's offsets go on from `offset`."""
     partitions = [partition] * len(values) if isinstance(partition, int) else list(partition)
-    positions = {each: offset for each in partitions}
+    positions = dict.fromkeys(partitions, offset)
     offsets = []
     for each in partitions:
         offsets.append(positions[each])

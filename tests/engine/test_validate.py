@@ -202,7 +202,7 @@ def test_every_part_reason_is_counted_once_a_span() -> None:
         "attributes": {"eval.score": 2.0},
     }
     valid = validate(span_batch(span(**fields), span(), span(**fields), span(cached_prompt_tokens=101)))
-    assert valid.parts == {reason: 2 for reason in reasons.PART} | {"cached_tokens_invalid": 3}
+    assert valid.parts == dict.fromkeys(reasons.PART, 2) | {"cached_tokens_invalid": 3}
 
 
 def test_the_parts_of_a_rejected_span_are_not_counted() -> None:
