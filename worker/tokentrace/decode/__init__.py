@@ -1,7 +1,8 @@
 """Decode: a batch of message values becomes a SpanBatch and a list of rejects.
 
-Messages are framed together, grouped by writer schema, and each group runs through that schema's decoder. A schema that cannot be read costs one reject a
-message; a registry that does not answer stops the batch before anything of it is decoded.
+Messages are framed together, grouped by writer schema, and each group runs through that schema's decoder. A schema that
+cannot be read costs one reject a message; a registry that does not answer stops the batch before anything of it is
+decoded.
 """
 
 from __future__ import annotations
