@@ -63,6 +63,26 @@ def test_a_fingerprint_is_of_the_canonical_form_and_little_endian() -> None:
     assert fingerprint_of(SPAN_SCHEMA) == crc_64_avro(canonical.encode()).to_bytes(8, "little")
 
 
+def test_a_canonical_form_has_full_names_and_nothing_that_does_not_change_the_bytes() -> None:
+    schema = record_schema(
+        "x.y.R",
+        e={"type": "enum", "name": "E", "symbols": ["A"], "default": "A"},
+        g=["null", "E"],
+        t={"type": "long", "logicalType": "timestamp-micros"},
+        f={"type": "fixed", "size": 4, "namespace": "z", "name": "F"},
+        m={"type": "map", "values": "z.F"},
+    )
+    by_hand = (
+        '{"name":"x.y.R","type":"record","fields":['
+        '{"name":"e","type":{"name":"x.y.E","type":"enum","symbols":["A"]}},'
+        '{"name":"g","type":["null","x.y.E"]},'
+        '{"name":"t","type":"long"},'
+        '{"name":"f","type":{"name":"z.F","type":"fixed","size":4}},'
+        '{"name":"m","type":{"type":"map","values":"z.F"}}]}'
+    )
+    assert fingerprint_of(schema) == crc_64_avro(by_hand.encode()).to_bytes(8, "little")
+
+
 def test_documentation_and_layout_do_not_change_a_fingerprint() -> None:
     bare = record_schema("a.b.Span", model="string", status={"type": "enum", "name": "S", "symbols": ["ok"]})
     fields = [{**field, "doc": "words"} for field in bare["fields"]]
@@ -118,7 +138,7 @@ WRONG: dict[str, tuple[bytes, str]] = {
         json.dumps(record_schema(inner="com.example.Inner")).encode(),
         " names the type com.example.Inner, which the file does not define",
     ),
-    "a record without fields": (b'{"type": "record", "name": "R"}', " is no Avro schema ("),
+    "an enum without symbols": (b'{"type": "enum", "name": "E"}', " is no Avro schema ("),
     "a record without a name": (b'{"type": "record", "fields": []}', " is no Avro schema ("),
     "a number": (b"7", " is no Avro schema ("),
     "null": (b"null", " is no Avro schema ("),
