@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -189,7 +190,7 @@ def changes(delta: Delta) -> dict[int, int]:
 
 ADDITION = st.tuples(
     st.integers(0, 3) | st.just(29_000_000),
-    st.dictionaries(st.integers(0, 5) | st.integers(0, 3000), st.integers(0, 2**50), max_size=5),
+    st.dictionaries(st.integers(0, 5) | st.sampled_from([1000, 4000, 2_000_000]), st.integers(0, 2**50), max_size=5),
 )
 
 
@@ -209,6 +210,31 @@ def test_a_deltas_minutes_and_changes_are_the_sums_of_what_was_added(
         minutes.update({(minute, cell): value for cell, value in rows.items()})
         cells.update(rows)
     assert (by_minute(delta), changes(delta)) == (dict(minutes), dict(cells))
+
+
+def test_a_minute_of_few_cells_among_many_takes_no_more_memory_than_its_rows() -> None:
+    tracemalloc.start()
+    try:
+        delta = Delta(LAYOUT)
+        before, _ = tracemalloc.get_traced_memory()
+        for minute in range(300):
+            added(delta, minute, {1000 * (minute + 1): 1, 7: 1})
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(by_minute(delta)) == 600
+    assert after - before < 8 * 600 * WIDTH * 8
+
+
+def test_cells_that_were_few_are_found_when_they_have_become_many() -> None:
+    delta = Delta(LAYOUT)
+    added(delta, 1, {90_000: 1, 5: 1, 2_000_000: 1})
+    for first in (0, 3000, 40_000):
+        added(delta, 1, dict.fromkeys(range(first, first + 5000), 10))
+    added(delta, 1, {90_000: 100, 5: 100, 2_000_000: 100, 3_000_000: 100})
+    expected = {cell: 10 + 10 * (3000 <= cell < 5000) for cell in [*range(8000), *range(40_000, 45_000)]}
+    expected |= {5: 111, 90_000: 101, 2_000_000: 101, 3_000_000: 100}
+    assert changes(delta) == expected
 
 
 def test_changes_are_the_callers_own() -> None:

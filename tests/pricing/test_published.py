@@ -22,6 +22,8 @@ from genai_prices.types import (
     TimeOfDateConstraint,
 )
 from genai_prices.types import Tier as PublishedTier
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.engine.helpers import published_pricer, span_batch
 from tests.spanfactory import NOW_US, span
@@ -175,6 +177,24 @@ def test_a_conditional_price_holds_from_its_moment_on() -> None:
 )
 def test_a_name_is_taken_for_what_the_library_takes_it_for(model: str, provider: str) -> None:
     call = Call(model or "x", provider, 1000, 100, 50, NOW_US)
+    assert priced(call) == [charged(call)]
+
+
+NAMES = sorted({info.id for _, info in MODELS})
+NAME = st.one_of(
+    st.sampled_from(NAMES),
+    st.tuples(st.sampled_from(NAMES), st.sampled_from(["-latest", ":free", "/", "@", "-2026-01-01"])).map("".join),
+    st.tuples(st.sampled_from([provider.id for provider in providers]), st.just("/"), st.sampled_from(NAMES)).map(
+        "".join
+    ),
+    st.text(max_size=20),
+).filter(bool)
+PROVIDER = st.sampled_from(["", "litellm", "LiteLLM", "OPENAI", *(provider.id for provider in providers)]) | st.text()
+
+
+@given(NAME, PROVIDER)
+def test_any_name_of_any_provider_costs_what_the_library_says(model: str, provider: str) -> None:
+    call = Call(model, provider, 150_000, 1000, 50, NOW_US)
     assert priced(call) == [charged(call)]
 
 
