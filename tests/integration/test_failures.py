@@ -157,20 +157,22 @@ def test_a_registry_that_is_down_pauses_counting_and_loses_nothing(
     except Unavailable as error:
         unavailable(str(error))
     spans = [span(cost_usd=0.001 * index) for index in range(50)]
-    worker = start_worker(
-        kafka={"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
-        schema_registry={"url": registry.url, "timeout": "500ms"},
-    )
-    producer = Producer({"bootstrap.servers": kafka.bootstrap})
-    for each in spans:
-        producer.produce(topic, b"\0" + struct.pack(">I", 1) + datum(each))
-    producer.flush()
-    worker.wait_for_log("The schema registry at .* does not answer .* Counting is paused; trying again in")
-    assert wait_for(lambda: worker.get("/health/ready")[0] == 503, 5.0)
-    assert worker.get("/health/live")[0] == 200
     registry.start()
     try:
-        assert registry.register(f"{topic}-value", SPAN_SCHEMA) == 1
+        schema_id = registry.register(f"{topic}-value", SPAN_SCHEMA)
+        registry.freeze()
+        worker = start_worker(
+            kafka={"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+            schema_registry={"url": registry.url, "timeout": "500ms"},
+        )
+        producer = Producer({"bootstrap.servers": kafka.bootstrap})
+        for each in spans:
+            producer.produce(topic, b"\0" + struct.pack(">I", schema_id) + datum(each))
+        producer.flush()
+        worker.wait_for_log("The schema registry at .* does not answer .* Counting is paused; trying again in")
+        assert wait_for(lambda: worker.get("/health/ready")[0] == 503, 5.0)
+        assert worker.get("/health/live")[0] == 200
+        registry.thaw()
         assert wait_for(lambda: spans_counted(worker) == 50, 40.0), worker.messages()[-5:]
         assert wait_for(lambda: worker.get("/health/ready")[0] == 200, 5.0)
         expected = {key: value for key, value in recount(spans).items() if value}

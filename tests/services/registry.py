@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -55,6 +56,16 @@ class SchemaRegistry:
         """Register a schema under a subject; its id."""
         body = {"schema": json.dumps(schema), "schemaType": "AVRO", "references": references or []}
         return int(self._request(f"/subjects/{subject}/versions", body)["id"])
+
+    def freeze(self) -> None:
+        """Stop it from answering, until `thaw`."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it answer again."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it; what was registered is gone."""

@@ -7,7 +7,7 @@ consumer thread touches a delta. A commit takes all of it or, when it is given u
 from __future__ import annotations
 
 from collections import Counter
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from .measures import Layout
 from .messages import DeadLetter
 
 ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+#: A table of a minute's cells has at most so many entries for each row that it leads to, and is free up to a size.
+_TABLE_PER_ROW: Final = 32
+_SMALL_TABLE: Final = 1024
 
 
 class Changes(NamedTuple):
@@ -33,6 +37,44 @@ class MinuteRows(NamedTuple):
     values: NDArray[np.int64]
 
 
+class _Rows:
+    """The rows of one minute's cells: a table while the cells lie close, a dict while they are few among many.
+
+    A day that is read again has many minutes, and each has few of all the cells.
+    """
+
+    def __init__(self) -> None:
+        self._table: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._sparse: dict[int, int] = {}
+        self._count = 0
+
+    def find(self, cells: NDArray[np.int64], top: int) -> NDArray[np.int64]:
+        """int64[t], each cell's row, -1 where it has none. top: above every cell."""
+        if top > len(self._table):
+            if top > _TABLE_PER_ROW * (self._count + len(cells)) + _SMALL_TABLE:
+                return np.array([self._row(cell) for cell in cells.tolist()], np.int64)
+            self._spread(top)
+        return self._table[cells].astype(np.int64)
+
+    def enter(self, cells: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Give new cells their rows, after they were looked for."""
+        self._count += len(cells)
+        within = cells < len(self._table)
+        self._table[cells[within]] = rows[within]
+        self._sparse.update(zip(cells[~within].tolist(), rows[~within].tolist(), strict=True))
+
+    def _row(self, cell: int) -> int:
+        return int(self._table[cell]) if cell < len(self._table) else self._sparse.get(cell, -1)
+
+    def _spread(self, top: int) -> None:
+        """Make the table cover `top` cells."""
+        table = np.full(max(top, 64) * 2, -1, np.int32)
+        table[: len(self._table)] = self._table
+        for cell in [cell for cell in self._sparse if cell < len(table)]:
+            table[cell] = self._sparse.pop(cell)
+        self._table = table
+
+
 class Delta:
     """What a commit makes durable.
 
@@ -48,7 +90,7 @@ class Delta:
         self.rejected: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dead_letters: list[DeadLetter] = []
-        self._row_of: dict[int, NDArray[np.int32]] = {}
+        self._rows_of: dict[int, _Rows] = {}
         self._rows = 0
         self._minutes: NDArray[np.int64] = np.zeros(0, np.int64)
         self._cells: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -61,20 +103,14 @@ class Delta:
         """Add values (int64[t, width]) to cells (int64[t], distinct) of one event minute."""
         if not len(cells):
             return
-        table = self._row_of.get(minute)
-        top = int(cells.max()) + 1
-        if table is None or len(table) < top:
-            grown = np.full(max(top, 64) * 2, -1, np.int32)
-            if table is not None:
-                grown[: len(table)] = table
-            table = self._row_of[minute] = grown
-        rows = table[cells]
+        known = self._rows_of.setdefault(minute, _Rows())
+        rows = known.find(cells, int(cells.max()) + 1)
         fresh = np.flatnonzero(rows < 0)
         if len(fresh):
             end = self._rows + len(fresh)
             self._reserve(end)
-            rows[fresh] = np.arange(self._rows, end, dtype=np.int32)
-            table[cells[fresh]] = rows[fresh]
+            rows[fresh] = np.arange(self._rows, end)
+            known.enter(cells[fresh], rows[fresh])
             self._minutes[self._rows : end] = minute
             self._cells[self._rows : end] = cells[fresh]
             self._values[self._rows : end] = 0
@@ -102,7 +138,7 @@ class Delta:
 
     def clear(self) -> None:
         """Forget everything: it was committed, or it must not be."""
-        self._row_of.clear()
+        self._rows_of.clear()
         self._rows = 0
         for tally in (self.positions, self.polled, self.counted, self.rejected, self.reasons):
             tally.clear()

@@ -45,7 +45,7 @@ class GroupIndex:
     def __init__(self, max_groups: int, hash_bits: int = 64) -> None:
         self.max_groups = max_groups
         self.epoch = 0
-        self.groups: list[Group] = [Group(OVERFLOW, OVERFLOW, OVERFLOW)]
+        self.groups: list[Group] = []
         self._hash_mask = np.uint64((1 << hash_bits) - 1)
         self._slots: NDArray[np.int32] = np.full(1024, _EMPTY, np.int32)
         self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
@@ -57,6 +57,8 @@ class GroupIndex:
         self._cells = 0
         self._cell_group: NDArray[np.int32] = np.zeros(64, np.int32)
         self._cell_status: NDArray[np.uint8] = np.zeros(64, np.uint8)
+        # A span that spells these labels belongs here: a group of its own would be a second one of the same name.
+        self._enter(Group(OVERFLOW, OVERFLOW, OVERFLOW))
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
@@ -82,14 +84,15 @@ class GroupIndex:
 
     def adopt(self, group: Group, status: int) -> int:
         """The cell number of a group and status that an earlier run has counted, added whatever the limit is."""
-        number = OVERFLOW_GROUP
-        if group != self.groups[OVERFLOW_GROUP]:
-            spans_words = _words_of(group)
-            hashes = self._hash(spans_words)
-            number = int(self._find(hashes, spans_words, np.zeros(1, np.int64))[0])
-            if number < 0:
-                number = self._add(group, int(hashes[0]))
+        number = self._enter(group)
         return int(self.cells(np.array([number]), np.array([status], np.uint8))[0])
+
+    def _enter(self, group: Group) -> int:
+        """The group's number, added whatever the limit is."""
+        words = _words_of(group)
+        hashes = self._hash(words)
+        number = int(self._find(hashes, words, np.zeros(1, np.int64))[0])
+        return number if number >= 0 else self._add(group, int(hashes[0]))
 
     def _hash(self, words: _Words) -> NDArray[np.uint64]:
         hashes = words.header * _MIX
@@ -167,7 +170,7 @@ class GroupIndex:
         self.groups.append(group)
         if 4 * number > len(self._slots):
             self._slots = np.full(4 * len(self._slots), _EMPTY, np.int32)
-            for each in range(1, number):
+            for each in range(number):
                 self._place(each, int(self._hashes[each]))
         self._place(number, hash_)
         return number

@@ -43,7 +43,8 @@ def load_schema(path: Path, key: str) -> Any:
     except OSError as error:
         raise ConfigError([f"{key}: {path} cannot be read ({error.strerror})"]) from error
     except UnknownType as error:
-        raise ConfigError([f"{key}: {path} names the type {error}, which the file does not define"]) from error
+        name = error.name["type"] if isinstance(error.name, dict) else error.name
+        raise ConfigError([f"{key}: {path} names the type {name}, which the file does not define"]) from error
     except (ValueError, SchemaParseException, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError([f"{key}: {path} is no Avro schema ({error})"]) from error
     return schema

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
@@ -26,8 +26,6 @@ MAX_UNKNOWN: Final = 10_000
 
 #: The registry API's own codes: subject, version, schema not found. A 404 without one is a wrong address.
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,8 @@ class Registry:
         self._url = settings.url
         self._clock = clock
         self._known: dict[int, Any] = {}
+        #: Answers by id, or by subject and version: what was had once is neither asked for nor counted again.
+        self._answers: dict[int | tuple[str, int], Schema] = {}
         self._unknown: dict[int, tuple[float, str]] = {}
         self.requests: dict[str, int] = {"ok": 0, "not_found": 0, "error": 0}
         try:
@@ -95,12 +95,13 @@ class Registry:
             del self._unknown[schema_id]
         schema = self._ask(
             schema_id,
+            schema_id,
             lambda: self._client.get_schema(schema_id),
             f"The schema registry has no schema with id {schema_id}.",
         )
         references: dict[str, Any] = {}
         self._collect(schema_id, schema, references)
-        parsed = inline(_parse(schema_id, schema), references)
+        parsed = _inlined(schema_id, _parse(schema_id, schema), references)
         self._known[schema_id] = parsed
         return parsed
 
@@ -112,14 +113,17 @@ class Registry:
                 continue
             referenced = self._ask(
                 schema_id,
+                (subject, version),
                 lambda subject=subject, version=version: self._client.get_version(subject, version).schema,  # type: ignore[misc]
                 f"Schema id {schema_id} refers to {subject} version {version}, which the registry does not have.",
             )
             references[name] = _parse(schema_id, referenced)
             self._collect(schema_id, referenced, references)
 
-    def _ask(self, schema_id: int, request: Callable[[], T], missing: str) -> T:
-        """One request. `missing`: the sentence for a schema that is not there."""
+    def _ask(self, schema_id: int, name: int | tuple[str, int], request: Callable[[], Schema], missing: str) -> Schema:
+        """The schema of this name, by one request at most. `missing`: the sentence for a schema that is not there."""
+        if name in self._answers:
+            return self._answers[name]
         try:
             answer = request()
         except SchemaRegistryError as error:
@@ -135,7 +139,15 @@ class Registry:
             raise SchemaUnavailable(
                 f"The schema registry at {self._url} does not answer ({_describe(error)}); check schema_registry.url."
             ) from error
+        if not answer.schema_str:
+            self.requests["error"] += 1
+            self._client.clear_caches()  # type: ignore[no-untyped-call]
+            raise SchemaUnavailable(
+                f"The schema registry at {self._url} answers without a schema, as no registry does; "
+                "check schema_registry.url."
+            )
         self.requests["ok"] += 1
+        self._answers[name] = answer
         return answer
 
     def _remember_unknown(self, schema_id: int, why: str) -> None:
@@ -147,13 +159,27 @@ class Registry:
 def _parse(schema_id: int, schema: Schema) -> Any:
     if (schema.schema_type or "AVRO") != "AVRO":
         raise SchemaError("schema_unusable", f"Schema id {schema_id} is of type {schema.schema_type}, not AVRO.")
+    text = schema.schema_str or ""
     try:
-        return json.loads(schema.schema_str or "")
+        return json.loads(text)
+    except RecursionError as error:
+        raise _too_deep(schema_id) from error
     except ValueError as error:
         # The registry allows a primitive type by its bare name.
-        if (schema.schema_str or "").isidentifier():
-            return schema.schema_str
+        if text.isidentifier():
+            return text
         raise SchemaError("schema_unusable", f"Schema id {schema_id} is no JSON ({error}).") from error
+
+
+def _inlined(schema_id: int, schema: Any, references: Mapping[str, Any]) -> Any:
+    try:
+        return inline(schema, references)
+    except RecursionError as error:
+        raise _too_deep(schema_id) from error
+
+
+def _too_deep(schema_id: int) -> SchemaError:
+    return SchemaError("schema_unusable", f"Schema id {schema_id} is nested too deeply to be read.")
 
 
 def _refusal(error: SchemaRegistryError) -> str:
