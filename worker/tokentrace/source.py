@@ -90,6 +90,8 @@ class SourceSettings:
             config |= {
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": int(self.session_timeout_s * 1000),
+                # The library's 3 s would let a short session expire between two heartbeats.
+                "heartbeat.interval.ms": min(3000, int(self.session_timeout_s * 1000 / 4)),
                 # A static member has its partitions back at once after a restart. Not under KIP-848: there a
                 # killed static member is refused until its session has ended.
                 "group.instance.id": self.member_id,

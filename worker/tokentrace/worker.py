@@ -194,7 +194,8 @@ class Worker:
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         self._recorder.rebalances["assign"] += 1
-        log.info("Assigned partitions %s.", sorted(partitions))
+        if partitions:
+            log.info("Assigned partitions %s.", sorted(partitions))
         if self._waiting is None:
             self._recorder.not_ready = ""
 
