@@ -54,6 +54,13 @@ class Generator:
 
     def schema(self, recursive: bool = False) -> dict[str, Any]:
         """A record that feeds some columns, with other fields between. recursive: types may hold themselves."""
+        while True:
+            schema = self._schema(recursive)
+            # A definition may have gone with a branch that its union already had.
+            if _is_closed(schema, set()):
+                return schema
+
+    def _schema(self, recursive: bool) -> dict[str, Any]:
         rng = self._rng
         self._defined, self._open, self._names = [], [self._name()] if recursive else [], 0
         names = rng.sample(sorted(FEEDING), rng.randrange(len(FEEDING)))
@@ -175,6 +182,18 @@ class Generator:
             else:
                 out[at:at] = out[at : at + rng.randrange(12)]
         return bytes(out)
+
+
+def _is_closed(schema: Any, known: set[str]) -> bool:
+    """Whether every name is defined before it is used."""
+    if isinstance(schema, list):
+        return all(_is_closed(branch, known) for branch in schema)
+    if isinstance(schema, str):
+        return schema in known or schema in PRIMITIVES
+    if "name" in schema:
+        known.add(schema["name"])
+    inside = [schema[key] for key in ("items", "values") if key in schema]
+    return all(_is_closed(each, known) for each in (*inside, *(field["type"] for field in schema.get("fields", ()))))
 
 
 class Encoder:

@@ -23,8 +23,8 @@ from .reference import LABEL_FIELDS, ReferenceDecoder
 from .resolve import Resolution
 from .steps import Steps, run
 
-#: Messages decoded together: as many as leave the temporary arrays of a step in the cache.
-CHUNK_ROWS: Final = 4096
+#: Messages decoded together: each temporary array stays below the 128 KiB from which malloc asks the kernel for pages.
+CHUNK_ROWS: Final = 12_000
 #: Below this many messages the array operations cost more than fastavro does.
 MIN_ROWS: Final = 8
 #: A step over fewer rows than this costs more than fastavro does; so many of them are taken before giving up.
