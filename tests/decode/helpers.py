@@ -6,11 +6,11 @@ import io
 from typing import Any
 
 import fastavro
-import numpy as np
 
-from tokentrace.decode.reference import ReferenceDecoder
 from tokentrace.messages import Reject
-from tokentrace.spans import FLOAT_FIELDS, INT_FIELDS, PADDING, STATUSES, STRING_FIELDS, SpanBatch, SpanColumns
+from tokentrace.spans import FLOAT_FIELDS, INT_FIELDS, STATUSES, STRING_FIELDS, SpanBatch
+
+from .agreement import THOROUGH, assert_agreement, both_decoders, run
 
 #: A span of which nothing is known, as `spans_of` shows it.
 ABSENT: dict[str, Any] = {
@@ -53,15 +53,15 @@ def string(data: bytes | str) -> bytes:
 
 
 def decode(schema: Any, *datums: bytes) -> tuple[list[dict[str, Any]], list[Reject]]:
-    """The spans and the rejects of a batch of bare datums, by the reference decoder."""
-    buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
-    end = np.cumsum([len(each) for each in datums], dtype=np.int64)
-    start = end - [len(each) for each in datums]
-    columns = SpanColumns(len(datums), buffer)
-    rejects = ReferenceDecoder(schema).decode_into(columns, np.arange(len(datums)), start, end)
-    keep = np.ones(len(datums), np.bool_)
-    keep[[reject.row for reject in rejects]] = False
-    return spans_of(columns.select(keep)), rejects
+    """The spans and the rejects of a batch of bare datums, by the reference decoder.
+
+    The columnar decoder, where the schema has a column form, is seen to give the same.
+    """
+    reference, columnar = both_decoders(schema, **THOROUGH)
+    if columnar is not None and datums:
+        assert_agreement(schema, datums, reference, columnar)
+    batch, rejects = run(reference, datums)
+    return spans_of(batch), rejects
 
 
 def spans_of(batch: SpanBatch) -> list[dict[str, Any]]:

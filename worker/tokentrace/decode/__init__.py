@@ -1,8 +1,8 @@
 """Decode: a batch of message values becomes a SpanBatch and a list of rejects.
 
-Messages are framed together, grouped by writer schema, and each group runs through the decoder of its schema. A schema
-that cannot be read costs one reject a message; a registry that does not answer stops the batch before anything of it
-is decoded.
+Messages are framed together, grouped by writer schema, and each group runs through that schema's decoder: columnar
+where the schema has a column form, else by fastavro. A schema that cannot be read costs one reject a message; a
+registry that does not answer stops the batch before anything of it is decoded.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..framing import Framing, SchemaKey, frame
 from ..messages import Reject
 from ..schemas import WriterSchemas
 from ..spans import SpanBatch, SpanColumns
+from .columnar import ColumnarDecoder
 from .reference import ReferenceDecoder
 from .resolve import resolve
 
@@ -63,9 +64,18 @@ class _Refusal:
 class SpanDecoder:
     """Decodes batches in which every message may have its own framing and writer schema."""
 
-    def __init__(self, schemas: WriterSchemas, framing: Framing = "auto", *, max_decoders: int = MAX_DECODERS) -> None:
+    def __init__(
+        self,
+        schemas: WriterSchemas,
+        framing: Framing = "auto",
+        *,
+        columnar: bool = True,
+        max_decoders: int = MAX_DECODERS,
+    ) -> None:
+        """columnar: False decodes every schema by fastavro, for comparison."""
         self._schemas = schemas
         self._framing: Framing = framing
+        self._columnar = columnar
         self._max_decoders = max_decoders
         self._decoders: OrderedDict[SchemaKey, SchemaDecoder] = OrderedDict()
         self._paths: dict[tuple[str, str], int] = {}
@@ -113,7 +123,10 @@ class SpanDecoder:
         return decoder
 
     def _compile(self, schema: Any) -> tuple[Path, SchemaDecoder]:
-        return "fastavro", ReferenceDecoder(schema, resolve(schema))
+        resolution = resolve(schema)
+        reference = ReferenceDecoder(schema, resolution)
+        columnar = ColumnarDecoder.compile(schema, resolution, reference) if self._columnar else None
+        return ("fastavro", reference) if columnar is None else ("columnar", columnar)
 
 
 def _rows_by_key(key: NDArray[np.int32], keys: int) -> list[NDArray[np.int64]]:
