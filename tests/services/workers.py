@@ -29,7 +29,6 @@ def write_config(path: Path, sections: dict[str, Any], replica_id: str) -> Path:
     base: dict[str, Any] = {
         "worker": {
             "replica_id": replica_id,
-            "guarantee": "at_least_once",
             "commit_interval": "200ms",
             "drain_timeout": "0s",
             "log_format": "json",
