@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from tests.spanfactory import MODELS, SPAN_SCHEMA, datum, message, random_span, span
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.columnar import MIN_ROWS, PATIENCE, THIN_ROWS, ColumnarDecoder
-from tokentrace.decode.labels import MAX_KNOWN
-from tokentrace.decode.plan import MAX_DEPTH
+from tokentrace.decode.labels import MAX_KNOWN, NotAscii
+from tokentrace.decode.plan import MAX_DEPTH, MAX_WIDTH
 from tokentrace.decode.reference import ReferenceDecoder
 from tokentrace.decode.resolve import resolve
 from tokentrace.errors import SchemaError
 from tokentrace.messages import Reject
 from tokentrace.schemas import WriterSchemas
-from tokentrace.spans import SpanColumns
+from tokentrace.spans import SpanColumns, Strings
 
 from .agreement import THOROUGH, assert_agreement, both_decoders, run, texts
 from .generate import STAMPS, Generator
@@ -261,6 +261,22 @@ def test_a_message_that_ends_where_another_one_does_is_rejected() -> None:
     assert [each["prompt_tokens"] for each in spans_of(spans)] == [1, 2] * 3
 
 
+def test_a_label_that_lies_among_other_messages_is_not_looked_at() -> None:
+    schema = record_schema(name="string", model="string")
+    away = zigzag(300) + b"m"
+    datums = [away, *([string("n" * 40) + string("é")] * 20), away]
+    assert left_over(schema, datums, chunk_rows=3) == [0, 21]
+
+
+@pytest.mark.parametrize("count", [-(2**63), -(2**62), 2**62, 2**63 - 1, 2**40, 5])
+def test_a_block_of_more_items_than_it_has_bytes_is_malformed(count: int) -> None:
+    schema = record_schema(extra={"type": "array", "items": "int"})
+    head = zigzag(count) + (zigzag(0) if count < 0 else b"")
+    datums = [head, head + zigzag(0), head + zigzag(0) * 2, zigzag(0)]
+    assert left_over(schema, datums) == [0, 1, 2]
+    assert left_over(schema, datums[:2]) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("field", "type_", "data"),
     [
@@ -330,6 +346,20 @@ def test_hostile_messages_cost_no_more_than_the_reference_does(schema: Any, data
     assert times[1] < 3 * times[0] + 0.5
 
 
+def test_types_that_no_datum_can_hold_are_malformed() -> None:
+    for type_ in ({"type": "enum", "name": "E", "symbols": []}, {"type": "fixed", "name": "F", "size": MAX_WIDTH}):
+        for field in ("extra", "model") if type_["type"] == "enum" else ("extra",):
+            assert left_over(record_schema(**{field: type_}), [b"", b"\0", b"\2" * 40]) == [0, 1, 2]
+
+
+def test_a_buffer_larger_than_what_is_looked_at_at_a_time() -> None:
+    names = ["é", "e" * 9, "ü" * 20]
+    schema = record_schema(model="string", error="string")
+    datums = [write(schema, {"model": names[row % 3], "error": "x" * (row * 37 % 5000)}) for row in range(500)]
+    datums[100] = string(b"\xff") + string("")
+    assert left_over(schema, datums) == [100]
+
+
 # What has no column form.
 
 
@@ -348,14 +378,35 @@ def nested(depth: int) -> Any:
         (record_schema(extra={"type": "array", "items": "null"}), False),
         (record_schema(extra={"type": "array", "items": record_schema("Nothing")}), False),
         (record_schema(extra={"type": "map", "values": "null"}), True),
+        (record_schema(extra={"type": "fixed", "name": "F", "size": MAX_WIDTH}), True),
+        (record_schema(extra={"type": "fixed", "name": "F", "size": MAX_WIDTH}, more="boolean"), False),
+        (record_schema(extra=["null", {"type": "fixed", "name": "F", "size": 2**70}]), False),
+        (record_schema(model={"type": "enum", "name": "E", "symbols": ["a"]}), True),
         (nested(MAX_DEPTH - 2), True),
         (nested(MAX_DEPTH - 1), False),
         (nested(400), False),
     ],
-    ids=["span", "recursive", "nulls", "empty records", "map of nulls", "deep", "deeper", "deepest"],
+    ids=str,
 )
 def test_whether_a_schema_has_a_column_form(schema: Any, has_one: bool) -> None:
     assert (both_decoders(schema)[1] is not None) == has_one
+
+
+# The parts.
+
+
+@given(st.lists(st.text("aé", max_size=70), min_size=1, max_size=30), st.data())
+def test_strings_that_are_not_ascii_are_found(texts: list[str], data: st.DataObject) -> None:
+    names = [each.encode() for each in texts]
+    buffer = np.frombuffer(b"\xff" * 9 + b"\xff".join(names) + b"\xff" * 9, np.uint8)
+    length = np.array([len(each) for each in names])
+    offset = 9 + np.cumsum(length + 1) - (length + 1)
+    order = np.array(data.draw(st.permutations(range(len(names)))))
+    last = int(offset[-1] + length[-1])
+    found = NotAscii(buffer, 9, last).rows(Strings(offset[order], length[order]))
+    sure = [place for place, row in enumerate(order) if not names[row].isascii()]
+    unsure = [place for place, row in enumerate(order) if len(names[row]) > 57]
+    assert found.tolist() == sorted({*sure, *unsure})
 
 
 # The values, by hand.

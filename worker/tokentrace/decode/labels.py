@@ -18,6 +18,8 @@ from .lockstep import unaligned_words
 MAX_KNOWN: Final = 10_000
 MAX_KNOWN_BYTES: Final = 256
 
+#: Bytes looked at at a time, a multiple of 8, so that what is in between stays in the cache.
+_BLOCK: Final = 1 << 18
 #: Strings of so many bytes have all their bits in one 64-bit load, whichever bit of a byte they begin at.
 _WINDOW: Final = 57
 _LOWEST_BITS: Final = np.array([(1 << length) - 1 for length in range(_WINDOW + 1)], np.uint64)
@@ -28,9 +30,10 @@ class NotAscii:
 
     def __init__(self, buffer: NDArray[np.uint8], first: int, last: int) -> None:
         self._first = first
-        packed = np.packbits(buffer[first:last] > 0x7F, bitorder="little")
-        bits = np.zeros(len(packed) + 8, np.uint8)
-        bits[: len(packed)] = packed
+        bits = np.zeros((last - first) // 8 + 9, np.uint8)
+        for at in range(0, last - first, _BLOCK):
+            packed = np.packbits(buffer[first + at : min(first + at + _BLOCK, last)] > 0x7F, bitorder="little")
+            bits[at // 8 : at // 8 + len(packed)] = packed
         self._words = unaligned_words(bits)
 
     def rows(self, strings: Strings) -> NDArray[np.int64]:
