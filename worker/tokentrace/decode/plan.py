@@ -10,7 +10,7 @@ from typing import Final
 
 from ..spans import FLOAT_FIELDS
 from .resolve import Resolution, Type, accepted_kinds, children, timestamp_scale
-from .steps import Absent, Choice, Fixed, Integer, NotANumber, Refuse, Repeat, Steps, Symbol, Text
+from .steps import Absent, Choice, Fixed, Integer, NotANumber, Refuse, Repeat, Step, Steps, Symbol, Text
 
 #: Types within types; a step calls the steps inside it. The reference allows more (walk.MAX_DEPTH).
 MAX_DEPTH: Final = 50
@@ -130,7 +130,7 @@ def _score(type_: Type, column: str) -> Steps:
 
 def _joined(steps: Steps) -> Steps:
     """The same steps, with neighbours of constant width as one, and none of no width."""
-    joined: list[object] = []
+    joined: list[Step] = []
     for step in steps:
         last = joined[-1] if joined else None
         if isinstance(step, Fixed) and isinstance(last, Fixed):
@@ -140,4 +140,4 @@ def _joined(steps: Steps) -> Steps:
             joined.append(step)
         if isinstance(step, Fixed) and step.width > MAX_WIDTH:
             raise _NoPlan
-    return tuple(joined)  # type: ignore[arg-type]
+    return tuple(joined)
