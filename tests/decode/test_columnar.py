@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.spanfactory import MODELS, SPAN_SCHEMA, datum, message, random_span, span
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.columnar import MIN_ROWS, PATIENCE, THIN_ROWS, ColumnarDecoder
-from tokentrace.decode.labels import MAX_KNOWN, NotAscii
+from tokentrace.decode.labels import NotAscii, invalid_utf8
 from tokentrace.decode.plan import MAX_DEPTH, MAX_WIDTH
 from tokentrace.decode.reference import ReferenceDecoder
 from tokentrace.decode.resolve import resolve
@@ -24,7 +24,7 @@ from tokentrace.messages import Reject
 from tokentrace.schemas import WriterSchemas
 from tokentrace.spans import SpanColumns, Strings
 
-from .agreement import THOROUGH, assert_agreement, both_decoders, run, texts
+from .agreement import THOROUGH, assert_agreement, both_decoders, run
 from .generate import STAMPS, Generator
 from .helpers import record_schema, spans_of, string, write, zigzag
 
@@ -221,6 +221,7 @@ UNSOUND = {
     "invalid long caller": datum(span(caller="c" * 2000)).replace(b"c" * 2000, b"c" * 1999 + b"\xff"),
     "negative length": b"\1" + SOUND[1:],
     "length of 2^62": zigzag(2**62) + SOUND[1:],
+    "length of 2^63-1": zigzag(2**63 - 1) + SOUND[1:],
     "length of -2^63": zigzag(-(2**63)) + SOUND[1:],
     "length of its neighbours": zigzag(2000) + SOUND[1:],
     "65 bits": b"\xff" * 9 + b"\3",
@@ -298,6 +299,15 @@ def test_a_message_with_very_many_items_is_left_to_the_reference() -> None:
     datums = sound_batch()
     datums[3] = datum(span(attributes={f"k{n}": n for n in range(2 * PATIENCE)}))
     assert left_over(SPAN_SCHEMA, datums, thin_rows=THIN_ROWS) == [3]
+
+
+@pytest.mark.parametrize("items", [1, 2])
+def test_a_message_that_is_given_up_does_not_come_out_by_chance(items: int) -> None:
+    """What follows the array would also be sound if it began right after the last item that was read."""
+    schema = record_schema(extra={"type": "array", "items": "int"}, model="string")
+    data = zigzag(items) + zigzag(0) * (items - 1) + zigzag(2) + zigzag(0) + string("")
+    for patience in range(3):
+        assert left_over(schema, [data], thin_rows=THIN_ROWS, patience=patience) == ([0] if patience < items else [])
 
 
 def test_maps_of_twenty_entries_stay_on_the_fast_path() -> None:
@@ -429,15 +439,19 @@ def test_the_score_is_found_among_keys_that_resemble_it() -> None:
     assert scores[4:] == [0.5] * 32
 
 
-def test_more_names_than_are_remembered() -> None:
-    schema = record_schema(model="string")
-    _, columnar = both_decoders(schema)
-    assert columnar is not None
-    names = [f"modèle {number}" for number in range(2 * MAX_KNOWN + 10)]
-    for _ in range(2):
-        spans, rejects = run(columnar, [string(name) for name in names])
-        assert rejects == []
-        assert texts(spans, "model") == [name.encode() for name in names]
+@given(st.lists(st.one_of(st.text(max_size=9).map(str.encode), st.binary(max_size=5)), max_size=20))
+def test_strings_that_are_no_utf8_are_found(names: list[bytes]) -> None:
+    length = np.array([len(each) for each in names], np.int64)
+    strings = Strings(np.cumsum(length) - length, length)
+    found = invalid_utf8(np.frombuffer(b"".join(names) + bytes(16), np.uint8), strings)
+    assert found == [row for row, each in enumerate(names) if each.decode(errors="replace").encode() != each]
+
+
+def test_many_long_names_are_looked_at_one_by_one() -> None:
+    names = ["é" * 20_000] * 30
+    datums = [string(name) for name in names]
+    datums[5] = string("é" * 20_000 + "x")[:-1] + b"\xff"
+    assert left_over(record_schema(model="string"), datums) == [5]
 
 
 def test_rows_of_several_schemas_lie_between_each_other() -> None:

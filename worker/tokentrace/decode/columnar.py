@@ -7,7 +7,7 @@ says why it cannot be read. So every result is the reference's, and one bad mess
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..messages import Reject
 from ..spans import Numbers, SpanColumns, Strings
-from .labels import NotAscii, Utf8
+from .labels import NotAscii, invalid_utf8
 from .lockstep import Chunk, Lanes, unaligned_words
 from .plan import plan
 from .reference import LABEL_FIELDS, ReferenceDecoder
@@ -46,7 +46,6 @@ class ColumnarDecoder:
     chunk_rows: int = CHUNK_ROWS
     thin_rows: int = THIN_ROWS
     patience: int = PATIENCE
-    _utf8: Utf8 = field(default_factory=Utf8, repr=False)
 
     @classmethod
     def compile(
@@ -121,7 +120,7 @@ class ColumnarDecoder:
                 strings = strings.take(rows)
             found = not_ascii.rows(strings)
             if len(found):
-                bad = self._utf8.invalid(chunk.buffer, strings.take(found))
+                bad = invalid_utf8(chunk.buffer, strings.take(found))
                 left[rows[found[bad]]] = True
 
 
