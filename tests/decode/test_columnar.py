@@ -439,6 +439,15 @@ def test_the_score_is_found_among_keys_that_resemble_it() -> None:
     assert scores[4:] == [0.5] * 32
 
 
+@pytest.mark.parametrize("shift", range(8))
+def test_one_byte_that_is_not_ascii_is_found_wherever_it_is(shift: int) -> None:
+    for length in range(1, 70):
+        for place in {0, length // 2, length - 1}:
+            data = b"x" * shift + b"x" * place + b"\xff" + b"x" * (length - 1 - place)
+            bits = NotAscii(np.frombuffer(data + b"\xff" * 16, np.uint8), 0, len(data))
+            assert bits.rows(Strings(np.array([shift]), np.array([length]))).tolist() == [0]
+
+
 @given(st.lists(st.one_of(st.text(max_size=9).map(str.encode), st.binary(max_size=5)), max_size=20))
 def test_strings_that_are_no_utf8_are_found(names: list[bytes]) -> None:
     length = np.array([len(each) for each in names], np.int64)

@@ -28,7 +28,7 @@ class NotAscii:
 
     def __init__(self, buffer: NDArray[np.uint8], first: int, last: int) -> None:
         self._first = first
-        bits = np.zeros((last - first) // 8 + 9, np.uint8)
+        bits = np.zeros((last - first) // 8 + 8, np.uint8)
         for at in range(0, last - first, _BLOCK):
             packed = np.packbits(buffer[first + at : min(first + at + _BLOCK, last)] > 0x7F, bitorder="little")
             bits[at // 8 : at // 8 + len(packed)] = packed
