@@ -27,8 +27,9 @@ from .steps import Steps, run
 CHUNK_ROWS: Final = 12_000
 #: Below this many messages the array operations cost more than fastavro does.
 MIN_ROWS: Final = 8
-#: A step over fewer rows than this costs more than fastavro does; so many of them are taken before giving up.
+#: A round over the items of fewer messages than this costs more than fastavro does.
 THIN_ROWS: Final = 32
+#: Such rounds in one chunk before the messages that still have items are left to the reference.
 PATIENCE: Final = 256
 
 
@@ -36,6 +37,8 @@ PATIENCE: Final = 256
 class ColumnarDecoder:
     """Decodes the messages of one writer schema.
 
+    reference: for the messages that leave the fast path. steps: the schema's plan. fed: the columns that it fills.
+    chunk_rows: messages decoded together.
     min_rows, thin_rows, patience: when to leave messages to the reference for speed's sake; results do not change.
     """
 
