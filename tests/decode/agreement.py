@@ -25,15 +25,21 @@ def both_decoders(schema: Any, **options: int) -> tuple[ReferenceDecoder, Column
 
 
 def run(
-    decoder: SchemaDecoder, datums: Sequence[bytes], rows: Sequence[int] | None = None
+    decoder: SchemaDecoder, datums: Sequence[bytes], rows: Sequence[int] | None = None, stale: bool = False
 ) -> tuple[SpanBatch, list[Reject]]:
-    """The spans and rejects of datums, each at its row; the columns hold other values before."""
+    """The spans and rejects of datums, each at its row. stale: the columns hold other values before."""
     order = np.arange(len(datums)) if rows is None else np.array(rows, np.int64)
     size = int(order.max(initial=-1)) + 1
     buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
     end = np.cumsum([len(each) for each in datums], dtype=np.int64)
     start = end - [len(each) for each in datums]
     columns = SpanColumns(size, buffer)
+    if stale:
+        columns.status[:] = 1
+        for name in STRING_FIELDS:
+            getattr(columns, name).offset[:], getattr(columns, name).length[:] = 2, 5
+        for name in (*INT_FIELDS, *FLOAT_FIELDS):
+            getattr(columns, name).values[:], getattr(columns, name).present[:] = 7, True
     rejects = decoder.decode_into(columns, order, start, end)
     keep = np.zeros(size, np.bool_)
     keep[order] = True
@@ -45,8 +51,8 @@ def assert_agreement(
     schema: Any, datums: Sequence[bytes], reference: ReferenceDecoder, columnar: ColumnarDecoder, **how: Any
 ) -> int:
     """Compare every column of every row, and every reject. Returns how many messages were rejected."""
-    want, want_rejects = run(reference, datums, **how)
-    got, rejects = run(columnar, datums, **how)
+    want, want_rejects = run(reference, datums, stale=True, **how)
+    got, rejects = run(columnar, datums, stale=True, **how)
     case = f"{schema!r}\n{[each.hex() for each in datums]}"
     assert rejects == want_rejects, case
     assert np.array_equal(got.row, want.row), case

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from .allocator import keep_freed_memory
 from .commit import Committer
 from .commit.at_least_once import AtLeastOnce
 from .commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
@@ -98,6 +99,7 @@ class Service:
 
     def run(self) -> None:
         """Serve and count until `stop`. Raises UsageError or RuntimeFailure when this replica cannot go on."""
+        keep_freed_memory()
         if self.http is not None:
             self.http.start()
             scheme = "https" if self._config.http_server.tls is not None else "http"
