@@ -19,9 +19,10 @@ from .commit.at_least_once import AtLeastOnce
 from .commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from .config import Config
 from .decode import SpanDecoder
+from .decode.resolve import resolve
 from .delta import Delta
 from .engine import Engine, StageTimer
-from .errors import ConfigError
+from .errors import ConfigError, SchemaError
 from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, health_metrics
 from .groups import GroupIndex
 from .health import Recorder
@@ -240,6 +241,11 @@ def writer_schemas(config: Config) -> WriterSchemas:
     for index, folder in enumerate(config.schemas.paths):
         files |= load_folder(folder, f"schemas.paths[{index}]")
     raw = load_schema(config.schemas.raw, "schemas.raw") if config.schemas.raw is not None else None
+    if raw is not None:
+        try:
+            resolve(raw)
+        except SchemaError as error:
+            raise ConfigError([f"schemas.raw: {error}"]) from error
     registry = None
     section = config.schema_registry
     if section.url:
