@@ -73,13 +73,12 @@ class Scraper(threading.Thread):
             self._judge_sum()
 
     def _judge(self, name: str, now: dict[Key, int]) -> None:
+        """A series that is not shown, as while a replica restores, is a gap and no value."""
         last = self._last.setdefault(name, {})
-        if not now and not last:
-            return
-        for key, value in last.items():
-            if now.get(key, 0) < value:
-                self.steps_back.append(f"{name}: {key} from {value} to {now.get(key)}")
-        self._last[name] = now
+        for key, value in now.items():
+            if value < last.get(key, 0):
+                self.steps_back.append(f"{name}: {key} from {last[key]} to {value}")
+        last.update(now)
 
     def _judge_sum(self) -> None:
         shown: Counter[Key] = Counter()

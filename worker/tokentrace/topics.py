@@ -6,6 +6,7 @@ A topic with settings that would lose data is refused with the command that mend
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -104,7 +105,7 @@ class Topics:
         return True
 
     def _check(self, spec: TopicSpec) -> None:
-        partitions = len(self._admin.list_topics(spec.name, timeout=REQUEST_TIMEOUT_S).topics[spec.name].partitions)
+        partitions = self._partitions(spec.name)
         if spec.exactly_so_many_partitions and partitions != spec.partitions:
             raise RuntimeFailure(
                 f"Topic {spec.name!r} has {partitions} partitions and must have {spec.partitions}; delete it with: "
@@ -123,6 +124,15 @@ class Topics:
                 f"Topic {spec.name!r} has {found}, which could lose data; mend it with: kafka-configs.sh --alter "
                 f"--entity-type topics --entity-name {spec.name} --add-config {mended}"
             )
+
+    def _partitions(self, topic: str) -> int:
+        """How many it has; a topic that another worker has made just now shows none for a moment."""
+        deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            count = len(self._admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic].partitions)
+            if count or time.monotonic() > deadline_s:
+                return count
+            time.sleep(0.1)
 
     def _settings(self, topic: str) -> dict[str, str]:
         """The topic's effective settings; empty where this user may not see them."""
