@@ -89,7 +89,7 @@ def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[l
     def scraped() -> float:
         config = _config(folder, broker, "bench-series", load)
         with scraped_every_second(url_of(config)) as seconds:
-            found = probe("worker", config, count)
+            found = _probed(config, count)
         scrapes.extend(seconds)
         return float(found["spans_per_s"])
 
@@ -116,6 +116,11 @@ def _config(folder: Path, broker: KafkaBroker, topic: str, load: Workload) -> Pa
 
 
 def _worker(folder: Path, broker: KafkaBroker, topic: str, load: Workload, count: int) -> dict[str, Any]:
-    found = probe("worker", _config(folder, broker, topic, load), count)
+    return _probed(_config(folder, broker, topic, load), count)
+
+
+def _probed(config: Path, count: int) -> dict[str, Any]:
+    found = probe("worker", config, count)
     assert found["counted"] == count, found
+    assert not found["rejected"], found
     return found

@@ -16,8 +16,9 @@ import fastavro
 from genai_prices import Usage, calc_price
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from tokentrace.framing import CONFLUENT_HEADER
 from tokentrace.measures import DURATION_MS_BOUNDS, SCORE_BOUNDS, TOKEN_BOUNDS
+
+from .workload import HEADER
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -65,7 +66,7 @@ class FastavroDict:
     def count(self, messages: Sequence[bytes]) -> None:
         totals, schema, read = self.totals, self._schema, fastavro.schemaless_reader
         for message in messages:
-            span = read(io.BytesIO(message[CONFLUENT_HEADER:]), schema)
+            span = read(io.BytesIO(message[HEADER:]), schema)
             key = (span["model"], span["provider"], span["caller"], span.get("status", "ok"))
             total = totals.get(key)
             if total is None:
@@ -125,7 +126,7 @@ class FastavroPrometheus:
     def count(self, messages: Sequence[bytes]) -> None:
         schema, read = self._schema, fastavro.schemaless_reader
         for message in messages:
-            span = read(io.BytesIO(message[CONFLUENT_HEADER:]), schema)
+            span = read(io.BytesIO(message[HEADER:]), schema)
             model, provider, caller = span["model"], span["provider"], span["caller"]
             prompt, completion = span["prompt_tokens"], span["completion_tokens"]
             cost, source = cost_of(span)

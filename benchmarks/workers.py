@@ -20,7 +20,7 @@ import yaml
 from tests.services import free_port
 from tests.services.kafka import KafkaBroker
 
-from .workload import SCHEMA_ID, Workload
+from .workload import Workload
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,7 +30,7 @@ def write_config(folder: Path, broker: KafkaBroker, topic: str, load: Workload, 
     name = uuid.uuid4().hex[:8]
     schemas = folder / f"schemas-{name}"
     schemas.mkdir()
-    (schemas / f"{SCHEMA_ID}.avsc").write_text(json.dumps(load.schema))
+    (schemas / "span.avsc").write_text(json.dumps(load.schema))
     path = folder / f"{name}.yml"
     path.write_text(
         yaml.safe_dump(
@@ -39,7 +39,6 @@ def write_config(folder: Path, broker: KafkaBroker, topic: str, load: Workload, 
                     "bootstrap_servers": broker.bootstrap,
                     "topic": topic,
                     "group_id": name,
-                    "framing": "confluent",
                 },
                 "schemas": {"paths": [str(schemas)]},
                 "worker": {"replica_id": name, "guarantee": "at_least_once", "drain_timeout": "0s", **worker},

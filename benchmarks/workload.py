@@ -17,14 +17,14 @@ from typing import Any, Final
 import fastavro
 import numpy as np
 
-from tokentrace.framing import CONFLUENT_HEADER, SchemaKey
+from tokentrace.framing import SINGLE_OBJECT_HEADER, SINGLE_OBJECT_MARKER
 from tokentrace.messages import Envelope, RawBatch
-from tokentrace.schemas import WriterSchemas
+from tokentrace.schemas import WriterSchemas, fingerprint_of
 from tokentrace.traffic import Traffic
 
 ROOT: Final = Path(__file__).parent.parent
 BATCH: Final = 10_000
-SCHEMA_ID: Final = 7
+HEADER: Final = SINGLE_OBJECT_HEADER
 #: Different spans; more messages than these repeat their values with other groups.
 _DISTINCT: Final = 20_000
 _NOW_S: Final = 1_790_000_000.0
@@ -76,7 +76,7 @@ SCHEMAS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """messages: with a Confluent header. schema: the writer's, as JSON."""
+    """messages: in single-object encoding, HEADER bytes before the datum. schema: the writer's, as JSON."""
 
     schema: dict[str, Any]
     messages: list[bytes]
@@ -86,21 +86,10 @@ class Workload:
         return [raw_batch(part, number * size) for number, part in enumerate(parts)]
 
     def writer_schemas(self) -> WriterSchemas:
-        return _OneSchema(self.schema)
+        return WriterSchemas({fingerprint_of(self.schema): self.schema})
 
     def mean_bytes(self) -> float:
         return sum(map(len, self.messages)) / len(self.messages)
-
-
-class _OneSchema(WriterSchemas):
-    """A registry that has answered."""
-
-    def __init__(self, schema: dict[str, Any]) -> None:
-        super().__init__()
-        self._schema = schema
-
-    def get(self, key: SchemaKey) -> Any:
-        return self._schema
 
 
 def raw_batch(values: list[bytes], offset: int = 0) -> RawBatch:
@@ -129,9 +118,8 @@ def labels_of_models(group: int, groups: int) -> tuple[str, str, str]:
 def workload(kind: str, count: int, groups: int, *, only_models: bool = False) -> Workload:
     """`count` messages of a kind of SCHEMAS, over so many groups."""
     schema = SCHEMAS[kind]()
-    parsed = fastavro.parse_schema(schema, _write_hint=False)
-    head = b"\0" + SCHEMA_ID.to_bytes(4, "big")
-    assert len(head) == CONFLUENT_HEADER
+    parsed = fastavro.parse_schema(SCHEMAS[kind]())
+    head = SINGLE_OBJECT_MARKER + fingerprint_of(schema)
     name = labels_of_models if only_models else labels_of
     spans = _spans(kind, min(count, _DISTINCT))
     order = random.Random(2).sample(range(groups), groups)
@@ -143,7 +131,7 @@ def workload(kind: str, count: int, groups: int, *, only_models: bool = False) -
         stream.write(head)
         fastavro.schemaless_writer(stream, parsed, span)
         messages.append(stream.getvalue())
-    return Workload(default_schema() if kind == "attributes" else SCHEMAS[kind](), messages)
+    return Workload(schema, messages)
 
 
 @cache

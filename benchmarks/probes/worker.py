@@ -23,7 +23,7 @@ _LOOK_S = 0.005
 
 
 def counted(snapshot: Snapshot) -> int:
-    return sum(audit.counted + audit.rejected for audit in snapshot.partitions.values())
+    return sum(audit.polled for audit in snapshot.partitions.values())
 
 
 def main() -> None:
@@ -58,6 +58,7 @@ def main() -> None:
             {
                 "spans_per_s": rate,
                 "counted": commits[-1][1],
+                "rejected": dict(service.snapshot.rejected),
                 "commits": len(commits),
                 "stage_seconds": stages,
                 "cpu_s": time.process_time(),
