@@ -66,7 +66,7 @@ class FastavroDict:
     def count(self, messages: Sequence[bytes]) -> None:
         totals, schema, read = self.totals, self._schema, fastavro.schemaless_reader
         for message in messages:
-            span = read(io.BytesIO(message[HEADER:]), schema)
+            span: Any = read(io.BytesIO(message[HEADER:]), schema)
             key = (span["model"], span["provider"], span["caller"], span.get("status", "ok"))
             total = totals.get(key)
             if total is None:
@@ -126,7 +126,7 @@ class FastavroPrometheus:
     def count(self, messages: Sequence[bytes]) -> None:
         schema, read = self._schema, fastavro.schemaless_reader
         for message in messages:
-            span = read(io.BytesIO(message[HEADER:]), schema)
+            span: Any = read(io.BytesIO(message[HEADER:]), schema)
             model, provider, caller = span["model"], span["provider"], span["caller"]
             prompt, completion = span["prompt_tokens"], span["completion_tokens"]
             cost, source = cost_of(span)

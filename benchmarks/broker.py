@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka import Producer
-
 from tests.services.kafka import KafkaBroker
 
 PARTITIONS = 4

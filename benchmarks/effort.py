@@ -18,7 +18,7 @@ class Effort:
     topic_spans: int
     groups: tuple[int, ...]
     series: tuple[int, ...]
-    memory_groups: int
+    memory_groups: tuple[int, ...]
     memory_spans: int
     scraped_series: int
     seconds: float
@@ -32,7 +32,7 @@ FULL: Final = Effort(
     topic_spans=4_000_000,
     groups=(10, 1_000, 50_000),
     series=(1_000, 10_000, 100_000),
-    memory_groups=10_000,
+    memory_groups=(1_000, 10_000, 50_000),
     memory_spans=2_000_000,
     scraped_series=100_000,
     seconds=20.0,
@@ -45,7 +45,7 @@ QUICK: Final = Effort(
     topic_spans=1_500_000,
     groups=(1_000,),
     series=(10_000,),
-    memory_groups=10_000,
+    memory_groups=(10_000,),
     memory_spans=500_000,
     scraped_series=100_000,
     seconds=5.0,

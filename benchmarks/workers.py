@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from tests.services import free_port
 from tests.services.kafka import KafkaBroker
 
@@ -98,8 +98,7 @@ def scrape(url: str) -> bytes:
     """One scrape, as Prometheus asks for it."""
     request = urllib.request.Request(url, headers={"Accept": "text/plain;version=0.0.4", "Accept-Encoding": "gzip"})
     with urllib.request.urlopen(request, timeout=30.0) as response:
-        body: bytes = response.read()
-    return body
+        return gzip.decompress(response.read())
 
 
 @contextmanager

@@ -14,10 +14,14 @@ import threading
 import time
 from pathlib import Path
 
-from tokentrace import log
-from tokentrace.config import load_config
-from tokentrace.service import Service
-from tokentrace.snapshot import Snapshot
+from tokentrace import process
+
+process.before_imports()  # As `tokentrace worker` does.
+
+from tokentrace import log  # noqa: E402
+from tokentrace.config import load_config  # noqa: E402
+from tokentrace.service import Service  # noqa: E402
+from tokentrace.snapshot import Snapshot  # noqa: E402
 
 _LOOK_S = 0.005
 
@@ -46,6 +50,7 @@ def main() -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    process.settle()
     service.run()
     watcher.join(1.0)
     # The last commit was waited for; the one before it may be the first.
