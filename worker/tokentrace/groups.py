@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .delta import grown
 from .snapshot import OVERFLOW, Group
-from .spans import SpanBatch, Strings
+from .spans import SpanBatch, Strings, unaligned_words
 
 OVERFLOW_GROUP: Final = 0
 _STATUS_COUNT: Final = 3
@@ -235,8 +235,7 @@ class GroupIndex:
 
 def _words(spans: SpanBatch) -> _Words:
     """The labels of a batch as words; a step names its spans only where some have no such word."""
-    count = len(spans.buffer) - 7
-    loads: NDArray[np.uint64] = np.ndarray((count,), "<u8", spans.buffer, strides=(1,))
+    loads = unaligned_words(spans.buffer)
     header = np.zeros(len(spans), np.uint64)
     steps: list[_Step] = []
     for part, strings in enumerate((spans.model, spans.provider, spans.caller)):

@@ -180,7 +180,8 @@ class KafkaSource:
             failure, self._callback_failure = self._callback_failure, None
             raise failure
         self._raise_refusal()
-        failed = [message for message in messages if message.error() is not None]
+        errors = map(Message.error, messages)
+        failed = [message for message, error in zip(messages, errors, strict=True) if error is not None]
         if failed:
             messages = [message for message in messages if message.error() is None]
             for message in failed:

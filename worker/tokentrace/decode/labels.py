@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..spans import Strings
-from .lockstep import unaligned_words
+from ..spans import Strings, unaligned_words
 
 #: Names remembered, and the longest of them in bytes.
 MAX_KNOWN: Final = 10_000
