@@ -7,14 +7,16 @@ that is new. Beyond `max_groups` new groups fold into group 0, whose label value
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .delta import grown
 from .snapshot import OVERFLOW, Group
-from .spans import SpanBatch, Strings, unaligned_words
+from .spans import PADDING, Strings, unaligned_words
 
 OVERFLOW_GROUP: Final = 0
 _STATUS_COUNT: Final = 3
@@ -37,6 +39,33 @@ class _Step(NamedTuple):
     number: int
     rows: NDArray[np.int64] | None
     words: NDArray[np.uint64]
+
+
+class Labels(Protocol):
+    """The label strings of m spans, valid UTF-8, in a buffer that has PADDING bytes after them."""
+
+    @property
+    def buffer(self) -> NDArray[np.uint8]: ...
+    @property
+    def model(self) -> Strings: ...
+    @property
+    def provider(self) -> Strings: ...
+    @property
+    def caller(self) -> Strings: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """Labels that come from text."""
+
+    buffer: NDArray[np.uint8]
+    model: Strings
+    provider: Strings
+    caller: Strings
+
+    def __len__(self) -> int:
+        return len(self.model.length)
 
 
 class _Words(NamedTuple):
@@ -69,41 +98,40 @@ class GroupIndex:
         self._cell_group: NDArray[np.int32] = np.zeros(64, np.int32)
         self._cell_status: NDArray[np.uint8] = np.zeros(64, np.uint8)
         # A span that spells these labels belongs here: a group of its own would be a second one of the same name.
-        self._enter(Group(OVERFLOW, OVERFLOW, OVERFLOW))
+        self._lookup(_labels_of([Group(OVERFLOW, OVERFLOW, OVERFLOW)]), 1)
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def lookup(self, spans: SpanBatch) -> NDArray[np.int64]:
+    def lookup(self, spans: Labels) -> NDArray[np.int64]:
         """int64[m], each span's group number; new groups are added while there is room."""
+        return self._lookup(spans, self.max_groups)
+
+    def _lookup(self, spans: Labels, limit: int) -> NDArray[np.int64]:
         words = _words(spans)
         hashes = self._hash(words)
         group = self._find(hashes, words)
         missing = np.flatnonzero(group < 0)
         while len(missing):
-            if len(self.groups) > self.max_groups:
+            if len(self.groups) > limit:
                 group[missing] = OVERFLOW_GROUP
                 break
             # One span of each new hash; spans whose hash collides with it are found missing again, and come next.
             _, first = np.unique(hashes[missing], return_index=True)
             for index in missing[np.sort(first)].tolist():
-                if len(self.groups) > self.max_groups:
+                if len(self.groups) > limit:
                     break
                 self._add(_group_of(spans, index), int(hashes[index]))
             group[missing] = self._find(hashes, words, missing)
             missing = missing[group[missing] < 0]
         return group
 
-    def adopt(self, group: Group, status: int) -> int:
-        """The cell number of a group and status that an earlier run has counted, added whatever the limit is."""
-        number = self._enter(group)
-        return int(self.cells(np.array([number]), np.array([status], np.uint8))[0])
+    def adopt(self, groups: Sequence[Group], status: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The cell numbers, int64[c], of c groups and statuses that an earlier run has counted.
 
-    def _enter(self, group: Group) -> int:
-        """The group's number, added whatever the limit is."""
-        words = _words_of(group)
-        hashes = self._hash(words)
-        number = int(self._find(hashes, words, np.zeros(1, np.int64))[0])
-        return number if number >= 0 else self._add(group, int(hashes[0]))
+        They are added whatever the limit is: what has a series keeps it.
+        """
+        numbers = self._lookup(_labels_of(groups), len(self.groups) + len(groups))
+        return self.cells(numbers, status)
 
     def _hash(self, words: _Words) -> NDArray[np.uint64]:
         """A sum over the words, so that a word that a span has not got costs it nothing."""
@@ -170,17 +198,17 @@ class GroupIndex:
 
     def _add(self, group: Group, hash_: int) -> int:
         number = len(self.groups)
-        words = _words_of(group)
-        flat = [int(step.words[0]) for step in words.steps]
+        header, labels = _words_of(group)
+        flat = [word for words in labels for word in words]
         self._hashes = grown(self._hashes, number + 1)
         self._headers = grown(self._headers, number + 1)
-        self._hashes[number], self._headers[number] = hash_, words.header[0]
         self._words = grown(self._words, self._word_count + len(flat))
+        self._hashes[number], self._headers[number] = hash_, header
         self._words[self._word_count : self._word_count + len(flat)] = flat
         for part in range(_PARTS):
             self._first_word[part] = grown(self._first_word[part], number + 1)
             self._first_word[part][number] = self._word_count
-            self._word_count += sum(step.part == part for step in words.steps)
+            self._word_count += len(labels[part])
         self.groups.append(group)
         if 4 * number > len(self._slots):
             self._slots = np.full(4 * len(self._slots), _EMPTY, np.int64)
@@ -233,7 +261,7 @@ class GroupIndex:
         return self._cell_status[: self._cells]
 
 
-def _words(spans: SpanBatch) -> _Words:
+def _words(spans: Labels) -> _Words:
     """The labels of a batch as words; a step names its spans only where some have no such word."""
     loads = unaligned_words(spans.buffer)
     header = np.zeros(len(spans), np.uint64)
@@ -255,18 +283,6 @@ def _words(spans: SpanBatch) -> _Words:
     return _Words(header, steps)
 
 
-def _words_of(group: Group) -> _Words:
-    """The words of one group's labels."""
-    header = np.zeros(1, np.uint64)
-    steps: list[_Step] = []
-    for part, data in enumerate(label.encode() for label in group):
-        header = (header << np.uint64(21)) | np.uint64(len(data))
-        for number, start in enumerate(range(0, len(data), 8)):
-            word = int.from_bytes(data[start : start + 8], "little")
-            steps.append(_Step(part, number, None, np.array([word], np.uint64)))
-    return _Words(header, steps)
-
-
 def _among(step: _Step, spans: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
     """Which of the spans (of `count` in all) have the step's word, as positions in `spans`; and the words."""
     if step.rows is None:
@@ -278,10 +294,27 @@ def _among(step: _Step, spans: NDArray[np.int64], count: int) -> tuple[NDArray[n
     return here, step.words.take(local[here])
 
 
-def _group_of(spans: SpanBatch, index: int) -> Group:
+def _words_of(group: Group) -> tuple[int, list[list[int]]]:
+    """The header and each label's words of one group, as `_words` has them."""
+    data = [part.encode() for part in group]
+    model, provider, caller = map(len, data)
+    words = [[int.from_bytes(part[start : start + 8], "little") for start in range(0, len(part), 8)] for part in data]
+    return model << 42 | provider << 21 | caller, words
+
+
+def _labels_of(groups: Sequence[Group]) -> _Labels:
+    """The labels of these groups as columns."""
+    parts = [part.encode() for group in groups for part in group]
+    lengths = np.array([len(part) for part in parts], np.int64)
+    offsets = np.cumsum(lengths) - lengths
+    buffer = np.frombuffer(b"".join(parts) + bytes(PADDING), np.uint8)
+    return _Labels(buffer, *(Strings(offsets[part::3], lengths[part::3]) for part in range(3)))
+
+
+def _group_of(spans: Labels, index: int) -> Group:
     return Group(*(_text(spans, strings, index) for strings in (spans.model, spans.provider, spans.caller)))
 
 
-def _text(spans: SpanBatch, strings: Strings, index: int) -> str:
+def _text(spans: Labels, strings: Strings, index: int) -> str:
     start = int(strings.offset[index])
     return spans.buffer[start : start + int(strings.length[index])].tobytes().decode()

@@ -13,13 +13,17 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from .allocator import keep_freed_memory
+from .commit import Committer
 from .commit.at_least_once import AtLeastOnce
+from .commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from .config import Config
 from .decode import SpanDecoder
+from .decode.resolve import resolve
 from .delta import Delta
 from .engine import Engine, StageTimer
-from .errors import ConfigError
-from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, health_metrics
+from .errors import ConfigError, SchemaError
+from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape, health_metrics
 from .groups import GroupIndex
 from .health import Recorder
 from .ledger import Ledger
@@ -28,7 +32,7 @@ from .pricing import Pricer, Rates
 from .schemas import Registry, RegistrySettings, WriterSchemas, load_folder, load_schema
 from .snapshot import Snapshot
 from .source import KafkaSource, SourceSettings
-from .topics import Topics
+from .topics import Topics, rollups_topic, state_topic
 from .worker import LoopSettings, Worker
 
 log = logging.getLogger(__name__)
@@ -50,7 +54,7 @@ class Service:
         self._drain = True
         self._connected = False
         self._final: Snapshot | None = None
-        self._scraped: Snapshot | None = None
+        self._seen_by: dict[str, Snapshot] = {}
         self._final_scraped = threading.Event()
         #: Set while the endpoint answers.
         self.serving = threading.Event()
@@ -71,12 +75,13 @@ class Service:
             Engine(decoder, groups, pricer(config, clock), layout, timer, clock),
             Delta(layout),
             Ledger(layout, groups, metrics.quality_window, clock),
-            AtLeastOnce(self._source, client_config(config), config.kafka.dead_letters),
+            committer(config, self._source, groups, layout),
             self._recorder,
             timer,
             clock,
+            lambda snapshot: self._renderer.adopt(snapshot),
         )
-        self._renderer = Renderer(metrics.labels)
+        self._renderer = Renderer(metrics.labels, metrics.zero_first)
         self.http: HttpServer | None = None
         if config.http_server.enabled:
             self.http = HttpServer(
@@ -96,6 +101,7 @@ class Service:
 
     def run(self) -> None:
         """Serve and count until `stop`. Raises UsageError or RuntimeFailure when this replica cannot go on."""
+        keep_freed_memory()
         if self.http is not None:
             self.http.start()
             scheme = "https" if self._config.http_server.tls is not None else "http"
@@ -117,14 +123,16 @@ class Service:
     def _ensure_topics(self) -> None:
         kafka = self._config.kafka
         topics = Topics(client_config(self._config))
-        topics.ensure([topics.dead_letters(kafka.dead_letters, kafka.topic)])
+        specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
+        if self._config.worker.guarantee == "exactly_once":
+            specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic)]
+        topics.ensure(specs)
 
     def _hold_for_last_scrape(self) -> None:
         """Prometheus would never see what was counted since its last scrape, if the process just ended."""
         timeout_s = self._config.worker.drain_timeout
         self._final = self._worker.snapshot
-        if self._scraped is self._final:
-            self._final_scraped.set()
+        self._check_final()
         if self.http is None or not self._drain or not timeout_s or not len(self._final.values):
             return
         log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
@@ -135,8 +143,9 @@ class Service:
 
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 
-    def _render(self, snapshot: Snapshot, form: Format) -> bytes:
-        return self._renderer.render(snapshot, health_metrics(self._worker.health, snapshot, self._clock()), form)
+    def _render(self, snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
+        health = health_metrics(self._worker.health, snapshot, self._clock())
+        return self._renderer.scrape(snapshot, health, form, by_prometheus)
 
     def _health(self) -> HealthReport:
         health = self._worker.health
@@ -152,9 +161,17 @@ class Service:
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
 
-    def _on_scraped(self, snapshot: Snapshot) -> None:
-        self._scraped = snapshot
-        if snapshot is self._final:
+    def _on_scraped(self, snapshot: Snapshot, scrape: Scrape, scraper: str) -> None:
+        self._renderer.scraped(scraper, scrape.number)
+        if scrape.complete:
+            self._seen_by[scraper] = snapshot
+        self._check_final()
+
+    def _check_final(self) -> None:
+        """Whether every Prometheus that comes here, or anybody where none does, has seen the final values."""
+        final = self._final
+        seen = {name for name, snapshot in self._seen_by.items() if snapshot is final}
+        if final is not None and seen and self._renderer.scrapers() <= seen:
             self._final_scraped.set()
 
 
@@ -164,7 +181,6 @@ class Service:
 def _refuse_what_is_not_here_yet(config: Config) -> None:
     """A setting must never be accepted and then ignored."""
     asked_for = {
-        "worker.guarantee: exactly_once": config.worker.guarantee == "exactly_once",
         "worker.deduplicate": config.worker.deduplicate is not None,
         "metrics.expire_after": config.metrics.expire_after is not None,
         "alerts": bool(config.alerts),
@@ -182,6 +198,22 @@ def client_config(config: Config) -> dict[str, Any]:
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": config.worker.replica_id,
     }
+
+
+def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: Layout) -> Committer:
+    """The commit of the configured guarantee."""
+    kafka = config.kafka
+    if config.worker.guarantee == "at_least_once":
+        return AtLeastOnce(source, client_config(config), kafka.dead_letters)
+    settings = ExactlyOnceSettings(
+        client_config(config),
+        config.worker.replica_id,
+        kafka.topic,
+        kafka.dead_letters,
+        kafka.state_topic,
+        kafka.rollups_topic,
+    )
+    return ExactlyOnce(settings, source, groups, layout)
 
 
 def source_settings(config: Config) -> SourceSettings:
@@ -218,6 +250,11 @@ def writer_schemas(config: Config) -> WriterSchemas:
     for index, folder in enumerate(config.schemas.paths):
         files |= load_folder(folder, f"schemas.paths[{index}]")
     raw = load_schema(config.schemas.raw, "schemas.raw") if config.schemas.raw is not None else None
+    if raw is not None:
+        try:
+            resolve(raw)
+        except SchemaError as error:
+            raise ConfigError([f"schemas.raw: {error}"]) from error
     registry = None
     section = config.schema_registry
     if section.url:
