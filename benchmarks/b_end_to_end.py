@@ -17,11 +17,9 @@ from .effort import Effort
 from .measure import Figure, Measure, Row, in_turns
 from .rig import Rig
 from .workers import probe, scraped_every_second, timed, url_of, write_config
-from .workload import BATCH, Workload, workload
+from .workload import BATCH, workload
 
 GROUPS = 1_000
-#: So that a run has several commits between its first and its last.
-COMMIT_INTERVAL = "250ms"
 SERIES_PER_MODEL = 84
 
 
@@ -39,12 +37,13 @@ def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[li
     rig = Rig(load)
     rig.count()
     stages: list[dict[str, float]] = []
+    settings = {"commit_interval": effort.commit_interval, "batch_size": BATCH}
 
     def bare() -> float:
         return float(probe("bare_consumer", broker.bootstrap, "bench-spans", count, BATCH)["messages_per_s"])
 
     def worker() -> float:
-        found = _worker(folder, broker, "bench-spans", load, count)
+        found = _probed(write_config(folder, broker, "bench-spans", load, **settings), count)
         stages.append(found["stage_seconds"])
         return float(found["spans_per_s"])
 
@@ -83,11 +82,15 @@ def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[l
     fill(broker, "bench-series", load.messages, count)
     scrapes: list[float] = []
 
+    def configured() -> Path:
+        interval = effort.commit_interval
+        return write_config(folder, broker, "bench-series", load, commit_interval=interval, batch_size=BATCH)
+
     def alone() -> float:
-        return float(_worker(folder, broker, "bench-series", load, count)["spans_per_s"])
+        return float(_probed(configured(), count)["spans_per_s"])
 
     def scraped() -> float:
-        config = _config(folder, broker, "bench-series", load)
+        config = configured()
         with scraped_every_second(url_of(config)) as seconds:
             found = _probed(config, count)
         scrapes.extend(seconds)
@@ -109,14 +112,6 @@ def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[l
         "scraped_spans_per_s": with_.median,
         "scrape_s": Measure(tuple(scrapes)).median if scrapes else None,
     }
-
-
-def _config(folder: Path, broker: KafkaBroker, topic: str, load: Workload) -> Path:
-    return write_config(folder, broker, topic, load, commit_interval=COMMIT_INTERVAL, batch_size=BATCH)
-
-
-def _worker(folder: Path, broker: KafkaBroker, topic: str, load: Workload, count: int) -> dict[str, Any]:
-    return _probed(_config(folder, broker, topic, load), count)
 
 
 def _probed(config: Path, count: int) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Final
 @dataclass(frozen=True, slots=True)
 class Effort:
     """repeats: turns of a figure. spans: of the decode figure, a turn. baseline_spans: of the slower baselines, a turn.
-    topic_spans: in the topic of the end-to-end figure. seconds: of the figures that go by the clock."""
+    topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end
+    figure; a run needs several commits. seconds: of the figures that go by the clock."""
 
     repeats: int
     process_repeats: int
@@ -21,6 +22,7 @@ class Effort:
     memory_groups: tuple[int, ...]
     memory_spans: int
     scraped_series: int
+    commit_interval: str
     seconds: float
 
 
@@ -35,6 +37,7 @@ FULL: Final = Effort(
     memory_groups=(1_000, 10_000, 50_000),
     memory_spans=2_000_000,
     scraped_series=100_000,
+    commit_interval="1s",
     seconds=20.0,
 )
 QUICK: Final = Effort(
@@ -48,5 +51,6 @@ QUICK: Final = Effort(
     memory_groups=(10_000,),
     memory_spans=500_000,
     scraped_series=100_000,
+    commit_interval="300ms",
     seconds=5.0,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokentrace.allocator import keep_freed_memory
 from tokentrace.decode import SpanDecoder
 from tokentrace.delta import Delta
 from tokentrace.engine import Engine, StageTimer
@@ -21,6 +22,7 @@ class Rig:
     """An engine whose parts are the worker's. seconds: stage -> seconds spent in it."""
 
     def __init__(self, workload: Workload, max_groups: int = 100_000) -> None:
+        keep_freed_memory()  # As a worker does.
         self.batches = workload.batches()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._groups = GroupIndex(max_groups)

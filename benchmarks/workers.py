@@ -26,7 +26,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def write_config(folder: Path, broker: KafkaBroker, topic: str, load: Workload, **worker: Any) -> Path:
-    """The configuration of a new replica in a group of its own, without a registry: the schema is a file."""
+    """The configuration of a new replica in a group of its own, with the defaults wherever it matters.
+
+    There is no registry: the schema is a file.
+    """
     name = uuid.uuid4().hex[:8]
     schemas = folder / f"schemas-{name}"
     schemas.mkdir()
@@ -41,7 +44,7 @@ def write_config(folder: Path, broker: KafkaBroker, topic: str, load: Workload, 
                     "group_id": name,
                 },
                 "schemas": {"paths": [str(schemas)]},
-                "worker": {"replica_id": name, "guarantee": "at_least_once", "drain_timeout": "0s", **worker},
+                "worker": {"replica_id": name, "drain_timeout": "0s", **worker},
                 "http_server": {"addr": f"127.0.0.1:{free_port()}"},
                 "metrics": {"max_groups": 100_000},
             }
