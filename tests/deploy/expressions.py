@@ -55,7 +55,7 @@ def of_rules() -> list[Expression]:
 def of_queries(kind: str = "promql") -> list[Expression]:
     """Of the code blocks of this kind: `heading: first line`."""
     found, heading = [], ""
-    for match in re.finditer(r"^## (.*)$|^```([\w-]+)\n(.*?)^```$", QUERIES.read_text(), re.MULTILINE | re.DOTALL):
+    for match in re.finditer(r"^## ([^\n]*)$|^```([\w-]+)\n(.*?)^```$", QUERIES.read_text(), re.MULTILINE | re.DOTALL):
         heading = match[1] or heading
         if match[2] == kind:
             found.append(Expression(f"{heading}: {match[3].splitlines()[0]}", " ".join(match[3].split())))

@@ -68,6 +68,10 @@ def test_every_alert_has_a_test_a_severity_and_a_section_in_the_runbook() -> Non
         assert alert["annotations"]["summary"]
 
 
+def test_expressions_are_found() -> None:
+    assert (len(of_dashboard()) >= 30, len(of_rules()) >= 25, len(of_queries()) >= 30) == (True, True, True)
+
+
 @pytest.mark.parametrize("each", [*of_dashboard(), *of_rules(), *of_queries()], ids=lambda each: each.place)
 def test_expressions_name_families_that_exist(each: Any) -> None:
     known = {family.name for family in (*CELL_FAMILIES, *OTHER_FAMILIES)} | OF_ALERTS
