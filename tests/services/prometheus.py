@@ -102,6 +102,11 @@ class Prometheus:
         """Every rule with its health and, of an alert, its state."""
         return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]
 
+    def targets(self) -> list[str]:
+        """Addresses that are scraped now."""
+        found = self._get("targets", {"state": "active"})["activeTargets"]
+        return [each["discoveredLabels"]["__address__"] for each in found]
+
     def _get(self, endpoint: str, parameters: dict[str, str]) -> Any:
         url = f"{self.url}/api/v1/{endpoint}?{urllib.parse.urlencode(parameters)}"
         try:
