@@ -76,11 +76,16 @@ def recount(spans: Iterable[dict[str, Any]]) -> Counter[Key]:
     return totals
 
 
+def bound_text(bound: float) -> str:
+    """A bound as Prometheus clients write it: seven digits and more before the point take an exponent."""
+    return str(float(bound)) if bound < 1e6 else f"{bound / 1e6}e+06"
+
+
 def _observe(
     totals: Counter[Key], name: str, labels: dict[str, str], value: float, bounds: tuple[float, ...], units: int
 ) -> None:
     for bound in bounds:
-        totals[key(f"{name}_bucket", le=str(float(bound)), **labels)] += value <= bound
+        totals[key(f"{name}_bucket", le=bound_text(bound), **labels)] += value <= bound
     totals[key(f"{name}_bucket", le="+Inf", **labels)] += 1
     totals[key(f"{name}_count", **labels)] += 1
     totals[key(f"{name}_sum", **labels)] += units

@@ -62,17 +62,16 @@ class Generator:
 
     def _schema(self, recursive: bool) -> dict[str, Any]:
         rng = self._rng
-        self._defined, self._open, self._names = [], [self._name()] if recursive else [], 0
+        self._defined, self._open, self._names = [], ["Root"] if recursive else [], 0
         names = rng.sample(sorted(FEEDING), rng.randrange(len(FEEDING)))
         if "cost" in names and "cost_usd" in names:
             names.remove("cost")
         fields = [(name, self._feeding(name)) for name in names]
         for number in range(rng.choice((0, 1, 2, 3, 8))):
             fields.insert(rng.randint(0, len(fields)), (f"x{number}", None))
-        root = self._open[0] if recursive else "Root"
         # Made in the order of writing: a name has to be defined before it is used.
         made = [{"name": name, "type": self._type(3) if kind is None else self._made(kind)} for name, kind in fields]
-        return {"type": "record", "name": root, "fields": made}
+        return {"type": "record", "name": "Root", "fields": made}
 
     def _feeding(self, name: str) -> list[str]:
         """The kinds of a field that feeds a column, of which more than one make a union."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.recount import Key, key
+from tests.recount import Key, bound_text, key
 from tokentrace.decode import SpanDecoder
 from tokentrace.delta import Delta
 from tokentrace.engine import Engine, StageTimer
@@ -167,8 +167,8 @@ def samples(snapshot: Snapshot) -> Counter[Key]:
             totals[key("tokentrace_span_pricing_total", source=source, **two)] += sum_of(column)
         for name, histogram in snapshot.layout.histograms.items():
             cumulative = np.cumsum(row[histogram.buckets]).tolist()
-            for bound, count in zip([*histogram.bounds, "+Inf"], cumulative, strict=True):
-                totals[key(f"tokentrace_{name}_bucket", le=str(bound), **two)] += count
+            for bound, count in zip([*map(bound_text, histogram.bounds), "+Inf"], cumulative, strict=True):
+                totals[key(f"tokentrace_{name}_bucket", le=bound, **two)] += count
             totals[key(f"tokentrace_{name}_count", **two)] += cumulative[-1]
             totals[key(f"tokentrace_{name}_sum", **two)] += int(row[histogram.sum])
     return totals

@@ -135,26 +135,30 @@ def test_labels_that_spell_the_overflow_are_the_overflow(hash_bits: int) -> None
 # Restored groups.
 
 
+def adopted(index: GroupIndex, *cells: tuple[tuple[str, str, str], int]) -> list[int]:
+    groups = [Group(*triple) for triple, _ in cells]
+    return index.adopt(groups, np.array([status for _, status in cells], np.uint8)).tolist()
+
+
 @HASH_BITS
 def test_a_restored_group_is_the_one_that_spans_find(hash_bits: int) -> None:
     index = GroupIndex(10, hash_bits)
-    cells = [index.adopt(Group(*triple), status) for triple in (A, B) for status in (0, 2)]
+    cells = adopted(index, (A, 0), (A, 2), (B, 0), (B, 2))
     assert cells == [0, 1, 2, 3]
-    assert index.adopt(Group(*A), 2) == 1
+    assert adopted(index, (A, 2)) == [1]
     assert numbers(index, B, C, A) == [2, 3, 1]
     assert index.cells(np.array([1, 2]), np.array([2, 0], np.uint8)).tolist() == [1, 2]
 
 
 def test_restored_groups_are_taken_whatever_the_limit_is() -> None:
     index = GroupIndex(1)
-    for triple in (A, B, C):
-        index.adopt(Group(*triple), 0)
+    adopted(index, (A, 0), (B, 0), (C, 0))
     assert numbers(index, C, A, ("new", "", "")) == [3, 1, OVERFLOW_GROUP]
 
 
 def test_the_restored_overflow_is_the_overflow() -> None:
     index = GroupIndex(1)
-    cell = index.adopt(Group(OVERFLOW, OVERFLOW, OVERFLOW), 1)
+    (cell,) = adopted(index, ((OVERFLOW, OVERFLOW, OVERFLOW), 1))
     assert (index.cell_group[cell], index.cell_status[cell], len(index.groups)) == (OVERFLOW_GROUP, 1, 1)
 
 

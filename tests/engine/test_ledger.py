@@ -139,7 +139,7 @@ def test_a_restored_ledger_goes_on_where_the_earlier_one_was() -> None:
     first.commit()
     second = Rig()
     for group, status in zip(first.groups.cell_group, first.groups.cell_status, strict=True):
-        second.groups.adopt(first.groups.groups[group], int(status))
+        second.groups.adopt([first.groups.groups[group]], np.array([status], np.uint8))
     second.ledger.restore(first.ledger.totals)
     assert frozen(second.ledger.snapshot) == frozen(first.ledger.snapshot)
     for rig in (first, second):
@@ -170,7 +170,7 @@ DELTA = st.tuples(
 def test_totals_are_the_sum_of_the_committed_deltas_and_of_no_other(deltas: list[Any]) -> None:
     groups = GroupIndex(10)
     for model in "abcdefg":
-        groups.adopt(Group(model, "", ""), 0)
+        groups.adopt([Group(model, "", "")], np.zeros(1, np.uint8))
     ledger = Ledger(LAYOUT, groups, 300.0, Clock())
     cells: Counter[int] = Counter()
     audits: Counter[tuple[int, str]] = Counter()

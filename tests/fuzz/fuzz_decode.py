@@ -32,7 +32,6 @@ with atheris.instrument_imports(include=["tokentrace.decode"]) if atheris else c
     from tests.spanfactory import SPAN_SCHEMA
     from tokentrace.decode.columnar import ColumnarDecoder
     from tokentrace.decode.reference import ReferenceDecoder
-    from tokentrace.errors import SchemaError
 
 #: Numbers of schemas; every fourth is the span's own.
 SCHEMAS = 4000
@@ -51,10 +50,7 @@ def schema_of(number: int) -> Any:
 def decoders_of(number: int, options: int) -> tuple[Any, ReferenceDecoder, ColumnarDecoder] | None:
     """The schema of a number and its decoders, or None where it has no column form."""
     schema = schema_of(number)
-    try:
-        reference, columnar = both_decoders(schema, **OPTIONS[options])
-    except SchemaError:
-        return None
+    reference, columnar = both_decoders(schema, **OPTIONS[options])
     return None if columnar is None else (schema, reference, columnar)
 
 
@@ -103,10 +99,10 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     """An input whose messages are damaged one by one, so that the others stay what they are."""
     number, options, messages = parse(data)
     generator = Generator(rng)
-    messages = [generator.damage(each, messages) if rng.random() < 0.4 else each for each in messages]
-    if rng.random() < 0.3:
+    messages = [generator.damage(each, messages) if rng.random() < 0.25 else each for each in messages]
+    if rng.random() < 0.5:
         messages.insert(rng.randint(0, len(messages)), generator.datum(schema_of(number), wild=True))
-    if messages and rng.random() < 0.1:
+    if len(messages) > 8 or (messages and rng.random() < 0.1):
         messages.pop(rng.randrange(len(messages)))
     return build(number, rng.randrange(len(OPTIONS)) if rng.random() < 0.1 else options, messages)
 
@@ -150,16 +146,12 @@ def guided(corpus: Path, seconds: float, seed: int) -> None:
 
     def mutator(data: bytes, max_size: int, seed: int) -> bytes:
         chance = random.Random(seed)
-        changed = mutated(data, chance) if chance.random() < 0.5 else atheris.Mutate(data, len(data) + 64)
+        changed = mutated(data, chance) if chance.random() < 0.8 else atheris.Mutate(data, len(data) + 64)
         return bytes(changed[:max_size])
 
-    options = [
-        f"-max_total_time={int(seconds)}",
-        f"-seed={seed}",
-        "-timeout=30",
-        "-max_len=16384",
-        "-print_final_stats=1",
-    ]
+    options = [f"-max_total_time={int(seconds)}", f"-seed={seed}", "-timeout=30", "-max_len=16384"]
+    # Atheris 3.0 keeps the operands of the comparisons that it traces, some kilobytes an execution.
+    options += ["-rss_limit_mb=0", "-print_final_stats=1"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], one_input, custom_mutator=mutator, enable_python_coverage=True)
     atheris.Fuzz()
 

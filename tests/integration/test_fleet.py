@@ -172,7 +172,9 @@ def test_sigterm_waits_for_a_last_scrape_and_then_ends_well(
     worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "30s", "commit_interval": "10s"})
     producer.produce(topic, message(span()))
     producer.flush()
-    assert wait_for(lambda: sum(v for (n, _), v in worker.samples().items() if n.endswith("assigned_partitions")) == 4)
+    polled = ("tokentrace_worker_batch_records_count", frozenset[tuple[str, str]]())
+    assert wait_for(lambda: worker.samples()[polled] == 1)
+    assert _counted(worker) == 0, "what is not committed is not shown"
     worker.process.send_signal(signal.SIGTERM)
     worker.wait_for_log("waiting up to 30 s for the final values")
     assert worker.process.poll() is None

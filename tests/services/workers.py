@@ -29,7 +29,6 @@ def write_config(path: Path, sections: dict[str, Any], replica_id: str) -> Path:
     base: dict[str, Any] = {
         "worker": {
             "replica_id": replica_id,
-            "guarantee": "at_least_once",
             "commit_interval": "200ms",
             "drain_timeout": "0s",
             "log_format": "json",
@@ -47,11 +46,15 @@ class WorkerProcess:
 
     def __init__(self, config: Path, log: Path) -> None:
         self._log = log
+        self._config = config
         self.http = yaml.safe_load(config.read_text())["http_server"]
         self.target = self.http["addr"]
-        with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tokentrace", "worker", "--config", str(config)],
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tokentrace", "worker", "--config", str(self._config)],
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
@@ -92,9 +95,9 @@ class WorkerProcess:
                 raise AssertionError(f"The worker did not {what}. Its log:\n{self.log()[-3000:]}")
             time.sleep(0.05)
 
-    def samples(self) -> dict[Key, float]:
+    def samples(self, **headers: str) -> dict[Key, float]:
         """Every sample of its text exposition."""
-        status, body, _ = self.get("/metrics/prometheus")
+        status, body, _ = self.get("/metrics/prometheus", **headers)
         assert status == 200, body
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value

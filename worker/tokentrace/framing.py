@@ -59,9 +59,14 @@ class Framed:
 def frame(values: Sequence[bytes | None], mode: Framing = "auto") -> Framed:
     """Join n message values and find each one's schema key and datum."""
     n = len(values)
-    pieces: list[bytes] = [value or b"" for value in values] if None in values else list(values)  # type: ignore[arg-type]
-    pieces.append(bytes(PADDING))
-    buffer = np.frombuffer(b"".join(pieces), np.uint8)
+    pieces: list[bytes] = [*values, bytes(PADDING)]  # type: ignore[list-item]
+    try:
+        joined = b"".join(pieces)
+    except TypeError:
+        # Tombstones are rare, and looking for them beforehand would cost as much as the join.
+        pieces = [piece or b"" for piece in pieces]
+        joined = b"".join(pieces)
+    buffer = np.frombuffer(joined, np.uint8)
     lengths = np.fromiter(map(len, pieces), np.int64, n)
     end = np.cumsum(lengths)
     start = end - lengths

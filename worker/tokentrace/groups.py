@@ -7,14 +7,16 @@ that is new. Beyond `max_groups` new groups fold into group 0, whose label value
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .delta import grown
 from .snapshot import OVERFLOW, Group
-from .spans import SpanBatch, Strings
+from .spans import PADDING, Strings
 
 OVERFLOW_GROUP: Final = 0
 _STATUS_COUNT: Final = 3
@@ -23,6 +25,33 @@ _EMPTY: Final = -1
 _MIX: Final = np.uint64(0x9E3779B97F4A7C15)
 _FINISH: Final = np.uint64(0xBF58476D1CE4E5B9)
 _LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
+
+
+class Labels(Protocol):
+    """The label strings of m spans, valid UTF-8, in a buffer that has PADDING bytes after them."""
+
+    @property
+    def buffer(self) -> NDArray[np.uint8]: ...
+    @property
+    def model(self) -> Strings: ...
+    @property
+    def provider(self) -> Strings: ...
+    @property
+    def caller(self) -> Strings: ...
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """Labels that come from text."""
+
+    buffer: NDArray[np.uint8]
+    model: Strings
+    provider: Strings
+    caller: Strings
+
+    def __len__(self) -> int:
+        return len(self.model.length)
 
 
 class _Words(NamedTuple):
@@ -58,41 +87,40 @@ class GroupIndex:
         self._cell_group: NDArray[np.int32] = np.zeros(64, np.int32)
         self._cell_status: NDArray[np.uint8] = np.zeros(64, np.uint8)
         # A span that spells these labels belongs here: a group of its own would be a second one of the same name.
-        self._enter(Group(OVERFLOW, OVERFLOW, OVERFLOW))
+        self._lookup(_labels_of([Group(OVERFLOW, OVERFLOW, OVERFLOW)]), 1)
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def lookup(self, spans: SpanBatch) -> NDArray[np.int64]:
+    def lookup(self, spans: Labels) -> NDArray[np.int64]:
         """int64[m], each span's group number; new groups are added while there is room."""
+        return self._lookup(spans, self.max_groups)
+
+    def _lookup(self, spans: Labels, limit: int) -> NDArray[np.int64]:
         words = _words(spans)
         hashes = self._hash(words)
         group = self._find(hashes, words, np.arange(len(spans)))
         missing = np.flatnonzero(group < 0)
         while len(missing):
-            if len(self.groups) > self.max_groups:
+            if len(self.groups) > limit:
                 group[missing] = OVERFLOW_GROUP
                 break
             # One span of each new hash; spans whose hash collides with it are found missing again, and come next.
             _, first = np.unique(hashes[missing], return_index=True)
             for index in missing[np.sort(first)].tolist():
-                if len(self.groups) > self.max_groups:
+                if len(self.groups) > limit:
                     break
                 self._add(_group_of(spans, index), int(hashes[index]))
             group[missing] = self._find(hashes, words, missing)
             missing = missing[group[missing] < 0]
         return group
 
-    def adopt(self, group: Group, status: int) -> int:
-        """The cell number of a group and status that an earlier run has counted, added whatever the limit is."""
-        number = self._enter(group)
-        return int(self.cells(np.array([number]), np.array([status], np.uint8))[0])
+    def adopt(self, groups: Sequence[Group], status: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """The cell numbers, int64[c], of c groups and statuses that an earlier run has counted.
 
-    def _enter(self, group: Group) -> int:
-        """The group's number, added whatever the limit is."""
-        words = _words_of(group)
-        hashes = self._hash(words)
-        number = int(self._find(hashes, words, np.zeros(1, np.int64))[0])
-        return number if number >= 0 else self._add(group, int(hashes[0]))
+        They are added whatever the limit is: what has a series keeps it.
+        """
+        numbers = self._lookup(_labels_of(groups), len(self.groups) + len(groups))
+        return self.cells(numbers, status)
 
     def _hash(self, words: _Words) -> NDArray[np.uint64]:
         hashes = words.header * _MIX
@@ -157,13 +185,12 @@ class GroupIndex:
 
     def _add(self, group: Group, hash_: int) -> int:
         number = len(self.groups)
-        words = _words_of(group)
-        flat = [int(word[0]) for _, word in words.steps]
+        header, flat = _words_of(group)
         self._hashes = grown(self._hashes, number + 1)
         self._headers = grown(self._headers, number + 1)
         self._first_word = grown(self._first_word, number + 1)
         self._words = grown(self._words, self._word_count + len(flat))
-        self._hashes[number], self._headers[number] = hash_, words.header[0]
+        self._hashes[number], self._headers[number] = hash_, header
         self._first_word[number] = self._word_count
         self._words[self._word_count : self._word_count + len(flat)] = flat
         self._word_count += len(flat)
@@ -219,7 +246,7 @@ class GroupIndex:
         return self._cell_status[: self._cells]
 
 
-def _words(spans: SpanBatch) -> _Words:
+def _words(spans: Labels) -> _Words:
     """The label strings of a batch as words; a step names its spans only where some have no such word."""
     count = len(spans.buffer) - 7
     loads: NDArray[np.uint64] = np.ndarray((count,), "<u8", spans.buffer, strides=(1,))
@@ -241,27 +268,27 @@ def _words(spans: SpanBatch) -> _Words:
     return _Words(header, steps)
 
 
-def _words_of(group: Group) -> _Words:
-    """The words of one group's label values."""
+def _words_of(group: Group) -> tuple[int, list[int]]:
+    """The header and the words of one group, as `_words` has them."""
     data = [part.encode() for part in group]
-    offset, length = np.zeros(3, np.int64), np.array([len(part) for part in data], np.int64)
-    offset[1:] = np.cumsum(length)[:-1]
-    buffer = np.frombuffer(b"".join(data) + bytes(8), np.uint8)
-    header = np.zeros(1, np.uint64)
-    loads: NDArray[np.uint64] = np.ndarray((len(buffer) - 7,), "<u8", buffer, strides=(1,))
-    steps: list[tuple[NDArray[np.int64] | None, NDArray[np.uint64]]] = []
-    for part in range(3):
-        header = (header << np.uint64(21)) | np.uint64(length[part])
-        for start in range(0, int(length[part]), 8):
-            mask = _LOW_BYTES[min(int(length[part]) - start, 8)]
-            steps.append((None, loads[offset[part] + start : offset[part] + start + 1] & mask))
-    return _Words(header, steps)
+    model, provider, caller = map(len, data)
+    words = [int.from_bytes(part[start : start + 8], "little") for part in data for start in range(0, len(part), 8)]
+    return model << 42 | provider << 21 | caller, words
 
 
-def _group_of(spans: SpanBatch, index: int) -> Group:
+def _labels_of(groups: Sequence[Group]) -> _Labels:
+    """The labels of these groups as columns."""
+    parts = [part.encode() for group in groups for part in group]
+    lengths = np.array([len(part) for part in parts], np.int64)
+    offsets = np.cumsum(lengths) - lengths
+    buffer = np.frombuffer(b"".join(parts) + bytes(PADDING), np.uint8)
+    return _Labels(buffer, *(Strings(offsets[part::3], lengths[part::3]) for part in range(3)))
+
+
+def _group_of(spans: Labels, index: int) -> Group:
     return Group(*(_text(spans, strings, index) for strings in (spans.model, spans.provider, spans.caller)))
 
 
-def _text(spans: SpanBatch, strings: Strings, index: int) -> str:
+def _text(spans: Labels, strings: Strings, index: int) -> str:
     start = int(strings.offset[index])
     return spans.buffer[start : start + int(strings.length[index])].tobytes().decode()

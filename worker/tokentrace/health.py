@@ -65,6 +65,7 @@ class Health:
     last_*_s: Unix time, 0 before the first. not_ready: why it is not ready, empty when it is.
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
+    refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     """
 
     replica_id: str
@@ -86,6 +87,7 @@ class Health:
     not_ready: str
     unreachable: str
     lost_records: Mapping[int, int]
+    refused_partitions: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -111,6 +113,7 @@ class Recorder:
     not_ready: str = "starting"
     unreachable: str = ""
     lost_records: dict[int, int] = field(default_factory=dict)
+    refused_partitions: tuple[int, ...] = ()
 
     def snapshot(self) -> Health:
         return Health(
@@ -133,4 +136,5 @@ class Recorder:
             not_ready=self.not_ready,
             unreachable=self.unreachable,
             lost_records=dict(self.lost_records),
+            refused_partitions=self.refused_partitions,
         )

@@ -13,12 +13,16 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from .allocator import keep_freed_memory
+from .commit import Committer
 from .commit.at_least_once import AtLeastOnce
+from .commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from .config import Config
 from .decode import SpanDecoder
+from .decode.resolve import resolve
 from .delta import Delta
 from .engine import Engine, StageTimer
-from .errors import ConfigError
+from .errors import ConfigError, SchemaError
 from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, health_metrics
 from .groups import GroupIndex
 from .health import Recorder
@@ -28,7 +32,7 @@ from .pricing import Pricer, Rates
 from .schemas import Registry, RegistrySettings, WriterSchemas, load_folder, load_schema
 from .snapshot import Snapshot
 from .source import KafkaSource, SourceSettings
-from .topics import Topics
+from .topics import Topics, rollups_topic, state_topic
 from .worker import LoopSettings, Worker
 
 log = logging.getLogger(__name__)
@@ -71,7 +75,7 @@ class Service:
             Engine(decoder, groups, pricer(config, clock), layout, timer, clock),
             Delta(layout),
             Ledger(layout, groups, metrics.quality_window, clock),
-            AtLeastOnce(self._source, client_config(config), config.kafka.dead_letters),
+            committer(config, self._source, groups, layout),
             self._recorder,
             timer,
             clock,
@@ -96,6 +100,7 @@ class Service:
 
     def run(self) -> None:
         """Serve and count until `stop`. Raises UsageError or RuntimeFailure when this replica cannot go on."""
+        keep_freed_memory()
         if self.http is not None:
             self.http.start()
             scheme = "https" if self._config.http_server.tls is not None else "http"
@@ -117,7 +122,10 @@ class Service:
     def _ensure_topics(self) -> None:
         kafka = self._config.kafka
         topics = Topics(client_config(self._config))
-        topics.ensure([topics.dead_letters(kafka.dead_letters, kafka.topic)])
+        specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
+        if self._config.worker.guarantee == "exactly_once":
+            specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic)]
+        topics.ensure(specs)
 
     def _hold_for_last_scrape(self) -> None:
         """Prometheus would never see what was counted since its last scrape, if the process just ended."""
@@ -164,7 +172,6 @@ class Service:
 def _refuse_what_is_not_here_yet(config: Config) -> None:
     """A setting must never be accepted and then ignored."""
     asked_for = {
-        "worker.guarantee: exactly_once": config.worker.guarantee == "exactly_once",
         "worker.deduplicate": config.worker.deduplicate is not None,
         "metrics.expire_after": config.metrics.expire_after is not None,
         "alerts": bool(config.alerts),
@@ -182,6 +189,22 @@ def client_config(config: Config) -> dict[str, Any]:
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": config.worker.replica_id,
     }
+
+
+def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: Layout) -> Committer:
+    """The commit of the configured guarantee."""
+    kafka = config.kafka
+    if config.worker.guarantee == "at_least_once":
+        return AtLeastOnce(source, client_config(config), kafka.dead_letters)
+    settings = ExactlyOnceSettings(
+        client_config(config),
+        config.worker.replica_id,
+        kafka.topic,
+        kafka.dead_letters,
+        kafka.state_topic,
+        kafka.rollups_topic,
+    )
+    return ExactlyOnce(settings, source, groups, layout)
 
 
 def source_settings(config: Config) -> SourceSettings:
@@ -218,6 +241,11 @@ def writer_schemas(config: Config) -> WriterSchemas:
     for index, folder in enumerate(config.schemas.paths):
         files |= load_folder(folder, f"schemas.paths[{index}]")
     raw = load_schema(config.schemas.raw, "schemas.raw") if config.schemas.raw is not None else None
+    if raw is not None:
+        try:
+            resolve(raw)
+        except SchemaError as error:
+            raise ConfigError([f"schemas.raw: {error}"]) from error
     registry = None
     section = config.schema_registry
     if section.url:

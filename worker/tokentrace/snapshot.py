@@ -28,11 +28,12 @@ class Group(NamedTuple):
 
 
 class PartitionAudit(NamedTuple):
-    """Records of one input partition, committed: polled = counted + rejected, exactly."""
+    """Records of one input partition, committed: polled = counted + rejected + duplicates, exactly."""
 
     polled: int
     counted: int
     rejected: int
+    duplicates: int = 0
 
 
 @dataclass(frozen=True, slots=True)

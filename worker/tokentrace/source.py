@@ -52,6 +52,8 @@ REFUSED: Final = frozenset(
 class Rebalance(Protocol):
     """What the loop does while partitions come and go; called inside `poll`, on its thread."""
 
+    def may_start(self, partition: int, offset: int | None) -> bool: ...
+
     def on_revoke(self, partitions: Sequence[int]) -> None: ...
 
     def on_lost(self, partitions: Sequence[int]) -> None: ...
@@ -114,6 +116,8 @@ class KafkaSource:
         self._refusal: str | None = None
         self.unreachable = ""
         self.lost_records: dict[int, int] = {}
+        #: Assigned partitions that must not be consumed.
+        self.refused: set[int] = set()
         try:
             self._consumer = Consumer(
                 {**settings.consumer_config(), "error_cb": self._on_error}, logger=logging.getLogger("librdkafka")
@@ -247,7 +251,7 @@ class KafkaSource:
     def resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._consumer.resume(self._topic_partitions(self._positions))
+            self._consumer.resume(self._topic_partitions([p for p in self._positions if p not in self.refused]))
 
     # -- positions -------------------------------------------------------------------------------------------------
 
@@ -299,8 +303,9 @@ class KafkaSource:
             self._oldest_unread_s.pop(partition, None)
         offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in starts.items()]
         self._consumer.incremental_assign(offsets)
-        if self._paused:
-            self._consumer.pause(offsets)
+        held = [each for each in offsets if self._paused or each.partition in self.refused]
+        if held:
+            self._consumer.pause(held)
 
     def _start_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
         """Committed offsets, asked for until they are stable; the configured start where there is none."""
@@ -316,10 +321,14 @@ class KafkaSource:
                 raise RuntimeFailure(f"Kafka refuses this worker's offsets: {failure.str()}.")
             log.info("The group's offsets are not stable yet (%s); asking again.", failure.str())
             time.sleep(0.1)
-        return {
-            result.partition: result.offset if result.offset >= 0 else self._first_offset(result.partition)
-            for result in committed
-        }
+        starts = {}
+        for result in committed:
+            offset = result.offset if result.offset >= 0 else None
+            assert self._rebalance is not None
+            if not self._rebalance.may_start(result.partition, offset):
+                self.refused.add(result.partition)
+            starts[result.partition] = self._first_offset(result.partition) if offset is None else offset
+        return starts
 
     def _first_offset(self, partition: int) -> int:
         low, high = self._watermarks(partition)
@@ -382,6 +391,7 @@ class KafkaSource:
         self._guarded(lambda: getattr(self._rebalance, event)(partitions))
         for partition in partitions:
             self._positions.pop(partition, None)
+            self.refused.discard(partition)
         self._guarded(lambda: self._consumer.incremental_unassign(left))
 
     def _on_error(self, error: KafkaError) -> None:

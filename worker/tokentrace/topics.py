@@ -6,6 +6,7 @@ A topic with settings that would lose data is refused with the command that mend
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -23,6 +24,9 @@ REQUEST_TIMEOUT_S: Final = 15.0
 DEAD_LETTER_MARGIN_BYTES: Final = 64 * 1024
 DEFAULT_MAX_MESSAGE_BYTES: Final = 1048588
 
+#: Replicas are spread over them by name.
+STATE_PARTITIONS: Final = 12
+
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
@@ -36,6 +40,29 @@ class TopicSpec:
     settings: Mapping[str, str]
     required: Mapping[str, str]
     at_least: frozenset[str] = frozenset()
+    exactly_so_many_partitions: bool = False
+
+
+def state_topic(name: str) -> TopicSpec:
+    """Totals by replica and group, compacted: the last record of each key is kept for good."""
+    settings = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": "0.1",
+        "segment.bytes": str(64 << 20),
+        "max.compaction.lag.ms": str(3600 * 1000),
+        "max.message.bytes": str(8 << 20),
+    }
+    return TopicSpec(name, STATE_PARTITIONS, settings, {"cleanup.policy": "compact"})
+
+
+def rollups_topic(name: str) -> TopicSpec:
+    """Increments by commit. One partition: one replica of the group reads all of them."""
+    settings = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(7 * 24 * 3600 * 1000),
+        "max.message.bytes": str(8 << 20),
+    }
+    return TopicSpec(name, 1, settings, {"cleanup.policy": "delete"}, exactly_so_many_partitions=True)
 
 
 class Topics:
@@ -53,29 +80,37 @@ class Topics:
 
     def ensure(self, specs: Sequence[TopicSpec]) -> None:
         """Create what is missing and check what is there. Raises RuntimeFailure with the command that mends it."""
-        existing = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S).topics
+        cluster = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
         for spec in specs:
-            if spec.name in existing or not self._create(spec):
+            if spec.name in cluster.topics or not self._create(spec, len(cluster.brokers)):
                 self._check(spec)
 
-    def _create(self, spec: TopicSpec) -> bool:
+    def _create(self, spec: TopicSpec, brokers: int) -> bool:
         """True when the topic was made; false when another worker was quicker."""
-        new = NewTopic(spec.name, num_partitions=spec.partitions, replication_factor=-1, config=dict(spec.settings))
+        # One broker may fail without losing or stopping anything, where there are enough of them.
+        settings = {**spec.settings, "min.insync.replicas": "2" if brokers >= 3 else "1"}
+        new = NewTopic(spec.name, spec.partitions, min(brokers, 3), config=settings)
         try:
             self._admin.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[spec.name].result()
         except KafkaException as failure:
             error = failure.args[0]
             if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
-            settings = " ".join(f"--config {key}={value}" for key, value in spec.settings.items())
+            given = " ".join(f"--config {key}={value}" for key, value in spec.settings.items())
             raise RuntimeFailure(
                 f"Topic {spec.name!r} cannot be created ({error.str()}); create it with: kafka-topics.sh --create "
-                f"--topic {spec.name} --partitions {spec.partitions} {settings}"
+                f"--topic {spec.name} --partitions {spec.partitions} {given}"
             ) from failure
         log.info("Created topic %s.", spec.name)
         return True
 
     def _check(self, spec: TopicSpec) -> None:
+        partitions = self._partitions(spec.name)
+        if spec.exactly_so_many_partitions and partitions != spec.partitions:
+            raise RuntimeFailure(
+                f"Topic {spec.name!r} has {partitions} partitions and must have {spec.partitions}; delete it with: "
+                f"kafka-topics.sh --delete --topic {spec.name}, and the next worker makes it anew."
+            )
         actual = self._settings(spec.name)
         wrong = {
             key: wanted
@@ -89,6 +124,15 @@ class Topics:
                 f"Topic {spec.name!r} has {found}, which could lose data; mend it with: kafka-configs.sh --alter "
                 f"--entity-type topics --entity-name {spec.name} --add-config {mended}"
             )
+
+    def _partitions(self, topic: str) -> int:
+        """How many it has; a topic that another worker has made just now shows none for a moment."""
+        deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
+        while True:
+            count = len(self._admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic].partitions)
+            if count or time.monotonic() > deadline_s:
+                return count
+            time.sleep(0.1)
 
     def _settings(self, topic: str) -> dict[str, str]:
         """The topic's effective settings; empty where this user may not see them."""

@@ -86,6 +86,7 @@ class Worker:
     def run(self) -> None:
         """Run until `stop`. Raises RuntimeFailure or UsageError when this worker cannot go on."""
         try:
+            self._restore()
             self._recorder.not_ready = "joining the consumer group"
             self._publish_health()
             self._source.subscribe(self)
@@ -100,6 +101,18 @@ class Worker:
             self._committer.close()
             self._recorder.lag = {}
             self._publish_health()
+
+    def _restore(self) -> None:
+        """Go on from what this replica has committed in earlier runs."""
+        self._recorder.not_ready = "restoring the committed totals"
+        self._publish_health()
+        began = time.perf_counter()
+        totals = self._committer.start()
+        if totals is not None:
+            self._ledger.restore(totals)
+            self._recorder.last_commit_at_s = totals.committed_at_s
+            log.info("Restored the totals of %d series groups.", len(self._ledger.snapshot.groups) - 1)
+        self._recorder.restore_seconds = time.perf_counter() - began
 
     # -- one turn --------------------------------------------------------------------------------------------------
 
@@ -188,9 +201,27 @@ class Worker:
             recorder.lag = self._source.lag()
         recorder.unreachable = self._source.unreachable
         recorder.lost_records = dict(self._source.lost_records)
+        recorder.refused_partitions = tuple(sorted(self._source.refused))
         self.health = recorder.snapshot()
 
     # -- rebalance, called by the source inside poll ---------------------------------------------------------------
+
+    def may_start(self, partition: int, offset: int | None) -> bool:
+        """Whether counting may go on from the group's offset, None where it has none.
+
+        Before what is known to be counted it may not: somebody has set the offsets back, or restored a cluster.
+        """
+        counted = max(self._committer.counted_up_to.get(partition, 0), self._ledger.totals.positions.get(partition, 0))
+        if (offset or 0) >= counted:
+            return True
+        found = "no offset" if offset is None else f"offset {offset}"
+        log.error(
+            "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are counted already and "
+            "would be counted again. See `tokentrace state show`; then either set the offsets forward "
+            "(`tokentrace state reset --offsets`) or accept it (`tokentrace state reset --positions`), and restart.",
+            partition, found, counted,
+        )  # fmt: skip
+        return False
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         self._recorder.rebalances["assign"] += 1

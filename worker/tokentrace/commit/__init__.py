@@ -6,6 +6,7 @@ delta, or keep it and try again.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Protocol
 
@@ -28,8 +29,14 @@ class Outcome(Enum):
 class Committer(Protocol):
     """Makes deltas durable."""
 
-    def start(self) -> None:
-        """Prepare, before the group is joined. Raises RuntimeFailure when this replica may not run."""
+    def start(self) -> Totals | None:
+        """Prepare, before the group is joined; what this replica has committed in earlier runs, if that is kept.
+
+        Raises RuntimeFailure when this replica may not run.
+        """
+
+    #: Input partition -> offset below which spans are known to be counted already; complete after `start`.
+    counted_up_to: Mapping[int, int]
 
     def commit(self, delta: Delta, totals: Totals, changes: Changes) -> Outcome:
         """Make the delta durable: its dead letters, its offsets and, where the guarantee asks for it, its totals.

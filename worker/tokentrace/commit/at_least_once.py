@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -34,6 +35,9 @@ class AtLeastOnce:
     2. The consumed offsets are committed for the group.
     """
 
+    #: Nothing is known from before this process.
+    counted_up_to: Mapping[int, int] = MappingProxyType({})
+
     def __init__(self, source: KafkaSource, producer_config: dict[str, Any], dead_letter_topic: str) -> None:
         self._source = source
         self._topic = dead_letter_topic
@@ -41,8 +45,9 @@ class AtLeastOnce:
         config = {**producer_config, "enable.idempotence": True, "linger.ms": 5, "message.max.bytes": MAX_MESSAGE_BYTES}
         self._producer = Producer(config, logger=logging.getLogger("librdkafka"))
 
-    def start(self) -> None:
+    def start(self) -> Totals | None:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""
+        return None
 
     def commit(self, delta: Delta, totals: Totals, changes: Changes) -> Outcome:
         if delta.dead_letters and not self._deliver(delta):

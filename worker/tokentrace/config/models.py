@@ -94,6 +94,16 @@ class Kafka(Section):
         """The dead-letter topic's name."""
         return self.dead_letter_topic or f"{self.topic}.dead-letters"
 
+    @property
+    def state_topic(self) -> str:
+        """Totals of every replica."""
+        return f"{self.group_id}.state"
+
+    @property
+    def rollups_topic(self) -> str:
+        """Increments of every commit."""
+        return f"{self.group_id}.rollups"
+
 
 class RegistryAuth(Section):
     """How to sign in to the Schema Registry: username and password, or a bearer token."""
@@ -169,7 +179,7 @@ class WorkerSection(Section):
 
     replica_id: NonEmpty = Field(default_factory=socket.gethostname)
     """Identity of this replica, unique in the group and stable over restarts; the host name by default."""
-    guarantee: Literal["exactly_once", "at_least_once"] = "at_least_once"
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """What a crash may do to the counters."""
     commit_interval: PositiveDuration = 1.0
     """How often what was counted is committed and shown."""

@@ -7,7 +7,7 @@ says why it cannot be read. So every result is the reference's, and one bad mess
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..messages import Reject
 from ..spans import Numbers, SpanColumns, Strings
-from .labels import NotAscii, Utf8
+from .labels import NotAscii, invalid_utf8
 from .lockstep import Chunk, Lanes, unaligned_words
 from .plan import plan
 from .reference import LABEL_FIELDS, ReferenceDecoder
@@ -27,8 +27,9 @@ from .steps import Steps, run
 CHUNK_ROWS: Final = 12_000
 #: Below this many messages the array operations cost more than fastavro does.
 MIN_ROWS: Final = 8
-#: A step over fewer rows than this costs more than fastavro does; so many of them are taken before giving up.
+#: A round over the items of fewer messages than this costs more than fastavro does.
 THIN_ROWS: Final = 32
+#: Such rounds in one chunk before the messages that still have items are left to the reference.
 PATIENCE: Final = 256
 
 
@@ -36,6 +37,8 @@ PATIENCE: Final = 256
 class ColumnarDecoder:
     """Decodes the messages of one writer schema.
 
+    reference: for the messages that leave the fast path. steps: the schema's plan. fed: the columns that it fills.
+    chunk_rows: messages decoded together.
     min_rows, thin_rows, patience: when to leave messages to the reference for speed's sake; results do not change.
     """
 
@@ -46,7 +49,6 @@ class ColumnarDecoder:
     chunk_rows: int = CHUNK_ROWS
     thin_rows: int = THIN_ROWS
     patience: int = PATIENCE
-    _utf8: Utf8 = field(default_factory=Utf8, repr=False)
 
     @classmethod
     def compile(
@@ -121,7 +123,7 @@ class ColumnarDecoder:
                 strings = strings.take(rows)
             found = not_ascii.rows(strings)
             if len(found):
-                bad = self._utf8.invalid(chunk.buffer, strings.take(found))
+                bad = invalid_utf8(chunk.buffer, strings.take(found))
                 left[rows[found[bad]]] = True
 
 

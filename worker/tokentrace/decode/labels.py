@@ -1,7 +1,7 @@
 """Labels: which strings of a column are not valid UTF-8.
 
-Most names are ASCII, which one bit for each byte of the messages shows. The others are decoded once for each distinct
-name, and the names that were found valid are remembered from batch to batch.
+Most names are ASCII, which one bit for each byte of the messages shows. The others are decoded, all at once as one
+text; only where that fails is each of them looked at.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ..spans import Strings
 from .lockstep import unaligned_words
 
-#: Names remembered, and the longest of them in bytes.
-MAX_KNOWN: Final = 10_000
-MAX_KNOWN_BYTES: Final = 256
-
+#: Bytes looked at at a time, a multiple of 8, so that what is in between stays in the cache.
+_BLOCK: Final = 1 << 18
+#: Bytes of strings that are decoded at once; indexes to gather them take eight times as much.
+_TOGETHER: Final = 1 << 20
 #: Strings of so many bytes have all their bits in one 64-bit load, whichever bit of a byte they begin at.
 _WINDOW: Final = 57
 _LOWEST_BITS: Final = np.array([(1 << length) - 1 for length in range(_WINDOW + 1)], np.uint64)
@@ -28,9 +28,10 @@ class NotAscii:
 
     def __init__(self, buffer: NDArray[np.uint8], first: int, last: int) -> None:
         self._first = first
-        packed = np.packbits(buffer[first:last] > 0x7F, bitorder="little")
-        bits = np.zeros(len(packed) + 8, np.uint8)
-        bits[: len(packed)] = packed
+        bits = np.zeros((last - first) // 8 + 8, np.uint8)
+        for at in range(0, last - first, _BLOCK):
+            packed = np.packbits(buffer[first + at : min(first + at + _BLOCK, last)] > 0x7F, bitorder="little")
+            bits[at // 8 : at // 8 + len(packed)] = packed
         self._words = unaligned_words(bits)
 
     def rows(self, strings: Strings) -> NDArray[np.int64]:
@@ -44,33 +45,24 @@ class NotAscii:
         return np.flatnonzero(found)
 
 
-class Utf8:
-    """Knows valid names."""
-
-    def __init__(self) -> None:
-        self._known: set[bytes] = set()
-
-    def invalid(self, buffer: NDArray[np.uint8], strings: Strings) -> list[int]:
-        """The strings that are not valid UTF-8."""
-        if not len(strings.offset):
+def invalid_utf8(buffer: NDArray[np.uint8], strings: Strings) -> list[int]:
+    """The strings, all in the buffer, that are not valid UTF-8; ascending."""
+    offset, length = strings.offset, strings.length
+    stop = np.cumsum(length + 1)
+    if len(length) and int(stop[-1]) <= _TOGETHER:
+        # A zero byte after each string: what is cut off at a string's end is not mended by the next one.
+        first = stop - length - 1
+        text = buffer.take(np.arange(stop[-1]) + np.repeat(offset - first, length + 1), mode="clip")
+        text[stop - 1] = 0
+        if _is_utf8(text):
             return []
-        first = int(strings.offset.min())
-        end = strings.offset + strings.length
-        # One copy of the stretch, since slices of bytes cost a fraction of slices of an array.
-        data = buffer[first : int(end.max())].tobytes()
-        bounds = zip((strings.offset - first).tolist(), (end - first).tolist(), strict=True)
-        names = [data[start:stop] for start, stop in bounds]
-        wrong = {name for name in set(names) - self._known if not self._learn(name)}
-        return [row for row, name in enumerate(names) if name in wrong] if wrong else []
+    bounds = zip(offset.tolist(), (offset + length).tolist(), strict=True)
+    return [row for row, (start, end) in enumerate(bounds) if not _is_utf8(buffer[start:end])]
 
-    def _learn(self, name: bytes) -> bool:
-        """Whether a name is valid; remembered if it is."""
-        try:
-            name.decode()
-        except UnicodeDecodeError:
-            return False
-        if len(name) <= MAX_KNOWN_BYTES:
-            if len(self._known) >= MAX_KNOWN:
-                self._known.clear()
-            self._known.add(name)
-        return True
+
+def _is_utf8(data: NDArray[np.uint8]) -> bool:
+    try:
+        data.tobytes().decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -146,7 +146,9 @@ class Lanes:
     def integer(self, wide: bool = False) -> NDArray[np.int64]:
         """Read an int or long: int64[k]. wide: see `varint`."""
         raw, seen = self.varint(wide)
-        value = (raw >> 1).astype(np.int64, copy=False)
+        value: NDArray[np.int64] = (
+            (raw >> 1).astype(np.int64) if raw.dtype == np.uint8 else (raw >> _ONE).view(np.int64)
+        )
         # The sign is the lowest bit.
         return value ^ -(raw & 1).astype(np.int64) if seen & 1 else value
 
@@ -154,7 +156,7 @@ class Lanes:
         """Read the length of a string or of bytes: uint8[k] or int64[k]; the lane of a wrong one is dropped."""
         raw, seen = self.varint()
         if seen & 1 or seen >> _LENGTH_BITS:
-            bad = ((raw & 1) != 0) | (raw >= 1 << _LENGTH_BITS if raw.dtype != np.uint8 else False)
+            bad = ((raw & 1) != 0) | (raw >= 1 << _LENGTH_BITS)
             self.drop(bad)
             raw[bad] = 0
         return raw >> 1 if raw.dtype == np.uint8 else (raw >> _ONE).view(np.int64)
@@ -162,8 +164,8 @@ class Lanes:
     def choice(self, size: int) -> NDArray[Any]:
         """Read the index of an enum or a union of `size`, doubled: uint8[k] or uint64[k]; a wrong one is dropped."""
         raw, seen = self.varint()
-        if (seen & 1 or seen >= 2 * size) and (seen & 1 or int(raw.max()) >= 2 * size):
-            bad = ((raw & 1) != 0) | (raw > 2 * size - 2 if size <= 128 or raw.dtype != np.uint8 else False)
+        if seen & 1 or (seen >= 2 * size and int(raw.max()) >= 2 * size):
+            bad = ((raw & 1) != 0) | (raw >= 2 * size)
             self.drop(bad)
             raw[bad] = 0
         return raw

@@ -10,10 +10,13 @@ from typing import Final
 
 from ..spans import FLOAT_FIELDS
 from .resolve import Resolution, Type, accepted_kinds, children, timestamp_scale
-from .steps import Absent, Choice, Fixed, Integer, NotANumber, Refuse, Repeat, Steps, Symbol, Text
+from .steps import Absent, Choice, Fixed, Integer, NotANumber, Refuse, Repeat, Step, Steps, Symbol, Text
 
 #: Types within types; a step calls the steps inside it. The reference allows more (walk.MAX_DEPTH).
 MAX_DEPTH: Final = 50
+
+#: Bytes of constant width; a datum of more cannot be (a Kafka message has less), and sums of them stay in 64 bits.
+MAX_WIDTH: Final = 1 << 31
 
 _WIDTHS: Final = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 
@@ -34,9 +37,9 @@ def plan(resolution: Resolution) -> Steps | None:
         for name, type_ in resolution.root.fields:
             column = resolution.feeds.get(name)
             steps += planner.skip(type_) if column is None else planner.extract(type_, column)
+        return _joined(steps)
     except (_NoPlan, RecursionError):
         return None
-    return _joined(steps)
 
 
 def _height(type_: Type, known: dict[int, int]) -> int:
@@ -66,7 +69,7 @@ class _Planner:
         if kind in ("string", "bytes"):
             return (Text(),)
         if kind == "enum":
-            return (Symbol(type_.symbols),)
+            return (Symbol(type_.symbols),) if type_.symbols else (Refuse(),)
         if kind == "union":
             return (Choice(tuple(self.skip(branch) for branch in type_.branches)),)
         if kind == "record":
@@ -102,10 +105,7 @@ class _Planner:
         if kind not in accepted_kinds(column):
             return (Refuse(),)
         if kind == "enum":
-            # A symbol that is no name could be no UTF-8 either.
-            if not all(symbol.isascii() for symbol in type_.symbols):
-                raise _NoPlan
-            return (Symbol(type_.symbols, column),)
+            return (Symbol(type_.symbols, column),) if type_.symbols else (Refuse(),)
         if kind in ("string", "bytes"):
             return (Text(column),)
         return _number(type_, column)
@@ -130,12 +130,14 @@ def _score(type_: Type, column: str) -> Steps:
 
 def _joined(steps: Steps) -> Steps:
     """The same steps, with neighbours of constant width as one, and none of no width."""
-    joined: list[object] = []
+    joined: list[Step] = []
     for step in steps:
         last = joined[-1] if joined else None
         if isinstance(step, Fixed) and isinstance(last, Fixed):
             reads = tuple((last.width + offset, size, column) for offset, size, column in step.reads)
-            joined[-1] = Fixed(last.width + step.width, last.reads + reads)
+            step = joined[-1] = Fixed(last.width + step.width, last.reads + reads)
         elif step != Fixed(0):
             joined.append(step)
-    return tuple(joined)  # type: ignore[arg-type]
+        if isinstance(step, Fixed) and step.width > MAX_WIDTH:
+            raise _NoPlan
+    return tuple(joined)

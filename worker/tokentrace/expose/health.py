@@ -36,6 +36,11 @@ def health_metrics(health: Health, snapshot: Snapshot, now_s: float) -> Iterator
     )
     yield _gauge("start_time_seconds", "Unix time at which this worker started.", health.started_at_s)
     yield _gauge("assigned_partitions", "Partitions that this replica reads.", len(health.lag))
+    yield _gauge(
+        "refused_partitions",
+        "Partitions that are not consumed, since the group's offsets are behind what is counted.",
+        len(health.refused_partitions),
+    )
     records = GaugeMetricFamily(PREFIX + "lag_records", "Records not read yet, by partition.", labels=["partition"])
     seconds = GaugeMetricFamily(
         PREFIX + "lag_seconds",

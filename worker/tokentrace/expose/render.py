@@ -17,6 +17,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from ..measures import Layout
 from ..snapshot import Snapshot
@@ -143,7 +144,8 @@ def _histogram_template(family: HistogramFamily, bounds: Sequence[float], before
     """All lines of one series: buckets, count, sum."""
     comma = "," if alone else ""
     buckets = "".join(
-        f'{family.name}_bucket{before_le}{comma}le="{bound}"}} %d\n' for bound in (*map(repr, bounds), "+Inf")
+        f'{family.name}_bucket{before_le}{comma}le="{bound}"}} %d\n'
+        for bound in (*map(floatToGoString, bounds), "+Inf")
     )
     return f"{buckets}{family.name}_count{alone} %d\n{family.name}_sum{alone} {_number(family.decimals)}\n"
 

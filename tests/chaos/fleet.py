@@ -1,0 +1,135 @@
+"""Fleet: replicas as processes that crash, sleep, end and come back, and what a scraper sees of them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.recount import Key
+from tests.services.workers import WorkerProcess, in_units, write_config
+
+#: What a Prometheus says of itself when it scrapes.
+PROMETHEUS = {"X-Prometheus-Scrape-Timeout-Seconds": "1", "User-Agent": "Prometheus/2.42.0"}
+
+
+class Replica(WorkerProcess):
+    """One replica over all its lives: the same configuration, port and log each time."""
+
+    def __init__(self, folder: Path, name: str, sections: dict[str, Any]) -> None:
+        self.name = name
+        config = write_config(folder / f"{name}.yml", sections, name)
+        self._arm: tuple[str, int] | None = None
+        self.lives = 0
+        super().__init__(config, folder / f"{name}.log")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.lives += 1
+        command = ["-m", "tokentrace"] if self._arm is None else ["-m", "tests.chaos.crashing", *map(str, self._arm)]
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, *command, "worker", "--config", str(self._config)],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def restart(self, arm: tuple[str, int] | None = None) -> None:
+        """Start again; armed, it will kill itself at (point, count)."""
+        self._arm = arm
+        self.process = self._start()
+
+
+class Scraper(threading.Thread):
+    """Scrapes replicas as a Prometheus would, and judges every value.
+
+    steps_back: counters that fell. above_truth: sums over the replicas that exceed what was published by then.
+    """
+
+    def __init__(self, replicas: list[Replica], load: Any, interval_s: float = 0.3) -> None:
+        super().__init__(daemon=True)
+        self._replicas = replicas
+        self._load = load
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        self._last: dict[str, dict[Key, int]] = {replica.name: {} for replica in replicas}
+        self.scrapes = 0
+        self.steps_back: list[str] = []
+        self.above_truth: list[str] = []
+
+    def run(self) -> None:
+        while not self._stopping.wait(self._interval_s):
+            for replica in list(self._replicas):
+                try:
+                    found = replica.samples(**PROMETHEUS)
+                except (OSError, urllib.error.URLError, AssertionError, ValueError):
+                    continue
+                self.scrapes += 1
+                self._judge(replica.name, counters(found))
+            self._judge_sum()
+
+    def _judge(self, name: str, now: dict[Key, int]) -> None:
+        """A series that is not shown, as while a replica restores, is a gap and no value."""
+        last = self._last.setdefault(name, {})
+        for key, value in now.items():
+            if value < last.get(key, 0):
+                self.steps_back.append(f"{name}: {key} from {last[key]} to {value}")
+        last.update(now)
+
+    def _judge_sum(self) -> None:
+        shown: Counter[Key] = Counter()
+        for values in self._last.values():
+            shown.update(values)
+        truth = self._load.truth()
+        for key, value in shown.items():
+            if value > truth.get(key, 0):
+                self.above_truth.append(f"{key}: {value} of {truth.get(key, 0)}")
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
+
+
+def counters(samples: dict[Key, float]) -> dict[Key, int]:
+    """The samples of the span families that are counters, as the recount's integers."""
+    return {
+        (name, labels): in_units(name, value)
+        for (name, labels), value in samples.items()
+        if name.startswith("tokentrace_")
+        and not re.match(r"tokentrace_(worker|groups|quality|alert|spans_rejected)", name)
+    }
+
+
+def totals(replicas: list[Replica]) -> dict[Key, int]:
+    """Sums over the replicas, without zeros. Untracked by zero-first: the values themselves."""
+    summed: Counter[Key] = Counter()
+    for replica in replicas:
+        summed.update(counters(replica.samples()))
+    return {key: value for key, value in summed.items() if value}
+
+
+def differences(found: dict[Key, int], truth: dict[Key, int]) -> dict[str, tuple[int, int]]:
+    """Series -> (found, truth), where they are not equal."""
+    return {
+        f"{name}{sorted(labels)}": (found.get((name, labels), 0), truth.get((name, labels), 0))
+        for name, labels in sorted({*found, *truth}, key=repr)
+        if found.get((name, labels), 0) != truth.get((name, labels), 0)
+    }
+
+
+def settle(replicas: list[Replica], load: Any, timeout_s: float = 90.0) -> dict[str, tuple[int, int]]:
+    """Wait until the replicas show what was published; what differs at the end."""
+    truth = {key: value for key, value in load.truth().items() if value}
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            found = differences(totals(replicas), truth)
+        except (OSError, AssertionError) as error:
+            found = {str(error): (0, 0)}
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.3)

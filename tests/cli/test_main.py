@@ -1,0 +1,105 @@
+"""The command line: help, exit codes, and errors in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.services import ROOT
+from tokentrace import __version__
+from tokentrace.cli import COMMANDS
+
+
+def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "tokentrace", *arguments],
+        capture_output=True, text=True, check=False, timeout=60, cwd=folder,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_help_lists_every_command() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for name, summary in COMMANDS.items():
+        assert name in done.stdout
+        assert summary.split()[0] in done.stdout
+    assert run("-h").stdout == done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    done = run(name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: ")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from tokentrace.cli import app; app(['--help'], standalone_mode=False); "
+        "print(sorted(m for m in sys.modules if m in "
+        "('numpy', 'confluent_kafka', 'pydantic', 'fastavro', 'starlette', 'rich', 'yaml')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version() -> None:
+    assert run("version").stdout == f"tokentrace {__version__}\n"
+
+
+def test_config_check_says_what_a_worker_would_do() -> None:
+    done = run("config", "check")
+    assert done.returncode == 0
+    assert done.stdout.startswith("tokentrace.yml: OK. Replica ")
+    assert "reads llm-spans at 127.0.0.1:9092 in group tokentrace, exactly-once" in done.stdout
+    printed = run("config", "check", "--print")
+    assert "commit_interval: 1s\n" in printed.stdout
+
+
+def test_config_check_tells_every_problem_and_exits_with_2(tmp_path: Path) -> None:
+    (tmp_path / "tokentrace.yml").write_text("kafka: {topik: x}\nworker: {commit_interval: 1}\n")
+    done = run("config", "check", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        'tokentrace: kafka.topik: is no key of this configuration; did you mean "topic"? (line 1)',
+        "tokentrace: worker.commit_interval: 1 has no unit; write a duration such as 500ms, 15s, 5m or 1h (line 2)",
+    ]
+
+
+def test_config_schema_prints_the_schema() -> None:
+    assert run("config", "schema").stdout == (ROOT / "schemas" / "tokentrace.schema.json").read_text()
+
+
+@pytest.mark.parametrize("command", ["worker", "produce", "config check", "dlq list"])
+def test_a_missing_configuration_is_named(command: str, tmp_path: Path) -> None:
+    done = run(*command.split(), folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "tokentrace: tokentrace.yml: cannot be read (No such file or directory)\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("wroker",), "No such command 'wroker'"),
+        (("demo", "--duration", "5"), "'5' is no duration"),
+        (("demo", "--duration", "0s"), "longer than zero"),
+        (("produce", "--rate", "-1"), "-1"),
+        (("top",), "Missing argument"),
+        (("dlq", "list", "--limit", "0"), "0"),
+    ],
+)
+def test_wrong_use_exits_with_2_and_says_what(arguments: tuple[str, ...], said: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = f"{sys.executable} -m tokentrace config schema | head -1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,12 @@
+"""Durable state: the totals of every replica in a compacted topic, and what each commit added in another.
+
+`codec` turns totals into records and back; `restore` reads a replica's totals when it starts. Who writes them, and
+when, is the business of `commit`.
+"""
+
+from __future__ import annotations
+
+from .codec import StateCodec, cell_key, replica_key
+from .restore import StateReader, Stored
+
+__all__ = ["StateCodec", "StateReader", "Stored", "cell_key", "replica_key"]

@@ -1,0 +1,252 @@
+"""The codec of the durable state: rows of integers as Avro records with named fields, and back.
+
+Values are in single-object encoding with the schemas of `schemas/state-cell.avsc`, `state-replica.avsc` and
+`rollup.avsc`, so that a later version finds out by the fingerprint what an earlier one wrote, and a reader needs no
+more than these files. Fields have names rather than positions: a sum that is added later is 0 in older records.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any, Final
+
+import fastavro
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..decode.resolve import parse
+from ..errors import RuntimeFailure
+from ..ledger import Totals
+from ..measures import SUMS, Layout
+from ..publish import MARKER
+from ..schemas.files import bundled_schema, fingerprint_of
+from ..snapshot import Group, PartitionAudit
+from ..spans import STATUSES
+
+#: Histogram -> the field of its sum; the token histograms' sums are the token sums.
+_OWN_SUMS: Final = {
+    "latency_ms": "latency_us_sum",
+    "ttft_ms": "ttft_us_sum",
+    "eval_score": "eval_score_millionths_sum",
+}
+#: Rows of a rollup record: it stays well below the megabyte that a broker takes by default.
+ROLLUP_ROWS: Final = 1500
+
+Cell = tuple[Group, int]
+
+
+def cell_key(replica: str, group: Group, status: int) -> bytes:
+    """The key of a cell's record: a JSON array."""
+    return _json([replica, *group, STATUSES[status]])
+
+
+def replica_key(replica: str) -> bytes:
+    """The key of a replica's record: a JSON array."""
+    return _json([replica])
+
+
+def parse_key(key: bytes | None) -> tuple[str, Cell | None] | None:
+    """(replica, its cell or None for the replica's own record); None for a key that is not of this topic."""
+    try:
+        parts = json.loads(key or b"")
+    except ValueError:
+        return None
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        return None
+    if len(parts) == 1:
+        return parts[0], None
+    if len(parts) == 5 and parts[4] in STATUSES:
+        return parts[0], (Group(*parts[1:4]), STATUSES.index(parts[4]))
+    return None
+
+
+def _json(parts: list[str]) -> bytes:
+    return json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+class StateCodec:
+    """Encodes and decodes the records of one layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._bounds = {name: list(each.bounds) for name, each in layout.histograms.items()}
+
+    # -- totals ------------------------------------------------------------------------------------------------------
+
+    def cells(self, values: NDArray[np.int64], created_s: NDArray[np.float64]) -> Iterator[bytes]:
+        """values: int64[t, width], created_s: float64[t] -> the record of each cell."""
+        times_us = np.rint(created_s * 1e6).astype(np.int64).tolist()
+        for row, created_us in zip(values.tolist(), times_us, strict=True):
+            yield _encode("state-cell", {"created_at": created_us, "counts": self._counts(row)})
+
+    def cell(self, value: bytes) -> tuple[list[int], float]:
+        """A cell's record -> (its row of the layout, Unix time of its creation)."""
+        record = decode_record(value)
+        return self._row(record["counts"]), record["created_at"] / 1e6
+
+    def replica(self, replica: str, topic: str, totals: Totals) -> bytes:
+        """A replica's own record."""
+        return _encode(
+            "state-replica",
+            {
+                "replica": replica,
+                "version": __version__,
+                "committed_at": round(totals.committed_at_s * 1e6),
+                "bounds": self._bounds,
+                "partitions": [
+                    {
+                        "topic": topic,
+                        "partition": partition,
+                        "offset": offset,
+                        **totals.partitions.get(partition, PartitionAudit(0, 0, 0))._asdict(),
+                    }
+                    for partition, offset in sorted(totals.positions.items())
+                ],
+                "rejects": [
+                    {"reason": reason, "count": count, "created_at": round(totals.rejected_created_s[reason] * 1e6)}
+                    for reason, count in sorted(totals.rejected.items())
+                ],
+            },
+        )
+
+    def totals(self, value: bytes, rows: NDArray[np.int64], created_s: NDArray[np.float64], topic: str) -> Totals:
+        """A replica's record with the rows of its cells -> its totals.
+
+        Raises RuntimeFailure when it was counted with other buckets, which cannot be added to these.
+        """
+        record = decode_record(value)
+        if record["bounds"] != self._bounds:
+            changed = ", ".join(name for name, bounds in self._bounds.items() if record["bounds"].get(name) != bounds)
+            raise RuntimeFailure(
+                f"The committed state of replica {record['replica']!r} has other buckets ({changed}). Restore "
+                "metrics.buckets, or forget what it has counted: tokentrace state reset --totals --replica "
+                f"{record['replica']}"
+            )
+        partitions = [each for each in record["partitions"] if each["topic"] == topic]
+        return Totals(
+            values=rows,
+            created_s=created_s,
+            rejected={each["reason"]: each["count"] for each in record["rejects"]},
+            rejected_created_s={each["reason"]: each["created_at"] / 1e6 for each in record["rejects"]},
+            partitions={
+                each["partition"]: PartitionAudit(*(each[name] for name in PartitionAudit._fields))
+                for each in partitions
+            },
+            positions={each["partition"]: each["offset"] for each in partitions},
+            committed_at_s=record["committed_at"] / 1e6,
+        )
+
+    def positions(self, value: bytes, topic: str) -> dict[int, int]:
+        """A replica's record -> input partition -> offset up to which it has counted."""
+        partitions = decode_record(value)["partitions"]
+        return {each["partition"]: each["offset"] for each in partitions if each["topic"] == topic}
+
+    # -- increments --------------------------------------------------------------------------------------------------
+
+    def rollups(
+        self,
+        replica: str,
+        committed_at_s: float,
+        minutes: NDArray[np.int64],
+        cells: Sequence[Cell],
+        values: NDArray[np.int64],
+    ) -> Iterator[bytes]:
+        """The increments of a commit. minutes: int64[r]. cells: r of them. values: int64[r, width]."""
+        rows = [
+            {
+                "minute": minute,
+                "model": group.model,
+                "provider": group.provider,
+                "caller": group.caller,
+                "status": STATUSES[status],
+                "counts": self._counts(row),
+            }
+            for minute, (group, status), row in zip(minutes.tolist(), cells, values.tolist(), strict=True)
+        ]
+        for first in range(0, len(rows), ROLLUP_ROWS):
+            yield _encode(
+                "rollup",
+                {
+                    "replica": replica,
+                    "committed_at": round(committed_at_s * 1e6),
+                    "bounds": self._bounds,
+                    "rows": rows[first : first + ROLLUP_ROWS],
+                },
+            )
+
+    def rollup_rows(self, record: Mapping[str, Any]) -> tuple[NDArray[np.int64], list[Cell], NDArray[np.int64]]:
+        """A decoded rollup record -> (minutes int64[r], r cells, values int64[r, width])."""
+        rows = record["rows"]
+        minutes = np.array([row["minute"] for row in rows], np.int64)
+        cells = [(Group(row["model"], row["provider"], row["caller"]), STATUSES.index(row["status"])) for row in rows]
+        values = np.array([self._row(row["counts"]) for row in rows], np.int64).reshape(len(rows), self._layout.width)
+        return minutes, cells, values
+
+    # -- one row of integers -----------------------------------------------------------------------------------------
+
+    def _counts(self, row: list[int]) -> dict[str, Any]:
+        counts: dict[str, Any] = dict(zip(SUMS, row, strict=False))
+        for name, histogram in self._layout.histograms.items():
+            buckets = row[histogram.buckets]
+            counts[f"{name}_buckets"] = buckets if any(buckets) else []
+            if name in _OWN_SUMS:
+                counts[_OWN_SUMS[name]] = row[histogram.sum]
+        return counts
+
+    def _row(self, counts: Mapping[str, Any]) -> list[int]:
+        width = self._layout.width
+        row = [0] * width
+        for column, name in enumerate(SUMS):
+            row[column] = counts.get(name, 0)
+        for name, histogram in self._layout.histograms.items():
+            buckets = counts.get(f"{name}_buckets") or [0] * (len(histogram.bounds) + 1)
+            row[histogram.buckets] = buckets
+            if name in _OWN_SUMS:
+                row[histogram.sum] = counts.get(_OWN_SUMS[name], 0)
+        if len(row) != width:
+            raise RuntimeFailure("A state record has another number of buckets than metrics.buckets.")
+        return row
+
+
+# -- single-object encoding --------------------------------------------------------------------------------------------
+
+#: Schemas that this version writes. Earlier versions' files stay in `schemas/`, and are added to `_readers`.
+_NAMES: Final = ("state-cell", "state-replica", "rollup")
+
+
+@cache
+def _writer(name: str) -> tuple[Any, bytes]:
+    schema = bundled_schema(name)
+    # Parsed without logical types: timestamps stay the integers that they are.
+    return parse(schema), MARKER + fingerprint_of(schema)
+
+
+@cache
+def _readers() -> dict[bytes, Any]:
+    return {header: schema for schema, header in map(_writer, _NAMES)}
+
+
+def _encode(name: str, record: Mapping[str, Any]) -> bytes:
+    schema, header = _writer(name)
+    out = io.BytesIO()
+    out.write(header)
+    fastavro.schemaless_writer(out, schema, record)
+    return out.getvalue()
+
+
+def decode_record(value: bytes) -> Any:
+    """A record of the state or rollups topic, timestamps as microseconds.
+
+    Raises RuntimeFailure for what this version cannot read.
+    """
+    schema = _readers().get(value[:10])
+    if schema is None:
+        raise RuntimeFailure(
+            "The state was written by a newer version of tokentrace, or is no state of tokentrace's; "
+            "run at least the version that wrote it."
+        )
+    return fastavro.schemaless_reader(io.BytesIO(value[10:]), schema, None)

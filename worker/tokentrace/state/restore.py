@@ -1,0 +1,174 @@
+"""Restore: the last record of every key in the state topic, read to its end as it is committed.
+
+All records of a replica are in one partition, chosen by its name, so that a restart reads only that one. A replica that
+is found in another one means that the topic's number of partitions was changed, which is refused: its totals would
+be split in two.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from ..errors import RuntimeFailure
+from ..groups import GroupIndex
+from ..ledger import Totals
+from ..measures import Layout
+from .codec import Cell, StateCodec, parse_key
+
+#: How long the topic may stand still before the restore is given up. An open transaction of another replica holds
+#: readers back for at most its own time-out, which is far shorter.
+PATIENCE_S: Final = 60.0
+
+_log = logging.getLogger("librdkafka")
+
+
+@dataclass(slots=True)
+class Stored:
+    """What the topic holds of one replica: its own record, and its cells' records."""
+
+    replica: bytes | None = None
+    cells: dict[Cell, bytes] = field(default_factory=dict)
+
+
+def partition_of(replica: str, partitions: int) -> int:
+    """The partition that holds a replica's records."""
+    return zlib.crc32(replica.encode()) % partitions
+
+
+class StateReader:
+    """Reads the state topic of one consumer group."""
+
+    def __init__(self, client_config: Mapping[str, Any], topic: str) -> None:
+        self._config = dict(client_config)
+        self._topic = topic
+
+    def partitions(self) -> int:
+        """The topic's number of partitions."""
+        topics = AdminClient(self._config, logger=_log).list_topics(self._topic, timeout=15.0).topics
+        return len(topics[self._topic].partitions)
+
+    def restore(
+        self, replica: str, layout: Layout, groups: GroupIndex, source_topic: str
+    ) -> tuple[Totals | None, dict[int, int]]:
+        """(the replica's totals with their groups entered into `groups`, or None before its first commit; partition ->
+        the highest offset up to which any replica in the same state partition has counted).
+
+        Raises RuntimeFailure where the state cannot be used.
+        """
+        count = self.partitions()
+        own = partition_of(replica, count)
+        stored = self.read([own])
+        mine = stored.get(replica)
+        codec = StateCodec(layout)
+        if mine is None or mine.replica is None:
+            others = self.read(each for each in range(count) if each != own)
+            if replica in others:
+                raise RuntimeFailure(
+                    f"Topic {self._topic!r} holds replica {replica!r} in another partition than its {count} partitions "
+                    "give it: their number was changed. Set it back, or make the topic anew from a copy."
+                )
+            return None, counted_up_to(codec, stored.values(), source_topic)
+        cells = list(mine.cells)
+        numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
+        values = np.zeros((len(cells), layout.width), np.int64)
+        created_s = np.zeros(len(cells), np.float64)
+        for number, value in zip(numbers.tolist(), mine.cells.values(), strict=True):
+            values[number], created_s[number] = codec.cell(value)
+        totals = codec.totals(mine.replica, values, created_s, source_topic)
+        return totals, counted_up_to(codec, stored.values(), source_topic)
+
+    def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
+        """replica -> what these partitions hold of it, as it is committed now."""
+        found: dict[str, Stored] = {}
+        for message in self._messages(list(partitions)):
+            key = parse_key(message.key())
+            if key is None:
+                continue
+            replica, cell = key
+            stored = found.setdefault(replica, Stored())
+            value = message.value()
+            if cell is None:
+                stored.replica = value
+            elif value is None:
+                stored.cells.pop(cell, None)
+            else:
+                stored.cells[cell] = value
+        return {replica: stored for replica, stored in found.items() if stored.replica is not None or stored.cells}
+
+    def _messages(self, partitions: list[int]) -> Iterator[Message]:
+        """Every committed record up to the end that the partitions have now, each partition in order."""
+        ends = self._ends(partitions)
+        if not ends:
+            return
+        consumer = Consumer(
+            {
+                **self._config,
+                "group.id": "tokentrace-state-reader",  # Required by the library; it never joins or commits.
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "earliest",
+                "fetch.queue.backoff.ms": 10,
+            },
+            logger=_log,
+        )
+        try:
+            consumer.assign([TopicPartition(self._topic, partition, 0) for partition in ends])
+            deadline_s = time.monotonic() + PATIENCE_S
+            while ends:
+                messages = consumer.consume(5000, 0.05)
+                if messages:
+                    deadline_s = time.monotonic() + PATIENCE_S
+                elif time.monotonic() > deadline_s:
+                    raise RuntimeFailure(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
+                for message in messages:
+                    error, partition, offset = message.error(), message.partition(), message.offset()
+                    assert partition is not None
+                    if error is None:
+                        yield message
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        assert offset is not None
+                        if offset >= ends.get(partition, 0):
+                            ends.pop(partition, None)
+                        else:
+                            # An open transaction holds the end back: look again until it is finished.
+                            time.sleep(0.02)
+                            consumer.seek(TopicPartition(self._topic, partition, offset))
+                    else:
+                        raise RuntimeFailure(f"Topic {self._topic!r} cannot be read: {error.str()}.")
+        finally:
+            consumer.close()
+
+    def _ends(self, partitions: list[int]) -> dict[int, int]:
+        """partition -> its end, open transactions included; empty partitions are left out."""
+        admin = AdminClient(self._config, logger=_log)
+        wanted = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in partitions}
+        if not wanted:
+            return {}
+        try:
+            answers = admin.list_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=15.0)
+            ends = {asked.partition: int(future.result().offset) for asked, future in answers.items()}
+        except KafkaException as failure:
+            raise RuntimeFailure(
+                f"The end of topic {self._topic!r} cannot be found: {failure.args[0].str()}."
+            ) from failure
+        return {partition: end for partition, end in ends.items() if end > 0}
+
+
+def counted_up_to(codec: StateCodec, stored: Iterable[Stored], source_topic: str) -> dict[int, int]:
+    """Input partition -> the highest offset up to which any of these replicas has counted."""
+    highest: dict[int, int] = {}
+    for each in stored:
+        if each.replica is not None:
+            for partition, offset in codec.positions(each.replica, source_topic).items():
+                highest[partition] = max(offset, highest.get(partition, 0))
+    return highest
