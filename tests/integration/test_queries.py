@@ -1,7 +1,8 @@
 """Every expression that users are given, on a real Prometheus that scrapes real workers, against a recount.
 
-Three workers count traffic; one is killed and another one comes; traffic goes on. What Prometheus then says is compared
-with what was produced: the counters exactly, everything that takes a rate within what its extrapolation may add.
+Three workers count traffic; one is killed for good and another one comes; under the traffic that goes on, one more is
+killed and comes back. What Prometheus then says is compared with what was produced: the counters exactly, everything
+that takes a rate within what its extrapolation may add.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import time
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,17 @@ class Fleet:
         self.settle(prometheus)
         time.sleep(3)
 
-    def run(self, prometheus: Prometheus, rng: random.Random, count: int, seconds: int) -> None:
-        """Traffic on all partitions, and a few messages that nobody can read."""
-        for _ in range(seconds):
+    def run(
+        self,
+        prometheus: Prometheus,
+        rng: random.Random,
+        count: int,
+        seconds: int,
+        events: Mapping[int, Callable[[], object]] | None = None,
+    ) -> None:
+        """Traffic on all partitions, and a few messages that nobody can read. events: second -> what happens then."""
+        for second in range(seconds):
+            (events or {}).get(second, lambda: None)()
             spans = traffic(rng, count // seconds)
             self.steady += spans
             self._produce(spans, range(PARTITIONS))
@@ -192,7 +201,8 @@ def test_every_expression_that_users_are_given_says_what_was_produced(
     prometheus.scrape({name: worker.target for name, worker in fleet.alive().items()})
     assert wait_for(fleet.shared), "the dead worker's partitions are read by nobody"
     fleet.warm_up(prometheus, rng, fleet.partitions(fleet.workers["tokentrace-3"]))
-    fleet.run(prometheus, rng, 4000, 15)
+    crashed = fleet.workers["tokentrace-0"]
+    fleet.run(prometheus, rng, 4000, 15, {4: crashed.kill, 6: crashed.restart})
     time.sleep(3)
     now_s = time.time()
 
