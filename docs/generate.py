@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
 import textwrap
@@ -13,7 +14,22 @@ from tokentrace.expose.reference import reject_reasons, span_families, worker_fa
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 OPERATOR_RULES = ROOT / "deploy" / "kubernetes" / "components" / "pod-monitor" / "prometheusrule.yaml"
+
+
+def _sizing() -> str:
+    """The table of docs/sizing.py, which is a script of its own."""
+    spec = importlib.util.spec_from_file_location("sizing", ROOT / "docs" / "sizing.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sizing"] = module
+    spec.loader.exec_module(module)
+    table: str = module.table()
+    return table
+
+
 TABLES = {
+    "sizing": _sizing,
     "configuration": markdown_table,
     "span families": span_families,
     "worker families": worker_families,
