@@ -43,8 +43,9 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## Write the generated parts of docs/ and schemas/
+docs: setup ## Write the generated parts of docs/ and schemas/, and the dashboard
 	$(BIN)/python docs/generate.py
+	$(BIN)/python dashboards/generate.py
 
 # Where Java or Maven is missing, the tests that need these services are skipped and say so.
 $(SERVICES): tests/pom.xml
