@@ -6,7 +6,7 @@ BIN      := $(VENV)/bin
 SERVICES := .cache/services-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz lint format docs kafka prometheus clean
+.PHONY: help setup demo test chaos bench fuzz lint format docs kafka prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ demo: setup ## See it work, with nothing else installed
 
 test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where they can be had
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka (DURATION=40s JSON=FILE for a short one)
+	DURATION=$(DURATION) JSON=$(JSON) SEED=$(SEED) $(BIN)/python -m tests.chaos
+
+bench: setup $(SERVICES) ## Measure speed, memory and latency against baselines (QUICK=1, JSON=FILE, ARGS="--only ac")
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(ARGS)
 
 fuzz: setup ## Compare the two decoders on random bytes for ten minutes (ARGS="--seconds 60")
 	$(BIN)/python -m tests.fuzz.fuzz_decode $(ARGS)

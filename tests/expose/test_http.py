@@ -19,7 +19,7 @@ import pytest
 from tests.engine.helpers import Rig
 from tests.spanfactory import message, span
 from tokentrace.errors import UsageError
-from tokentrace.expose import HealthReport, HttpServer, HttpSettings, Renderer
+from tokentrace.expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape
 from tokentrace.snapshot import Snapshot
 
 METRICS = "/metrics/prometheus"
@@ -38,9 +38,9 @@ class Served:
         self.delay_s = 0.0
         renderer = Renderer({})
 
-        def render(snapshot: Snapshot, form: object) -> bytes:
+        def render(snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
             time.sleep(self.delay_s)
-            return renderer.render(snapshot, [], form)  # type: ignore[arg-type]
+            return renderer.scrape(snapshot, [], form, by_prometheus)
 
         values = {"host": "127.0.0.1", "port": 0, **settings}
         self.server = HttpServer(

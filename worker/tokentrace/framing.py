@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 
 from . import reasons
 from .messages import Reject
-from .spans import PADDING
+from .spans import PADDING, unaligned_words
 
 Framing = Literal["auto", "confluent", "single_object", "raw"]
 
 CONFLUENT_HEADER: Final = 5
 SINGLE_OBJECT_HEADER: Final = 10
 SINGLE_OBJECT_MARKER: Final = b"\xc3\x01"
+_MARKER: Final = np.uint64(int.from_bytes(SINGLE_OBJECT_MARKER, "little"))
+_FIRST_BYTE, _FIRST_TWO_BYTES, _BYTE = np.uint64(0xFF), np.uint64(0xFFFF), np.uint64(8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,27 +77,21 @@ def frame(values: Sequence[bytes | None], mode: Framing = "auto") -> Framed:
     if mode == "raw":
         keys.append(RAW)
         key[lengths > 0] = 0
+    words = unaligned_words(buffer)
     # An empty value at the end starts at the padding, so that these loads stay inside the buffer.
-    first, second = buffer[start], buffer[start + 1]
+    head = words[start]
     if mode in ("auto", "confluent"):
-        rows = np.flatnonzero((first == 0) & (lengths >= CONFLUENT_HEADER))
-        ids = _header(buffer, start[rows] + 1, 4).view(">u4").ravel()
+        rows = np.flatnonzero(((head & _FIRST_BYTE) == 0) & (lengths >= CONFLUENT_HEADER))
+        ids = (head[rows] >> _BYTE).astype(np.uint32).byteswap()
         key[rows] = _enter(ids, keys, lambda value: SchemaKey("id", value))
         start[rows] += CONFLUENT_HEADER
     if mode in ("auto", "single_object"):
-        marked = (first == SINGLE_OBJECT_MARKER[0]) & (second == SINGLE_OBJECT_MARKER[1])
-        rows = np.flatnonzero(marked & (lengths >= SINGLE_OBJECT_HEADER))
-        fingerprints = _header(buffer, start[rows] + 2, 8).view("<u8").ravel()
+        rows = np.flatnonzero(((head & _FIRST_TWO_BYTES) == _MARKER) & (lengths >= SINGLE_OBJECT_HEADER))
+        fingerprints = words[start[rows] + len(SINGLE_OBJECT_MARKER)]
         key[rows] = _enter(fingerprints, keys, lambda value: SchemaKey("fingerprint", value.to_bytes(8, "little")))
         start[rows] += SINGLE_OBJECT_HEADER
     rejects = [_reject(values[row], row, mode) for row in np.flatnonzero(key < 0).tolist()]
     return Framed(buffer, start, end, tuple(keys), key, rejects)
-
-
-def _header(buffer: NDArray[np.uint8], at: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
-    """uint8[len(at), width], contiguous."""
-    header: NDArray[np.uint8] = buffer[at[:, None] + np.arange(width)]
-    return header
 
 
 def _enter(values: NDArray[Any], keys: list[SchemaKey], named: Callable[[int], SchemaKey]) -> NDArray[np.int64]:

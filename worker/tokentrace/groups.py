@@ -16,15 +16,29 @@ from numpy.typing import NDArray
 
 from .delta import grown
 from .snapshot import OVERFLOW, Group
-from .spans import PADDING, Strings
+from .spans import PADDING, Strings, unaligned_words
 
 OVERFLOW_GROUP: Final = 0
 _STATUS_COUNT: Final = 3
 _EMPTY: Final = -1
-#: Odd multipliers of a 64-bit mix (the golden ratio, and the finaliser of SplitMix64).
-_MIX: Final = np.uint64(0x9E3779B97F4A7C15)
+#: Odd multipliers of a 64-bit hash (the golden ratio, and the finaliser of SplitMix64).
+_MIX: Final = 0x9E3779B97F4A7C15
 _FINISH: Final = np.uint64(0xBF58476D1CE4E5B9)
 _LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
+_PARTS: Final = 3
+#: One odd multiplier for each word of each label; longer labels use them again.
+_MULTIPLIERS: Final = np.array(
+    [[pow(_MIX, 1 + part + _PARTS * step, 1 << 64) for step in range(64)] for part in range(_PARTS)], np.uint64
+)
+
+
+class _Step(NamedTuple):
+    """Word `number` of label `part`. rows: int64[s], the spans that have it, or None for all. words: uint64[s]."""
+
+    part: int
+    number: int
+    rows: NDArray[np.int64] | None
+    words: NDArray[np.uint64]
 
 
 class Labels(Protocol):
@@ -55,14 +69,10 @@ class _Labels:
 
 
 class _Words(NamedTuple):
-    """The strings of m spans as 64-bit words, zero-padded.
-
-    header: uint64[m], the three lengths in one word. steps: (spans int64[s], or None for all; words uint64[s]) each; a
-    span's words are in the order of its steps.
-    """
+    """The labels of m spans as 64-bit words, zero-padded. header: uint64[m], the three lengths in one word."""
 
     header: NDArray[np.uint64]
-    steps: list[tuple[NDArray[np.int64] | None, NDArray[np.uint64]]]
+    steps: list[_Step]
 
 
 class GroupIndex:
@@ -76,10 +86,11 @@ class GroupIndex:
         self.epoch = 0
         self.groups: list[Group] = []
         self._hash_mask = np.uint64((1 << hash_bits) - 1)
-        self._slots: NDArray[np.int32] = np.full(1024, _EMPTY, np.int32)
+        self._slots: NDArray[np.int64] = np.full(1024, _EMPTY, np.int64)
         self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
         self._headers: NDArray[np.uint64] = np.zeros(64, np.uint64)
-        self._first_word: NDArray[np.int64] = np.zeros(64, np.int64)
+        #: Where each label's words begin, a row a label.
+        self._first_word: list[NDArray[np.int64]] = [np.zeros(64, np.int64) for _ in range(_PARTS)]
         self._words: NDArray[np.uint64] = np.zeros(256, np.uint64)
         self._word_count = 0
         self._cell_of: NDArray[np.int32] = np.full(64 * _STATUS_COUNT, _EMPTY, np.int32)
@@ -98,7 +109,7 @@ class GroupIndex:
     def _lookup(self, spans: Labels, limit: int) -> NDArray[np.int64]:
         words = _words(spans)
         hashes = self._hash(words)
-        group = self._find(hashes, words, np.arange(len(spans)))
+        group = self._find(hashes, words)
         missing = np.flatnonzero(group < 0)
         while len(missing):
             if len(self.groups) > limit:
@@ -123,80 +134,84 @@ class GroupIndex:
         return self.cells(numbers, status)
 
     def _hash(self, words: _Words) -> NDArray[np.uint64]:
-        hashes = words.header * _MIX
-        for rows, word in words.steps:
+        """A sum over the words, so that a word that a span has not got costs it nothing."""
+        hashes = words.header * np.uint64(_MIX)
+        for part, number, rows, word in words.steps:
+            product = word * _MULTIPLIERS[part, number % _MULTIPLIERS.shape[1]]
             if rows is None:
-                hashes = (hashes ^ word) * _MIX
-                hashes ^= hashes >> np.uint64(32)
+                hashes += product
             else:
-                part = (hashes[rows] ^ word) * _MIX
-                hashes[rows] = part ^ (part >> np.uint64(32))
+                hashes[rows] += product
+        hashes ^= hashes >> np.uint64(32)
         hashes *= _FINISH
         hashes ^= hashes >> np.uint64(29)
         return hashes & self._hash_mask
 
-    def _find(self, hashes: NDArray[np.uint64], words: _Words, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64[len(rows)], the group numbers of the spans at `rows`, -1 where there is none."""
+    def _find(
+        self, hashes: NDArray[np.uint64], words: _Words, rows: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """int64[len(rows)], the group numbers of the spans at `rows` (None: of all), -1 where there is none."""
         mask = len(self._slots) - 1
-        found = np.full(len(rows), _EMPTY, np.int64)
-        open_ = np.arange(len(rows))
-        slot = (hashes[rows] & np.uint64(mask)).astype(np.int64)
-        while len(open_):
-            candidate = self._slots[slot].astype(np.int64)
+        slot = ((hashes if rows is None else hashes[rows]) & np.uint64(mask)).view(np.int64)
+        found = np.full(len(slot), _EMPTY, np.int64)
+        # The spans that are still looked for, None for all of them.
+        open_: NDArray[np.int64] | None = None
+        spans = rows
+        while len(slot):
+            candidate = self._slots.take(slot)
             filled = candidate >= 0
             if not filled.all():
-                open_, slot, candidate = open_[filled], slot[filled], candidate[filled]
-            spans = rows[open_]
-            same = self._hashes[candidate] == hashes[spans]
-            same &= self._headers[candidate] == words.header[spans]
-            same = self._verify(candidate, spans, words, same)
-            if same.all():
-                found[open_] = candidate
-                break
+                open_ = np.flatnonzero(filled) if open_ is None else open_[filled]
+                spans = open_ if rows is None else rows[open_]
+                slot, candidate = slot[filled], candidate[filled]
+            same = self._verify(candidate, words, spans)
+            if open_ is None:
+                if same.all():
+                    return candidate
+                open_ = np.arange(len(slot))
             found[open_[same]] = candidate[same]
             other = ~same
             open_, slot = open_[other], (slot[other] + 1) & mask
+            spans = open_ if rows is None else rows[open_]
         return found
 
     def _verify(
-        self, candidate: NDArray[np.int64], spans: NDArray[np.int64], words: _Words, same: NDArray[np.bool_]
+        self, candidate: NDArray[np.int64], words: _Words, spans: NDArray[np.int64] | None
     ) -> NDArray[np.bool_]:
-        """Compare the candidates' stored words with the spans', step by step. Equal headers mean equal steps."""
-        position = self._first_word[candidate]
-        # Where a span's step is not the candidate's any more, `same` is false already and the word does not matter.
-        limit = max(self._word_count - 1, 0)
-        whole = len(spans) == len(words.header)
-        where = None
-        for rows, word in words.steps:
-            if rows is None:
-                mine = word if whole else word[spans]
-                same &= self._words[np.minimum(position, limit)] == mine
-                position += 1
-                continue
-            if where is None:
-                where = np.full(len(words.header), _EMPTY, np.int64)
-                where[spans] = np.arange(len(spans))
-            local = where[rows]
-            here = local >= 0
-            local, mine = (local, word) if here.all() else (local[here], word[here])
-            same[local] &= self._words[np.minimum(position[local], limit)] == mine
-            position[local] += 1
+        """bool[len(candidate)]: whether the labels of these spans (None: of all) are the candidates', byte for byte."""
+        same: NDArray[np.bool_] = self._headers.take(candidate) == (
+            words.header if spans is None else words.header.take(spans)
+        )
+        part, first = -1, candidate
+        for step in words.steps:
+            if step.part != part:
+                part, first = step.part, self._first_word[step.part].take(candidate)
+            # Of unlike lengths (`same` is false already) a candidate's word may be another's, or beyond the end.
+            if spans is None and step.rows is None:
+                same &= self._words.take(first + step.number, mode="clip") == step.words
+            elif spans is None:
+                same[step.rows] &= self._words.take(first[step.rows] + step.number, mode="clip") == step.words
+            else:
+                here, mine = _among(step, spans, len(words.header))
+                same[here] &= self._words.take(first[here] + step.number, mode="clip") == mine
         return same
 
     def _add(self, group: Group, hash_: int) -> int:
         number = len(self.groups)
-        header, flat = _words_of(group)
+        header, labels = _words_of(group)
+        flat = [word for words in labels for word in words]
         self._hashes = grown(self._hashes, number + 1)
         self._headers = grown(self._headers, number + 1)
-        self._first_word = grown(self._first_word, number + 1)
         self._words = grown(self._words, self._word_count + len(flat))
         self._hashes[number], self._headers[number] = hash_, header
-        self._first_word[number] = self._word_count
         self._words[self._word_count : self._word_count + len(flat)] = flat
-        self._word_count += len(flat)
+        for part in range(_PARTS):
+            self._first_word[part] = grown(self._first_word[part], number + 1)
+            self._first_word[part][number] = self._word_count
+            self._word_count += len(labels[part])
         self.groups.append(group)
         if 4 * number > len(self._slots):
-            self._slots = np.full(4 * len(self._slots), _EMPTY, np.int32)
+            self._slots = np.full(4 * len(self._slots), _EMPTY, np.int64)
             for each in range(number):
                 self._place(each, int(self._hashes[each]))
         self._place(number, hash_)
@@ -247,32 +262,43 @@ class GroupIndex:
 
 
 def _words(spans: Labels) -> _Words:
-    """The label strings of a batch as words; a step names its spans only where some have no such word."""
-    count = len(spans.buffer) - 7
-    loads: NDArray[np.uint64] = np.ndarray((count,), "<u8", spans.buffer, strides=(1,))
+    """The labels of a batch as words; a step names its spans only where some have no such word."""
+    loads = unaligned_words(spans.buffer)
     header = np.zeros(len(spans), np.uint64)
-    steps: list[tuple[NDArray[np.int64] | None, NDArray[np.uint64]]] = []
-    for strings in (spans.model, spans.provider, spans.caller):
-        header = (header << np.uint64(21)) | strings.length.astype(np.uint64)
+    steps: list[_Step] = []
+    for part, strings in enumerate((spans.model, spans.provider, spans.caller)):
+        header <<= np.uint64(21)
+        header |= strings.length.view(np.uint64)
         longest = int(strings.length.max()) if len(spans) else 0
         shortest = int(strings.length.min()) if len(spans) else 0
-        for start in range(0, longest, 8):
-            if shortest > start:
-                left = strings.length - start
-                word = loads[strings.offset + start] & _LOW_BYTES[np.minimum(left, 8)]
-                steps.append((None, word))
-            else:
-                rows = np.flatnonzero(strings.length > start)
-                left = strings.length[rows] - start
-                steps.append((rows, loads[strings.offset[rows] + start] & _LOW_BYTES[np.minimum(left, 8)]))
+        for number, start in enumerate(range(0, longest, 8)):
+            rows, offset, length = None, strings.offset, strings.length
+            if shortest <= start:
+                rows = np.flatnonzero(length > start)
+                offset, length = offset.take(rows), length.take(rows)
+            word = loads[offset + start]
+            if shortest < start + 8:
+                word &= _LOW_BYTES.take(length - start, mode="clip")
+            steps.append(_Step(part, number, rows, word))
     return _Words(header, steps)
 
 
-def _words_of(group: Group) -> tuple[int, list[int]]:
-    """The header and the words of one group, as `_words` has them."""
+def _among(step: _Step, spans: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+    """Which of the spans (of `count` in all) have the step's word, as positions in `spans`; and the words."""
+    if step.rows is None:
+        return np.arange(len(spans)), step.words.take(spans)
+    where = np.full(count, _EMPTY, np.int64)
+    where[step.rows] = np.arange(len(step.rows))
+    local = where.take(spans)
+    here = np.flatnonzero(local >= 0)
+    return here, step.words.take(local[here])
+
+
+def _words_of(group: Group) -> tuple[int, list[list[int]]]:
+    """The header and each label's words of one group, as `_words` has them."""
     data = [part.encode() for part in group]
     model, provider, caller = map(len, data)
-    words = [int.from_bytes(part[start : start + 8], "little") for part in data for start in range(0, len(part), 8)]
+    words = [[int.from_bytes(part[start : start + 8], "little") for start in range(0, len(part), 8)] for part in data]
     return model << 42 | provider << 21 | caller, words
 
 

@@ -23,7 +23,7 @@ from .decode.resolve import resolve
 from .delta import Delta
 from .engine import Engine, StageTimer
 from .errors import ConfigError, SchemaError
-from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, health_metrics
+from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape, health_metrics
 from .groups import GroupIndex
 from .health import Recorder
 from .ledger import Ledger
@@ -54,7 +54,7 @@ class Service:
         self._drain = True
         self._connected = False
         self._final: Snapshot | None = None
-        self._scraped: Snapshot | None = None
+        self._seen_by: dict[str, Snapshot] = {}
         self._final_scraped = threading.Event()
         #: Set while the endpoint answers.
         self.serving = threading.Event()
@@ -79,8 +79,9 @@ class Service:
             self._recorder,
             timer,
             clock,
+            lambda snapshot: self._renderer.adopt(snapshot),
         )
-        self._renderer = Renderer(metrics.labels)
+        self._renderer = Renderer(metrics.labels, metrics.zero_first)
         self.http: HttpServer | None = None
         if config.http_server.enabled:
             self.http = HttpServer(
@@ -131,8 +132,7 @@ class Service:
         """Prometheus would never see what was counted since its last scrape, if the process just ended."""
         timeout_s = self._config.worker.drain_timeout
         self._final = self._worker.snapshot
-        if self._scraped is self._final:
-            self._final_scraped.set()
+        self._check_final()
         if self.http is None or not self._drain or not timeout_s or not len(self._final.values):
             return
         log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
@@ -143,8 +143,9 @@ class Service:
 
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 
-    def _render(self, snapshot: Snapshot, form: Format) -> bytes:
-        return self._renderer.render(snapshot, health_metrics(self._worker.health, snapshot, self._clock()), form)
+    def _render(self, snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
+        health = health_metrics(self._worker.health, snapshot, self._clock())
+        return self._renderer.scrape(snapshot, health, form, by_prometheus)
 
     def _health(self) -> HealthReport:
         health = self._worker.health
@@ -160,9 +161,17 @@ class Service:
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
 
-    def _on_scraped(self, snapshot: Snapshot) -> None:
-        self._scraped = snapshot
-        if snapshot is self._final:
+    def _on_scraped(self, snapshot: Snapshot, scrape: Scrape, scraper: str) -> None:
+        self._renderer.scraped(scraper, scrape.number)
+        if scrape.complete:
+            self._seen_by[scraper] = snapshot
+        self._check_final()
+
+    def _check_final(self) -> None:
+        """Whether every Prometheus that comes here, or anybody where none does, has seen the final values."""
+        final = self._final
+        seen = {name for name, snapshot in self._seen_by.items() if snapshot is final}
+        if final is not None and seen and self._renderer.scrapers() <= seen:
             self._final_scraped.set()
 
 

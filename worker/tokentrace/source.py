@@ -23,8 +23,9 @@ from .messages import Envelope, RawBatch
 
 log = logging.getLogger(__name__)
 
-#: Measured: a fast consumer stalls for a second under librdkafka's default back-off of a full queue.
-TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 10, "queued.min.messages": 20000}
+#: Measured (docs/performance.md): a fast consumer stalls for a second under librdkafka's default back-off of a full
+#: queue.
+TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 2, "queued.min.messages": 20000}
 
 #: This member is no longer who the group thinks it is: what it counted since the last commit is another's now.
 MEMBERSHIP_LOST: Final = frozenset(
@@ -183,7 +184,8 @@ class KafkaSource:
             failure, self._callback_failure = self._callback_failure, None
             raise failure
         self._raise_refusal()
-        failed = [message for message in messages if message.error() is not None]
+        errors = map(Message.error, messages)
+        failed = [message for message, error in zip(messages, errors, strict=True) if error is not None]
         if failed:
             messages = [message for message in messages if message.error() is None]
             for message in failed:

@@ -33,6 +33,11 @@ STATUSES: Final = ("ok", "error", "timeout")
 UNKNOWN_STATUS: Final = 255
 
 
+def unaligned_words(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """uint64[len(buffer) - 7]: the eight bytes from each position on, little-endian; a view."""
+    return np.ndarray(shape=(len(buffer) - 7,), dtype="<u8", buffer=buffer, strides=(1,))
+
+
 @dataclass(slots=True)
 class Strings:
     """n strings inside a buffer. offset: int64[n]; length: int64[n], bytes (0 for absent or empty)."""

@@ -56,8 +56,11 @@ class Worker:
         recorder: Recorder,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
+        on_restored: Callable[[Snapshot], None] = lambda _: None,
     ) -> None:
+        """on_restored: told what earlier runs have committed, before any of it is shown."""
         self._settings = settings
+        self._on_restored = on_restored
         self._source = source
         self._engine = engine
         self._delta = delta
@@ -110,6 +113,7 @@ class Worker:
         totals = self._committer.start()
         if totals is not None:
             self._ledger.restore(totals)
+            self._on_restored(self._ledger.snapshot)
             self._recorder.last_commit_at_s = totals.committed_at_s
             log.info("Restored the totals of %d series groups.", len(self._ledger.snapshot.groups) - 1)
         self._recorder.restore_seconds = time.perf_counter() - began

@@ -18,6 +18,9 @@ def command(config_path: Path) -> None:
 
     SIGTERM commits, leaves the group, and waits until the final values have been scraped. Ctrl-C does not wait.
     """
+    from .. import process
+
+    process.before_imports()
     from .. import log
     from ..config import load_config
     from ..service import Service
@@ -31,4 +34,5 @@ def command(config_path: Path) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
+    process.settle()
     service.run()

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..messages import Reject
-from ..spans import Numbers, SpanColumns, Strings
+from ..spans import Numbers, SpanColumns, Strings, unaligned_words
 from .labels import NotAscii, invalid_utf8
-from .lockstep import Chunk, Lanes, unaligned_words
+from .lockstep import Chunk, Lanes
 from .plan import plan
 from .reference import LABEL_FIELDS, ReferenceDecoder
 from .resolve import Resolution

@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..spans import Strings
-from .lockstep import unaligned_words
+from ..spans import Strings, unaligned_words
 
 #: Bytes looked at at a time, a multiple of 8, so that what is in between stays in the cache.
 _BLOCK: Final = 1 << 18

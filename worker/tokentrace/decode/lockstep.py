@@ -52,11 +52,6 @@ class Chunk:
     patience: int
 
 
-def unaligned_words(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """uint64[len(buffer) - 7]: the eight bytes from each position on, little-endian; a view."""
-    return np.ndarray(shape=(len(buffer) - 7,), dtype="<u8", buffer=buffer, strides=(1,))
-
-
 class Lanes:
     """k messages of a chunk. pos: int64[k], changed in place. index: int64[k], their rows, or None for all rows."""
 

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .health import health_metrics
 from .http import HealthReport, HttpServer, HttpSettings
-from .render import Format, Renderer
+from .render import Format, Renderer, Scrape
 
-__all__ = ["Format", "HealthReport", "HttpServer", "HttpSettings", "Renderer", "health_metrics"]
+__all__ = ["Format", "HealthReport", "HttpServer", "HttpSettings", "Renderer", "Scrape", "health_metrics"]

@@ -28,7 +28,7 @@ from starlette.routing import Route
 from ..errors import UsageError
 from ..snapshot import Snapshot
 from .negotiate import CONTENT_TYPES, accepts_gzip, choose_format
-from .render import Format
+from .render import Format, Scrape
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,9 @@ class HttpServer:
         self,
         settings: HttpSettings,
         snapshot: Callable[[], Snapshot],
-        render: Callable[[Snapshot, Format], bytes],
+        render: Callable[[Snapshot, Format, bool], Scrape],
         health: Callable[[], HealthReport],
-        on_scraped: Callable[[Snapshot], None] = lambda _: None,
+        on_scraped: Callable[[Snapshot, Scrape, str], None] = lambda *_: None,
     ) -> None:
         self._settings = settings
         self._snapshot = snapshot
@@ -197,13 +197,17 @@ class HttpServer:
         compress = accepts_gzip(request.headers.get("accept-encoding", ""))
         async with self._scrapes:
             snapshot = self._snapshot()
-            body = await run_in_threadpool(self._render, snapshot, form)
+            # Prometheus and its kin say how long they are going to wait; nobody else does.
+            by_prometheus = "x-prometheus-scrape-timeout-seconds" in request.headers
+            scrape = await run_in_threadpool(self._render, snapshot, form, by_prometheus)
+            body = scrape.body
             if compress:
                 body = await run_in_threadpool(gzip.compress, body, GZIP_LEVEL)
         headers = {"Content-Type": CONTENT_TYPES[form], "Vary": "Accept, Accept-Encoding"}
         if compress:
             headers["Content-Encoding"] = "gzip"
-        return _Scrape(body, headers, lambda: self._on_scraped(snapshot))
+        scraper = ":".join(map(str, request.client or ())) if by_prometheus else ""
+        return _Scraped(body, headers, lambda: self._on_scraped(snapshot, scrape, scraper))
 
     async def _live(self, _: Request) -> Response:
         report = self._health()
@@ -224,7 +228,7 @@ class HttpServer:
         return HTMLResponse(f"<!doctype html><title>tokentrace</title><h1>tokentrace worker</h1><ul>{links}</ul>")
 
 
-class _Scrape(Response):
+class _Scraped(Response):
     """A response that tells when its last byte has been handed to the connection."""
 
     def __init__(self, body: bytes, headers: Mapping[str, str], sent: Callable[[], None]) -> None:

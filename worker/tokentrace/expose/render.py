@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from prometheus_client.utils import floatToGoString
 from ..measures import Layout
 from ..snapshot import Snapshot
 from . import families
+from .continuity import Continuity
 from .families import CounterFamily, GaugeFamily, HistogramFamily
 from .projection import Projection, escaped, label_text
 
@@ -32,13 +33,23 @@ _LABELS: Final = "\x00"
 _EOF: Final = b"# EOF\n"
 
 
+class Scrape(NamedTuple):
+    """One exposition. number: of a scrape that shows new series as 0 first, else 0. complete: none was held at 0."""
+
+    body: bytes
+    number: int = 0
+    complete: bool = True
+
+
 class Renderer:
     """Renders snapshots. labels: family name without `tokentrace_` -> label names, where they are not the default.
 
-    Safe to call from several threads; they take turns.
+    zero_first: whether a Prometheus sees new series as 0 first. Safe to call from several threads; they take turns.
     """
 
-    def __init__(self, labels: Mapping[str, Sequence[str]] | None = None) -> None:
+    def __init__(self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False) -> None:
+        self._continuity = Continuity() if zero_first else None
+        self._epoch = 0
         chosen = labels or {}
         self._families = [
             (family, tuple(chosen.get(name, _group_labels(family)))) for name, family in families.LABELLED.items()
@@ -49,20 +60,62 @@ class Renderer:
     def render(self, snapshot: Snapshot, others: Iterable[Metric], form: Format) -> bytes:
         """The exposition of a snapshot, followed by `others`, which the client library writes."""
         with self._lock:
-            for projection in self._projections.values():
-                projection.update(snapshot)
-            lines: list[str] = []
-            for family, labels in self._families:
-                projection = self._projections[labels]
-                counted = projection.sums(snapshot.values[:, Layout.column("spans")]) > 0
-                if isinstance(family, HistogramFamily):
-                    lines += _histogram(family, projection, snapshot, form)
-                elif isinstance(family, CounterFamily):
-                    lines += _counter(family, projection, snapshot, counted, form)
-                else:
-                    lines += _quality(projection, snapshot, form)
-            lines += _others(snapshot, form)
+            lines = self._lines(snapshot, form, None)
         return "".join(lines).encode() + _library_text(others, form)
+
+    def scrape(self, snapshot: Snapshot, others: Iterable[Metric], form: Format, by_prometheus: bool) -> Scrape:
+        """As `render`, for a client that may be a Prometheus; `scraped` has to be told when it has all of it."""
+        continuity = self._continuity if by_prometheus else None
+        if continuity is None:
+            return Scrape(self.render(snapshot, others, form))
+        with self._lock:
+            number = continuity.begin(adopting=self._renumbered(snapshot))
+            lines = self._lines(snapshot, form, continuity)
+            complete = not continuity.holding
+        return Scrape("".join(lines).encode() + _library_text(others, form), number, complete)
+
+    def scraped(self, scraper: str, number: int) -> None:
+        """A Prometheus has received the scrape of this number whole."""
+        if self._continuity is not None and number:
+            with self._lock:
+                self._continuity.finish(scraper, number)
+
+    def scrapers(self) -> frozenset[str]:
+        """The Prometheus servers that are expected to come again."""
+        if self._continuity is None:
+            return frozenset()
+        with self._lock:
+            return self._continuity.active()
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """What an earlier process has shown already: these series are not new."""
+        if self._continuity is not None:
+            with self._lock:
+                self._epoch = snapshot.epoch
+                self._continuity.begin(adopting=True)
+                self._lines(snapshot, "text", self._continuity)
+
+    def _renumbered(self, snapshot: Snapshot) -> bool:
+        if snapshot.epoch == self._epoch or self._continuity is None:
+            return False
+        self._epoch = snapshot.epoch
+        self._continuity.forget_series()
+        return True
+
+    def _lines(self, snapshot: Snapshot, form: Format, continuity: Continuity | None) -> list[str]:
+        for projection in self._projections.values():
+            projection.update(snapshot)
+        lines: list[str] = []
+        for family, labels in self._families:
+            projection = self._projections[labels]
+            counted = projection.sums(snapshot.values[:, Layout.column("spans")]) > 0
+            if isinstance(family, HistogramFamily):
+                lines += _histogram(family, projection, snapshot, form, continuity)
+            elif isinstance(family, CounterFamily):
+                lines += _counter(family, projection, snapshot, counted, form, continuity)
+            else:
+                lines += _quality(projection, snapshot, form)
+        return lines + _others(snapshot, form, continuity)
 
 
 def _group_labels(family: CounterFamily | HistogramFamily | GaugeFamily) -> tuple[str, ...]:
@@ -94,7 +147,12 @@ def _split(units: NDArray[np.int64], decimals: int) -> list[list[int]]:
 
 
 def _counter(
-    family: CounterFamily, projection: Projection, snapshot: Snapshot, counted: NDArray[np.bool_], form: Format
+    family: CounterFamily,
+    projection: Projection,
+    snapshot: Snapshot,
+    counted: NDArray[np.bool_],
+    form: Format,
+    continuity: Continuity | None,
 ) -> list[str]:
     lines = [_head(family.name, family.type, family.help, form)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
@@ -103,7 +161,10 @@ def _counter(
         units = projection.sums(snapshot.values[:, Layout.column(column)])
         shown = np.flatnonzero(units > 0) if family.present_only else np.flatnonzero(counted)
         number = _number(family.decimals)
-        for series, *value in zip(shown.tolist(), *_split(units[shown], family.decimals), strict=True):
+        values = units[shown]
+        if continuity is not None:
+            values[continuity.hold((family.name, extra), shown)] = 0
+        for series, *value in zip(shown.tolist(), *_split(values, family.decimals), strict=True):
             labels = _with_extra(projection.label_text[series], family.extra_label, extra)
             lines.append(_sample(family.name, labels, number % tuple(value)))
             if created_s:
@@ -121,12 +182,22 @@ def _sample(name: str, labels: str, value: str) -> str:
     return f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
 
 
-def _histogram(family: HistogramFamily, projection: Projection, snapshot: Snapshot, form: Format) -> list[str]:
+def _histogram(
+    family: HistogramFamily,
+    projection: Projection,
+    snapshot: Snapshot,
+    form: Format,
+    continuity: Continuity | None,
+) -> list[str]:
     histogram = snapshot.layout.histograms[family.measure]
     counts = np.cumsum(projection.sums(snapshot.values[:, histogram.buckets]), axis=1)
     sums = projection.sums(snapshot.values[:, histogram.sum])
     observed = np.flatnonzero(counts[:, -1])
-    columns = [*counts[observed].T.tolist(), counts[observed, -1].tolist(), *_split(sums[observed], family.decimals)]
+    counts, sums = counts[observed], sums[observed]
+    if continuity is not None:
+        held = continuity.hold(family.name, observed)
+        counts[held], sums[held] = 0, 0
+    columns = [*counts.T.tolist(), counts[:, -1].tolist(), *_split(sums, family.decimals)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
     labelled = _histogram_template(family, histogram.bounds, "{" + _LABELS, "{" + _LABELS + "}")
     bare = _histogram_template(family, histogram.bounds, "{", "")
@@ -161,11 +232,13 @@ def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[s
     return lines
 
 
-def _others(snapshot: Snapshot, form: Format) -> list[str]:
+def _others(snapshot: Snapshot, form: Format, continuity: Continuity | None) -> list[str]:
     """The families that are not over cells."""
     rejected = families.REJECTED
     lines = [_head(rejected.name, rejected.type, rejected.help, form)]
     for reason, count in sorted(snapshot.rejected.items()):
+        if continuity is not None and continuity.hold((rejected.name, reason), np.zeros(1, np.int64))[0]:
+            count = 0
         labels = label_text(rejected.labels, (reason,))
         lines.append(_sample(rejected.name, labels, str(count)))
         if form == "openmetrics":
@@ -196,4 +269,4 @@ def _library_text(metrics: Iterable[Metric], form: Format) -> bytes:
     return generate_openmetrics(registry) if form == "openmetrics" else generate_latest(registry)
 
 
-__all__ = ["Format", "Renderer", "escaped"]
+__all__ = ["Format", "Renderer", "Scrape", "escaped"]

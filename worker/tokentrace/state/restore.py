@@ -106,9 +106,10 @@ class StateReader:
 
     def _messages(self, partitions: list[int]) -> Iterator[Message]:
         """Every committed record up to the end that the partitions have now, each partition in order."""
-        ends = self._ends(partitions)
+        ends = self._ends(partitions, IsolationLevel.READ_UNCOMMITTED)
         if not ends:
             return
+        self._await_commits(ends)
         consumer = Consumer(
             {
                 **self._config,
@@ -118,6 +119,7 @@ class StateReader:
                 "isolation.level": "read_committed",
                 "auto.offset.reset": "earliest",
                 "fetch.queue.backoff.ms": 10,
+                "fetch.wait.max.ms": 50,
             },
             logger=_log,
         )
@@ -133,29 +135,39 @@ class StateReader:
                 for message in messages:
                     error, partition, offset = message.error(), message.partition(), message.offset()
                     assert partition is not None
+                    assert offset is not None
                     if error is None:
                         yield message
+                        # A partition that others write to all the time never comes to an end.
+                        if offset + 1 >= ends.get(partition, 0):
+                            ends.pop(partition, None)
                     elif error.code() == KafkaError._PARTITION_EOF:
-                        assert offset is not None
                         if offset >= ends.get(partition, 0):
                             ends.pop(partition, None)
-                        else:
-                            # An open transaction holds the end back: look again until it is finished.
-                            time.sleep(0.02)
-                            consumer.seek(TopicPartition(self._topic, partition, offset))
                     else:
                         raise RuntimeFailure(f"Topic {self._topic!r} cannot be read: {error.str()}.")
         finally:
             consumer.close()
 
-    def _ends(self, partitions: list[int]) -> dict[int, int]:
-        """partition -> its end, open transactions included; empty partitions are left out."""
+    def _await_commits(self, ends: dict[int, int]) -> None:
+        """Wait until transactions that were open below these ends are finished: readers do not see past them."""
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            readable = self._ends(list(ends), IsolationLevel.READ_COMMITTED)
+            if all(readable.get(partition, 0) >= end for partition, end in ends.items()):
+                return
+            if time.monotonic() > deadline_s:
+                raise RuntimeFailure(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
+            time.sleep(0.05)
+
+    def _ends(self, partitions: list[int], isolation: IsolationLevel) -> dict[int, int]:
+        """partition -> its end, before or behind open transactions; empty partitions are left out."""
         admin = AdminClient(self._config, logger=_log)
         wanted = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in partitions}
         if not wanted:
             return {}
         try:
-            answers = admin.list_offsets(wanted, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=15.0)
+            answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=15.0)
             ends = {asked.partition: int(future.result().offset) for asked, future in answers.items()}
         except KafkaException as failure:
             raise RuntimeFailure(

@@ -1,0 +1,81 @@
+"""(a) Decode and aggregate on one core: `Engine.count` against fastavro with a dict, and with prometheus_client.
+
+All of them do the same work, from message values to every family; see `baselines`. Everything is warm: groups, label
+children and prices have been seen once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .baselines import FastavroDict, FastavroPrometheus
+from .effort import Effort
+from .measure import Figure, Measure, Row, in_turns
+from .rig import Rig
+from .workload import SCHEMAS, Workload, workload
+
+TYPICAL_GROUPS = 1_000
+
+
+def run(effort: Effort) -> Figure:
+    """Schemas over 1 000 groups, then the default schema over the other numbers of groups."""
+    cases = [(kind, TYPICAL_GROUPS) for kind in SCHEMAS]
+    cases += [("default", groups) for groups in effort.groups if groups != TYPICAL_GROUPS]
+    rows, details = [], {}
+    measured: dict[tuple[str, int], tuple[Measure, Measure, Measure]] = {}
+    for kind, groups in cases:
+        load = workload(kind, effort.spans, groups)
+        speed, plain, client = _compare(load, effort)
+        measured[kind, groups] = speed, plain, client
+        main = kind == "default" and groups == TYPICAL_GROUPS
+        target = ">= 10" if main else ">= 8" if kind == "wide" else ""
+        case = f"{kind}, {load.mean_bytes():.0f} bytes, {groups} groups"
+        rows.append(
+            Row(case, speed.text(" M spans/s", 1e6), speed.over(plain).text(), "fastavro + dict", target),
+        )
+        rows.append(
+            Row("", "", speed.over(client).text(), "fastavro + prometheus_client", ">= 30" if main else ""),
+        )
+        details[f"{kind}_{groups}"] = {
+            "spans_per_s": speed.median,
+            "vs_fastavro_dict": speed.over(plain).median,
+            "vs_prometheus_client": speed.over(client).median,
+            "fastavro_dict_spans_per_s": plain.median,
+            "prometheus_client_spans_per_s": client.median,
+        }
+    speed, plain, client = measured["default", TYPICAL_GROUPS]
+    wide_speed, wide_plain, _ = measured["wide", TYPICAL_GROUPS]
+    results = {
+        "vs_prometheus_client": speed.over(client).median,
+        "vs_fastavro_dict": speed.over(plain).median,
+        "wide_vs_fastavro_dict": wide_speed.over(wide_plain).median,
+        "spans_per_s": speed.median,
+        "cases": details,
+    }
+    return Figure("a decode + aggregate", rows, {"decode_aggregate": results})
+
+
+def _compare(load: Workload, effort: Effort) -> tuple[Measure, Measure, Measure]:
+    """Spans a second of tokentrace, fastavro + dict, fastavro + prometheus_client."""
+    rig = Rig(load)
+    plain, client = FastavroDict(load.schema), FastavroPrometheus(load.schema)
+    few, some = load.messages[: effort.baseline_spans], load.messages[: 2 * effort.baseline_spans]
+    runs = [
+        _rate(rig.count, len(load.messages)),
+        _rate(lambda: plain.count(some), len(some)),
+        _rate(lambda: client.count(few), len(few)),
+    ]
+    for each in runs:
+        each()
+    speed, dict_speed, client_speed = in_turns(effort.repeats, *runs)
+    return speed, dict_speed, client_speed
+
+
+def _rate(action: Callable[[], object], count: int) -> Callable[[], float]:
+    def run() -> float:
+        began = time.perf_counter()
+        action()
+        return count / (time.perf_counter() - began)
+
+    return run

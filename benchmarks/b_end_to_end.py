@@ -1,0 +1,121 @@
+"""(b) End to end: the real worker on a real Kafka, against a bare `consume()` loop over the same topic.
+
+The serial bound is what a worker reaches that does one thing at a time: 1 / (1 / consume + 1 / decode and aggregate). A
+second topic gives a worker 100 000 series, and is read with a scrape every second and without.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.services.kafka import KafkaBroker
+
+from .broker import fill
+from .effort import Effort
+from .measure import Figure, Measure, Row, in_turns
+from .rig import Rig
+from .workers import probe, scraped_every_second, timed, url_of, write_config
+from .workload import BATCH, workload
+
+GROUPS = 1_000
+SERIES_PER_MODEL = 84
+
+
+def run(effort: Effort, broker: KafkaBroker) -> Figure:
+    with tempfile.TemporaryDirectory() as folder:
+        rows, results = _against_bare(effort, broker, Path(folder))
+        more_rows, scraped = _while_scraped(effort, broker, Path(folder))
+    return Figure("b end to end", [*rows, *more_rows], {"end_to_end": {**results, **scraped}})
+
+
+def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    load = workload("default", 200_000, GROUPS)
+    count = effort.topic_spans
+    fill(broker, "bench-spans", load.messages, count)
+    rig = Rig(load)
+    rig.count()
+    stages: list[dict[str, float]] = []
+    settings = {"commit_interval": effort.commit_interval, "batch_size": BATCH}
+
+    def bare() -> float:
+        return float(probe("bare_consumer", broker.bootstrap, "bench-spans", count, BATCH)["messages_per_s"])
+
+    def worker() -> float:
+        found = _probed(write_config(folder, broker, "bench-spans", load, **settings), count)
+        stages.append(found["stage_seconds"])
+        return float(found["spans_per_s"])
+
+    def engine() -> float:
+        return len(load.messages) / timed(rig.count)
+
+    bare()  # The broker has warmed up, and the topic is in memory.
+    consume, counting, speed = in_turns(max(effort.process_repeats, 1), bare, engine, worker)
+    bound = Measure(
+        tuple(1 / (1 / one + 1 / other) for one, other in zip(consume.values, counting.values, strict=True))
+    )
+    case = f"default, {GROUPS} groups, {count / 1e6:.1f} M spans"
+    rows = [
+        Row(case, speed.text(" M spans/s", 1e6), speed.over(bound).text(), "serial bound", ">= 0.8"),
+        Row("", "", speed.over(consume).text(), "bare consume()", ">= 0.4"),
+        Row("bare consume()", consume.text(" M messages/s", 1e6)),
+        Row("serial bound", bound.text(" M spans/s", 1e6)),
+    ]
+    totals = {stage: sum(each[stage] for each in stages) for stage in stages[0]}
+    busy = sum(totals.values())
+    results = {
+        "vs_bare_consume": speed.over(consume).median,
+        "vs_serial_bound": speed.over(bound).median,
+        "spans_per_s": speed.median,
+        "bare_messages_per_s": consume.median,
+        "decode_aggregate_spans_per_s": counting.median,
+        "stage_shares": {stage: seconds / busy for stage, seconds in totals.items() if seconds},
+    }
+    return rows, results
+
+
+def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[list[Row], dict[str, Any]]:
+    models = max(effort.scraped_series // SERIES_PER_MODEL, 1)
+    load = workload("default", max(200_000, models), models, only_models=True)
+    count = effort.topic_spans
+    fill(broker, "bench-series", load.messages, count)
+    scrapes: list[float] = []
+
+    def configured() -> Path:
+        interval = effort.commit_interval
+        return write_config(folder, broker, "bench-series", load, commit_interval=interval, batch_size=BATCH)
+
+    def alone() -> float:
+        return float(_probed(configured(), count)["spans_per_s"])
+
+    def scraped() -> float:
+        config = configured()
+        with scraped_every_second(url_of(config)) as seconds:
+            found = _probed(config, count)
+        scrapes.extend(seconds)
+        return float(found["spans_per_s"])
+
+    without, with_ = in_turns(max(effort.process_repeats, 1), alone, scraped)
+    ratio = with_.over(without)
+    rows = [
+        Row(
+            f"scraped every second, {effort.scraped_series} series",
+            with_.text(" M spans/s", 1e6),
+            ratio.text(),
+            "not scraped",
+            ">= 0.9",
+        )
+    ]
+    return rows, {
+        "scraped_vs_not": ratio.median,
+        "scraped_spans_per_s": with_.median,
+        "scrape_s": Measure(tuple(scrapes)).median if scrapes else None,
+    }
+
+
+def _probed(config: Path, count: int) -> dict[str, Any]:
+    found = probe("worker", config, count)
+    assert found["counted"] == count, found
+    assert not found["rejected"], found
+    return found

@@ -1,0 +1,56 @@
+"""Effort: how much of everything a run does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """repeats: turns of a figure. spans: of the decode figure, a turn. baseline_spans: of the slower baselines, a turn.
+    topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end
+    figure; a run needs several commits. seconds: of the figures that go by the clock."""
+
+    repeats: int
+    process_repeats: int
+    spans: int
+    baseline_spans: int
+    topic_spans: int
+    groups: tuple[int, ...]
+    series: tuple[int, ...]
+    memory_groups: tuple[int, ...]
+    memory_spans: int
+    scraped_series: int
+    commit_interval: str
+    seconds: float
+
+
+FULL: Final = Effort(
+    repeats=9,
+    process_repeats=5,
+    spans=200_000,
+    baseline_spans=10_000,
+    topic_spans=4_000_000,
+    groups=(10, 1_000, 50_000),
+    series=(1_000, 10_000, 100_000),
+    memory_groups=(1_000, 10_000, 50_000),
+    memory_spans=2_000_000,
+    scraped_series=100_000,
+    commit_interval="1s",
+    seconds=20.0,
+)
+QUICK: Final = Effort(
+    repeats=3,
+    process_repeats=1,
+    spans=100_000,
+    baseline_spans=5_000,
+    topic_spans=1_500_000,
+    groups=(1_000,),
+    series=(10_000,),
+    memory_groups=(10_000,),
+    memory_spans=500_000,
+    scraped_series=100_000,
+    commit_interval="300ms",
+    seconds=5.0,
+)

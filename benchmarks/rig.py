@@ -1,0 +1,44 @@
+"""Rig: tokentrace's engine and ledger over a workload, without Kafka."""
+
+from __future__ import annotations
+
+from tokentrace.allocator import keep_freed_memory
+from tokentrace.decode import SpanDecoder
+from tokentrace.delta import Delta
+from tokentrace.engine import Engine, StageTimer
+from tokentrace.groups import GroupIndex
+from tokentrace.health import STAGES
+from tokentrace.ledger import Ledger
+from tokentrace.measures import Layout
+from tokentrace.pricing import Pricer
+from tokentrace.snapshot import Snapshot
+
+from .workload import Workload
+
+LAYOUT = Layout.build()
+
+
+class Rig:
+    """An engine whose parts are the worker's. seconds: stage -> seconds spent in it."""
+
+    def __init__(self, workload: Workload, max_groups: int = 100_000) -> None:
+        keep_freed_memory()  # As a worker does.
+        self.batches = workload.batches()
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._groups = GroupIndex(max_groups)
+        self.ledger = Ledger(LAYOUT, self._groups, 300.0)
+        self._engine = Engine(
+            SpanDecoder(workload.writer_schemas()), self._groups, Pricer({}), LAYOUT, StageTimer(self.seconds)
+        )
+
+    def count(self) -> Delta:
+        """Count every batch into a delta, as between two commits."""
+        delta = Delta(LAYOUT)
+        for batch in self.batches:
+            self._engine.count(batch, delta)
+        assert not delta.dead_letters
+        return delta
+
+    def commit(self, delta: Delta) -> Snapshot:
+        self.ledger.accept(*self.ledger.after(delta))
+        return self.ledger.snapshot

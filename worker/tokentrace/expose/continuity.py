@@ -1,0 +1,93 @@
+"""Continuity: a new series is shown as 0 until every Prometheus that scrapes here has seen it so.
+
+Prometheus counts increments between two values it has seen, so the first value of a new series is lost to `increase()`.
+Holding it back for one scrape loses nothing, since totals are durable. Only clients that say that they are a Prometheus
+are served so; `curl` and `tokentrace top` see the values themselves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..delta import grown
+
+#: How long a scraper of which one scrape was seen is waited for.
+FIRST_PATIENCE_S = 90.0
+#: Scrapes that a scraper may miss before it is taken to be gone.
+MISSED_SCRAPES = 2.5
+
+
+@dataclass(slots=True)
+class _Scraper:
+    """number: of its last complete scrape. interval_s: between its last two, 0 while only one was seen."""
+
+    number: int
+    at_s: float
+    interval_s: float = 0.0
+
+
+class Continuity:
+    """Knows which series every scraper has seen as 0. Used under the renderer's lock.
+
+    A scrape takes a `begin`, any number of `hold`s, and a `finish` when its last byte was sent.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._scrapers: dict[str, _Scraper] = {}
+        self._number = 0
+        self._horizon = 0
+        self._born: dict[Hashable, NDArray[np.int64]] = {}
+        self._adopting = False
+        self.holding = False
+
+    def begin(self, adopting: bool = False) -> int:
+        """The number of a new scrape. adopting: what it shows was shown before this process began."""
+        self._number += 1
+        self._adopting = adopting
+        self.holding = False
+        active = self.active()
+        self._horizon = min((self._scrapers[name].number for name in active), default=0)
+        return self._number
+
+    def hold(self, family: Hashable, series: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """bool[k]: which of these series of a family have to be shown as 0 in this scrape."""
+        if not len(series):
+            return np.zeros(0, np.bool_)
+        born = self._born[family] = grown(self._born.get(family, np.zeros(0, np.int64)), int(series.max()) + 1)
+        mine = born[series]
+        fresh = mine == 0
+        if fresh.any():
+            # Adopted series were seen before the first scrape.
+            born[series[fresh]] = -1 if self._adopting else self._number
+            mine = born[series]
+        held = mine > self._horizon
+        self.holding = self.holding or bool(held.any())
+        return held
+
+    def finish(self, scraper: str, number: int) -> None:
+        """A scraper has received scrape `number` whole."""
+        now_s = self._clock()
+        before = self._scrapers.get(scraper)
+        if before is None:
+            self._scrapers[scraper] = _Scraper(number, now_s)
+        else:
+            before.interval_s, before.at_s, before.number = now_s - before.at_s, now_s, number
+
+    def active(self) -> frozenset[str]:
+        """The scrapers that are expected again; others are forgotten."""
+        now_s = self._clock()
+        for name, each in list(self._scrapers.items()):
+            patience_s = MISSED_SCRAPES * each.interval_s + 1.0 if each.interval_s else FIRST_PATIENCE_S
+            if now_s - each.at_s > patience_s:
+                del self._scrapers[name]
+        return frozenset(self._scrapers)
+
+    def forget_series(self) -> None:
+        """Series are numbered anew; all that is shown next was shown before."""
+        self._born.clear()
