@@ -1,6 +1,6 @@
 """Draw docs/dashboard.png: the dashboard's panels, by its own queries, from a real run.
 
-    python docs/picture.py
+    python -m docs.picture
 
 A real Kafka and a real Prometheus (as for `make test`), three workers, and six minutes of traffic in which one model
 becomes slow and bad, one worker is killed, and some messages are no spans. Everything that is drawn came out of
@@ -11,23 +11,16 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from confluent_kafka import Producer
-
-mpl.use("Agg")
-from matplotlib import pyplot
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
+from matplotlib.figure import Figure
 from tests.deploy.expressions import filled, panels
+from tests.services import ROOT
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, wait_for, write_config
@@ -94,7 +87,8 @@ def draw(prometheus: Prometheus, from_s: float) -> None:
     shown = [panel for panel in panels(board) if panel["datasource"]["type"] == "prometheus"]
     columns = 3
     rows = -(-len(shown) // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(18, 3.1 * rows), layout="constrained")
+    figure = Figure(figsize=(18, 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns)
     for axis, panel in zip(axes.flat, shown, strict=False):
         axis.set_title(panel["title"], loc="left", fontsize=11, fontweight="bold")
         draw_panel(axis, panel, prometheus, from_s)

@@ -1,11 +1,11 @@
-"""The Kubernetes job of prometheus.yml against an API server that has pods: who is scraped, and under which name."""
+"""The jobs of prometheus.yml at work: with the token, and on pods of an API server, by the name that each must have."""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from tests.conftest import unavailable
-from tests.services import ROOT, Unavailable
+from tests.services import ROOT, Unavailable, free_port
+from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
-from tests.services.workers import wait_for
+from tests.services.workers import WorkerProcess, wait_for
 
 pytestmark = pytest.mark.real
 
@@ -96,6 +97,38 @@ class Cluster:
     def close(self) -> None:
         self.closed.set()
         self.server.shutdown()
+
+
+def test_the_authenticated_job_sends_the_token_and_the_other_one_is_turned_away(
+    kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess], tmp_path: Path
+) -> None:
+    worker = start_worker(
+        wait=False,
+        kafka={"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        http_server={"addr": f"127.0.0.1:{free_port()}", "auth_token": "a secret"},
+    )
+    worker.wait_until_ready()  # the health path asks for no token
+    folder = tmp_path / "prometheus"
+    try:
+        prometheus = Prometheus(folder, [])
+    except Unavailable as error:
+        unavailable(str(error))
+    config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
+    jobs = {job["job_name"]: job for job in config["scrape_configs"] if "kubernetes_sd_configs" not in job}
+    jobs["tokentrace"]["static_configs"][0]["targets"] = [worker.target]
+    (folder / "targets").mkdir()
+    (folder / "targets" / "mine.yml").write_text(yaml.safe_dump([{"targets": [worker.target]}]))
+    (folder / "tokentrace.token").write_text("a secret\n")
+    settings = {"scrape_interval": "1s", "scrape_timeout": "1s"}
+    (folder / "prometheus.yml").write_text(yaml.safe_dump({"global": settings, "scrape_configs": [*jobs.values()]}))
+    prometheus.start()
+    try:
+        assert wait_for(lambda: len(prometheus.query("up")) == 2, 30.0)
+        assert wait_for(lambda: bool(prometheus.query("tokentrace_worker_build_info")), 30.0)
+        up = {labels["job"]: value for labels, value in prometheus.query("up")}
+        assert up == {"tokentrace": 0, "tokentrace-authenticated": 1}
+    finally:
+        prometheus.stop()
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
 #: kubernetes-validate has the schemas of several versions; the three newest are what a cluster runs.
 _SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+_KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
 _CUSTOM = {
     "keda.sh": ("github.com/kedacore/keda/v2@v2.17.0", "config/crd/bases"),
     "monitoring.coreos.com": (
@@ -38,17 +39,17 @@ def versions() -> list[str]:
 
 @cache
 def built(overlay: str) -> list[dict[str, Any]]:
-    """The objects of an overlay, by the kustomize of kubectl or kustomize itself."""
+    """The objects of an overlay, by kubectl or kustomize, or by kustomize built from its Go module."""
     command = next(
         (
             [*command, str(FOLDER / "overlays" / overlay)]
-            for command in (["kubectl", "kustomize"], ["kustomize", "build"])
+            for command in (["kubectl", "kustomize"], ["kustomize", "build"], ["go", "run", _KUSTOMIZE, "build"])
             if shutil.which(command[0])
         ),
         None,
     )
     if command is None:
-        pytest.skip("neither kubectl nor kustomize is installed")
+        pytest.skip("none of kubectl, kustomize and go is installed")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deprecated" not in done.stderr, done.stderr
