@@ -23,7 +23,7 @@ demo: setup ## See it work, with nothing else installed
 	$(BIN)/tokentrace demo $(ARGS)
 
 test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where they can be had
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --cov --cov-report=term $(ARGS)
 
 chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka (DURATION=40s JSON=FILE for a short one)
 	DURATION=$(DURATION) JSON=$(JSON) SEED=$(SEED) $(BIN)/python -m tests.chaos

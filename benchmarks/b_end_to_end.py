@@ -26,8 +26,11 @@ SERIES_PER_MODEL = 84
 def run(effort: Effort, broker: KafkaBroker) -> Figure:
     with tempfile.TemporaryDirectory() as folder:
         rows, results = _against_bare(effort, broker, Path(folder))
-        more_rows, scraped = _while_scraped(effort, broker, Path(folder))
-    return Figure("b end to end", [*rows, *more_rows], {"end_to_end": {**results, **scraped}})
+        for groups in effort.more_groups:
+            row, results[f"spans_per_s_{groups}_groups"] = _over_groups(effort, broker, Path(folder), groups)
+            rows.append(row)
+        scraped_row, scraped = _while_scraped(effort, broker, Path(folder))
+    return Figure("b end to end", [*rows, scraped_row], {"end_to_end": {**results, **scraped}})
 
 
 def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[list[Row], dict[str, Any]]:
@@ -75,7 +78,21 @@ def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[li
     return rows, results
 
 
-def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[list[Row], dict[str, Any]]:
+def _over_groups(effort: Effort, broker: KafkaBroker, folder: Path, groups: int) -> tuple[Row, float]:
+    """More groups make larger commits."""
+    load = workload("default", 200_000, groups)
+    topic = f"bench-groups-{groups}"
+    fill(broker, topic, load.messages, effort.topic_spans)
+
+    def worker() -> float:
+        config = write_config(folder, broker, topic, load, commit_interval=effort.commit_interval, batch_size=BATCH)
+        return float(_probed(config, effort.topic_spans)["spans_per_s"])
+
+    (speed,) = in_turns(max(effort.process_repeats, 1), worker)
+    return Row(f"default, {groups} groups", speed.text(" M spans/s", 1e6)), speed.median
+
+
+def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[Row, dict[str, Any]]:
     models = max(effort.scraped_series // SERIES_PER_MODEL, 1)
     load = workload("default", max(200_000, models), models, only_models=True)
     count = effort.topic_spans
@@ -98,16 +115,14 @@ def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[l
 
     without, with_ = in_turns(max(effort.process_repeats, 1), alone, scraped)
     ratio = with_.over(without)
-    rows = [
-        Row(
-            f"scraped every second, {effort.scraped_series} series",
-            with_.text(" M spans/s", 1e6),
-            ratio.text(),
-            "not scraped",
-            ">= 0.9",
-        )
-    ]
-    return rows, {
+    row = Row(
+        f"scraped every second, {effort.scraped_series} series",
+        with_.text(" M spans/s", 1e6),
+        ratio.text(),
+        "not scraped",
+        ">= 0.9",
+    )
+    return row, {
         "scraped_vs_not": ratio.median,
         "scraped_spans_per_s": with_.median,
         "scrape_s": Measure(tuple(scrapes)).median if scrapes else None,

@@ -10,7 +10,8 @@ from typing import Final
 class Effort:
     """repeats: turns of a figure. spans: of the decode figure, a turn. baseline_spans: of the slower baselines, a turn.
     topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end
-    figure; a run needs several commits. seconds: of the figures that go by the clock."""
+    figure; a run needs several commits. seconds: of the figures that go by the clock.
+    more_groups: over which the worker is measured end to end besides."""
 
     repeats: int
     process_repeats: int
@@ -18,6 +19,7 @@ class Effort:
     baseline_spans: int
     topic_spans: int
     groups: tuple[int, ...]
+    more_groups: tuple[int, ...]
     series: tuple[int, ...]
     memory_groups: tuple[int, ...]
     memory_spans: int
@@ -33,6 +35,7 @@ FULL: Final = Effort(
     baseline_spans=10_000,
     topic_spans=4_000_000,
     groups=(10, 1_000, 50_000),
+    more_groups=(10_000,),
     series=(1_000, 10_000, 100_000),
     memory_groups=(1_000, 10_000, 50_000),
     memory_spans=2_000_000,
@@ -47,6 +50,7 @@ QUICK: Final = Effort(
     baseline_spans=5_000,
     topic_spans=1_500_000,
     groups=(1_000,),
+    more_groups=(),
     series=(10_000,),
     memory_groups=(10_000,),
     memory_spans=500_000,

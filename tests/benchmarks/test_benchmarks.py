@@ -24,6 +24,7 @@ TINY = Effort(
     baseline_spans=100,
     topic_spans=30_000,
     groups=(10,),
+    more_groups=(),
     series=(1_000,),
     memory_groups=(10,),
     memory_spans=1_000,

@@ -73,7 +73,7 @@ def kill_points(folder: Path) -> bool:
     try:
         for protocol in ("classic", "consumer"):
             for point in POINTS:
-                outcome = crash_at(broker, folder / f"{point}-{protocol}", point, CRASHES, protocol, spans=spans)
+                outcome = crash_at(broker, folder / f"{point}-{protocol}", [point], CRASHES, protocol, spans=spans)
                 exact &= outcome.exact
                 print(
                     f"{point:20} {protocol:9} {outcome.crashes:3} crashes {outcome.produced:9,} spans "

@@ -26,6 +26,7 @@ from ..publish import MARKER
 from ..schemas.files import bundled_schema, fingerprint_of
 from ..snapshot import Group, PartitionAudit
 from ..spans import STATUSES
+from .longs import encode_rows, long
 
 #: Histogram -> the field of its sum; the token histograms' sums are the token sums.
 _OWN_SUMS: Final = {
@@ -37,6 +38,9 @@ _OWN_SUMS: Final = {
 ROLLUP_ROWS: Final = 1500
 
 Cell = tuple[Group, int]
+
+#: Made once: `json.dumps` makes one for every call that does not want its defaults.
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def cell_key(replica: str, group: Group, status: int) -> bytes:
@@ -65,7 +69,7 @@ def parse_key(key: bytes | None) -> tuple[str, Cell | None] | None:
 
 
 def _json(parts: list[str]) -> bytes:
-    return json.dumps(parts, ensure_ascii=False, separators=(",", ":")).encode()
+    return _JSON.encode(parts).encode()
 
 
 class StateCodec:
@@ -74,14 +78,28 @@ class StateCodec:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._bounds = {name: list(each.bounds) for name, each in layout.histograms.items()}
+        # The schema's fields are in the layout's order. An array of b buckets is b, the buckets, and 0 for its end.
+        starts = {each.first: len(each.bounds) + 1 for each in layout.histograms.values()}
+        #: Where each column of a row is among the numbers of a record; (number, size) of each array's head.
+        self._places: list[int] = []
+        self._arrays: list[tuple[int, int]] = []
+        self._numbers = end = 0
+        for column in range(layout.width):
+            if column in starts:
+                self._arrays.append((self._numbers, starts[column]))
+                end = column + starts[column]
+                self._numbers += 1
+            self._places.append(self._numbers)
+            self._numbers += 1 + (column == end - 1)
 
     # -- totals ------------------------------------------------------------------------------------------------------
 
     def cells(self, values: NDArray[np.int64], created_s: NDArray[np.float64]) -> Iterator[bytes]:
         """values: int64[t, width], created_s: float64[t] -> the record of each cell."""
-        times_us = np.rint(created_s * 1e6).astype(np.int64).tolist()
-        for row, created_us in zip(values.tolist(), times_us, strict=True):
-            yield _encode("state-cell", {"created_at": created_us, "counts": self._counts(row)})
+        _, header = _writer("state-cell")
+        times_us = np.rint(created_s * 1e6).astype(np.int64)
+        for created_at, counts in zip(times_us.tolist(), self._encoded(values), strict=True):
+            yield header + long(created_at) + counts
 
     def cell(self, value: bytes) -> tuple[list[int], float]:
         """A cell's record -> (its row of the layout, Unix time of its creation)."""
@@ -156,27 +174,24 @@ class StateCodec:
         values: NDArray[np.int64],
     ) -> Iterator[bytes]:
         """The increments of a commit. minutes: int64[r]. cells: r of them. values: int64[r, width]."""
-        rows = [
-            {
-                "minute": minute,
-                "model": group.model,
-                "provider": group.provider,
-                "caller": group.caller,
-                "status": STATUSES[status],
-                "counts": self._counts(row),
-            }
-            for minute, (group, status), row in zip(minutes.tolist(), cells, values.tolist(), strict=True)
-        ]
+        names: dict[Group, bytes] = {}
+        rows = []
+        for minute, (group, status), counts in zip(minutes.tolist(), cells, self._encoded(values), strict=True):
+            name = names.get(group)
+            if name is None:
+                name = names[group] = b"".join(map(_string, group))
+            rows.append(long(minute) + name + long(status) + counts)
+        empty = {
+            "replica": replica,
+            "committed_at": round(committed_at_s * 1e6),
+            "bounds": self._bounds,
+            "rows": [],
+        }
+        # The last field is an array, of which nothing but its end is there yet.
+        head = _encode("rollup", empty)[:-1]
         for first in range(0, len(rows), ROLLUP_ROWS):
-            yield _encode(
-                "rollup",
-                {
-                    "replica": replica,
-                    "committed_at": round(committed_at_s * 1e6),
-                    "bounds": self._bounds,
-                    "rows": rows[first : first + ROLLUP_ROWS],
-                },
-            )
+            part = rows[first : first + ROLLUP_ROWS]
+            yield b"".join([head, long(len(part)), *part, b"\0"])
 
     def rollup_rows(self, record: Mapping[str, Any]) -> tuple[NDArray[np.int64], list[Cell], NDArray[np.int64]]:
         """A decoded rollup record -> (minutes int64[r], r cells, values int64[r, width])."""
@@ -188,14 +203,17 @@ class StateCodec:
 
     # -- one row of integers -----------------------------------------------------------------------------------------
 
-    def _counts(self, row: list[int]) -> dict[str, Any]:
-        counts: dict[str, Any] = dict(zip(SUMS, row, strict=False))
-        for name, histogram in self._layout.histograms.items():
-            buckets = row[histogram.buckets]
-            counts[f"{name}_buckets"] = buckets if any(buckets) else []
-            if name in _OWN_SUMS:
-                counts[_OWN_SUMS[name]] = row[histogram.sum]
-        return counts
+    def _encoded(self, values: NDArray[np.int64]) -> list[bytes]:
+        """values: int64[t, width] -> each row as a record `Counts`. An array without observations is empty."""
+        numbers = np.zeros((len(values), self._numbers), np.int64)
+        numbers[:, self._places] = values
+        keep = np.ones(numbers.shape, np.bool_)
+        for head, size in self._arrays:
+            items = slice(head + 1, head + 1 + size)
+            observed: NDArray[np.bool_] = np.any(numbers[:, items], axis=1)
+            numbers[:, head] = np.where(observed, size, 0)
+            keep[:, head + 1 : head + 2 + size] = observed[:, None]
+        return encode_rows(numbers, keep)
 
     def _row(self, counts: Mapping[str, Any]) -> list[int]:
         width = self._layout.width
@@ -228,6 +246,11 @@ def _writer(name: str) -> tuple[Any, bytes]:
 @cache
 def _readers() -> dict[bytes, Any]:
     return {header: schema for schema, header in map(_writer, _NAMES)}
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return long(len(data)) + data
 
 
 def _encode(name: str, record: Mapping[str, Any]) -> bytes:
