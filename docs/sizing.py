@@ -13,15 +13,17 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Measured by `make bench` on 4 shared cores of an AMD EPYC, 2026-11: from Kafka to committed, 1.14 million spans/s with
-# 1000 groups; 87 MB before the first span, 186 MB with 10,000 groups.
+# Measured by `make bench` on 4 shared cores of an AMD EPYC, 2026-11: from Kafka to committed, 0.84 and 1.14 million
+# spans/s with 1000 groups in two runs; 87 MB before the first span, 186 MB with 10,000 groups.
 SPAN_BYTES: Final = 185
-SPAN_US: Final = 0.88
+SPAN_US: Final = 1.0
 BASE_MB: Final = 87.0
 GROUP_KB: Final = 10.0
 # Measured by docs/sizing_measure.py on the same machine.
-CELL_US: Final = 36.0  # one cell that a commit touches: aggregate it, encode its total and its increment
-EVALUATE_US: Final = 20.0  # one cell of a rollup, decoded by the replica that evaluates the alerts
+CELL_US: Final = (
+    10.0  # one cell that a commit touches: 6.4 to encode its total and increment, the rest to hand them over
+)
+EVALUATE_US: Final = 17.0  # one cell of a rollup, decoded by the replica that evaluates the alerts
 STATE_BYTES: Final = 172  # a cell's total with its key
 ROLLUP_BYTES: Final = 124  # a cell's increment
 SERIES_OF_CALLER: Final = 5  # cost, prompt, completion, cached, reasoning tokens of a (model, provider, caller)
