@@ -6,7 +6,7 @@ BIN      := $(VENV)/bin
 SERVICES := .cache/services-ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench fuzz lint format docs kafka prometheus clean
+.PHONY: help setup demo test chaos bench fuzz lint format docs kafka prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,7 +23,10 @@ demo: setup ## See it work, with nothing else installed
 	$(BIN)/tokentrace demo $(ARGS)
 
 test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where they can be had
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --cov --cov-report=term $(ARGS)
+
+chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka (DURATION=40s JSON=FILE for a short one)
+	DURATION=$(DURATION) JSON=$(JSON) SEED=$(SEED) $(BIN)/python -m tests.chaos
 
 bench: setup $(SERVICES) ## Measure speed, memory and latency against baselines (QUICK=1, JSON=FILE, ARGS="--only ac")
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(ARGS)
@@ -40,8 +43,9 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## Write the generated parts of docs/ and schemas/
+docs: setup ## Write the generated parts of docs/ and schemas/, and the dashboard
 	$(BIN)/python docs/generate.py
+	$(BIN)/python dashboards/generate.py
 
 # Where Java or Maven is missing, the tests that need these services are skipped and say so.
 $(SERVICES): tests/pom.xml

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from tokentrace.config.reference import json_schema, markdown_table
 from tokentrace.expose.reference import reject_reasons, span_families, worker_families
 
 ROOT = Path(__file__).parent.parent
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+OPERATOR_RULES = ROOT / "deploy" / "kubernetes" / "components" / "pod-monitor" / "prometheusrule.yaml"
+
+
+def _sizing() -> str:
+    """The table of docs/sizing.py, which is a script of its own."""
+    spec = importlib.util.spec_from_file_location("sizing", ROOT / "docs" / "sizing.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["sizing"] = module
+    spec.loader.exec_module(module)
+    table: str = module.table()
+    return table
+
+
 TABLES = {
+    "sizing": _sizing,
     "configuration": markdown_table,
     "span families": span_families,
     "worker families": worker_families,
@@ -18,9 +37,20 @@ TABLES = {
 }
 
 
+def operator_rules() -> str:
+    """The rules as an object of the Prometheus Operator."""
+    spec = RULES.read_text().partition("\ngroups:\n")[2]
+    return (
+        "# deploy/prometheus/rules.yml as an object of the Prometheus Operator. Written by `make docs`.\n"
+        "apiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n"
+        "metadata:\n  name: tokentrace\n  labels:\n    app.kubernetes.io/name: tokentrace\n"
+        "spec:\n  groups:\n" + textwrap.indent(spec, "  ")
+    )
+
+
 def generated() -> dict[Path, str]:
     """Every file that has generated parts, as it should be."""
-    files = {ROOT / "schemas" / "tokentrace.schema.json": json_schema()}
+    files = {ROOT / "schemas" / "tokentrace.schema.json": json_schema(), OPERATOR_RULES: operator_rules()}
     for page in sorted((ROOT / "docs").glob("*.md")):
         text = page.read_text()
         for name, table in TABLES.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -78,13 +78,13 @@ def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
 
 
 @pytest.fixture
-def start_prometheus(tmp_path: Path) -> Iterator[Callable[[list[str]], Prometheus]]:
-    """Starts a real Prometheus that scrapes these targets."""
+def start_prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
+    """Starts a real Prometheus that scrapes these targets, with these rules."""
     started: list[Prometheus] = []
 
-    def start(targets: list[str]) -> Prometheus:
+    def start(targets: list[str] | dict[str, str], rules: Sequence[Path] = ()) -> Prometheus:
         try:
-            prometheus = Prometheus(tmp_path / f"prometheus{len(started)}", targets)
+            prometheus = Prometheus(tmp_path / f"prometheus{len(started)}", targets, rules=rules)
         except Unavailable as error:
             unavailable(str(error))
         started.append(prometheus)

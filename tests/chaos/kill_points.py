@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,11 +33,17 @@ class Outcome:
 
 
 def run(
-    kafka: KafkaBroker, folder: Path, point: str, crashes: int, protocol: str, rate: int = 1500, spans: int = 0
+    kafka: KafkaBroker,
+    folder: Path,
+    points: Sequence[str],
+    crashes: int,
+    protocol: str,
+    rate: int = 1500,
+    spans: int = 0,
 ) -> Outcome:
-    """Crash so often at one point, and publish at least so many spans."""
+    """Crash so often at each of the points, and publish at least so many spans."""
     topic = kafka.create_topic(f"kill-{uuid.uuid4().hex[:8]}", 12)
-    rng = random.Random(point + protocol)
+    rng = random.Random(f"{points}{protocol}")
     sections: dict[str, Any] = {
         "kafka": {
             "bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic, "group_protocol": protocol,
@@ -53,7 +60,7 @@ def run(
     try:
         for replica in replicas:
             replica.wait_until_ready(60.0)
-        while outcome.crashes < crashes:
+        for point in [point for point in points for _ in range(crashes)]:
             victim = rng.choice(replicas)
             _crash(victim, replicas, point, rng, outcome)
             victim.restart()

@@ -11,24 +11,37 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.services import Unavailable, end, free_port
 
+#: Targets are read from a file, so that replicas can come and go while Prometheus runs.
 _CONFIG = """\
 global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
+rule_files: {rules}
 scrape_configs:
   - job_name: tokentrace
     metrics_path: /metrics/prometheus
-    static_configs: [{{targets: {targets}}}]
+    file_sd_configs: [{{files: [targets.json], refresh_interval: 1s}}]
 """
 
 
-class Prometheus:
-    """Scrapes `targets` (host:port) into a folder of its own."""
+class Refused(Exception):
+    """Prometheus does not take a query; the message says why."""
 
-    def __init__(self, folder: Path, targets: list[str], port: int | None = None) -> None:
+
+class Prometheus:
+    """Scrapes `targets` (host:port, or the `instance` label -> host:port) into a folder of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        targets: Iterable[str] | Mapping[str, str],
+        port: int | None = None,
+        rules: Sequence[Path] = (),
+    ) -> None:
         """Raises Unavailable where Prometheus is not installed."""
         if shutil.which("prometheus") is None:
             raise Unavailable("Prometheus is not installed (Debian: apt-get install prometheus)")
@@ -36,8 +49,17 @@ class Prometheus:
         self._folder = folder
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        (folder / "prometheus.yml").write_text(_CONFIG.format(targets=json.dumps(targets)))
+        (folder / "prometheus.yml").write_text(_CONFIG.format(rules=json.dumps([str(path) for path in rules])))
+        self.scrape(targets)
         self._process: subprocess.Popen[bytes] | None = None
+
+    def scrape(self, targets: Iterable[str] | Mapping[str, str]) -> None:
+        """These targets and no others, from the next second on."""
+        named = targets if isinstance(targets, Mapping) else {target: target for target in targets}
+        groups = [{"targets": [target], "labels": {"instance": name}} for name, target in named.items()]
+        written = self._folder / "targets.json.new"
+        written.write_text(json.dumps(groups))
+        written.rename(self._folder / "targets.json")
 
     def start(self, timeout_s: float = 30.0) -> None:
         with (self._folder / "prometheus.log").open("ab") as log:
@@ -61,12 +83,37 @@ class Prometheus:
                     raise RuntimeError(f"Prometheus did not start:\n{text}") from None
                 time.sleep(0.05)
 
-    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+    def query(self, expression: str, at_s: float | None = None) -> list[tuple[dict[str, str], float]]:
         """An instant query: (labels, value) of each series."""
-        parameters = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"{self.url}/api/v1/query?{parameters}", timeout=10.0) as response:
-            answer: Any = json.load(response)
-        return [(each["metric"], float(each["value"][1])) for each in answer["data"]["result"]]
+        parameters = {"query": expression} | ({} if at_s is None else {"time": str(at_s)})
+        return [(each["metric"], float(each["value"][1])) for each in self._get("query", parameters)["result"]]
+
+    def query_range(
+        self, expression: str, from_s: float, to_s: float, step_s: float
+    ) -> list[tuple[dict[str, str], list[tuple[float, float]]]]:
+        """A query over time: (labels, [(time, value)]) of each series."""
+        parameters = {"query": expression, "start": str(from_s), "end": str(to_s), "step": str(step_s)}
+        return [
+            (each["metric"], [(float(time_s), float(value)) for time_s, value in each["values"]])
+            for each in self._get("query_range", parameters)["result"]
+        ]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Every rule with its health and, of an alert, its state."""
+        return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]
+
+    def targets(self) -> list[str]:
+        """Addresses that are scraped now."""
+        found = self._get("targets", {"state": "active"})["activeTargets"]
+        return [each["discoveredLabels"]["__address__"] for each in found]
+
+    def _get(self, endpoint: str, parameters: dict[str, str]) -> Any:
+        url = f"{self.url}/api/v1/{endpoint}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10.0) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            raise Refused(json.load(error)["error"]) from error
 
     def stop(self) -> None:
         if self._process is not None:

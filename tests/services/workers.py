@@ -58,6 +58,11 @@ class WorkerProcess:
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
+    def restart(self) -> None:
+        """The same worker again, after it has ended."""
+        assert self.process.poll() is not None
+        self.process = self._start()
+
     def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
         """(status, body, headers) of a GET."""
         request = urllib.request.Request(f"http://{self.target}{path}", headers=headers)

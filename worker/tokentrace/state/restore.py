@@ -28,6 +28,18 @@ from .codec import Cell, StateCodec, parse_key
 #: readers back for at most its own time-out, which is far shorter.
 PATIENCE_S: Final = 60.0
 
+#: What a topic answers while its leaders are being chosen.
+_PASSING: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+    }
+)
+
 _log = logging.getLogger("librdkafka")
 
 
@@ -53,8 +65,13 @@ class StateReader:
 
     def partitions(self) -> int:
         """The topic's number of partitions."""
-        topics = AdminClient(self._config, logger=_log).list_topics(self._topic, timeout=15.0).topics
-        return len(topics[self._topic].partitions)
+        admin = AdminClient(self._config, logger=_log)
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not (count := len(admin.list_topics(self._topic, timeout=15.0).topics[self._topic].partitions)):
+            if time.monotonic() > deadline_s:
+                raise RuntimeFailure(f"Topic {self._topic!r} has no partitions.")
+            time.sleep(0.1)
+        return count
 
     def restore(
         self, replica: str, layout: Layout, groups: GroupIndex, source_topic: str
@@ -166,13 +183,20 @@ class StateReader:
         wanted = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in partitions}
         if not wanted:
             return {}
-        try:
-            answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=15.0)
-            ends = {asked.partition: int(future.result().offset) for asked, future in answers.items()}
-        except KafkaException as failure:
-            raise RuntimeFailure(
-                f"The end of topic {self._topic!r} cannot be found: {failure.args[0].str()}."
-            ) from failure
+        deadline_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=15.0)
+                ends = {asked.partition: int(future.result().offset) for asked, future in answers.items()}
+                break
+            except KafkaException as failure:
+                error = failure.args[0]
+                # A topic that was made just now, or lost its leader, has none for a moment.
+                if time.monotonic() > deadline_s or error.code() not in _PASSING:
+                    raise RuntimeFailure(
+                        f"The end of topic {self._topic!r} cannot be found: {error.str()}."
+                    ) from failure
+                time.sleep(0.1)
         return {partition: end for partition, end in ends.items() if end > 0}
 
 

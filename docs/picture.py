@@ -1,0 +1,180 @@
+"""Draw docs/dashboard.png: the dashboard's panels, by its own queries, from a real run.
+
+    python -m docs.picture
+
+A real Kafka and a real Prometheus (as for `make test`), three workers, and six minutes of traffic in which one model
+becomes slow and bad, one worker is killed, and some messages are no spans. Everything that is drawn came out of
+Prometheus by the expressions in dashboards/grafana.json.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confluent_kafka import Producer
+from matplotlib.figure import Figure
+from tests.deploy.expressions import filled, panels
+from tests.services import ROOT
+from tests.services.kafka import KafkaBroker
+from tests.services.prometheus import Prometheus
+from tests.services.workers import WorkerProcess, wait_for, write_config
+
+from tokentrace.publish import span_message
+from tokentrace.traffic import Traffic, rate_at
+
+SECONDS, RATE, STEP_S = 360, 60, 5
+SLOW = range(150, 240)
+KILLED, BACK = 270, 285
+UNITS = {"currencyUSD": "USD", "percentunit": "part", "reqps": "a second", "ms": "ms", "s": "s", "short": ""}
+
+
+def run(folder: Path) -> tuple[Prometheus, float, list[Any]]:
+    """(Prometheus, when it began, what has to be stopped)."""
+    kafka = KafkaBroker(folder / "kafka")
+    kafka.start()
+    topic = kafka.create_topic("llm-spans", 6)
+    shared = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": "tokentrace"}}
+    workers = {}
+    for name in ("tokentrace-0", "tokentrace-1", "tokentrace-2"):
+        config = write_config(folder / f"{name}.yml", {**shared, "worker": {"replica_id": name}}, name)
+        workers[name] = WorkerProcess(config, folder / f"{name}.log")
+    for worker in workers.values():
+        worker.wait_until_ready()
+    prometheus = Prometheus(folder / "prometheus", {name: worker.target for name, worker in workers.items()})
+    prometheus.start()
+    assert wait_for(lambda: len(prometheus.query("tokentrace_worker_lag_records")) == 6)
+    produce(kafka, topic, workers["tokentrace-1"])
+    time.sleep(3)
+    return prometheus, time.time() - SECONDS - 3, [*workers.values(), prometheus, kafka]
+
+
+def produce(kafka: KafkaBroker, topic: str, victim: WorkerProcess) -> None:
+    """Traffic, a bad quarter of an hour of one model in a minute and a half, and a crash."""
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
+    traffic, rng, began_s = Traffic(6), random.Random(6), time.monotonic()
+    for second in range(SECONDS):
+        for _ in range(int(rate_at(RATE, 0.25 + second / SECONDS))):
+            span = traffic.span()
+            if second in SLOW and span["model"] == "gpt-4o":
+                span["latency_ms"] *= 4
+                if "eval.score" in span["attributes"]:
+                    span["attributes"]["eval.score"] *= 0.75
+                if rng.random() < 0.15:
+                    span["status"] = "error"
+            if rng.random() < 0.04:
+                span |= {"model": "house-llm", "provider": "vllm", "cost_usd": None}
+            producer.produce(topic, span_message(span))
+        if second % 20 == 0:
+            producer.produce(topic, b"no span")
+        producer.poll(0)
+        if second == KILLED:
+            victim.kill()
+        if second == BACK:
+            victim.restart()
+        time.sleep(max(0.0, began_s + second + 1 - time.monotonic()))
+    producer.flush()
+
+
+def draw(prometheus: Prometheus, from_s: float) -> None:
+    """Every panel that asks Prometheus, in the dashboard's order."""
+    board = json.loads((ROOT / "dashboards" / "grafana.json").read_text())
+    shown = [panel for panel in panels(board) if panel["datasource"]["type"] == "prometheus"]
+    columns = 3
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(18, 3.1 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns)
+    for axis, panel in zip(axes.flat, shown, strict=False):
+        axis.set_title(panel["title"], loc="left", fontsize=11, fontweight="bold")
+        draw_panel(axis, panel, prometheus, from_s)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
+    figure.suptitle(
+        "The dashboard's queries over six minutes: three replicas; gpt-4o is slow and bad from 150 s to 240 s, "
+        f"one replica is killed at {KILLED} s and back at {BACK} s",
+        fontsize=12,
+    )
+    figure.savefig(ROOT / "docs" / "dashboard.png", dpi=70)
+
+
+def draw_panel(axis: Any, panel: dict[str, Any], prometheus: Prometheus, from_s: float) -> None:
+    unit, kind = UNITS[panel["fieldConfig"]["defaults"]["unit"]], panel["type"]
+    axis.tick_params(labelsize=8)
+    axis.set_ylabel(unit, fontsize=8)
+    variables = {"__rate_interval": "20s", "__interval": "15s", "__range": f"{SECONDS}s"}
+    queries = [(filled(each["expr"], **variables), each.get("legendFormat", "")) for each in panel["targets"]]
+    if kind in ("bargauge", "stat"):
+        found = [(named(legend, labels), value) for text, legend in queries for labels, value in prometheus.query(text)]
+        axis.barh([name for name, _ in reversed(found)], [value for _, value in reversed(found)], color="tab:green")
+        for row, (_, value) in enumerate(reversed(found)):
+            axis.text(value, row, f" {value:.3g}", va="center", fontsize=8)
+        return
+    step_s = 15 if kind == "heatmap" or panel["title"] == "Model usage breakdown" else STEP_S
+    series = [
+        (named(legend, labels), np.array(samples))
+        for text, legend in queries
+        for labels, samples in prometheus.query_range(text, from_s + step_s, from_s + SECONDS, step_s)
+    ]
+    if not series or kind == "table":
+        axis.text(0.5, 0.5, panel["fieldConfig"]["defaults"].get("noValue", "no data"), ha="center", va="center")
+        axis.set_axis_off()
+        return
+    if kind == "heatmap":
+        draw_heatmap(axis, {float(name): values for name, values in series}, from_s)
+        return
+    if panel["title"] == "Model usage breakdown":
+        bottom: dict[float, float] = {}
+        for name, values in series:
+            at, heights = values[:, 0], values[:, 1]
+            axis.bar(at - from_s, heights, width=12, bottom=[bottom.get(t, 0.0) for t in at], label=name)
+            for t, height in zip(at, heights, strict=True):
+                bottom[t] = bottom.get(t, 0.0) + height
+    else:
+        for name, values in series:
+            axis.plot(values[:, 0] - from_s, values[:, 1], linewidth=2.4 if name == "fleet" else 1.1, label=name)
+        if "score" in panel["title"]:
+            axis.axhline(0.75, color="tab:red", linestyle="--", linewidth=1)
+        else:
+            axis.set_ylim(bottom=0)
+    axis.set_xlim(0, SECONDS)
+    axis.legend(fontsize=6.5, ncols=2, loc="best", framealpha=0.6)
+
+
+def draw_heatmap(axis: Any, rows: dict[float, Any], from_s: float) -> None:
+    """Rows are cumulative buckets; a cell is what lies between a bucket and the one below."""
+    bounds = sorted(rows)
+    times = rows[bounds[0]][:, 0] - from_s
+    cumulative = np.array([rows[bound][:, 1] for bound in bounds])
+    cells = np.diff(cumulative, axis=0, prepend=0)
+    axis.pcolormesh(
+        times, np.arange(len(bounds)), np.where(cells > 0, cells, np.nan), cmap="Oranges", shading="nearest"
+    )
+    axis.set_yticks(np.arange(len(bounds)), [f"{bound:g}" for bound in bounds], fontsize=7)
+
+
+def named(legend: str, labels: dict[str, str]) -> str:
+    """Grafana's legend of a series."""
+    for name in ("model", "provider", "caller", "instance", "partition", "reason", "token_type", "le"):
+        legend = legend.replace(f"{{{{{name}}}}}", labels.get(name, ""))
+    return legend
+
+
+def main() -> None:
+    """Run, draw, and leave nothing running."""
+    running: list[Any] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            prometheus, from_s, running = run(Path(folder))
+            draw(prometheus, from_s)
+        finally:
+            for each in running:
+                (each.kill if isinstance(each, WorkerProcess) else each.stop)()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""`make chaos`: every kill point twenty times, then a storm of ten minutes, then the same storm on weaker guarantees.
+
+DURATION=40s runs the storms alone, for so long. JSON=FILE writes what the exactly-once storm showed, and beside it how
+much the others miscount. SEED chooses another storm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.crashing import POINTS
+from tests.chaos.fleet import Replica
+from tests.chaos.kill_points import run as crash_at
+from tests.chaos.storm import Storm
+from tests.services import Unavailable
+from tests.services.kafka import KafkaBroker
+
+FULL_S = 600.0
+CRASHES = 20
+SPANS = 2_000_000
+
+
+class PlainReplica(Replica):
+    """A replica as peers are: counters in memory, offsets auto-committed."""
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self.lives += 1
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.plain_worker", str(self._config)],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/metrics")[0] == 200
+        except OSError:
+            return False
+
+
+def seconds(text: str) -> float:
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    return float(text[:-1]) * units[text[-1]] if text[-1] in units else float(text)
+
+
+def main() -> int:
+    duration_s = seconds(os.environ["DURATION"]) if os.environ.get("DURATION") else None
+    seed = int(os.environ.get("SEED") or 1)
+    exact = True
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if duration_s is None:
+                exact = kill_points(Path(folder))
+            report = storms(Path(folder), duration_s or FULL_S, seed)
+    except Unavailable as error:
+        raise SystemExit(f"No chaos without a real Kafka: {error}.") from error
+    if os.environ.get("JSON"):
+        Path(os.environ["JSON"]).write_text(json.dumps(report, indent=2) + "\n")
+    return 0 if exact and report["exact"] else 1
+
+
+def kill_points(folder: Path) -> bool:
+    broker = KafkaBroker(folder / "points-kafka")
+    broker.start()
+    exact = True
+    spans = SPANS // (2 * len(POINTS))
+    try:
+        for protocol in ("classic", "consumer"):
+            for point in POINTS:
+                outcome = crash_at(broker, folder / f"{point}-{protocol}", [point], CRASHES, protocol, spans=spans)
+                exact &= outcome.exact
+                print(
+                    f"{point:20} {protocol:9} {outcome.crashes:3} crashes {outcome.produced:9,} spans "
+                    f"{'exact' if outcome.exact else 'NOT EXACT'}",
+                    flush=True,
+                )
+    finally:
+        broker.stop()
+    return exact
+
+
+def storms(folder: Path, duration_s: float, seed: int) -> dict[str, Any]:
+    print(f"Storm of {duration_s:.0f} s, exactly once:", flush=True)
+    result = Storm(folder / "exactly-once", seed).run(duration_s)
+    report = result.as_json()
+    print("  " + json.dumps(report), flush=True)
+    for line in [*result.differences.items(), *result.steps_back, *result.above_truth][:10]:
+        print(f"  {line}", flush=True)
+    # The weaker ones show that the storm can tell. Half a minute is enough for that.
+    for name, sections, make in (
+        ("at_least_once", {"worker": {"guarantee": "at_least_once"}}, Replica),
+        ("in_memory", {}, PlainReplica),
+    ):
+        weak = Storm(folder / name, seed, sections, make, settle_s=15.0).run(min(duration_s, 30.0))
+        report[name] = {
+            "produced": weak.produced,
+            "counted": weak.counted,
+            "seen_by_prometheus": weak.seen,
+            "miscounted": weak.seen - weak.produced,
+            "differences": len(weak.differences),
+        }
+        print(f"The same on {name}: {json.dumps(report[name])}", flush=True)
+    return report
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""The storm: replicas killed, frozen, drained and scaled at random, and the broker restarted, under load."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.fleet import Replica, Scraper, settle, totals
+from tests.chaos.load import Load
+from tests.recount import Key
+from tests.services.kafka import KafkaBroker
+
+PARTITIONS = 12
+SESSION_S = 3
+#: Numbers of replicas that the fleet is scaled through.
+SCALES = (1, 4, 2, 3)
+
+
+@dataclass
+class Result:
+    """What a storm showed.
+
+    seen: spans that a Prometheus would have added up. differences: series -> (found, truth). events: what was done.
+    """
+
+    produced: int = 0
+    counted: int = 0
+    seen: int = 0
+    duration_s: float = 0.0
+    scrapes: int = 0
+    events: Counter[str] = field(default_factory=Counter)
+    differences: dict[str, tuple[int, int]] = field(default_factory=dict)
+    steps_back: list[str] = field(default_factory=list)
+    above_truth: list[str] = field(default_factory=list)
+
+    @property
+    def exact(self) -> bool:
+        return not (self.differences or self.steps_back or self.above_truth)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "produced": self.produced,
+            "counted": self.counted,
+            "kills": self.events["kill"],
+            "events": dict(self.events),
+            "scrapes": self.scrapes,
+            "steps_back": len(self.steps_back),
+            "above_truth": len(self.above_truth),
+            "differences": len(self.differences),
+            "exact": self.exact,
+            "duration_s": round(self.duration_s, 1),
+        }
+
+
+class Storm:
+    """One run on a broker of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        sections: dict[str, Any] | None = None,
+        make: Callable[[Path, str, dict[str, Any]], Replica] = Replica,
+        rate: int = 2000,
+        settle_s: float = 90.0,
+    ) -> None:
+        """sections: of the configuration, over the storm's own. make: how a replica is made. settle_s: how long what
+        was published may take to be shown at the end."""
+        self._settle_s = settle_s
+        self._rng = random.Random(seed)
+        self._broker = KafkaBroker(folder / "kafka")
+        self._broker.start()
+        self._broker.create_topic("spans", PARTITIONS)
+        self._load = Load(self._broker.bootstrap, "spans", PARTITIONS, seed)
+        self._rate = rate
+        own = {
+            "kafka": {"bootstrap_servers": self._broker.bootstrap, "topic": "spans", "group_id": "storm"},
+            "worker": {"session_timeout": f"{SESSION_S}s", "commit_interval": "200ms", "drain_timeout": "2s"},
+        }
+        for name, section in (sections or {}).items():
+            own[name] = {**own.get(name, {}), **section}
+        self._make = lambda index: make(folder, f"replica-{index}", own)
+        self._replicas: list[Replica] = []
+        self._wanted: set[str] = set()
+        self.result = Result()
+
+    def run(self, duration_s: float) -> Result:
+        """Let it rage for so long, then bring every replica up and compare."""
+        began = time.monotonic()
+        scraper: Scraper | None = None
+        try:
+            self._scale(SCALES[0])
+            scraper = Scraper(self._replicas, self._load)
+            scraper.start()
+            self._load.start(self._rate)
+            self._rage(began + duration_s)
+            self._load.stop()
+            self._scale(max(SCALES))
+            self._calm()
+            self.result.differences = settle(self._replicas, self._load, self._settle_s)
+            self.result.counted = spans_in(totals(self._replicas))
+        finally:
+            self._load.stop()
+            if scraper is not None:
+                scraper.stop()
+                self.result.scrapes = scraper.scrapes
+                self.result.seen = scraper.seen()
+                self.result.steps_back, self.result.above_truth = scraper.steps_back, scraper.above_truth
+            for replica in self._replicas:
+                replica.kill()
+            self._broker.stop()
+            self.result.produced = self._load.produced
+            self.result.duration_s = time.monotonic() - began
+        return self.result
+
+    def _rage(self, until: float) -> None:
+        total_s = until - time.monotonic()
+        restart_at = until - total_s / 2
+        scale_every_s = total_s / (2 * len(SCALES))
+        scale_at, scales = time.monotonic() + scale_every_s, 1
+        while time.monotonic() < until:
+            time.sleep(self._rng.uniform(0.3, 1.5))
+            self._revive()
+            if time.monotonic() > restart_at:
+                restart_at = until + 1e9
+                self._count("broker restart")
+                self._broker.stop()
+                self._broker.start()
+            if time.monotonic() > scale_at:
+                scale_at += scale_every_s
+                self._scale(SCALES[scales % len(SCALES)])
+                scales += 1
+            victims = [each for each in self._replicas if each.name in self._wanted and each.process.poll() is None]
+            if victims:
+                self._strike(self._rng.choice(victims), until)
+
+    def _calm(self) -> None:
+        """Until every replica is up; those that were on their way out have to end first."""
+        deadline = time.monotonic() + 90.0
+        while not all(replica.ready() for replica in self._replicas):
+            assert time.monotonic() < deadline, "the fleet does not come up"
+            self._revive()
+            time.sleep(0.2)
+
+    def _strike(self, victim: Replica, until: float) -> None:
+        kind = self._rng.choices(["kill", "freeze", "drain"], [6, 2, 2])[0]
+        self._count(kind)
+        if kind == "kill":
+            victim.kill()
+        elif kind == "drain":
+            victim.process.send_signal(signal.SIGTERM)
+        else:
+            os.killpg(victim.process.pid, signal.SIGSTOP)
+            time.sleep(min(SESSION_S + 2.0, max(until - time.monotonic(), 0.0)))
+            os.killpg(victim.process.pid, signal.SIGCONT)
+
+    def _scale(self, count: int) -> None:
+        while len(self._replicas) < count:
+            self._replicas.append(self._make(len(self._replicas)))
+        self._wanted = {each.name for each in self._replicas[:count]}
+        for each in self._replicas[count:]:
+            if each.process.poll() is None:
+                self._count("scale down")
+                each.process.send_signal(signal.SIGTERM)
+        self._revive()
+
+    def _revive(self) -> None:
+        """Start what has ended and is wanted, as Kubernetes would."""
+        for each in self._replicas:
+            code = each.process.poll()
+            if each.name in self._wanted and code is not None:
+                self._count(f"ended with {code}")
+                each.restart()
+
+    def _count(self, event: str) -> None:
+        self.result.events[event] += 1
+
+
+def spans_in(values: dict[Key, int]) -> int:
+    return sum(value for (name, _), value in values.items() if name == "tokentrace_spans_total")

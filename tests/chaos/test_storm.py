@@ -1,0 +1,39 @@
+"""A minute in the storm: exact at the end, and no counter that falls or runs ahead on the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.storm import Storm
+from tests.conftest import unavailable
+from tests.services import Unavailable
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(400)]
+
+
+def test_a_storm_leaves_every_counter_exact_and_monotone(tmp_path: Path) -> None:
+    try:
+        storm = Storm(tmp_path, seed=7)
+    except Unavailable as error:
+        unavailable(str(error))
+    result = storm.run(60.0)
+    assert result.produced > 20_000
+    assert result.events["kill"] >= 3
+    assert result.events["broker restart"] == 1
+    assert result.scrapes > 50
+    assert result.differences == {}
+    assert result.steps_back == []
+    assert result.above_truth == []
+
+
+def test_the_storm_can_tell_a_weaker_guarantee(tmp_path: Path) -> None:
+    try:
+        storm = Storm(tmp_path, 7, {"worker": {"guarantee": "at_least_once"}}, settle_s=5.0)
+    except Unavailable as error:
+        unavailable(str(error))
+    result = storm.run(15.0)
+    assert result.events["kill"] >= 1
+    assert result.steps_back != []
+    assert not result.exact

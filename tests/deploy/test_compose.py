@@ -1,0 +1,76 @@
+"""compose.yaml and what Grafana is provisioned with: files that exist, names that agree, queries that are tested."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.deploy.expressions import of_queries, of_rules
+from tests.services import ROOT
+from tokentrace.config import load_config
+
+FOLDER = ROOT / "deploy"
+COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+def test_every_file_that_is_mounted_exists_and_every_service_that_is_waited_for() -> None:
+    for name, service in SERVICES.items():
+        for volume in service.get("volumes", ()):
+            assert (FOLDER / volume.split(":")[0]).exists(), (name, volume)
+        for other in service.get("depends_on", ()):
+            assert other in SERVICES
+    build = SERVICES["worker-0"]["build"]
+    assert (FOLDER / build["context"] / build["dockerfile"]).exists()
+
+
+def test_prometheus_scrapes_each_worker_once() -> None:
+    workers = {name for name in SERVICES if name.startswith("worker-")}
+    assert {SERVICES[name]["hostname"] for name in workers} == workers
+    config = yaml.safe_load((FOLDER / "compose" / "prometheus.yml").read_text())
+    (job,) = config["scrape_configs"]
+    targets = [target for each in job["static_configs"] for target in each["targets"]]
+    assert sorted(targets) == sorted(f"{name}:9090" for name in workers)
+    mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
+    assert mounted == {"/etc/prometheus/prometheus.yml", *(f"/etc/prometheus/{name}" for name in config["rule_files"])}
+
+
+def test_workers_and_traffic_have_a_configuration_that_names_this_kafka() -> None:
+    config = load_config(FOLDER / "compose" / "tokentrace.yml")
+    assert config.kafka.bootstrap_servers == "kafka:9092"
+    assert config.kafka.topic in SERVICES["topic"]["command"]
+    assert config.http_server.addr.port == 9090
+
+
+def test_grafanas_data_source_dashboard_and_alert_find_each_other() -> None:
+    provisioning = FOLDER / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())["datasources"]
+    assert source["isDefault"] is True  # the provisioned dashboard takes the default one
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "tokentrace.yml").read_text())["providers"]
+    mounted = dict(volume.split(":")[:2] for volume in SERVICES["grafana"]["volumes"])
+    assert mounted["./grafana/dashboards"] == provider["options"]["path"]
+    assert mounted["./grafana/provisioning"] == "/etc/grafana/provisioning"
+    (group,) = yaml.safe_load((provisioning / "alerting" / "tokentrace.yml").read_text())["groups"]
+    (rule,) = group["rules"]
+    query, threshold = rule["data"]
+    assert (query["datasourceUid"], threshold["datasourceUid"]) == (source["uid"], "__expr__")
+    assert rule["condition"] == threshold["refId"]
+    assert threshold["model"]["expression"] == query["refId"]
+    assert threshold["model"]["conditions"] == [{"evaluator": {"type": "gt", "params": [3000]}}]
+    assert (query["relativeTimeRange"]["from"], rule["for"]) == (600, "5m")
+    # The same quantile is a recording rule, whose numbers are compared with a recount.
+    assert query["model"]["expr"] in {each.text for each in (*of_rules(), *of_queries())}
+
+
+def test_no_file_that_a_user_deploys_names_a_path_or_a_host_of_the_authors() -> None:
+    for path in sorted([*FOLDER.rglob("*"), *(ROOT / "dashboards").glob("*.json")]):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert not re.search(r"/(work|tmp/h|root|home)/", path.read_text()), path
+
+
+def test_readme_points_to_files_that_are_there() -> None:
+    for name in re.findall(r"`(deploy/[\w./-]+|dashboards/[\w./-]+)`", (ROOT / "README.md").read_text()):
+        assert (ROOT / Path(name)).exists(), name

@@ -1,0 +1,233 @@
+"""The manifests: every overlay builds, every object is valid, and what must hold of them holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.services import ROOT
+from tokentrace.config import load_config
+
+FOLDER = ROOT / "deploy" / "kubernetes"
+OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
+#: kubernetes-validate has the schemas of several versions; the three newest are what a cluster runs.
+_SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
+_KUSTOMIZE = "sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
+_CUSTOM = {
+    "keda.sh": ("github.com/kedacore/keda/v2@v2.17.0", "config/crd/bases"),
+    "monitoring.coreos.com": (
+        "github.com/prometheus-operator/prometheus-operator@v0.83.0",
+        "example/prometheus-operator-crd",
+    ),
+}
+
+
+def versions() -> list[str]:
+    names = {re.sub(r"^v(.*?)-local.*$", r"\1", path.name) for path in _SCHEMAS.iterdir() if path.name.startswith("v")}
+    return sorted(names, key=lambda name: [int(part) for part in name.split(".")])[-3:]
+
+
+@cache
+def built(overlay: str) -> list[dict[str, Any]]:
+    """The objects of an overlay, by kubectl or kustomize, or by kustomize built from its Go module."""
+    command = next(
+        (
+            [*command, str(FOLDER / "overlays" / overlay)]
+            for command in (["kubectl", "kustomize"], ["kustomize", "build"], ["go", "run", _KUSTOMIZE, "build"])
+            if shutil.which(command[0])
+        ),
+        None,
+    )
+    if command is None:
+        pytest.skip("none of kubectl, kustomize and go is installed")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def of_kind(overlay: str, kind: str) -> dict[str, Any]:
+    (found,) = (each for each in built(overlay) if each["kind"] == kind)
+    return found
+
+
+@pytest.mark.parametrize("version", versions())
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubernetes_accepts_every_object(overlay: str, version: str) -> None:
+    checked = set()
+    for each in built(overlay):
+        group = each["apiVersion"].partition("/")[0]
+        if group not in _CUSTOM:
+            kubernetes_validate.validate(each, version, strict=True)
+            checked.add(each["kind"])
+    assert checked >= {
+        "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount", "StatefulSet",
+    }  # fmt: skip
+
+
+@cache
+def custom_schema(group: str, kind: str, version: str) -> dict[str, Any]:
+    """The published schema of a custom resource, from the Go module that defines it."""
+    if shutil.which("go") is None:
+        pytest.skip("the schemas of custom resources come with Go modules, and go is not installed")
+    module, folder = _CUSTOM[group]
+    done = subprocess.run(["go", "mod", "download", "-json", module], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"{module} cannot be had: {done.stderr or done.stdout}"[:300])
+    path = Path(json.loads(done.stdout)["Dir"]) / folder / f"{group}_{kind.lower()}s.yaml"
+    definition = yaml.safe_load(path.read_text())
+    assert definition["spec"]["names"]["kind"] == kind
+    (found,) = (each for each in definition["spec"]["versions"] if each["name"] == version)
+    schema: dict[str, Any] = closed(found["schema"]["openAPIV3Schema"])
+    return schema
+
+
+def closed(schema: Any) -> Any:
+    """The schema with unknown keys refused, as the API server prunes them silently."""
+    if isinstance(schema, list):
+        return [closed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {key: closed(value) for key, value in schema.items()}
+    if isinstance(schema.get("properties"), dict) and schema.get("type") == "object":
+        if set(schema["properties"]) != {"apiVersion", "kind", "metadata", "spec", "status"}:
+            result.setdefault("additionalProperties", False)
+        if schema["properties"].get("metadata") == {"type": "object"}:
+            result["properties"]["metadata"] = {"type": "object"}
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"type": ["integer", "string"]}
+    if "(?i)" in str(schema.get("pattern", "")):
+        # Go takes a flag anywhere, Python at the start.
+        result["pattern"] = "(?i)" + schema["pattern"].replace("(?i)", "")
+    return result
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_custom_resources_fit_their_published_definitions(overlay: str) -> None:
+    for each in built(overlay):
+        group, _, version = each["apiVersion"].partition("/")
+        if group in _CUSTOM:
+            jsonschema.validate(each, custom_schema(group, each["kind"], version))
+
+
+def test_a_wrong_key_in_a_custom_resource_is_found() -> None:
+    scaled = json.loads(json.dumps(of_kind("autoscaled", "ScaledObject")))
+    scaled["spec"]["maxReplicas"] = 4
+    with pytest.raises(jsonschema.ValidationError, match="maxReplicas"):
+        jsonschema.validate(scaled, custom_schema("keda.sh", "ScaledObject", "v1alpha1"))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_run_without_privileges(overlay: str) -> None:
+    pod = of_kind(overlay, "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert of_kind(overlay, "ServiceAccount")["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"]["limits"]["memory"]
+    # The user is the one that the image makes.
+    dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
+    assert f"USER {pod['securityContext']['runAsUser']}:{pod['securityContext']['runAsGroup']}" in dockerfile
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_selector_finds_the_pods(overlay: str) -> None:
+    stateful = of_kind(overlay, "StatefulSet")["spec"]
+    labels = stateful["template"]["metadata"]["labels"]
+    policy = of_kind(overlay, "NetworkPolicy")["spec"]
+    selectors = [
+        stateful["selector"]["matchLabels"],
+        of_kind(overlay, "Service")["spec"]["selector"],
+        of_kind(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        policy["podSelector"]["matchLabels"],
+        *(each["labelSelector"]["matchLabels"] for each in stateful["template"]["spec"]["topologySpreadConstraints"]),
+    ]
+    for selector in selectors:
+        assert selector.items() <= labels.items()
+    assert stateful["serviceName"] == of_kind(overlay, "Service")["metadata"]["name"]
+    assert of_kind(overlay, "Service")["spec"]["clusterIP"] == "None"
+    ((peer,),) = (rule["from"] for rule in policy["ingress"])
+    assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_pods_configuration_is_one_that_the_worker_takes(
+    overlay: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the environment that the StatefulSet gives, and an error without the token."""
+    pod = of_kind(overlay, "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (config_map,) = (
+        each
+        for each in built(overlay)
+        if each["kind"] == "ConfigMap" and each["metadata"]["name"] == pod["volumes"][0]["configMap"]["name"]
+    )
+    (name,) = config_map["data"]
+    path = tmp_path / name
+    path.write_text(config_map["data"][name])
+    assert container["args"] == ["worker", "--config", f"/etc/tokentrace/{name}"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable.get("value", "from-a-secret"))
+    config = load_config(path)
+    assert config.http_server.addr.port == container["ports"][0]["containerPort"] == 9090
+    assert config.http_server.auth_token is not None
+    assert config.worker.replica_id == "from-a-secret"  # the pod's name, by the downward API
+    assert config.worker.drain_timeout < pod["terminationGracePeriodSeconds"]
+    for probe in ("startupProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] == f"{config.http_server.health_path}/live"
+    assert container["readinessProbe"]["httpGet"]["path"] == f"{config.http_server.health_path}/ready"
+    monkeypatch.delenv("TOKENTRACE_AUTH_TOKEN")
+    with pytest.raises(Exception, match="TOKENTRACE_AUTH_TOKEN"):
+        load_config(path)
+    # Secrets come from the Secret and nowhere else.
+    secret = {each["name"] for each in container["env"] if "secretKeyRef" in each.get("valueFrom", {})}
+    assert secret == {"TOKENTRACE_AUTH_TOKEN", "KAFKA_USERNAME", "KAFKA_PASSWORD"}
+
+
+def test_the_number_of_replicas_is_kedas_alone_where_there_is_keda() -> None:
+    assert "replicas" not in of_kind("autoscaled", "StatefulSet")["spec"]
+    assert of_kind("production", "StatefulSet")["spec"]["replicas"] == 4
+    scaled = of_kind("autoscaled", "ScaledObject")["spec"]
+    assert scaled["scaleTargetRef"]["kind"] == "StatefulSet"
+    (trigger,) = scaled["triggers"]
+    assert trigger["metadata"]["excludePersistentLag"] == trigger["metadata"]["limitToPartitionsWithLag"] == "true"
+    config = yaml.safe_load((FOLDER / "base" / "tokentrace.yml").read_text())["kafka"]
+    assert f":-{trigger['metadata']['consumerGroup']}}}" in config["group_id"]
+    assert f":-{trigger['metadata']['topic']}}}" in config["topic"]
+    servers = [
+        each["value"]
+        for each in of_kind("autoscaled", "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+        if each["name"] == "KAFKA_BOOTSTRAP_SERVERS"
+    ]
+    assert servers == [trigger["metadata"]["bootstrapServers"]]
+
+
+def test_the_dashboard_and_the_rules_of_the_cluster_are_the_ones_tested_elsewhere() -> None:
+    (dashboard,) = (each for each in built("production") if "dashboard" in each["metadata"]["name"])
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(dashboard["data"]["tokentrace.json"])["uid"] == "tokentrace"
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
+    assert of_kind("production", "PrometheusRule")["spec"]["groups"] == rules["groups"]
+
+
+def test_a_pods_series_go_by_its_name() -> None:
+    (endpoint,) = of_kind("production", "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"} in endpoint["relabelings"]
+    annotations = of_kind("development", "StatefulSet")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/path"] == endpoint["path"] == "/metrics/prometheus"

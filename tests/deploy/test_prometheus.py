@@ -1,0 +1,84 @@
+"""What Prometheus is given: the configuration, the rules, their tests, and the page that each alert links to."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import unavailable
+from tests.deploy.expressions import of_dashboard, of_queries, of_rules, rules
+from tests.services import ROOT
+from tokentrace.expose.families import CELL_FAMILIES, OTHER_FAMILIES
+
+FOLDER = ROOT / "deploy" / "prometheus"
+ALERTS = [rule for rule in rules() if "alert" in rule]
+#: Families of the alert evaluator, which a worker without `alerts` does not expose.
+OF_ALERTS = {
+    "tokentrace_alert_firings_total", "tokentrace_alert_delivery_failed_total", "tokentrace_alert_firing",
+    "tokentrace_alert_last_value", "tokentrace_alert_last_fired_timestamp_seconds",
+}  # fmt: skip
+
+
+def promtool(*arguments: str, cwd: Path = FOLDER) -> subprocess.CompletedProcess[str]:
+    if shutil.which("promtool") is None:
+        unavailable("promtool is not installed (Debian: apt-get install prometheus)")
+    return subprocess.run(["promtool", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_promtool_accepts_the_rules_and_their_tests_pass() -> None:
+    checked = promtool("check", "rules", "rules.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    tested = promtool("test", "rules", "rules_test.yml")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
+    shutil.copytree(FOLDER, tmp_path / "prometheus")
+    (tmp_path / "prometheus" / "tokentrace.token").write_text("secret")
+    checked = promtool("check", "config", "prometheus.yml", cwd=tmp_path / "prometheus")
+    if "kubernetes_sd_configs not found" in checked.stderr + checked.stdout:
+        # Debian builds Prometheus without Kubernetes; all else is checked, and the job's relabelling below.
+        path = tmp_path / "prometheus" / "prometheus.yml"
+        config = yaml.safe_load(path.read_text())
+        config["scrape_configs"] = [job for job in config["scrape_configs"] if "kubernetes_sd_configs" not in job]
+        assert len(config["scrape_configs"]) == 2
+        path.write_text(yaml.safe_dump(config))
+        checked = promtool("check", "config", "prometheus.yml", cwd=tmp_path / "prometheus")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_alert_has_a_test_a_severity_and_a_section_in_the_runbook() -> None:
+    tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
+    fires = {each["alertname"] for test in tests for each in test.get("alert_rule_test", ()) if each["exp_alerts"]}
+    stays = {each["alertname"] for test in tests for each in test.get("alert_rule_test", ()) if not each["exp_alerts"]}
+    names = {alert["alert"] for alert in ALERTS}
+    assert fires == names
+    assert stays <= names
+    sections = re.findall(r"^### (\w+)$", (ROOT / "docs" / "runbook.md").read_text(), re.MULTILINE)
+    assert sections == [alert["alert"] for alert in ALERTS]
+    for alert in ALERTS:
+        assert alert["labels"]["severity"] in ("info", "warning", "critical")
+        assert alert["annotations"]["runbook_url"] == f"docs/runbook.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["summary"]
+
+
+def test_expressions_are_found() -> None:
+    assert (len(of_dashboard()) >= 30, len(of_rules()) >= 25, len(of_queries()) >= 30) == (True, True, True)
+
+
+@pytest.mark.parametrize("each", [*of_dashboard(), *of_rules(), *of_queries()], ids=lambda each: each.place)
+def test_expressions_name_families_that_exist(each: Any) -> None:
+    known = {family.name for family in (*CELL_FAMILIES, *OTHER_FAMILIES)} | OF_ALERTS
+    known |= set(re.findall(r"^\| `(tokentrace_worker_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    names = re.findall(r"(?<![\w:])((?:\w+:)?tokentrace_[\w:]+)", each.text)
+    assert names
+    for name in names:
+        base = re.sub(r"_(bucket|sum|count)$", "", name)
+        assert name in known | recorded or base in known, name
