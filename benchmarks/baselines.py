@@ -14,13 +14,11 @@ from typing import Any
 
 import fastavro
 from genai_prices import Usage, calc_price
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from tokentrace.measures import DURATION_MS_BOUNDS, SCORE_BOUNDS, TOKEN_BOUNDS
 
 from .workload import HEADER
-
-disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 @cache

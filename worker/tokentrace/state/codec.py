@@ -37,6 +37,9 @@ _OWN_SUMS: Final = {
 #: Rows of a rollup record: it stays well below the megabyte that a broker takes by default.
 ROLLUP_ROWS: Final = 1500
 
+#: Rows encoded together: enough for the array operations, and few enough to stay in the cache.
+_TOGETHER: Final = 1000
+
 Cell = tuple[Group, int]
 
 #: Made once: `json.dumps` makes one for every call that does not want its defaults.
@@ -203,17 +206,19 @@ class StateCodec:
 
     # -- one row of integers -----------------------------------------------------------------------------------------
 
-    def _encoded(self, values: NDArray[np.int64]) -> list[bytes]:
+    def _encoded(self, values: NDArray[np.int64]) -> Iterator[bytes]:
         """values: int64[t, width] -> each row as a record `Counts`. An array without observations is empty."""
-        numbers = np.zeros((len(values), self._numbers), np.int64)
-        numbers[:, self._places] = values
-        keep = np.ones(numbers.shape, np.bool_)
-        for head, size in self._arrays:
-            items = slice(head + 1, head + 1 + size)
-            observed: NDArray[np.bool_] = np.any(numbers[:, items], axis=1)
-            numbers[:, head] = np.where(observed, size, 0)
-            keep[:, head + 1 : head + 2 + size] = observed[:, None]
-        return encode_rows(numbers, keep)
+        for first in range(0, len(values), _TOGETHER):
+            part = values[first : first + _TOGETHER]
+            numbers = np.zeros((len(part), self._numbers), np.int64)
+            numbers[:, self._places] = part
+            keep = np.ones(numbers.shape, np.bool_)
+            for head, size in self._arrays:
+                items = slice(head + 1, head + 1 + size)
+                observed: NDArray[np.bool_] = np.any(numbers[:, items], axis=1)
+                numbers[:, head] = np.where(observed, size, 0)
+                keep[:, head + 1 : head + 2 + size] = observed[:, None]
+            yield from encode_rows(numbers, keep)
 
     def _row(self, counts: Mapping[str, Any]) -> list[int]:
         width = self._layout.width
@@ -259,6 +264,11 @@ def _encode(name: str, record: Mapping[str, Any]) -> bytes:
     out.write(header)
     fastavro.schemaless_writer(out, schema, record)
     return out.getvalue()
+
+
+def encode_replica(record: Mapping[str, Any]) -> bytes:
+    """A replica's own record, as `decode_record` gives it."""
+    return _encode("state-replica", record)
 
 
 def decode_record(value: bytes) -> Any:

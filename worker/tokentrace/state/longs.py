@@ -5,13 +5,8 @@ A commit writes every cell that changed. One by one, as records, ten thousand gr
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 from numpy.typing import NDArray
-
-#: Rows encoded together, so that the temporary arrays stay in the cache.
-_TOGETHER: Final = 1000
 
 
 def long(value: int) -> bytes:
@@ -27,14 +22,6 @@ def long(value: int) -> bytes:
 
 def encode_rows(values: NDArray[np.int64], keep: NDArray[np.bool_]) -> list[bytes]:
     """The numbers of each row that are to be kept, one after the other. values: int64[t, c]. keep: bool[t, c]."""
-    rows: list[bytes] = []
-    for first in range(0, len(values), _TOGETHER):
-        part = slice(first, first + _TOGETHER)
-        rows += _encode_rows(values[part], keep[part])
-    return rows
-
-
-def _encode_rows(values: NDArray[np.int64], keep: NDArray[np.bool_]) -> list[bytes]:
     rest = ((values << 1) ^ (values >> 63)).view(np.uint64)[keep]
     size = np.ones(len(rest), np.int64)
     longer = np.flatnonzero(rest > 0x7F)
