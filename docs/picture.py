@@ -110,7 +110,12 @@ def draw_panel(axis: Any, panel: dict[str, Any], prometheus: Prometheus, from_s:
     queries = [(filled(each["expr"], **variables), each.get("legendFormat", "")) for each in panel["targets"]]
     if kind in ("bargauge", "stat"):
         found = [(named(legend, labels), value) for text, legend in queries for labels, value in prometheus.query(text)]
-        axis.barh([name for name, _ in reversed(found)], [value for _, value in reversed(found)], color="tab:green")
+        steps = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [{"value": None, "color": "green"}])
+        colors = [[each["color"] for each in steps if value >= (each["value"] or 0)][-1] for _, value in found]
+        names, values = [name for name, _ in found], [value for _, value in found]
+        axis.barh(
+            names[::-1], values[::-1], color=[f"tab:{color}".replace("tab:yellow", "gold") for color in colors[::-1]]
+        )
         for row, (_, value) in enumerate(reversed(found)):
             axis.text(value, row, f" {value:.3g}", va="center", fontsize=8)
         return
