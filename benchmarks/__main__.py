@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client import disable_created_metrics
-
 from tests.services import Unavailable
 from tests.services.kafka import KafkaBroker
 
