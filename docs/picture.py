@@ -55,8 +55,8 @@ def run(folder: Path) -> tuple[Prometheus, float, list[Any]]:
 
 
 def produce(kafka: KafkaBroker, topic: str, victim: WorkerProcess) -> None:
-    """Traffic, a bad quarter of an hour of one model in a minute and a half, and a crash."""
-    producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
+    """Traffic, a minute and a half in which one model is slow and bad, and a crash."""
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5, "sticky.partitioning.linger.ms": 0})
     traffic, rng, began_s = Traffic(6), random.Random(6), time.monotonic()
     for second in range(SECONDS):
         for _ in range(int(rate_at(RATE, 0.25 + second / SECONDS))):
@@ -64,7 +64,7 @@ def produce(kafka: KafkaBroker, topic: str, victim: WorkerProcess) -> None:
             if second in SLOW and span["model"] == "gpt-4o":
                 span["latency_ms"] *= 4
                 if "eval.score" in span["attributes"]:
-                    span["attributes"]["eval.score"] *= 0.75
+                    span["attributes"]["eval.score"] *= 0.6
                 if rng.random() < 0.15:
                     span["status"] = "error"
             if rng.random() < 0.04:
@@ -142,7 +142,10 @@ def draw_panel(axis: Any, panel: dict[str, Any], prometheus: Prometheus, from_s:
         else:
             axis.set_ylim(bottom=0)
     axis.set_xlim(0, SECONDS)
-    axis.legend(fontsize=6.5, ncols=2, loc="best", framealpha=0.6)
+    if len(series) <= 8:
+        axis.legend(fontsize=6.5, ncols=2, loc="best", framealpha=0.6)
+    else:
+        axis.legend(fontsize=5, ncols=3, loc="upper left", framealpha=0.4)
 
 
 def draw_heatmap(axis: Any, rows: dict[float, Any], from_s: float) -> None:

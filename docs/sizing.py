@@ -13,20 +13,24 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-# Measured by docs/sizing_measure.py on one core of a shared x86-64 machine, 2026-11.
-SPAN_BYTES: Final = 181
-COUNT_US: Final = 0.45  # one span: decode, validate, price, aggregate
-CELL_US: Final = 36.0  # one cell that a commit touches: aggregate it, encode its total and its increment
-EVALUATE_US: Final = 20.0  # one cell of a rollup, decoded by the replica that evaluates the alerts
+# Measured by `make bench` on 4 shared cores of an AMD EPYC, 2026-11: from Kafka to committed, 0.84 and 1.14 million
+# spans/s with 1000 groups in two runs; 87 MB before the first span, 186 MB with 10,000 groups.
+SPAN_BYTES: Final = 185
+SPAN_US: Final = 1.0
+BASE_MB: Final = 87.0
+GROUP_KB: Final = 10.0
+# Measured by docs/sizing_measure.py on the same machine.
+CELL_US: Final = (
+    10.0  # one cell that a commit touches: 6.4 to encode its total and increment, the rest to hand them over
+)
+EVALUATE_US: Final = 17.0  # one cell of a rollup, decoded by the replica that evaluates the alerts
 STATE_BYTES: Final = 172  # a cell's total with its key
 ROLLUP_BYTES: Final = 124  # a cell's increment
 SERIES_OF_CALLER: Final = 5  # cost, prompt, completion, cached, reasoning tokens of a (model, provider, caller)
 SERIES_OF_MODEL: Final = 80  # spans by status, five histograms, quality, pricing of a (model, provider)
 SERIES_OF_WORKER: Final = 90
-BASE_MB: Final = 76.0
-GROUP_KB: Final = 6.6
-# Measured against librdkafka's mock cluster (2026-11): a bare consumer that reads value and error.
-POLL_US: Final = 0.5
+# What librdkafka holds ready for a replica that is behind: queued.max.messages.kbytes.
+QUEUE_MB: Final = 64.0
 
 # What the parts around the workers take before they have to be made larger. Estimates; put yours.
 CORE: Final = 0.7  # of one core, so that a replica can catch up
@@ -114,14 +118,14 @@ def needs(fleet: Fleet, touched: float | None = None) -> Needs:
     series = fleet.replicas * (SERIES_OF_CALLER * fleet.groups + SERIES_OF_MODEL * fleet.models + SERIES_OF_WORKER)
     return Needs(
         touched=cells,
-        core=(mine * (COUNT_US + POLL_US) + cells / fleet.commit_s * CELL_US) / 1e6,
+        core=(mine * SPAN_US + cells / fleet.commit_s * CELL_US) / 1e6,
         state_mb_s=cells_s * STATE_BYTES / 1e6,
         rollups_mb_s=cells_s * ROLLUP_BYTES / 1e6,
         evaluator=cells_s * EVALUATE_US / 1e6,
         series=series,
         samples_s=series / fleet.scrape_s,
         transactions_s=fleet.replicas / fleet.commit_s,
-        memory_mb=BASE_MB + GROUP_KB * fleet.groups / 1e3 + 60,
+        memory_mb=BASE_MB + GROUP_KB * fleet.groups / 1e3 + QUEUE_MB,
         input_mb_s=fleet.spans_s * SPAN_BYTES / 1e6,
     )
 

@@ -73,7 +73,7 @@ def run(
         load.stop()
         scraper.stop()
         for replica in replicas:
-            replica.kill()
+            replica.end()
     outcome.produced, outcome.scrapes = load.produced, scraper.scrapes
     outcome.steps_back, outcome.above_truth = scraper.steps_back, scraper.above_truth
     return outcome

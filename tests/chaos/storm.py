@@ -114,7 +114,7 @@ class Storm:
                 self.result.seen = scraper.seen()
                 self.result.steps_back, self.result.above_truth = scraper.steps_back, scraper.above_truth
             for replica in self._replicas:
-                replica.kill()
+                replica.end()
             self._broker.stop()
             self.result.produced = self._load.produced
             self.result.duration_s = time.monotonic() - began

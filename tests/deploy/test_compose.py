@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,15 @@ def test_workers_and_traffic_have_a_configuration_that_names_this_kafka() -> Non
     assert config.kafka.bootstrap_servers == "kafka:9092"
     assert config.kafka.topic in SERVICES["topic"]["command"]
     assert config.http_server.addr.port == 9090
+
+
+def test_the_commands_of_the_services_are_commands_of_tokentrace() -> None:
+    command = SERVICES["traffic"]["command"]
+    help_ = subprocess.run(
+        [sys.executable, "-m", "tokentrace", command[0], "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    for option in command:
+        assert not option.startswith("--") or option in help_
 
 
 def test_grafanas_data_source_dashboard_and_alert_find_each_other() -> None:

@@ -128,6 +128,10 @@ class WorkerProcess:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_s)
 
+    def end(self) -> None:
+        """In order where it can be: what it has covered is written then."""
+        end(self.process, signal.SIGTERM, 10.0)
+
     def kill(self) -> None:
         end(self.process, signal.SIGKILL)
 

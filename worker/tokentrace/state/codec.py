@@ -266,6 +266,11 @@ def _encode(name: str, record: Mapping[str, Any]) -> bytes:
     return out.getvalue()
 
 
+def encode_replica(record: Mapping[str, Any]) -> bytes:
+    """A replica's own record, as `decode_record` gives it."""
+    return _encode("state-replica", record)
+
+
 def decode_record(value: bytes) -> Any:
     """A record of the state or rollups topic, timestamps as microseconds.
 

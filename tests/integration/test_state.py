@@ -1,0 +1,172 @@
+"""The durable state: restored on restart, summed over replicas that are gone, guarded against offsets set back."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+
+from tests.integration.test_group import counted, nonzero, produce, value
+from tests.recount import cost_of, recount
+from tests.services.kafka import KafkaBroker
+from tests.services.workers import WorkerProcess, span_totals, wait_for
+from tests.spanfactory import random_span, span
+
+pytestmark = pytest.mark.real
+
+Start = Callable[..., WorkerProcess]
+
+
+def tokentrace(config: Path, *arguments: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "tokentrace", *arguments, "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def sections(kafka: KafkaBroker, topic: str, replica: str = "one", **more: Any) -> dict[str, Any]:
+    return {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"replica_id": replica, "session_timeout": "3s"},
+        **more,
+    }
+
+
+def set_offsets(kafka: KafkaBroker, topic: str, offset: int) -> None:
+    admin = kafka.admin()
+    partitions = [TopicPartition(topic, partition, offset) for partition in range(4)]
+    change = ConsumerGroupTopicPartitions(topic, partitions)
+
+    def done() -> bool:
+        try:
+            answers = [future.result() for future in admin.alter_consumer_group_offsets([change]).values()]
+        except KafkaException:
+            return False
+        return all(each.error is None for answer in answers for each in answer.topic_partitions)
+
+    assert wait_for(done, 20.0), "the group does not become empty"
+
+
+def test_totals_and_creation_times_survive_restarts_and_replicas_that_are_gone_stay_in_the_ledger(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    spans = [random_span(rng) for _ in range(900)]
+    openmetrics = "application/openmetrics-text; version=1.0.0"
+
+    def created(worker: WorkerProcess) -> list[str]:
+        body = worker.get("/metrics/prometheus", Accept=openmetrics)[1].decode()
+        return sorted(line for line in body.splitlines() if "_created{" in line and "reason" not in line)
+
+    worker = start_worker(**sections(kafka, topic))
+    produce(kafka, topic, spans[:300])
+    assert wait_for(lambda: counted(worker) == 300)
+    times = created(worker)
+    worker.kill()
+    produce(kafka, topic, spans[300:600])
+    worker = start_worker(**sections(kafka, topic))
+    assert wait_for(lambda: counted(worker) == 600)
+    assert set(times) <= set(created(worker)), "a series' creation is its first, not the process's start"
+    assert nonzero(span_totals([worker])) == nonzero(recount(spans[:600]))
+    assert worker.terminate() == 0
+    other = start_worker(**sections(kafka, topic, "two"))
+    produce(kafka, topic, spans[600:])
+    assert wait_for(lambda: counted(other) == 300, 90.0), other.messages()[-3:]
+
+    shown = json.loads(tokentrace(tmp_path / "worker0.yml", "state", "show", "--by", "model", "--json"))
+    assert shown["totals"]["spans"] == 900
+    assert shown["totals"]["cost_nano_usd"] == sum(cost_of(each)[0] for each in spans)
+    by_model = Counter(each["model"] for each in spans)
+    assert {row["model"]: row["spans"] for row in shown["rows"]} == dict(by_model)
+    assert sorted(shown["replicas"]) == ["one", "two"]
+    assert sum(shown["counted_up_to"].values()) >= 900
+    table = tokentrace(tmp_path / "worker0.yml", "state", "show", "--by", "replica")
+    assert [line.split()[:2] for line in table.splitlines() if line.split()[:1] == ["all"]] == [["all", "900"]]
+
+
+def test_offsets_that_were_set_back_are_refused_and_set_forward_by_state_reset(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
+) -> None:
+    config = tmp_path / "worker0.yml"
+    worker = start_worker(**sections(kafka, topic))
+    produce(kafka, topic, [span()] * 40)
+    assert wait_for(lambda: counted(worker) == 40)
+    assert worker.terminate() == 0
+    set_offsets(kafka, topic, 3)
+
+    worker = start_worker(**sections(kafka, topic))
+    worker.wait_for_log("is not consumed: the group has offset 3 for it, but spans up to offset ")
+    assert wait_for(lambda: value(worker, "tokentrace_worker_refused_partitions") == 4)
+    produce(kafka, topic, [span()] * 4)
+    assert counted(worker) == 40
+    assert worker.terminate() == 0
+
+    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
+    worker = start_worker(**sections(kafka, topic))
+    assert wait_for(lambda: counted(worker) == 44), worker.messages()[-3:]
+
+
+def tokentrace_any(config: Path, *arguments: str) -> str:
+    """Output of a command that may be refused while the group is not empty yet."""
+    command = [sys.executable, "-m", "tokentrace", *arguments, "--config", str(config)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90).stdout
+
+
+def test_counting_again_can_be_accepted_and_totals_be_forgotten(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
+) -> None:
+    config = tmp_path / "worker0.yml"
+    worker = start_worker(**sections(kafka, topic))
+    produce(kafka, topic, [span()] * 8)
+    assert wait_for(lambda: counted(worker) == 8)
+    assert worker.terminate() == 0
+    set_offsets(kafka, topic, 0)
+    assert "goes on from the group's offsets" in tokentrace(
+        config, "state", "reset", "--positions", "--replica", "one", "--yes"
+    )
+    worker = start_worker(**sections(kafka, topic))
+    assert wait_for(lambda: counted(worker) == 16)
+    assert worker.terminate() == 0
+    assert "Removed 2 records" in tokentrace(config, "state", "reset", "--totals", "--replica", "one", "--yes")
+    worker = start_worker(**sections(kafka, topic))
+    assert counted(worker) == 0
+    assert "those that have: " in tokentrace(
+        config, "state", "reset", "--totals", "--replica", "nobody", "--yes", code=2
+    )
+
+
+def test_other_buckets_are_refused_with_the_remedy(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:
+    worker = start_worker(**sections(kafka, topic))
+    produce(kafka, topic, [span()])
+    assert wait_for(lambda: counted(worker) == 1)
+    assert worker.terminate() == 0
+    worker = start_worker(wait=False, **sections(kafka, topic, metrics={"buckets": {"latency_ms": [1, 2, 3]}}))
+    assert worker.process.wait(60) == 1
+    line = worker.log().splitlines()[-1]
+    assert "has other buckets (latency_ms)" in line
+    assert "tokentrace state reset --totals --replica one" in line
+
+
+def test_a_state_topic_that_is_not_compacted_is_refused(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:
+    kafka.create_topic(f"{topic}.state", 12, cleanup_policy="delete")
+    worker = start_worker(wait=False, **sections(kafka, topic))
+    assert worker.process.wait(60) == 1
+    line = worker.log().splitlines()[-1]
+    assert "cleanup.policy=delete" in line
+    assert "kafka-configs.sh --alter" in line
+
+
+def test_a_rollups_topic_of_several_partitions_is_refused(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:
+    kafka.create_topic(f"{topic}.rollups", 3, cleanup_policy="delete")
+    worker = start_worker(wait=False, **sections(kafka, topic))
+    assert worker.process.wait(60) == 1
+    assert "has 3 partitions and must have 1" in worker.log().splitlines()[-1]
