@@ -48,7 +48,7 @@ QUICK: Final = Effort(
     process_repeats=1,
     spans=100_000,
     baseline_spans=5_000,
-    topic_spans=1_500_000,
+    topic_spans=1_200_000,
     groups=(1_000,),
     more_groups=(),
     series=(10_000,),
@@ -56,5 +56,5 @@ QUICK: Final = Effort(
     memory_spans=500_000,
     scraped_series=100_000,
     commit_interval="300ms",
-    seconds=5.0,
+    seconds=4.0,
 )
