@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import NewPartitions
 
 from tests.integration.test_group import counted, nonzero, produce, value
 from tests.recount import cost_of, recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import random_span, span
+from tokentrace.state.restore import partition_of
 
 pytestmark = pytest.mark.real
 
@@ -170,3 +172,41 @@ def test_a_rollups_topic_of_several_partitions_is_refused(kafka: KafkaBroker, to
     worker = start_worker(wait=False, **sections(kafka, topic))
     assert worker.process.wait(60) == 1
     assert "has 3 partitions and must have 1" in worker.log().splitlines()[-1]
+
+
+def test_a_state_topic_whose_partitions_were_multiplied_is_refused(
+    kafka: KafkaBroker, topic: str, start_worker: Start
+) -> None:
+    """A replica's records are found by its name; with other partitions they would be looked for elsewhere."""
+    name = next(each for each in map(str, range(99)) if partition_of(each, 12) != partition_of(each, 13))
+    worker = start_worker(**sections(kafka, topic, name))
+    produce(kafka, topic, [span()])
+    assert wait_for(lambda: counted(worker) == 1)
+    assert worker.terminate() == 0
+    admin = kafka.admin()
+    admin.create_partitions([NewPartitions(f"{topic}.state", 13)])[f"{topic}.state"].result()
+    worker = start_worker(wait=False, **sections(kafka, topic, name))
+    assert worker.process.wait(60) == 1
+    assert "their number was changed" in worker.log().splitlines()[-1]
+
+
+def test_a_restore_waits_for_a_transaction_of_another_replica_that_is_still_open(
+    kafka: KafkaBroker, topic: str, start_worker: Start
+) -> None:
+    """What is committed behind it cannot be read before it ends, and must not be missed."""
+    other = next(each for each in map(str, range(99)) if partition_of(each, 12) == partition_of("one", 12))
+    worker = start_worker(**sections(kafka, topic))
+    producer = Producer(
+        {"bootstrap.servers": kafka.bootstrap, "transactional.id": other, "transaction.timeout.ms": 6000}
+    )
+    producer.init_transactions(10)
+    producer.begin_transaction()
+    producer.produce(f"{topic}.state", key=b'["other"]', value=b"", partition=partition_of(other, 12))
+    assert producer.flush(10) == 0
+    produce(kafka, topic, [span()] * 5)
+    assert wait_for(lambda: counted(worker) == 5)
+    worker.kill()
+    worker = start_worker(**sections(kafka, topic))
+    assert counted(worker) == 5
+    samples = worker.samples()
+    assert samples["tokentrace_worker_restore_duration_seconds", frozenset()] > 1.0

@@ -97,7 +97,8 @@ class Ledger:
     def after(self, delta: Delta) -> tuple[Totals, Changes]:
         """What the totals are once `delta` is committed, and the cells that it changes."""
         changes = delta.changes()
-        return self.totals.plus(delta, changes, self._clock()), changes
+        # To the microsecond, as the durable state keeps it: a restart must not move a creation time.
+        return self.totals.plus(delta, changes, round(self._clock(), 6)), changes
 
     def accept(self, totals: Totals, changes: Changes) -> None:
         """`after` has become durable: publish it."""
