@@ -46,7 +46,7 @@ class Service:
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time, *, make_topics: bool = True) -> None:
         """make_topics: whether to create and check tokentrace's own topics; an emulated broker may not allow it."""
-        _refuse_what_is_not_here_yet(config)
+        refuse_what_is_not_here_yet(config)
         self._config = config
         self._make_topics = make_topics
         self._clock = clock
@@ -178,8 +178,8 @@ class Service:
 # -- from the configuration to the parts -------------------------------------------------------------------------------
 
 
-def _refuse_what_is_not_here_yet(config: Config) -> None:
-    """A setting must never be accepted and then ignored."""
+def refuse_what_is_not_here_yet(config: Config) -> None:
+    """A setting must never be accepted and then ignored. Raises ConfigError."""
     asked_for = {
         "worker.deduplicate": config.worker.deduplicate is not None,
         "metrics.expire_after": config.metrics.expire_after is not None,
