@@ -95,7 +95,8 @@ class Workload:
 def raw_batch(values: list[bytes], offset: int = 0) -> RawBatch:
     """Messages of four partitions, in runs, as a consumer gets them."""
     partitions = np.sort(np.arange(len(values), dtype=np.int32) % 4)
-    return RawBatch(values, partitions, dict.fromkeys(range(4), offset + len(values)), _no_envelope)
+    times_ms = dict.fromkeys(range(4), (int(_NOW_S * 1000),) * 2)
+    return RawBatch(values, partitions, dict.fromkeys(range(4), offset + len(values)), _no_envelope, times_ms)
 
 
 def _no_envelope(row: int) -> Envelope:

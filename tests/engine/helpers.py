@@ -21,6 +21,7 @@ from tokentrace.measures import SUMS, Layout
 from tokentrace.messages import Envelope, RawBatch
 from tokentrace.pricing import SOURCES, Pricer
 from tokentrace.schemas import WriterSchemas
+from tokentrace.seen import SeenSpans
 from tokentrace.snapshot import Snapshot
 from tokentrace.spans import (
     FLOAT_FIELDS,
@@ -65,8 +66,13 @@ def span_batch(*records: dict[str, Any]) -> SpanBatch:
     return columns.select(np.ones(len(records), np.bool_))
 
 
-def raw_batch(values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> RawBatch:
-    """Messages of one partition, or of one partition each; every partition's offsets go on from `offset`."""
+def raw_batch(
+    values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0, now_s: float = NOW_S
+) -> RawBatch:
+    """Messages of one partition, or of one partition each; every partition's offsets go on from `offset`.
+
+    now_s: when they were published.
+    """
     partitions = [partition] * len(values) if isinstance(partition, int) else list(partition)
     positions = dict.fromkeys(partitions, offset)
     offsets = []
@@ -78,7 +84,8 @@ def raw_batch(values: Sequence[bytes | None], partition: int | Sequence[int] = 0
         headers = (("trace", b"%d" % row), ("none", None))
         return Envelope("spans", partitions[row], offsets[row], b"key-%d" % row, values[row], headers, 1000 + row)
 
-    return RawBatch(values, np.array(partitions, np.int32), positions, envelope)
+    times_ms = dict.fromkeys(positions, (int(now_s * 1000),) * 2)
+    return RawBatch(values, np.array(partitions, np.int32), positions, envelope, times_ms)
 
 
 @cache
@@ -99,7 +106,9 @@ class Rig:
         schemas: Any = None,
         quality_window_s: float = 300.0,
         layout: Layout = LAYOUT,
+        seen: SeenSpans | None = None,
     ) -> None:
+        self.seen = seen
         self.clock = Clock()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.groups = GroupIndex(max_groups, hash_bits)
@@ -112,13 +121,16 @@ class Rig:
             layout,
             StageTimer(self.seconds),
             self.clock,
+            seen,
         )
 
     def count(self, values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> None:
-        self.engine.count(raw_batch(values, partition, offset), self.delta)
+        self.engine.count(raw_batch(values, partition, offset, self.clock.now_s), self.delta)
 
     def commit(self) -> Snapshot:
         self.ledger.accept(*self.ledger.after(self.delta))
+        if self.seen is not None:
+            self.seen.accept(self.seen.after(self.delta))
         self.delta.clear()
         return self.ledger.snapshot
 

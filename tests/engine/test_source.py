@@ -80,9 +80,15 @@ class Loop:
         self.told: list[tuple[str, list[int]]] = []
         self.refuse: set[int] = set()
         self.failure: BaseException | None = None
+        #: Partitions that were announced, and the consumer's calls up to then.
+        self.prepared: list[tuple[list[int], list[str]]] = []
+        self.consumer: Any = None
 
     def may_start(self, partition: int, offset: int | None) -> bool:
         return partition not in self.refuse
+
+    def before_start(self, partitions: Sequence[int]) -> None:
+        self.prepared.append((list(partitions), [name for name, _ in self.consumer.calls] if self.consumer else []))
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         self.told.append(("assign", list(partitions)))
@@ -124,8 +130,12 @@ def test_it_starts_where_the_group_has_committed_and_asks_until_the_answer_is_st
     source, consumer, loop = parts
     unstable = KafkaException(KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT, "unstable"))
     consumer.committed_answers += [unstable, unstable]
+    loop.consumer = consumer
     assign(source, consumer, p0=7, p1=3)
     assert ("incremental_assign", [(0, 7), (1, 3)]) in consumer.calls
+    [(prepared, calls)] = loop.prepared
+    assert prepared == [0, 1]
+    assert "incremental_assign" not in calls, "what is known of a partition is read before it is"
     assert loop.told == [("assign", [0, 1])]
     assert source.assigned == (0, 1)
 

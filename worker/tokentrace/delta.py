@@ -29,6 +29,17 @@ class Changes(NamedTuple):
     values: NDArray[np.int64]
 
 
+class Ids(NamedTuple):
+    """Spans counted of one partition in one batch. first_s, last_s: when it was published, whole Unix seconds.
+
+    keys: uint64[n]; see `seen`.
+    """
+
+    first_s: int
+    last_s: int
+    keys: NDArray[np.uint64]
+
+
 class MinuteRows(NamedTuple):
     """minutes: int64[r], minutes since the epoch. cells: int64[r]. values: int64[r, width]. Pairs are distinct."""
 
@@ -79,7 +90,8 @@ class Delta:
     """What a commit makes durable.
 
     positions: partition -> next offset to read, the offsets that a commit of this delta stands for.
-    polled, counted, rejected: partition -> records. reasons: reason -> messages or parts.
+    polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.
+    seen: partition -> what was counted of it, where repeated spans are looked for.
     dead_letters: messages to hand to the dead-letter topic before the offsets are committed.
     """
 
@@ -88,8 +100,10 @@ class Delta:
         self.polled: Counter[int] = Counter()
         self.counted: Counter[int] = Counter()
         self.rejected: Counter[int] = Counter()
+        self.duplicates: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dead_letters: list[DeadLetter] = []
+        self.seen: dict[int, list[Ids]] = {}
         self._rows_of: dict[int, _Rows] = {}
         self._rows = 0
         self._minutes: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -140,7 +154,15 @@ class Delta:
         """Forget everything: it was committed, or it must not be."""
         self._rows_of.clear()
         self._rows = 0
-        for tally in (self.positions, self.polled, self.counted, self.rejected, self.reasons):
+        for tally in (
+            self.positions,
+            self.polled,
+            self.counted,
+            self.rejected,
+            self.duplicates,
+            self.reasons,
+            self.seen,
+        ):
             tally.clear()
         self.dead_letters = []
 

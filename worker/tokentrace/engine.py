@@ -1,6 +1,6 @@
 """The engine: one batch of raw messages becomes an addition to the delta. No Kafka and no HTTP.
 
-frame -> decode -> validate -> index -> price -> aggregate, each stage a plain function over arrays. A batch is
+frame -> decode -> validate -> (seen) -> index -> price -> aggregate, each stage over whole arrays. A batch is
 counted whole or not at all: when a writer schema cannot be had right now, `SchemaUnavailable` leaves the delta
 as it was and the caller offers the same batch again later.
 """
@@ -22,8 +22,9 @@ from .groups import GroupIndex
 from .measures import Layout
 from .messages import DeadLetter, RawBatch, Reject
 from .pricing import Priced, Pricer
+from .seen import SeenSpans
 from .spans import SpanBatch
-from .validate import validate
+from .validate import judge, mend
 
 
 class StageTimer:
@@ -54,7 +55,10 @@ class Engine:
         layout: Layout,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
+        seen: SeenSpans | None = None,
     ) -> None:
+        """seen: the spans that are not to be counted again; None where every span is counted."""
+        self._seen = seen
         self._decoder = decoder
         self._groups = groups
         self._pricer = pricer
@@ -71,8 +75,16 @@ class Engine:
         timer.start()
         decoded = self._decoder.decode(batch.values)
         timer.mark("decode")
-        valid = validate(decoded.spans)
-        spans = valid.spans
+        spans, rejected = judge(decoded.spans)
+        if self._seen is not None:
+            timer.mark("validate")
+            # After the judgement: a span that was rejected may be sent again, mended. Before parts are counted.
+            fresh = self._seen.fresh(spans, batch, delta)
+            if not fresh.all():
+                _tally(delta.duplicates, batch.partitions[spans.row[~fresh]])
+                spans = spans.take(np.flatnonzero(fresh))
+            timer.mark("deduplicate")
+        spans, parts = mend(spans)
         timer.mark("validate")
         group = self._groups.lookup(spans)
         cell = self._groups.cells(group, spans.status)
@@ -81,9 +93,9 @@ class Engine:
         timer.mark("price")
         self._add(spans, cell, priced, delta)
         # Dead letters keep the order of the log.
-        rejects = sorted([*decoded.rejects, *valid.rejects], key=lambda reject: reject.row)
+        rejects = sorted([*decoded.rejects, *rejected], key=lambda reject: reject.row)
         delta.reasons.update(Counter(reject.reason for reject in rejects))
-        delta.reasons.update(valid.parts)
+        delta.reasons.update(parts)
         delta.dead_letters.extend(_dead_letters(batch, rejects))
         _tally(delta.polled, batch.partitions)
         _tally(delta.counted, batch.partitions[spans.row])

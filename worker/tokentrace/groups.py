@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .delta import grown
 from .snapshot import OVERFLOW, Group
-from .spans import PADDING, Strings, unaligned_words
+from .spans import PADDING, Strings, string_words
 
 OVERFLOW_GROUP: Final = 0
 _STATUS_COUNT: Final = 3
@@ -24,7 +24,6 @@ _EMPTY: Final = -1
 #: Odd multipliers of a 64-bit hash (the golden ratio, and the finaliser of SplitMix64).
 _MIX: Final = 0x9E3779B97F4A7C15
 _FINISH: Final = np.uint64(0xBF58476D1CE4E5B9)
-_LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
 _PARTS: Final = 3
 #: One odd multiplier for each word of each label; longer labels use them again.
 _MULTIPLIERS: Final = np.array(
@@ -263,23 +262,13 @@ class GroupIndex:
 
 def _words(spans: Labels) -> _Words:
     """The labels of a batch as words; a step names its spans only where some have no such word."""
-    loads = unaligned_words(spans.buffer)
     header = np.zeros(len(spans), np.uint64)
     steps: list[_Step] = []
     for part, strings in enumerate((spans.model, spans.provider, spans.caller)):
         header <<= np.uint64(21)
         header |= strings.length.view(np.uint64)
-        longest = int(strings.length.max()) if len(spans) else 0
-        shortest = int(strings.length.min()) if len(spans) else 0
-        for number, start in enumerate(range(0, longest, 8)):
-            rows, offset, length = None, strings.offset, strings.length
-            if shortest <= start:
-                rows = np.flatnonzero(length > start)
-                offset, length = offset.take(rows), length.take(rows)
-            word = loads[offset + start]
-            if shortest < start + 8:
-                word &= _LOW_BYTES.take(length - start, mode="clip")
-            steps.append(_Step(part, number, rows, word))
+        for number, (rows, words) in enumerate(string_words(spans.buffer, strings)):
+            steps.append(_Step(part, number, rows, words))
     return _Words(header, steps)
 
 

@@ -11,12 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from .seen import Remembered
+
 #: Upper bounds of the health histograms: messages a batch, and seconds of a commit.
 BATCH_BOUNDS: Final = (1, 10, 100, 500, 1000, 2000, 5000, 10000, 20000)
 SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 #: Stages of the loop whose time is accounted, in the order in which a span meets them.
-STAGES: Final = ("poll", "decode", "validate", "index", "price", "aggregate", "commit", "pause")
+STAGES: Final = ("poll", "decode", "validate", "deduplicate", "index", "price", "aggregate", "commit", "pause")
 
 
 class Lag(NamedTuple):
@@ -66,6 +68,7 @@ class Health:
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
+    remembered: partition -> the span ids that are remembered of it, where repeated spans are looked for.
     """
 
     replica_id: str
@@ -88,6 +91,7 @@ class Health:
     unreachable: str
     lost_records: Mapping[int, int]
     refused_partitions: tuple[int, ...] = ()
+    remembered: Mapping[int, Remembered] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -114,6 +118,7 @@ class Recorder:
     unreachable: str = ""
     lost_records: dict[int, int] = field(default_factory=dict)
     refused_partitions: tuple[int, ...] = ()
+    remembered: Mapping[int, Remembered] = field(default_factory=dict)
 
     def snapshot(self) -> Health:
         return Health(
@@ -137,4 +142,5 @@ class Recorder:
             unreachable=self.unreachable,
             lost_records=dict(self.lost_records),
             refused_partitions=self.refused_partitions,
+            remembered=dict(self.remembered),
         )

@@ -67,6 +67,7 @@ class Totals:
                 before.polled + delta.polled[partition],
                 before.counted + delta.counted[partition],
                 before.rejected + delta.rejected[partition],
+                before.duplicates + delta.duplicates[partition],
             )
         positions = {**self.positions, **delta.positions}
         return Totals(values, created_s, rejected, rejected_created_s, partitions, positions, now_s)

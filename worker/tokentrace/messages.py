@@ -34,12 +34,14 @@ class RawBatch:
     partitions: int32[n].
     positions: partition -> offset of the next message to read, after this batch.
     envelope: row -> the whole message.
+    times_ms: partition -> timestamps of its first and last message, Unix time.
     """
 
     values: Sequence[bytes | None]
     partitions: NDArray[np.int32]
     positions: Mapping[int, int]
     envelope: Callable[[int], Envelope]
+    times_ms: Mapping[int, tuple[int, int]]
 
     def __len__(self) -> int:
         return len(self.values)

@@ -30,6 +30,7 @@ from .ledger import Ledger
 from .measures import Layout
 from .pricing import Pricer, Rates
 from .schemas import Registry, RegistrySettings, WriterSchemas, load_folder, load_schema
+from .seen import SeenSpans
 from .snapshot import Snapshot
 from .source import KafkaSource, SourceSettings
 from .topics import Topics, rollups_topic, state_topic
@@ -64,7 +65,8 @@ class Service:
         groups = GroupIndex(metrics.max_groups)
         self._recorder = Recorder(section.replica_id, section.guarantee, clock())
         schemas = writer_schemas(config)
-        decoder = SpanDecoder(schemas, config.kafka.framing)
+        seen = seen_spans(config)
+        decoder = SpanDecoder(schemas, config.kafka.framing, identity=seen is not None)
         self._recorder.registry_requests = schemas.requests
         self._recorder.schemas = decoder.paths
         timer = StageTimer(self._recorder.stage_seconds)
@@ -72,7 +74,7 @@ class Service:
         self._worker = Worker(
             LoopSettings(section.commit_interval, section.batch_size, section.batch_wait),
             self._source,
-            Engine(decoder, groups, pricer(config, clock), layout, timer, clock),
+            Engine(decoder, groups, pricer(config, clock), layout, timer, clock, seen),
             Delta(layout),
             Ledger(layout, groups, metrics.quality_window, clock),
             committer(config, self._source, groups, layout),
@@ -80,6 +82,7 @@ class Service:
             timer,
             clock,
             lambda snapshot: self._renderer.adopt(snapshot),
+            seen,
         )
         self._renderer = Renderer(metrics.labels, metrics.zero_first)
         self.http: HttpServer | None = None
@@ -126,6 +129,8 @@ class Service:
         specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
         if self._config.worker.guarantee == "exactly_once":
             specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic)]
+            if self._config.worker.deduplicate is not None:
+                specs.append(topics.ids(kafka.ids_topic, kafka.topic))
         topics.ensure(specs)
 
     def _hold_for_last_scrape(self) -> None:
@@ -181,7 +186,6 @@ class Service:
 def refuse_what_is_not_here_yet(config: Config) -> None:
     """A setting must never be accepted and then ignored. Raises ConfigError."""
     asked_for = {
-        "worker.deduplicate": config.worker.deduplicate is not None,
         "metrics.expire_after": config.metrics.expire_after is not None,
         "alerts": bool(config.alerts),
     }
@@ -212,8 +216,18 @@ def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: L
         kafka.dead_letters,
         kafka.state_topic,
         kafka.rollups_topic,
+        kafka.ids_topic if config.worker.deduplicate is not None else "",
     )
     return ExactlyOnce(settings, source, groups, layout)
+
+
+def seen_spans(config: Config) -> SeenSpans | None:
+    """The memory of counted spans, where spans that are published again are looked for."""
+    section = config.worker.deduplicate
+    if section is None:
+        return None
+    # `by` has one value so far.
+    return {"span_id": SeenSpans}[section.by](section.window, section.max_ids)
 
 
 def source_settings(config: Config) -> SourceSettings:

@@ -55,6 +55,8 @@ class Rebalance(Protocol):
 
     def may_start(self, partition: int, offset: int | None) -> bool: ...
 
+    def before_start(self, partitions: Sequence[int]) -> None: ...
+
     def on_revoke(self, partitions: Sequence[int]) -> None: ...
 
     def on_lost(self, partitions: Sequence[int]) -> None: ...
@@ -210,11 +212,11 @@ class KafkaSource:
                 return None
             partitions = np.fromiter(map(Message.partition, messages), np.int32, len(messages))
             spans = _extents(partitions)
-        positions = {}
-        for partition, (_, last) in spans.items():
+        positions, times_ms = {}, {}
+        for partition, (first, last) in spans.items():
             positions[partition] = _offset(messages[last]) + 1
-            kind, timestamp_ms = messages[last].timestamp()
-            self._oldest_unread_s[partition] = timestamp_ms / 1000 if kind else self._clock()
+            times_ms[partition] = self._time_ms(messages[first]), self._time_ms(messages[last])
+            self._oldest_unread_s[partition] = times_ms[partition][1] / 1000
             self._at_end.discard(partition)
         self._positions.update(positions)
         return RawBatch(
@@ -222,7 +224,12 @@ class KafkaSource:
             partitions=partitions,
             positions=positions,
             envelope=lambda row: _envelope(messages[row]),
+            times_ms=times_ms,
         )
+
+    def _time_ms(self, message: Message) -> int:
+        kind, timestamp_ms = message.timestamp()
+        return timestamp_ms if kind else int(self._clock() * 1000)
 
     def _on_message_error(self, message: Message) -> None:
         error = message.error()
@@ -299,6 +306,8 @@ class KafkaSource:
 
     def _assign(self, partitions: Sequence[int]) -> None:
         starts = self._start_offsets(partitions)
+        assert self._rebalance is not None
+        self._rebalance.before_start(partitions)
         self._positions.update(starts)
         for partition in partitions:
             self._at_end.discard(partition)

@@ -7,6 +7,7 @@ Values are as the writer gave them: judging them is the work of `validate`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,11 +27,14 @@ INT_FIELDS: Final = (
     "ended_at_us",
 )
 FLOAT_FIELDS: Final = ("cost_usd", "latency_ms", "ttft_ms", "eval_score")
-STRING_FIELDS: Final = ("model", "provider", "caller", "span_id")
+STRING_FIELDS: Final = ("model", "provider", "caller", "trace_id", "span_id")
+#: What tells one span from another; wanted only where repeated spans are looked for.
+IDENTITY_FIELDS: Final = ("trace_id", "span_id")
 
 #: Codes of `status`, in the order of the schema's enum; UNKNOWN_STATUS for a writer's symbol outside it.
 STATUSES: Final = ("ok", "error", "timeout")
 UNKNOWN_STATUS: Final = 255
+_LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
 
 
 def unaligned_words(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
@@ -60,6 +64,28 @@ class Numbers:
         return Numbers(self.values[rows], self.present[rows])
 
 
+def string_words(
+    buffer: NDArray[np.uint8], strings: Strings
+) -> Iterator[tuple[NDArray[np.int64] | None, NDArray[np.uint64]]]:
+    """The strings as 64-bit words, zero-padded: for each word in turn (the rows that have it, None for all; the words).
+
+    buffer: with PADDING at its end. rows: int64[s]. words: uint64[s].
+    """
+    if not len(strings.length):
+        return
+    loads = unaligned_words(buffer)
+    longest, shortest = int(strings.length.max()), int(strings.length.min())
+    for start in range(0, longest, 8):
+        rows, offset, length = None, strings.offset, strings.length
+        if shortest <= start:
+            rows = np.flatnonzero(length > start)
+            offset, length = offset.take(rows), length.take(rows)
+        words = loads[offset + start]
+        if shortest < start + 8:
+            words &= _LOW_BYTES.take(length - start, mode="clip")
+        yield rows, words
+
+
 @dataclass(frozen=True, slots=True)
 class SpanBatch:
     """m decoded spans; every array has m entries.
@@ -78,6 +104,7 @@ class SpanBatch:
     model: Strings
     provider: Strings
     caller: Strings
+    trace_id: Strings
     span_id: Strings
     status: NDArray[np.uint8]
     prompt_tokens: Numbers
@@ -113,6 +140,7 @@ class SpanColumns:
     model: Strings
     provider: Strings
     caller: Strings
+    trace_id: Strings
     span_id: Strings
     prompt_tokens: Numbers
     completion_tokens: Numbers

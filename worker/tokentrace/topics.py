@@ -65,6 +65,22 @@ def rollups_topic(name: str) -> TopicSpec:
     return TopicSpec(name, 1, settings, {"cleanup.policy": "delete"}, exactly_so_many_partitions=True)
 
 
+def ids_topic(name: str, partitions: int) -> TopicSpec:
+    """What worker.deduplicate remembers, compacted: as many partitions as what it remembers spans of.
+
+    A new owner of a partition reads what was written of it since the topic was compacted, so that is done often.
+    """
+    settings = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": "0.1",
+        "segment.bytes": str(16 << 20),
+        "max.compaction.lag.ms": str(600 * 1000),
+        "delete.retention.ms": str(600 * 1000),
+        "max.message.bytes": str(8 << 20),
+    }
+    return TopicSpec(name, partitions, settings, {"cleanup.policy": "compact"})
+
+
 class Topics:
     """Makes and checks topics through one admin client."""
 
@@ -77,6 +93,10 @@ class Topics:
         size = {"max.message.bytes": str(limit + DEAD_LETTER_MARGIN_BYTES)}
         kept = {"cleanup.policy": "delete", "retention.ms": str(14 * 24 * 3600 * 1000)}
         return TopicSpec(name, 1, {**kept, **size}, {"max.message.bytes": str(limit)}, frozenset(size))
+
+    def ids(self, name: str, source_topic: str) -> TopicSpec:
+        """The topic of `ids_topic` for this source topic."""
+        return ids_topic(name, self._partitions(source_topic))
 
     def ensure(self, specs: Sequence[TopicSpec]) -> None:
         """Create what is missing and check what is there. Raises RuntimeFailure with the command that mends it."""

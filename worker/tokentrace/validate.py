@@ -31,7 +31,14 @@ class Validated:
 
 
 def validate(spans: SpanBatch) -> Validated:
-    """Judge every span; arrays of `spans` are never written to."""
+    """Judge every span, and mend those that are left; arrays of `spans` are never written to."""
+    spans, rejects = judge(spans)
+    spans, parts = mend(spans)
+    return Validated(spans, rejects, parts)
+
+
+def judge(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
+    """(the spans that can be counted, the others)."""
     reason = np.zeros(len(spans), np.uint8)
     for code, (_, test) in enumerate(_CHECKS, start=1):
         bad = test(spans)
@@ -41,6 +48,11 @@ def validate(spans: SpanBatch) -> Validated:
     if reason.any():
         rejects = [_reject(spans, int(index), _CHECKS[reason[index] - 1][0]) for index in np.flatnonzero(reason)]
         spans = spans.take(np.flatnonzero(reason == 0))
+    return spans, rejects
+
+
+def mend(spans: SpanBatch) -> tuple[SpanBatch, dict[str, int]]:
+    """(the spans without parts that cannot be believed and with what can be derived, part reason -> spans)."""
     parts: dict[str, int] = {}
     spans = _split_totals(spans, parts)
     spans = _drop_excess(spans, "cached_prompt_tokens", "prompt_tokens", "cached_tokens_invalid", parts)
@@ -50,7 +62,7 @@ def validate(spans: SpanBatch) -> Validated:
     bad_score = score.present & ~((score.values >= 0.0) & (score.values <= 1.0))
     if bad_score.any():
         spans = replace(spans, eval_score=_without(score, bad_score, "eval_score_invalid", parts))
-    return Validated(spans, rejects, parts)
+    return spans, parts
 
 
 def _split_totals(spans: SpanBatch, parts: dict[str, int]) -> SpanBatch:

@@ -20,6 +20,7 @@ from .errors import SchemaUnavailable
 from .health import Health, Recorder
 from .ledger import Ledger
 from .messages import RawBatch
+from .seen import NOTHING_SEEN, SeenSpans
 from .snapshot import Snapshot
 from .source import KafkaSource
 
@@ -57,8 +58,13 @@ class Worker:
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
         on_restored: Callable[[Snapshot], None] = lambda _: None,
+        seen: SeenSpans | None = None,
     ) -> None:
-        """on_restored: told what earlier runs have committed, before any of it is shown."""
+        """on_restored: told what earlier runs have committed, before any of it is shown.
+
+        seen: the memory of counted spans, which is the engine's too.
+        """
+        self._seen = seen
         self._settings = settings
         self._on_restored = on_restored
         self._source = source
@@ -178,9 +184,12 @@ class Worker:
         self._timer.start()
         began = time.perf_counter()
         totals, changes = self._ledger.after(self._delta)
-        outcome = self._committer.commit(self._delta, totals, changes)
+        memory = self._seen.after(self._delta) if self._seen is not None else NOTHING_SEEN
+        outcome = self._committer.commit(self._delta, totals, changes, memory)
         if outcome is Outcome.COMMITTED:
             self._ledger.accept(totals, changes)
+            if self._seen is not None:
+                self._seen.accept(memory)
             self._delta.clear()
             self._recorder.last_commit_at_s = self._clock()
         elif outcome is Outcome.DROPPED:
@@ -205,6 +214,8 @@ class Worker:
             recorder.lag = self._source.lag()
         recorder.unreachable = self._source.unreachable
         recorder.lost_records = dict(self._source.lost_records)
+        if self._seen is not None:
+            recorder.remembered = self._seen.remembered()
         recorder.refused_partitions = tuple(sorted(self._source.refused))
         self.health = recorder.snapshot()
 
@@ -226,6 +237,11 @@ class Worker:
             partition, found, counted,
         )  # fmt: skip
         return False
+
+    def before_start(self, partitions: Sequence[int]) -> None:
+        """Know what is committed of partitions before they are read, for the first time or again."""
+        if self._seen is not None:
+            self._seen.load(partitions, self._committer.seen(partitions), self._delta)
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         self._recorder.rebalances["assign"] += 1
@@ -255,3 +271,5 @@ class Worker:
     def _forget(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._recorder.lag.pop(partition, None)
+        if self._seen is not None:
+            self._seen.forget(partitions)

@@ -6,12 +6,13 @@ delta, or keep it and try again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
 from ..delta import Changes, Delta
 from ..ledger import Totals
+from ..seen import NOTHING_SEEN, Chunk, Memory
 
 
 class Outcome(Enum):
@@ -38,12 +39,19 @@ class Committer(Protocol):
     #: Input partition -> offset below which spans are known to be counted already; complete after `start`.
     counted_up_to: Mapping[int, int]
 
-    def commit(self, delta: Delta, totals: Totals, changes: Changes) -> Outcome:
+    def commit(self, delta: Delta, totals: Totals, changes: Changes, memory: Memory = NOTHING_SEEN) -> Outcome:
         """Make the delta durable: its dead letters, its offsets and, where the guarantee asks for it, its totals.
 
         totals: what the ledger holds once this is committed. changes: the cells in which it differs.
+        memory: what changes in the memory of spans.
 
         A dead letter that was delivered for good leaves the delta; all else in it stays as it is.
+        """
+
+    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[Chunk]] | None:
+        """What is committed of the memory of spans, of partitions that are about to be counted; None: it is not kept.
+
+        Raises RuntimeFailure when it cannot be read.
         """
 
     def close(self) -> None:

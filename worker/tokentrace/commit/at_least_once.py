@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -14,6 +14,7 @@ from ..delta import Changes, Delta
 from ..errors import RuntimeFailure
 from ..ledger import Totals
 from ..messages import DeadLetter
+from ..seen import NOTHING_SEEN, Memory
 from ..source import FENCED, MEMBERSHIP_LOST, KafkaSource
 from . import Outcome
 from .dead_letters import headers_of
@@ -49,7 +50,10 @@ class AtLeastOnce:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""
         return None
 
-    def commit(self, delta: Delta, totals: Totals, changes: Changes) -> Outcome:
+    def seen(self, partitions: Sequence[int]) -> None:
+        """It is in memory, as the totals are."""
+
+    def commit(self, delta: Delta, totals: Totals, changes: Changes, memory: Memory = NOTHING_SEEN) -> Outcome:
         if delta.dead_letters and not self._deliver(delta):
             return Outcome.RETRY
         try:

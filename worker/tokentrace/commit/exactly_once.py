@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,9 +23,11 @@ from ..errors import RuntimeFailure
 from ..groups import GroupIndex
 from ..ledger import Totals
 from ..measures import Layout
+from ..seen import NOTHING_SEEN, Chunk, Memory
 from ..snapshot import Group
 from ..source import FENCED, MEMBERSHIP_LOST, KafkaSource
 from ..state import StateCodec, StateReader, cell_key, replica_key
+from ..state.chunks import ChunkReader, chunk_key, encode_chunk
 from ..state.restore import partition_of
 from . import Outcome
 from .dead_letters import headers_of
@@ -70,7 +72,10 @@ class _Watchdog:
 
 @dataclass(frozen=True, slots=True)
 class ExactlyOnceSettings:
-    """client_config: properties of librdkafka with bootstrap.servers. source_topic: what the worker consumes."""
+    """client_config: properties of librdkafka with bootstrap.servers. source_topic: what the worker consumes.
+
+    ids_topic: where the memory of spans is kept, empty where there is none.
+    """
 
     client_config: Mapping[str, Any]
     replica: str
@@ -78,6 +83,7 @@ class ExactlyOnceSettings:
     dead_letter_topic: str
     state_topic: str
     rollups_topic: str
+    ids_topic: str = ""
 
 
 class ExactlyOnce:
@@ -85,7 +91,7 @@ class ExactlyOnce:
 
     1. Begin a transaction. None is open between commits: it would hold up everyone who reads committed data.
     2. Produce the new totals of the cells that changed, and the replica's own record, to the state topic.
-    3. Produce the increments to the rollups topic, and the dead letters to theirs.
+    3. Produce the increments to the rollups topic, the dead letters to theirs, and what was seen to its own.
     4. Send the consumed offsets to the transaction.
     5. Commit it.
 
@@ -99,6 +105,7 @@ class ExactlyOnce:
         self._groups = groups
         self._layout = layout
         self._codec = StateCodec(layout)
+        self._ids = ChunkReader(settings.client_config, settings.ids_topic) if settings.ids_topic else None
         self._state_partition = 0
         #: Input partition -> offset below which spans are counted already, by whatever the state topic told.
         self.counted_up_to: Mapping[int, int] = {}
@@ -125,12 +132,18 @@ class ExactlyOnce:
         )
         return totals
 
-    def commit(self, delta: Delta, totals: Totals, changes: Changes) -> Outcome:
+    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[Chunk]] | None:
+        if self._ids is None:
+            return None
+        return self._ids.read(self._settings.source_topic, partitions)
+
+    def commit(self, delta: Delta, totals: Totals, changes: Changes, memory: Memory = NOTHING_SEEN) -> Outcome:
         try:
             self._producer.begin_transaction()  # 1
             self._produce_state(totals, changes.cells)  # 2
             self._produce_rollups(delta, totals.committed_at_s)  # 3
             self._produce_dead_letters(delta)
+            self._produce_memory(memory)
             self._send_offsets(delta)  # 4
             self._commit_transaction()  # 5
         except KafkaException as failure:
@@ -159,6 +172,15 @@ class ExactlyOnce:
             self._settings.replica, committed_at_s, rows.minutes, self._cells(rows.cells), rows.values
         ):
             self._produce(self._settings.rollups_topic, key, value, 0)
+
+    def _produce_memory(self, memory: Memory) -> None:
+        if self._ids is None:
+            return
+        topic, source = self._settings.ids_topic, self._settings.source_topic
+        for chunk in memory.kept:
+            self._produce(topic, chunk_key(source, chunk), encode_chunk(chunk), self._ids.partition(chunk.partition))
+        for chunk in memory.forgotten:
+            self._produce(topic, chunk_key(source, chunk), None, self._ids.partition(chunk.partition))
 
     def _produce_dead_letters(self, delta: Delta) -> None:
         for letter in delta.dead_letters:

@@ -100,6 +100,11 @@ class Kafka(Section):
         return f"{self.group_id}.state"
 
     @property
+    def ids_topic(self) -> str:
+        """What worker.deduplicate remembers."""
+        return f"{self.group_id}.ids"
+
+    @property
     def rollups_topic(self) -> str:
         """Increments of every commit."""
         return f"{self.group_id}.rollups"
@@ -169,9 +174,11 @@ class Deduplicate(Section):
     """Count a span that a producer sent twice only once."""
 
     by: Literal["span_id"] = "span_id"
-    """What makes two spans the same."""
+    """What makes two spans of a partition the same: the span id, within its trace."""
     window: PositiveDuration = 600.0
-    """How long a span id is remembered."""
+    """How long a counted span is remembered at least, by the messages' timestamps."""
+    max_ids: Annotated[StrictInt, Field(ge=1)] = 1_000_000
+    """Most spans that are remembered of one partition, 40 to 80 bytes each; beyond it the oldest are forgotten."""
 
 
 class WorkerSection(Section):

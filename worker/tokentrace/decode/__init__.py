@@ -70,9 +70,13 @@ class SpanDecoder:
         framing: Framing = "auto",
         *,
         columnar: bool = True,
+        identity: bool = True,
         max_decoders: int = MAX_DECODERS,
     ) -> None:
-        """columnar: False decodes every schema by fastavro, for comparison."""
+        """columnar: False decodes every schema by fastavro, for comparison. identity: whether trace and span ids are
+        wanted.
+        """
+        self._identity = identity
         self._schemas = schemas
         self._framing: Framing = framing
         self._columnar = columnar
@@ -123,7 +127,7 @@ class SpanDecoder:
         return decoder
 
     def _compile(self, schema: Any) -> tuple[Path, SchemaDecoder]:
-        resolution = resolve(schema)
+        resolution = resolve(schema, self._identity)
         reference = ReferenceDecoder(schema, resolution)
         columnar = ColumnarDecoder.compile(schema, resolution, reference) if self._columnar else None
         return ("fastavro", reference) if columnar is None else ("columnar", columnar)

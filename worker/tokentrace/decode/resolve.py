@@ -20,7 +20,7 @@ from fastavro.schema import SchemaParseException, UnknownType
 
 from ..errors import SchemaError
 from ..schemas.files import bundled_schema
-from ..spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS
+from ..spans import FLOAT_FIELDS, IDENTITY_FIELDS, INT_FIELDS, STRING_FIELDS
 
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 
@@ -83,8 +83,11 @@ class Resolution:
     unbounded: bool
 
 
-def resolve(schema: Any) -> Resolution:
-    """Resolve a writer schema (parsed JSON). Raises SchemaError("schema_unusable")."""
+def resolve(schema: Any, identity: bool = True) -> Resolution:
+    """Resolve a writer schema (parsed JSON). identity: whether trace and span ids are wanted.
+
+    Raises SchemaError("schema_unusable").
+    """
     parse(schema)
     try:
         root = _TypeReader().read(schema, "")
@@ -93,7 +96,7 @@ def resolve(schema: Any) -> Resolution:
         raise _invalid(error) from error
     if root.kind != "record":
         raise _unusable(f"its top level is {_article(root.kind)}, not a record")
-    return Resolution(root, MappingProxyType(_feeds(root)), recursive, unbounded)
+    return Resolution(root, MappingProxyType(_feeds(root, identity)), recursive, unbounded)
 
 
 def parse(schema: Any) -> Any:
@@ -143,7 +146,7 @@ def children(type_: Type) -> tuple[Type, ...]:
     return (*inside, type_.items) if type_.items is not None else inside
 
 
-def _feeds(root: Type) -> dict[str, str]:
+def _feeds(root: Type, identity: bool) -> dict[str, str]:
     """Writer field name -> column. A field of the span's own name goes before one that only has its alias."""
     named, aliased = _columns()
     feeds: dict[str, str] = {}
@@ -155,6 +158,8 @@ def _feeds(root: Type) -> dict[str, str]:
                 continue
             if any(aliased.get(other) == column for other in others):
                 raise _unusable(f"more than one field is an alias of {column}")
+        if column in IDENTITY_FIELDS and not identity:
+            continue
         if column is not None and _can_feed(name, column, type_):
             feeds[name] = column
     return feeds
@@ -167,7 +172,8 @@ def _can_feed(name: str, column: str, type_: Type) -> bool:
         return "map" in kinds
     if kinds & accepted_kinds(column):
         return True
-    if kinds == {"null"}:
+    # A trace id in another form than text is passed over, and spans are known by their span ids.
+    if kinds == {"null"} or column == "trace_id":
         return False
     raise _unusable(f"field {name!r} is {_describe(type_)}; {column} takes {wanted_kinds(column)}")
 

@@ -58,6 +58,7 @@ def health_metrics(health: Health, snapshot: Snapshot, now_s: float) -> Iterator
     for partition, count in sorted(health.lost_records.items()):
         lost.add_metric([str(partition)], count)
     yield lost
+    yield from _remembered(health)
     yield _histogram("batch_records", "Records of a batch.", health.batch_sizes)
     stages = CounterMetricFamily(PREFIX + "stage_seconds", "Time of the loop by stage.", labels=["stage"])
     for stage, spent_s in health.stage_seconds.items():
@@ -85,18 +86,37 @@ def health_metrics(health: Health, snapshot: Snapshot, now_s: float) -> Iterator
 
 
 def _audit(snapshot: Snapshot) -> Iterator[Metric]:
-    """Committed records by partition: at every scrape, polled = counted + rejected."""
+    """Committed records by partition: at every scrape, polled = counted + rejected + duplicate."""
     for index, (name, help_) in enumerate(
         (
             ("polled_records", "Records polled, and committed."),
             ("counted_records", "Records counted as a span."),
             ("rejected_records", "Records not counted; all but tombstones are dead letters."),
+            ("duplicate_records", "Spans not counted, since worker.deduplicate had seen them."),
         )
     ):
         family = CounterMetricFamily(PREFIX + name, help_, labels=["partition"])
         for partition, audit in sorted(snapshot.partitions.items()):
             family.add_metric([str(partition)], audit[index])
         yield family
+
+
+def _remembered(health: Health) -> Iterator[Metric]:
+    """What worker.deduplicate remembers, by partition."""
+    ids = GaugeMetricFamily(PREFIX + "remembered_spans", "Spans that would be recognised.", labels=["partition"])
+    seconds = GaugeMetricFamily(
+        PREFIX + "remembered_seconds", "How far back spans would be recognised.", labels=["partition"]
+    )
+    early = CounterMetricFamily(
+        PREFIX + "forgotten_spans",
+        "Spans forgotten within worker.deduplicate.window, since there were more than max_ids.",
+        labels=["partition"],
+    )
+    for partition, each in sorted(health.remembered.items()):
+        ids.add_metric([str(partition)], each.ids)
+        seconds.add_metric([str(partition)], each.seconds)
+        early.add_metric([str(partition)], each.early)
+    yield from (ids, seconds, early)
 
 
 def _gauge(name: str, help_: str, value: float) -> Metric:

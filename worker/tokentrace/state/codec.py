@@ -238,7 +238,7 @@ class StateCodec:
 # -- single-object encoding --------------------------------------------------------------------------------------------
 
 #: Schemas that this version writes. Earlier versions' files stay in `schemas/`, and are added to `_readers`.
-_NAMES: Final = ("state-cell", "state-replica", "rollup")
+_NAMES: Final = ("state-cell", "state-replica", "rollup", "seen-chunk")
 
 
 @cache
@@ -264,6 +264,11 @@ def _encode(name: str, record: Mapping[str, Any]) -> bytes:
     out.write(header)
     fastavro.schemaless_writer(out, schema, record)
     return out.getvalue()
+
+
+def encode_record(name: str, record: Mapping[str, Any]) -> bytes:
+    """A record of one of the schemas that this version writes."""
+    return _encode(name, record)
 
 
 def encode_replica(record: Mapping[str, Any]) -> bytes:

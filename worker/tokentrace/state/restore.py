@@ -106,7 +106,7 @@ class StateReader:
     def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
         """replica -> what these partitions hold of it, as it is committed now."""
         found: dict[str, Stored] = {}
-        for message in self._messages(list(partitions)):
+        for message in self.messages(list(partitions)):
             key = parse_key(message.key())
             if key is None:
                 continue
@@ -121,7 +121,7 @@ class StateReader:
                 stored.cells[cell] = value
         return {replica: stored for replica, stored in found.items() if stored.replica is not None or stored.cells}
 
-    def _messages(self, partitions: list[int]) -> Iterator[Message]:
+    def messages(self, partitions: list[int]) -> Iterator[Message]:
         """Every committed record up to the end that the partitions have now, each partition in order."""
         ends = self._ends(partitions, IsolationLevel.READ_UNCOMMITTED)
         if not ends:
