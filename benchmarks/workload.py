@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import fastavro
 import numpy as np
+from numpy.typing import NDArray
 
 from tokentrace.framing import SINGLE_OBJECT_HEADER, SINGLE_OBJECT_MARKER
 from tokentrace.messages import Envelope, RawBatch
@@ -96,7 +97,11 @@ def raw_batch(values: list[bytes], offset: int = 0) -> RawBatch:
     """Messages of four partitions, in runs, as a consumer gets them."""
     partitions = np.sort(np.arange(len(values), dtype=np.int32) % 4)
     times_ms = dict.fromkeys(range(4), (int(_NOW_S * 1000),) * 2)
-    return RawBatch(values, partitions, dict.fromkeys(range(4), offset + len(values)), _no_envelope, times_ms)
+    return RawBatch(values, partitions, dict.fromkeys(range(4), offset + len(values)), _no_envelope, times_ms, _now_ms)
+
+
+def _now_ms(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.full(len(rows), int(_NOW_S * 1000))
 
 
 def _no_envelope(row: int) -> Envelope:

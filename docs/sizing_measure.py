@@ -87,7 +87,15 @@ def measure(groups: int) -> None:
     before = rss_bytes()
     for batch in range(BATCHES):
         values = sent[batch * BATCH : (batch + 1) * BATCH]
-        raw = RawBatch(values, np.zeros(BATCH, np.int32), {0: (batch + 1) * BATCH}, envelope)
+        published_ms = (int(time.time() * 1000),) * 2
+        raw = RawBatch(
+            values,
+            np.zeros(BATCH, np.int32),
+            {0: (batch + 1) * BATCH},
+            envelope,
+            {0: published_ms},
+            lambda rows: np.full(len(rows), int(time.time() * 1000)),
+        )
         _, once = timed(partial(engine.count, raw, delta))
         totals, changes = ledger.after(delta)
         names = [(index.groups[g], s) for g, s in zip(index.cell_group, index.cell_status, strict=False)]

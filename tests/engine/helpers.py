@@ -85,7 +85,8 @@ def raw_batch(
         return Envelope("spans", partitions[row], offsets[row], b"key-%d" % row, values[row], headers, 1000 + row)
 
     times_ms = dict.fromkeys(positions, (int(now_s * 1000),) * 2)
-    return RawBatch(values, np.array(partitions, np.int32), positions, envelope, times_ms)
+    published_ms = lambda rows: np.full(len(rows), int(now_s * 1000))  # noqa: E731
+    return RawBatch(values, np.array(partitions, np.int32), positions, envelope, times_ms, published_ms)
 
 
 @cache

@@ -60,6 +60,8 @@ class Scripted:
 class Source:
     """A group member whose offset commits are scripted."""
 
+    topic_partitions = 12
+
     def __init__(self) -> None:
         self.error: BaseException | None = None
         self.committed: dict[int, int] = {}

@@ -20,10 +20,10 @@ from tests.recount import Key, key, recount
 from tests.spanfactory import NOW_US, message, random_span, single_object_header, span
 from tokentrace import reasons
 from tokentrace.delta import Delta
-from tokentrace.engine import StageTimer, event_minutes
+from tokentrace.engine import AHEAD_US, EARLIEST_US, StageTimer, event_times
 from tokentrace.errors import SchemaUnavailable
 from tokentrace.groups import OVERFLOW_GROUP
-from tokentrace.messages import DeadLetter
+from tokentrace.messages import DeadLetter, RawBatch
 from tokentrace.schemas import WriterSchemas, fingerprint_of
 from tokentrace.snapshot import PartitionAudit, Snapshot
 
@@ -31,6 +31,9 @@ from .helpers import NOW_S, Rig, cells_of, raw_batch, samples, span_batch
 from .test_framing import confluent
 
 Record = dict[str, Any]
+
+#: When the messages of these tests were published.
+PUBLISHED_US = NOW_US + 300_000_000
 
 
 @cache
@@ -109,7 +112,9 @@ def test_each_event_minute_holds_the_spans_that_ended_in_it(batches: list[list[i
     snapshot = rig.commit()
     by_minute: dict[int, list[Record]] = {}
     for record in records_of([seed for seeds in batches for seed in seeds]):
-        by_minute.setdefault(record["ended_at"] // 60_000_000, []).append(record)
+        ended_us = record["ended_at"]
+        moment_us = ended_us if ended_us <= NOW_S * 1e6 + AHEAD_US else int(NOW_S * 1e6)
+        by_minute.setdefault(moment_us // 60_000_000, []).append(record)
     assert sorted(set(minutes.tolist())) == sorted(by_minute)
     for minute, records in by_minute.items():
         rows = np.zeros_like(snapshot.values)
@@ -293,30 +298,58 @@ def test_a_batch_whose_schema_cannot_be_had_now_is_counted_later_and_whole() -> 
 
 
 @pytest.mark.parametrize(
-    ("started_us", "ended_us", "moment_us"),
+    ("started_us", "ended_us", "moment_us", "clamped"),
     [
-        (NOW_US, NOW_US + 61_000_000, NOW_US + 61_000_000),
-        (NOW_US, 0, NOW_US),
-        (NOW_US, None, NOW_US),
-        (NOW_US, -5, NOW_US),
-        (None, NOW_US, NOW_US),
-        (0, 0, int(NOW_S * 1e6)),
-        (None, None, int(NOW_S * 1e6)),
-        (-7, -5, int(NOW_S * 1e6)),
-        (1, 59_999_999, 59_999_999),
-        (1, 60_000_000, 60_000_000),
-        (1, 2**63 - 1, 2**63 - 1),
+        (NOW_US, NOW_US + 7, NOW_US + 7, 0),
+        (NOW_US, 0, NOW_US, 0),
+        (NOW_US, None, NOW_US, 0),
+        (NOW_US, -5, NOW_US, 0),
+        (None, NOW_US, NOW_US, 0),
+        (0, 0, PUBLISHED_US, 1),
+        (None, None, PUBLISHED_US, 1),
+        (-7, -5, PUBLISHED_US, 1),
+        (1, PUBLISHED_US // 1000, PUBLISHED_US, 1),
+        (1, EARLIEST_US - 1, PUBLISHED_US, 1),
+        (1, EARLIEST_US, EARLIEST_US, 0),
+        (1, PUBLISHED_US + AHEAD_US, PUBLISHED_US + AHEAD_US, 0),
+        (1, PUBLISHED_US + AHEAD_US + 1, PUBLISHED_US, 1),
+        (1, 2**63 - 1, PUBLISHED_US, 1),
     ],
 )
-def test_a_span_belongs_to_the_minute_in_which_it_ended(
-    started_us: int | None, ended_us: int | None, moment_us: int
+def test_a_span_belongs_to_the_moment_in_which_it_ended_where_that_can_be_true(
+    started_us: int | None, ended_us: int | None, moment_us: int, clamped: int
 ) -> None:
     spans = span_batch(span(started_at=started_us, ended_at=ended_us))
-    assert event_minutes(spans, NOW_S).tolist() == [moment_us // 60_000_000]
+    times_us, count = event_times(spans, raw_batch([b""], now_s=PUBLISHED_US / 1e6), PUBLISHED_US / 1e6 + 3600)
+    assert (times_us.tolist(), count) == ([moment_us], clamped)
+
+
+def test_each_span_is_compared_with_its_own_message() -> None:
+    """A backlog's batch spans hours; and a message from the future is no better than a span from the future."""
+    hour_us = 3600 * 1_000_000
+    published = [PUBLISHED_US, PUBLISHED_US + hour_us, PUBLISHED_US + 9 * hour_us]
+    batch = RawBatch(
+        [b""] * 3, np.zeros(3, np.int32), {0: 3}, raw_batch([b""]).envelope,
+        {0: (published[0] // 1000, published[2] // 1000)}, lambda rows: np.array(published)[rows] // 1000,
+    )  # fmt: skip
+    ends = [PUBLISHED_US + hour_us, PUBLISHED_US + hour_us, PUBLISHED_US + 9 * hour_us]
+    now_us = PUBLISHED_US + 2 * hour_us
+    times_us, clamped = event_times(span_batch(*(span(ended_at=end) for end in ends)), batch, now_us / 1e6)
+    assert (times_us.tolist(), clamped) == ([PUBLISHED_US, PUBLISHED_US + hour_us, now_us], 2)
+
+
+def test_a_batch_tells_how_far_event_time_has_come_by_partition() -> None:
+    rig = Rig()
+    ends = [NOW_US - 5, NOW_US - 9, NOW_US + 3600 * 1_000_000, NOW_US - 7]
+    rig.count([message(span(ended_at=end)) for end in ends], partition=[0, 0, 3, 5])
+    assert rig.delta.event_times_us == {0: NOW_US - 5, 3: int(NOW_S * 1e6), 5: NOW_US - 7}
+    assert rig.delta.clamped == 1
+    rig.delta.clear()
+    assert (rig.delta.event_times_us, rig.delta.clamped) == ({}, 0)
 
 
 def test_minutes_of_any_distance_may_share_a_batch() -> None:
-    ends = [60_000_000, NOW_US, 2**63 - 1, 1]
+    ends = [EARLIEST_US, NOW_US, NOW_US - 86_400_000_000, EARLIEST_US + 60_000_000]
     rig = Rig()
     rig.count([message(span(ended_at=ended)) for ended in ends])
     assert sorted(rig.delta.by_minute().minutes.tolist()) == sorted(ended // 60_000_000 for ended in ends)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def test_one_message_from_the_future_does_not_end_the_memory() -> None:
     rig.commit()
     batch = raw_batch([sent("t", "b"), sent("t", "a")], offset=1)
     future = {0: (int(NOW_S * 1000), int(NOW_S + 3600) * 1000)}
-    rig.engine.count(type(batch)(batch.values, batch.partitions, batch.positions, batch.envelope, future), rig.delta)
+    rig.engine.count(replace(batch, times_ms=future), rig.delta)
     assert rig.delta.duplicates == {0: 1}
     assert memory.after(rig.delta).forgotten == []
 

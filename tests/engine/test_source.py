@@ -274,7 +274,7 @@ def test_all_brokers_down_is_remembered_until_a_message_comes(parts: Parts) -> N
 
 def topics(code: int | None) -> Any:
     error = None if code is None else KafkaError(code, "scripted")
-    return SimpleNamespace(topics={"spans": SimpleNamespace(error=error)})
+    return SimpleNamespace(topics={"spans": SimpleNamespace(error=error, partitions={0: None})})
 
 
 def test_connecting_waits_longer_each_time_and_stops_when_told(parts: Parts) -> None:

@@ -18,7 +18,7 @@ from tokentrace.errors import RuntimeFailure
 from tokentrace.measures import SUMS, Layout
 from tokentrace.snapshot import Group
 from tokentrace.state import StateCodec, Stored, cell_key, replica_key
-from tokentrace.state.codec import decode_record, parse_key
+from tokentrace.state.codec import ROLLUP_ROWS, Progress, decode_record, parse_key
 from tokentrace.state.restore import counted_up_to, partition_of
 
 
@@ -61,13 +61,32 @@ def test_totals_come_back(rig: Rig) -> None:
     assert codec.positions(value, "spans") == {0: 501}
 
 
+PROGRESS = Progress(12, {3: 1_790_000_000_000_000, 0: 1_790_000_000_000_001}, 7)
+
+
+def test_a_commit_tells_how_far_event_time_has_come_once_and_after_its_rows() -> None:
+    codec = StateCodec(LAYOUT)
+    rows = ROLLUP_ROWS + 1
+    minutes, cells = np.arange(rows), [(Group("m", "p", "c"), 0)] * rows
+    values = np.ones((rows, LAYOUT.width), np.int64)
+    records = [decode_record(value) for value in codec.rollups("r", 5.0, minutes, cells, values, PROGRESS)]
+    assert [len(record["rows"]) for record in records] == [ROLLUP_ROWS, 1]
+    assert [record["clamped"] for record in records] == [0, 7]
+    assert [record["source_partitions"] for record in records] == [12, 12]
+    reached = [{each["partition"]: each["event_time"] for each in record["reached"]} for record in records]
+    assert reached == [{}, PROGRESS.reached_us]
+    alone = list(codec.rollups("r", 5.0, minutes[:0], [], values[:0], PROGRESS))
+    assert [(record["rows"], record["clamped"]) for record in map(decode_record, alone)] == [([], 7)]
+    assert list(codec.rollups("r", 5.0, minutes[:0], [], values[:0], Progress(12))) == []
+
+
 def test_rollups_add_up_to_the_changes_and_come_back_by_name(rig: Rig) -> None:
     changes = rig.delta.changes()
     rows = rig.delta.by_minute()
     groups = rig.groups
     cells = [(groups.groups[groups.cell_group[cell]], int(groups.cell_status[cell])) for cell in rows.cells]
     codec = StateCodec(LAYOUT)
-    records = [decode_record(value) for value in codec.rollups("r0", 5.0, rows.minutes, cells, rows.values)]
+    records = [decode_record(value) for value in codec.rollups("r0", 5.0, rows.minutes, cells, rows.values, PROGRESS)]
     assert {record["replica"] for record in records} == {"r0"}
     total = np.zeros(LAYOUT.width, np.int64)
     for record in records:

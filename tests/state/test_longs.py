@@ -17,7 +17,7 @@ from tokentrace.measures import SUMS, Layout
 from tokentrace.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.snapshot import Group
 from tokentrace.spans import STATUSES
-from tokentrace.state.codec import ROLLUP_ROWS, StateCodec
+from tokentrace.state.codec import ROLLUP_ROWS, Progress, StateCodec
 from tokentrace.state.longs import encode_rows, long
 
 LAYOUTS = [Layout.build(), Layout.build({"latency_ms": (1.0,), "eval_score": (0.5, 1.0)})]
@@ -95,8 +95,18 @@ def test_rollups_are_written_as_fastavro_writes_them(layout: Layout, rows: int) 
     expected = [
         record(
             "rollup",
-            {"replica": "r", "committed_at": 5, "bounds": bounds, "rows": entries[first : first + ROLLUP_ROWS]},
+            {
+                "replica": "r",
+                "committed_at": 5,
+                "bounds": bounds,
+                "source_partitions": 3,
+                "reached": [],
+                "clamped": 0,
+                "rows": entries[first : first + ROLLUP_ROWS],
+            },
         )
         for first in range(0, rows, ROLLUP_ROWS)
     ]
-    assert list(StateCodec(layout).rollups("r", 5e-6, minutes, cells, values)) == expected
+    assert list(StateCodec(layout).rollups("r", 5e-6, minutes, cells, values, Progress(3))) == (
+        expected if rows else []
+    )

@@ -91,6 +91,8 @@ class Delta:
 
     positions: partition -> next offset to read, the offsets that a commit of this delta stands for.
     polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.
+    event_times_us: partition -> the latest event time of it, Unix time: all before it is counted, more or less.
+    clamped: spans whose event time could not be true, and was taken from the broker's.
     seen: partition -> what was counted of it, where repeated spans are looked for.
     dead_letters: messages to hand to the dead-letter topic before the offsets are committed.
     """
@@ -104,6 +106,8 @@ class Delta:
         self.reasons: Counter[str] = Counter()
         self.dead_letters: list[DeadLetter] = []
         self.seen: dict[int, list[Ids]] = {}
+        self.event_times_us: dict[int, int] = {}
+        self.clamped = 0
         self._rows_of: dict[int, _Rows] = {}
         self._rows = 0
         self._minutes: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -136,6 +140,10 @@ class Delta:
         self._cells = grown(self._cells, rows)
         self._values = grown(self._values, rows)
 
+    def reach(self, partition: int, event_time_us: int) -> None:
+        """Everything of a partition up to this event time is counted, as far as can be known."""
+        self.event_times_us[partition] = max(event_time_us, self.event_times_us.get(partition, 0))
+
     def by_minute(self) -> MinuteRows:
         """The increments by event minute and cell, in no particular order. Views: copy what must outlive `clear`."""
         return MinuteRows(self._minutes[: self._rows], self._cells[: self._rows], self._values[: self._rows])
@@ -162,8 +170,10 @@ class Delta:
             self.duplicates,
             self.reasons,
             self.seen,
+            self.event_times_us,
         ):
             tally.clear()
+        self.clamped = 0
         self.dead_letters = []
 
 

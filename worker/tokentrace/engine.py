@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,12 @@ from .pricing import Priced, Pricer
 from .seen import SeenSpans
 from .spans import SpanBatch
 from .validate import judge, mend
+
+MINUTE_US: Final = 60_000_000
+#: How far a span may end after its message was published: clocks differ.
+AHEAD_US: Final = 60_000_000
+#: 2020-01-01: a time before it is in another unit, or of a clock that was never set.
+EARLIEST_US: Final = 1_577_836_800_000_000
 
 
 class StageTimer:
@@ -91,7 +98,11 @@ class Engine:
         timer.mark("index")
         priced = self._pricer.price(spans, group, self._groups.groups)
         timer.mark("price")
-        self._add(spans, cell, priced, delta)
+        if len(spans):
+            times_us, clamped = event_times(spans, batch, self._clock())
+            delta.clamped += clamped
+            self._add(times_us // MINUTE_US, spans, cell, priced, delta)
+            _reach(batch.partitions[spans.row], times_us, delta)
         # Dead letters keep the order of the log.
         rejects = sorted([*decoded.rejects, *rejected], key=lambda reject: reject.row)
         delta.reasons.update(Counter(reject.reason for reject in rejects))
@@ -103,11 +114,10 @@ class Engine:
         delta.positions.update(batch.positions)
         timer.mark("aggregate")
 
-    def _add(self, spans: SpanBatch, cell: NDArray[np.int64], priced: Priced, delta: Delta) -> None:
+    def _add(
+        self, minute: NDArray[np.int64], spans: SpanBatch, cell: NDArray[np.int64], priced: Priced, delta: Delta
+    ) -> None:
         """Aggregate by event minute and cell together, then hand each minute's part to the delta."""
-        if not len(spans):
-            return
-        minute = event_minutes(spans, self._clock())
         first = int(minute.min())
         cells = int(cell.max()) + 1
         sums = aggregate(spans, (minute - first) * cells + cell, priced, self._layout)
@@ -116,11 +126,36 @@ class Engine:
             delta.add(first + int(part[0]) // cells, part % cells, values)
 
 
-def event_minutes(spans: SpanBatch, now_s: float) -> NDArray[np.int64]:
-    """int64[m], the minute since the epoch in which each span ended; it started, or now, where that is unknown."""
+def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArray[np.int64], int]:
+    """(int64[m], when each span ended, microseconds of Unix time; how many of them were clamped).
+
+    A span without an end counts when it started. What the span says is not believed where it says nothing, lies
+    before EARLIEST_US, or lies more than AHEAD_US after the message was published: it is clamped to that moment.
+    """
     ended, started = spans.ended_at_us, spans.started_at_us
     times_us = np.where(ended.present & (ended.values > 0), ended.values, started.values)
-    return np.where(times_us > 0, times_us, int(now_s * 1e6)) // 60_000_000
+    now_us = int(now_s * 1e6)
+    # A message's own timestamp costs a call. Those of a partition ascend, but for the skew of producers' clocks, so
+    # only spans that are far ahead of its first one need to be compared with their own.
+    first_us = np.zeros(max(batch.times_ms, default=0) + 1, np.int64)
+    for partition, (first_ms, _) in batch.times_ms.items():
+        first_us[partition] = min(first_ms * 1000, now_us)
+    limit_us = first_us[batch.partitions[spans.row]] + AHEAD_US
+    suspects = np.flatnonzero((times_us > limit_us) | (times_us < EARLIEST_US))
+    if not len(suspects):
+        return times_us, 0
+    published_us = np.minimum(batch.timestamps_ms(spans.row[suspects]) * 1000, now_us)
+    claimed_us = times_us[suspects]
+    wrong = (claimed_us > published_us + AHEAD_US) | (claimed_us < EARLIEST_US)
+    times_us[suspects[wrong]] = published_us[wrong]
+    return times_us, int(wrong.sum())
+
+
+def _reach(partitions: NDArray[np.int32], times_us: NDArray[np.int64], delta: Delta) -> None:
+    latest_us = np.zeros(int(partitions.max()) + 1, np.int64)
+    np.maximum.at(latest_us, partitions, times_us)
+    for partition in np.flatnonzero(latest_us).tolist():
+        delta.reach(partition, int(latest_us[partition]))
 
 
 def _dead_letters(batch: RawBatch, rejects: Sequence[Reject]) -> list[DeadLetter]:

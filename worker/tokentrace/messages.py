@@ -35,6 +35,7 @@ class RawBatch:
     positions: partition -> offset of the next message to read, after this batch.
     envelope: row -> the whole message.
     times_ms: partition -> timestamps of its first and last message, Unix time.
+    timestamps_ms: rows (int64[k]) -> int64[k], when each was published, Unix time. A call per row: ask for few.
     """
 
     values: Sequence[bytes | None]
@@ -42,6 +43,7 @@ class RawBatch:
     positions: Mapping[int, int]
     envelope: Callable[[int], Envelope]
     times_ms: Mapping[int, tuple[int, int]]
+    timestamps_ms: Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
     def __len__(self) -> int:
         return len(self.values)

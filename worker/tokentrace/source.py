@@ -113,7 +113,10 @@ class KafkaSource:
         self._rebalance: Rebalance | None = None
         self._positions: dict[int, int] = {}
         self._oldest_unread_s: dict[int, float] = {}
-        self._at_end: set[int] = set()
+        #: Partition -> where its end was, when it was last reached.
+        self._ends: dict[int, int] = {}
+        #: Partitions of the topic, assigned or not; 0 before `connect`.
+        self.topic_partitions = 0
         self._paused = False
         self._callback_failure: BaseException | None = None
         self._refusal: str | None = None
@@ -157,6 +160,7 @@ class KafkaSource:
             self._raise_refusal()
             return f"No Kafka broker answers at {servers} ({error.args[0].str()}); check kafka.bootstrap_servers."
         refusal = metadata.topics[topic].error
+        self.topic_partitions = len(metadata.topics[topic].partitions)
         if refusal is None:
             return None
         if refusal.code() in REFUSED:
@@ -217,7 +221,6 @@ class KafkaSource:
             positions[partition] = _offset(messages[last]) + 1
             times_ms[partition] = self._time_ms(messages[first]), self._time_ms(messages[last])
             self._oldest_unread_s[partition] = times_ms[partition][1] / 1000
-            self._at_end.discard(partition)
         self._positions.update(positions)
         return RawBatch(
             values=list(map(Message.value, messages)),
@@ -225,6 +228,7 @@ class KafkaSource:
             positions=positions,
             envelope=lambda row: _envelope(messages[row]),
             times_ms=times_ms,
+            timestamps_ms=lambda rows: np.array([self._time_ms(messages[row]) for row in rows.tolist()], np.int64),
         )
 
     def _time_ms(self, message: Message) -> int:
@@ -236,7 +240,7 @@ class KafkaSource:
         assert error is not None
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
-            self._at_end.add(_partition(message))
+            self._ends[_partition(message)] = _offset(message)
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._skip_lost(_partition(message))
         elif code in FENCED or code == KafkaError._FATAL or error.fatal():
@@ -268,6 +272,19 @@ class KafkaSource:
     def assigned(self) -> Sequence[int]:
         return tuple(self._positions)
 
+    @property
+    def positions(self) -> dict[int, int]:
+        """Consumed partition -> next offset to read."""
+        return {p: offset for p, offset in self._positions.items() if p not in self.refused}
+
+    @property
+    def read_to_end(self) -> set[int]:
+        """Consumed partitions that had nothing more to read when they were last asked."""
+        return {p for p in self._positions if self._at_end(p)} - self.refused
+
+    def _at_end(self, partition: int) -> bool:
+        return self._ends.get(partition, -1) >= self._positions[partition]
+
     def commit(self, positions: Mapping[int, int]) -> None:
         """Commit offsets for the group, synchronously. Raises KafkaException."""
         offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in positions.items()]
@@ -292,7 +309,7 @@ class KafkaSource:
         lags = {}
         now_s = self._clock()
         for partition, position in self._positions.items():
-            if partition in self._at_end:
+            if self._at_end(partition):
                 lags[partition] = Lag(0, 0.0)
                 continue
             _, high = self._consumer.get_watermark_offsets(TopicPartition(self._settings.topic, partition), cached=True)
@@ -310,7 +327,7 @@ class KafkaSource:
         self._rebalance.before_start(partitions)
         self._positions.update(starts)
         for partition in partitions:
-            self._at_end.discard(partition)
+            self._ends.pop(partition, None)
             self._oldest_unread_s.pop(partition, None)
         offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in starts.items()]
         self._consumer.incremental_assign(offsets)

@@ -32,6 +32,9 @@ MAX_DEAD_LETTERS = 2000
 REVOKE_PATIENCE_S = 10.0
 HEALTH_INTERVAL_S = 0.25
 RETRY_FIRST_S, RETRY_LAST_S = 0.25, 15.0
+#: A partition that was read to its end and gave no span for so long has no span that ended before that: spans are
+#: published soon after they end.
+QUIET_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class LoopSettings:
     commit_interval_s: float
     batch_size: int
     batch_wait_s: float
+    #: Longest time without a commit while nothing is published, so that event time moves on; None: any.
+    heartbeat_s: float | None = None
 
 
 class Worker:
@@ -81,6 +86,8 @@ class Worker:
         self._retry_delay_s = RETRY_FIRST_S
         self._commit_due_s = 0.0
         self._rewind = False
+        self._last_span_s: dict[int, float] = {}
+        self._heartbeat_due_s = 0.0
         self.health: Health = recorder.snapshot()
 
     @property
@@ -153,6 +160,7 @@ class Worker:
         return min(self._settings.batch_wait_s, max(until_commit_s, 0.0))
 
     def _count(self, batch: RawBatch) -> None:
+        counted = {partition: self._delta.counted[partition] for partition in batch.positions}
         try:
             self._engine.count(batch, self._delta)
         except SchemaUnavailable as unavailable:
@@ -167,6 +175,10 @@ class Worker:
             self._recorder.paused = True
             self._recorder.not_ready = str(unavailable)
         else:
+            now_s = self._clock()
+            for partition, before in counted.items():
+                if self._delta.counted[partition] > before:
+                    self._last_span_s[partition] = now_s
             if self._waiting is not None:
                 log.info("The schema is available again; counting goes on.")
                 self._resume()
@@ -179,6 +191,7 @@ class Worker:
 
     def _commit(self) -> Outcome:
         """Commit the delta and accept or drop it."""
+        self._tell_quiet_partitions()
         if not self._delta:
             return Outcome.COMMITTED
         self._timer.start()
@@ -199,6 +212,21 @@ class Worker:
         self._recorder.last_commit_ok = outcome is Outcome.COMMITTED
         self._timer.mark("commit")
         return outcome
+
+    def _tell_quiet_partitions(self) -> None:
+        """Where nothing comes, event time moves on with the clock; it is told with a commit, or when it is time to."""
+        now_s = self._clock()
+        heartbeat_s = self._settings.heartbeat_s
+        if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
+            return
+        quiet_since_s = now_s - QUIET_S
+        quiet = [p for p in self._source.read_to_end if self._last_span_s.get(p, now_s) <= quiet_since_s]
+        for partition in quiet:
+            self._delta.reach(partition, int(quiet_since_s * 1e6))
+        if quiet and not self._delta:
+            # Offsets go with it, so that a replica that lost them cannot tell anything.
+            self._delta.positions.update(self._source.positions)
+        self._heartbeat_due_s = now_s + (heartbeat_s or 0.0)
 
     def _drop(self) -> None:
         """Forget what is not committed, and read it again where it is still ours."""
@@ -247,6 +275,7 @@ class Worker:
         self._recorder.rebalances["assign"] += 1
         if partitions:
             log.info("Assigned partitions %s.", sorted(partitions))
+        self._last_span_s.update(dict.fromkeys(partitions, self._clock()))
         if self._waiting is None:
             self._recorder.not_ready = ""
 

@@ -28,6 +28,7 @@ from ..snapshot import Group
 from ..source import FENCED, MEMBERSHIP_LOST, KafkaSource
 from ..state import StateCodec, StateReader, cell_key, replica_key
 from ..state.chunks import ChunkReader, chunk_key, encode_chunk
+from ..state.codec import Progress
 from ..state.restore import partition_of
 from . import Outcome
 from .dead_letters import headers_of
@@ -168,8 +169,9 @@ class ExactlyOnce:
     def _produce_rollups(self, delta: Delta, committed_at_s: float) -> None:
         rows = delta.by_minute()
         key = replica_key(self._settings.replica)
+        progress = Progress(self._source.topic_partitions, delta.event_times_us, delta.clamped)
         for value in self._codec.rollups(
-            self._settings.replica, committed_at_s, rows.minutes, self._cells(rows.cells), rows.values
+            self._settings.replica, committed_at_s, rows.minutes, self._cells(rows.cells), rows.values, progress
         ):
             self._produce(self._settings.rollups_topic, key, value, 0)
 

@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import fastavro
 import numpy as np
@@ -41,6 +41,15 @@ ROLLUP_ROWS: Final = 1500
 _TOGETHER: Final = 1000
 
 Cell = tuple[Group, int]
+
+
+class Progress(NamedTuple):
+    """How far a commit brings event time; see `Rollup` in `schemas/rollup.avsc`. reached_us: partition -> Unix time."""
+
+    source_partitions: int = 0
+    reached_us: Mapping[int, int] = {}
+    clamped: int = 0
+
 
 #: Made once: `json.dumps` makes one for every call that does not want its defaults.
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -175,8 +184,12 @@ class StateCodec:
         minutes: NDArray[np.int64],
         cells: Sequence[Cell],
         values: NDArray[np.int64],
+        progress: Progress,
     ) -> Iterator[bytes]:
-        """The increments of a commit. minutes: int64[r]. cells: r of them. values: int64[r, width]."""
+        """The increments of a commit. minutes: int64[r]. cells: r of them. values: int64[r, width].
+
+        Nothing where there is nothing to tell.
+        """
         names: dict[Group, bytes] = {}
         rows = []
         for minute, (group, status), counts in zip(minutes.tolist(), cells, self._encoded(values), strict=True):
@@ -184,17 +197,29 @@ class StateCodec:
             if name is None:
                 name = names[group] = b"".join(map(_string, group))
             rows.append(long(minute) + name + long(status) + counts)
-        empty = {
+        if not rows and not progress.reached_us:
+            return
+        told: dict[str, Any] = {
             "replica": replica,
             "committed_at": round(committed_at_s * 1e6),
             "bounds": self._bounds,
+            "source_partitions": progress.source_partitions,
+            "reached": [],
+            "clamped": 0,
             "rows": [],
         }
         # The last field is an array, of which nothing but its end is there yet.
-        head = _encode("rollup", empty)[:-1]
-        for first in range(0, len(rows), ROLLUP_ROWS):
-            part = rows[first : first + ROLLUP_ROWS]
-            yield b"".join([head, long(len(part)), *part, b"\0"])
+        head = _encode("rollup", told)[:-1]
+        last = max(len(rows) - 1, 0) // ROLLUP_ROWS * ROLLUP_ROWS
+        for first in range(0, last, ROLLUP_ROWS):
+            yield b"".join([head, long(ROLLUP_ROWS), *rows[first : first + ROLLUP_ROWS], b"\0"])
+        told["reached"] = [
+            {"partition": partition, "event_time": time_us}
+            for partition, time_us in sorted(progress.reached_us.items())
+        ]
+        told["clamped"] = progress.clamped
+        head = _encode("rollup", told)[:-1]
+        yield b"".join([head, long(len(rows) - last), *rows[last:], b"\0"]) if rows else head + b"\0"
 
     def rollup_rows(self, record: Mapping[str, Any]) -> tuple[NDArray[np.int64], list[Cell], NDArray[np.int64]]:
         """A decoded rollup record -> (minutes int64[r], r cells, values int64[r, width])."""
