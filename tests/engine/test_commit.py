@@ -181,7 +181,7 @@ def test_a_call_that_never_returns_ends_the_process(monkeypatch: pytest.MonkeyPa
     ended: list[int] = []
     monkeypatch.setattr(transactional.os, "_exit", ended.append)
     monkeypatch.setattr(transactional.logging, "shutdown", lambda: None)
-    with transactional._Watchdog("a call", patience_s=0.01) as _:
+    with transactional.Watchdog("a call", patience_s=0.01) as _:
         for _ in range(200):
             if ended:
                 break

@@ -65,7 +65,7 @@ def test_partitions_move_between_workers_without_a_span_lost_or_repeated(
     second = start_worker(**sections)
     produce(kafka, topic, spans[2000:4000])
     assert wait_for(lambda: value(second, "tokentrace_worker_assigned_partitions") == 2)
-    assert value(first, "tokentrace_worker_rebalances_total", event="revoke") >= 1
+    assert wait_for(lambda: value(first, "tokentrace_worker_rebalances_total", event="revoke") >= 1)
     produce(kafka, topic, spans[4000:])
     assert wait_for(lambda: counted(first, second) >= 6000)
     assert counted(second) > 0

@@ -13,17 +13,21 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from .alerts.board import Board
+from .alerts.evaluator import Evaluator, EvaluatorSettings
+from .alerts.rules import Rule
 from .allocator import keep_freed_memory
 from .commit import Committer
 from .commit.at_least_once import AtLeastOnce
 from .commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from .config import Config
+from .config.fields import format_duration
 from .decode import SpanDecoder
 from .decode.resolve import resolve
 from .delta import Delta
 from .engine import Engine, StageTimer
 from .errors import ConfigError, SchemaError
-from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape, health_metrics
+from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape, alert_metrics, health_metrics
 from .groups import GroupIndex
 from .health import Recorder
 from .ledger import Ledger
@@ -33,13 +37,15 @@ from .schemas import Registry, RegistrySettings, WriterSchemas, load_folder, loa
 from .seen import SeenSpans
 from .snapshot import Snapshot
 from .source import KafkaSource, SourceSettings
-from .topics import Topics, rollups_topic, state_topic
+from .topics import Topics, alerts_topic, rollups_topic, state_topic
 from .worker import LoopSettings, Worker
 
 log = logging.getLogger(__name__)
 
 #: A loop that has not turned for this long is stuck, whatever it waits for.
 LIVE_TURN_AGE_S: Final = 120.0
+#: With alerts, a replica without traffic still tells so often that nothing has come.
+HEARTBEAT_S: Final = 5.0
 
 
 class Service:
@@ -72,7 +78,12 @@ class Service:
         timer = StageTimer(self._recorder.stage_seconds)
         self._source = KafkaSource(source_settings(config), clock)
         self._worker = Worker(
-            LoopSettings(section.commit_interval, section.batch_size, section.batch_wait),
+            LoopSettings(
+                section.commit_interval,
+                section.batch_size,
+                section.batch_wait,
+                HEARTBEAT_S if config.alerts else None,
+            ),
             self._source,
             Engine(decoder, groups, pricer(config, clock), layout, timer, clock, seen),
             Delta(layout),
@@ -85,10 +96,21 @@ class Service:
             seen,
         )
         self._renderer = Renderer(metrics.labels, metrics.zero_first)
+        self._evaluator: Evaluator | None = None
+        board = None
+        if config.alerts:
+            settings, rules = evaluator_settings(config), [Rule.of(each) for each in config.alerts]
+            self._evaluator = Evaluator(settings, rules, layout, clock)
+            board = Board(settings, rules, self._evaluator, clock)
         self.http: HttpServer | None = None
         if config.http_server.enabled:
             self.http = HttpServer(
-                http_settings(config), lambda: self._worker.snapshot, self._render, self._health, self._on_scraped
+                http_settings(config),
+                lambda: self._worker.snapshot,
+                self._render,
+                self._health,
+                self._on_scraped,
+                board,
             )
 
     @property
@@ -116,7 +138,13 @@ class Service:
                 self._connected = True
                 if self._make_topics:
                     self._ensure_topics()
-                self._worker.run()
+                if self._evaluator is not None:
+                    self._evaluator.start()
+                try:
+                    self._worker.run()
+                finally:
+                    if self._evaluator is not None:
+                        self._evaluator.stop()
                 self._hold_for_last_scrape()
         finally:
             self.serving.clear()
@@ -131,7 +159,23 @@ class Service:
             specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic)]
             if self._config.worker.deduplicate is not None:
                 specs.append(topics.ids(kafka.ids_topic, kafka.topic))
+        if self._config.alerts:
+            specs.append(alerts_topic(kafka.alerts_topic))
         topics.ensure(specs)
+        if self._config.alerts:
+            self._check_windows(topics.retention_s(kafka.rollups_topic))
+
+    def _check_windows(self, retention_s: float | None) -> None:
+        """A window must be there to be read again, by who evaluates next. Raises ConfigError."""
+        problems = [
+            f"alerts[{index}].window: {format_duration(rule.window)} is longer than the topic "
+            f"{self._config.kafka.rollups_topic!r} is kept ({format_duration(retention_s)}); shorten it, or raise the "
+            "topic's retention.ms"
+            for index, rule in enumerate(self._config.alerts)
+            if retention_s is not None and rule.window >= retention_s
+        ]
+        if problems:
+            raise ConfigError(problems)
 
     def _hold_for_last_scrape(self) -> None:
         """Prometheus would never see what was counted since its last scrape, if the process just ended."""
@@ -149,8 +193,10 @@ class Service:
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 
     def _render(self, snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
-        health = health_metrics(self._worker.health, snapshot, self._clock())
-        return self._renderer.scrape(snapshot, health, form, by_prometheus)
+        others = list(health_metrics(self._worker.health, snapshot, self._clock()))
+        if self._evaluator is not None:
+            others += alert_metrics(self._evaluator.view)
+        return self._renderer.scrape(snapshot, others, form, by_prometheus)
 
     def _health(self) -> HealthReport:
         health = self._worker.health
@@ -187,7 +233,6 @@ def refuse_what_is_not_here_yet(config: Config) -> None:
     """A setting must never be accepted and then ignored. Raises ConfigError."""
     asked_for = {
         "metrics.expire_after": config.metrics.expire_after is not None,
-        "alerts": bool(config.alerts),
     }
     problems = [f"{key}: is not in this version yet; leave it out" for key, set_ in asked_for.items() if set_]
     if problems:
@@ -228,6 +273,18 @@ def seen_spans(config: Config) -> SeenSpans | None:
         return None
     # `by` has one value so far.
     return {"span_id": SeenSpans}[section.by](section.window, section.max_ids)
+
+
+def evaluator_settings(config: Config) -> EvaluatorSettings:
+    kafka, section = config.kafka, config.worker
+    return EvaluatorSettings(
+        client_config=client_config(config),
+        group_id=kafka.group_id,
+        replica=section.replica_id,
+        rollups_topic=kafka.rollups_topic,
+        alerts_topic=kafka.alerts_topic,
+        session_timeout_s=section.session_timeout,
+    )
 
 
 def source_settings(config: Config) -> SourceSettings:

@@ -81,6 +81,18 @@ def ids_topic(name: str, partitions: int) -> TopicSpec:
     return TopicSpec(name, partitions, settings, {"cleanup.policy": "compact"})
 
 
+def alerts_topic(name: str) -> TopicSpec:
+    """What fired, and the evaluator's memory; compacted. One partition: its records have an order."""
+    settings = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": "0.1",
+        "segment.bytes": str(64 << 20),
+        "max.compaction.lag.ms": str(3600 * 1000),
+        "max.message.bytes": str(8 << 20),
+    }
+    return TopicSpec(name, 1, settings, {"cleanup.policy": "compact"}, exactly_so_many_partitions=True)
+
+
 class Topics:
     """Makes and checks topics through one admin client."""
 
@@ -104,6 +116,11 @@ class Topics:
         for spec in specs:
             if spec.name in cluster.topics or not self._create(spec, len(cluster.brokers)):
                 self._check(spec)
+
+    def retention_s(self, topic: str) -> float | None:
+        """How long a topic keeps its records, None where that is for good or cannot be known."""
+        retention_ms = int(self._settings(topic).get("retention.ms", -1))
+        return None if retention_ms < 0 else retention_ms / 1000
 
     def _create(self, spec: TopicSpec, brokers: int) -> bool:
         """True when the topic was made; false when another worker was quicker."""

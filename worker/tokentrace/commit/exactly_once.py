@@ -47,7 +47,7 @@ ANY_PARTITION: Final = -1
 _PRODUCER_FENCED: Final = FENCED | {KafkaError.INVALID_PRODUCER_EPOCH}
 
 
-class _Watchdog:
+class Watchdog:
     """Ends the process when a call that has a time-out of its own does not come back.
 
     librdkafka can lose such a call for good. A worker that hangs holds its partitions; one that ends is started again
@@ -199,7 +199,7 @@ class ExactlyOnce:
             TopicPartition(self._settings.source_topic, partition, offset)
             for partition, offset in delta.positions.items()
         ]
-        with _Watchdog("send_offsets_to_transaction"):
+        with Watchdog("send_offsets_to_transaction"):
             self._producer.send_offsets_to_transaction(offsets, self._source.group_metadata(), STEP_TIMEOUT_S)
 
     def _commit_transaction(self) -> None:

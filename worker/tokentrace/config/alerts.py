@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, field_validator, model_validator
 
-from .fields import PositiveDuration
+from .fields import PositiveDuration, WholeMinutes
 
 Metric = Literal[
     "total_cost", "cost_per_span", "span_count", "error_rate", "error_count", "timeout_rate",
@@ -73,14 +73,16 @@ class AlertRule(_Section):
     """What is compared."""
     op: Literal["gt", "gte", "lt", "lte"]
     """How it is compared with the threshold."""
-    threshold: float
+    threshold: Annotated[float, Field(allow_inf_nan=False)]
     """The threshold, in the metric's unit."""
-    window: PositiveDuration
-    """How far back the metric looks."""
+    window: WholeMinutes
+    """How far back the metric looks, in whole minutes of event time."""
+    interval: WholeMinutes | None = None
+    """Time between two evaluations, in whole minutes; a tenth of the window, rounded up, unless set."""
     cooldown: PositiveDuration | None = None
     """Shortest time between two firings; the window unless set."""
-    min_spans: Annotated[StrictInt, Field(ge=1)] = 1
-    """Fewer spans than this in the window never fire."""
+    min_spans: Annotated[StrictInt, Field(ge=0)] = 1
+    """Fewer spans than this, of those that the metric is made from, never fire; 0 for a span_count that is too low."""
     filter: Filter = Filter()
     """Which spans count."""
     group_by: tuple[Literal["model", "provider", "caller"], ...] = ()
@@ -94,5 +96,15 @@ class AlertRule(_Section):
     @classmethod
     def _expand_kind(cls, value: Any) -> Any:
         if isinstance(value, dict) and value.get("kind") in KINDS:
-            return {**KINDS[value["kind"]], **value}
+            value = {**KINDS[value["kind"]], **value}
+        if isinstance(value, dict) and value.get("metric") == "span_count" and value.get("op") in ("lt", "lte"):
+            # No spans at all is what such a rule is for.
+            value = {"min_spans": 0, **value}
+        return value
+
+    @field_validator("group_by")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("names a label twice")
         return value

@@ -53,6 +53,19 @@ PositiveDuration = Annotated[
 ]
 
 
+def _whole_minutes(value: Any) -> float:
+    seconds = positive_duration(value)
+    if seconds % 60:
+        raise ValueError(f"{value} is not a whole number of minutes, and spans are summed up by the minute")
+    return seconds
+
+
+#: Seconds, a multiple of 60.
+WholeMinutes = Annotated[
+    float, BeforeValidator(_whole_minutes), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
+]
+
+
 class Address(NamedTuple):
     """Where to listen."""
 

@@ -105,6 +105,11 @@ class Kafka(Section):
         return f"{self.group_id}.ids"
 
     @property
+    def alerts_topic(self) -> str:
+        """Firings, and the memory of who evaluates the rules."""
+        return f"{self.group_id}.alerts"
+
+    @property
     def rollups_topic(self) -> str:
         """Increments of every commit."""
         return f"{self.group_id}.rollups"
@@ -339,4 +344,6 @@ class Config(Section):
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"alerts has two rules named {twice!r}")
+        if self.alerts and self.worker.guarantee != "exactly_once":
+            raise ValueError("alerts need worker.guarantee: exactly_once, which writes the rollups that they read")
         return self

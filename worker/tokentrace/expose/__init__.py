@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from .alerts import alert_metrics
 from .health import health_metrics
 from .http import HealthReport, HttpServer, HttpSettings
 from .render import Format, Renderer, Scrape
 
-__all__ = ["Format", "HealthReport", "HttpServer", "HttpSettings", "Renderer", "Scrape", "health_metrics"]
+__all__ = [
+    "Format",
+    "HealthReport",
+    "HttpServer",
+    "HttpSettings",
+    "Renderer",
+    "Scrape",
+    "alert_metrics",
+    "health_metrics",
+]

@@ -121,6 +121,46 @@ OVERFLOWED: Final = PlainCounter(
     "tokentrace_groups_overflowed_total", "Spans counted under __overflow__ because the groups were full.", ()
 )
 
+ALERT_FIRINGS: Final = PlainCounter(
+    "tokentrace_alert_firings_total", "Firings of a built-in alert rule, over the whole fleet.", ("rule",)
+)
+ALERT_DELIVERY_FAILED: Final = PlainCounter(
+    "tokentrace_alert_delivery_failed_total", "Rounds of tries that did not deliver an alert.", ("rule",)
+)
+ALERT_LATE: Final = PlainCounter(
+    "tokentrace_alert_late_spans_total", "Spans that were counted after their minute had been evaluated.", ()
+)
+ALERT_CLAMPED: Final = PlainCounter(
+    "tokentrace_alert_clamped_spans_total",
+    "Spans without a time that can be true; they count in the minute in which they were published.",
+    (),
+)
+ALERT_FIRING: Final = GaugeFamily(
+    "tokentrace_alert_firing", "Instances of the rule that are firing; 0 or 1 without group_by.", ("rule",)
+)
+ALERT_LAST_VALUE: Final = GaugeFamily(
+    "tokentrace_alert_last_value",
+    "The rule's metric when it was last evaluated; with group_by, of the instance nearest to firing.",
+    ("rule",),
+)
+ALERT_LAST_FIRED: Final = GaugeFamily(
+    "tokentrace_alert_last_fired_timestamp_seconds", "Event time of the last firing, 0 before the first.", ("rule",)
+)
+ALERT_TIME: Final = GaugeFamily(
+    "tokentrace_alert_evaluated_timestamp_seconds", "Event time up to which the rules are evaluated.", ()
+)
+ALERT_PENDING: Final = GaugeFamily(
+    "tokentrace_alert_deliveries_pending", "Alerts that are neither delivered nor given up.", ()
+)
+ALERT_SECONDS: Final = GaugeFamily("tokentrace_alert_evaluation_seconds", "How long the last evaluation took.", ())
+ALERT_BYTES: Final = GaugeFamily("tokentrace_alert_window_bytes", "Memory of the windows' sums.", ())
+
+#: Families of the built-in alerts: one replica at a time serves them, the evaluator.
+ALERT_FAMILIES: Final = (
+    ALERT_FIRINGS, ALERT_DELIVERY_FAILED, ALERT_FIRING, ALERT_LAST_VALUE, ALERT_LAST_FIRED, ALERT_LATE, ALERT_CLAMPED,
+    ALERT_TIME, ALERT_PENDING, ALERT_SECONDS, ALERT_BYTES,
+)  # fmt: skip
+
 #: Families over cells, in the order of exposition. PRICING's `source` is no group label, so it cannot be chosen away.
 CELL_FAMILIES: Final[tuple[CounterFamily | HistogramFamily | GaugeFamily, ...]] = (
     COST, SPANS, TOKENS, CACHED, REASONING, LATENCY, TTFT,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hmac
+import json
 import logging
 import socket
 import ssl
@@ -16,7 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -25,7 +26,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from ..errors import UsageError
+from ..config.fields import positive_duration
+from ..errors import RuntimeFailure, UsageError
 from ..snapshot import Snapshot
 from .negotiate import CONTENT_TYPES, accepts_gzip, choose_format
 from .render import Format, Scrape
@@ -36,6 +38,7 @@ log = logging.getLogger(__name__)
 GZIP_LEVEL: Final = 1
 START_TIMEOUT_S: Final = 10.0
 CONCURRENT_SCRAPES: Final = 2
+LONGEST_SILENCE_S: Final = 30 * 24 * 3600.0
 
 UNAUTHORIZED: Final = (
     "401: this endpoint asks for a bearer token. In Prometheus, set `authorization: {credentials_file: ...}` in the "
@@ -66,6 +69,14 @@ class HealthReport:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+class AlertBoard(Protocol):
+    """Answers under /alerts; see `alerts.board`."""
+
+    def describe(self) -> dict[str, Any]: ...
+
+    def silence(self, name: str, duration_s: float) -> dict[str, Any]: ...
+
+
 class HttpServer:
     """Serves until `stop`. snapshot, render and health are called on other threads than the consumer's."""
 
@@ -76,12 +87,15 @@ class HttpServer:
         render: Callable[[Snapshot, Format, bool], Scrape],
         health: Callable[[], HealthReport],
         on_scraped: Callable[[Snapshot, Scrape, str], None] = lambda *_: None,
+        alerts: AlertBoard | None = None,
     ) -> None:
+        """alerts: what answers under /alerts; without it there is no such path."""
         self._settings = settings
         self._snapshot = snapshot
         self._render = render
         self._health = health
         self._on_scraped = on_scraped
+        self._alerts = alerts
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -168,6 +182,7 @@ class HttpServer:
                 Route(f"{settings.health_path}/live", self._live),
                 Route(f"{settings.health_path}/ready", self._ready),
                 Route("/", self._index),
+                *(self._alert_routes() if self._alerts is not None else ()),
             ]
         )
 
@@ -222,10 +237,53 @@ class HttpServer:
             {"live": report.live, "ready": report.ready, **report.detail}, status_code=200 if ready else 503
         )
 
+    def _alert_routes(self) -> list[Route]:
+        return [
+            Route("/alerts", self._show_alerts),
+            Route("/alerts/{name:path}/silence", self._silence, methods=["POST"]),
+        ]
+
+    async def _show_alerts(self, _: Request) -> Response:
+        assert self._alerts is not None
+        try:
+            return JSONResponse(await run_in_threadpool(self._alerts.describe))
+        except RuntimeFailure as failure:
+            return JSONResponse({"error": str(failure)}, 503)
+
+    async def _silence(self, request: Request) -> Response:
+        assert self._alerts is not None
+        if self._settings.auth_token is None:
+            return JSONResponse({"error": "set http_server.auth_token: not just anyone may silence an alert"}, 403)
+        try:
+            duration_s = positive_duration(await _asked_duration(request))
+            if duration_s > LONGEST_SILENCE_S:
+                raise ValueError("must not be longer than 30d")
+        except ValueError as error:
+            return JSONResponse({"error": f"duration: {error}"}, 400)
+        name = request.path_params["name"]
+        try:
+            return JSONResponse(await run_in_threadpool(self._alerts.silence, name, duration_s))
+        except KeyError:
+            return JSONResponse({"error": f"there is no alert named {name!r}"}, 404)
+        except RuntimeFailure as failure:
+            return JSONResponse({"error": str(failure)}, 503)
+
     async def _index(self, _: Request) -> Response:
-        paths = (self._settings.prometheus_path, self._settings.health_path)
+        paths = [self._settings.prometheus_path, self._settings.health_path]
+        if self._alerts is not None:
+            paths.append("/alerts")
         links = "".join(f'<li><a href="{path}">{path}</a></li>' for path in paths)
         return HTMLResponse(f"<!doctype html><title>tokentrace</title><h1>tokentrace worker</h1><ul>{links}</ul>")
+
+
+async def _asked_duration(request: Request) -> Any:
+    """From the query, or from a JSON body. Raises ValueError where there is none."""
+    if "duration" in request.query_params:
+        return request.query_params["duration"]
+    try:
+        return json.loads(await request.body())["duration"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError('say for how long, as ?duration=1h or as the body {"duration": "1h"}') from None
 
 
 class _Scraped(Response):

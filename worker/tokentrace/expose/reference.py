@@ -7,7 +7,7 @@ from ..health import Recorder
 from ..ledger import Ledger
 from ..measures import Layout
 from ..reasons import PART, WHOLE
-from .families import CELL_FAMILIES, OTHER_FAMILIES, CounterFamily
+from .families import ALERT_FAMILIES, CELL_FAMILIES, OTHER_FAMILIES, CounterFamily
 from .health import health_metrics
 
 
@@ -19,6 +19,13 @@ def span_families() -> str:
         if isinstance(family, CounterFamily) and family.extra_label not in ("", *labels):
             labels.append(family.extra_label)
         rows.append(f"| `{family.name}` | {family.type} | {', '.join(labels)} | {family.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def alert_families() -> str:
+    """The families of the built-in alerts."""
+    rows = ["| family | type | labels | meaning |", "|---|---|---|---|"]
+    rows += [f"| `{each.name}` | {each.type} | {', '.join(each.labels)} | {each.help} |" for each in ALERT_FAMILIES]
     return "\n".join(rows) + "\n"
 
 

@@ -263,7 +263,10 @@ class StateCodec:
 # -- single-object encoding --------------------------------------------------------------------------------------------
 
 #: Schemas that this version writes. Earlier versions' files stay in `schemas/`, and are added to `_readers`.
-_NAMES: Final = ("state-cell", "state-replica", "rollup", "seen-chunk")
+_NAMES: Final = (
+    "state-cell", "state-replica", "rollup", "seen-chunk",
+    "alert", "alert-delivery", "alert-rule", "alert-evaluator", "alert-silence",
+)  # fmt: skip
 
 
 @cache

@@ -1,0 +1,283 @@
+"""Evaluation: when event time moves on, which rules fire, and which are over.
+
+An instance of a rule (one for each value of its `group_by`) fires when its condition comes true, and not again while it
+stays true. It resolves when the condition is no longer true; the next firing is at least the cool-down later. Moments
+are ends of minutes, so the same rollups give the same firings however they are batched.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..measures import Layout
+from ..snapshot import Group
+from .rules import OPERATORS, SPANS, Floats, Ints, Rule, Selection, digest
+from .windows import SUMS, Windows
+
+Labels = tuple[str, ...]
+MINUTE_S: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An instance of a rule fired, or is over.
+
+    labels: values of the rule's `group_by`. at_s: end of the last minute of the window, Unix time. value: of the
+    metric, NaN when it has none any more. spans: those in the window that the rule's filter lets through.
+    """
+
+    status: Literal["firing", "resolved"]
+    rule: Rule
+    labels: Labels
+    at_s: int
+    value: float
+    spans: int
+
+    def id(self, group_id: str) -> str:
+        """The same for the same event, whoever finds it, however often."""
+        return digest([group_id, self.rule.rule_id, self.labels, self.at_s, self.status], 32)
+
+
+@dataclass(slots=True)
+class Instance:
+    """What is remembered of an instance. fired_at_s: of its last firing, Unix time."""
+
+    firing: bool
+    fired_at_s: int
+
+
+@dataclass(slots=True)
+class Standing:
+    """Where a rule stands. value: of the instance that is nearest to firing, or furthest beyond; None without spans."""
+
+    firings: int = 0
+    fired_at_s: int = 0
+    value: float | None = None
+    evaluated_at_s: int = 0
+    instances: dict[Labels, Instance] = field(default_factory=dict)
+
+    @property
+    def firing(self) -> int:
+        """Instances that are firing."""
+        return sum(each.firing for each in self.instances.values())
+
+
+class _Names:
+    """Groups, numbered as they are met, with each label's values numbered too."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.values: tuple[list[str], ...] = ([], [], [])
+        self.codes: tuple[list[int], ...] = ([], [], [])
+        self._numbers: dict[Group, int] = {}
+        self._value_numbers: tuple[dict[str, int], ...] = ({}, {}, {})
+
+    def number(self, group: Group) -> int:
+        found = self._numbers.get(group)
+        if found is None:
+            found = self._numbers[group] = len(self.groups)
+            self.groups.append(group)
+            for label, value in enumerate(group):
+                numbers = self._value_numbers[label]
+                if value not in numbers:
+                    numbers[value] = len(numbers)
+                    self.values[label].append(value)
+                self.codes[label].append(numbers[value])
+        return found
+
+
+@cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(glob.lower()))
+
+
+class _Selected:
+    """Which instance each group belongs to, for one selection; grows with the groups."""
+
+    def __init__(self, selection: Selection, names: _Names) -> None:
+        self._names = names
+        self._globs = [(label, glob) for label, glob in enumerate(selection.globs) if glob not in (None, "*")]
+        self._matches: dict[int, list[bool]] = {label: [] for label, _ in self._globs}
+        self._by = [Group._fields.index(name) for name in selection.group_by]
+        self._numbers: dict[Labels, int] = {}
+        self._seen = 0
+        self._chosen: list[int] = []
+        self._instances: list[int] = []
+        self._order: Ints = np.zeros(0, np.int64)
+        self._starts: Ints = np.zeros(0, np.int64)
+        self.labels: list[Labels] = []
+        if not self._by:
+            self._number(())
+
+    def _number(self, labels: Labels) -> int:
+        found = self._numbers.setdefault(labels, len(self.labels))
+        if found == len(self.labels):
+            self.labels.append(labels)
+        return found
+
+    def refresh(self) -> None:
+        """Take in the groups that are new."""
+        names = self._names
+        if self._seen == len(names.groups):
+            return
+        for label, glob in self._globs:
+            match, matches = _pattern(glob or "").fullmatch, self._matches[label]
+            matches += [match(value.lower()) is not None for value in names.values[label][len(matches) :]]
+        fresh = range(self._seen, len(names.groups))
+        for label, _ in self._globs:
+            codes, matches = names.codes[label], self._matches[label]
+            fresh = [each for each in fresh if matches[codes[each]]]  # type: ignore[assignment]
+        self._chosen += fresh
+        self._instances += (
+            [self._number(tuple(names.groups[each][label] for label in self._by)) for each in fresh]
+            if self._by
+            else [0] * len(fresh)
+        )
+        self._seen = len(names.groups)
+        instances = np.array(self._instances, np.int64)
+        order = np.argsort(instances, kind="stable")
+        self._order = np.array(self._chosen, np.int64)[order]
+        # Every instance has a group, so none of the slices between these is empty.
+        self._starts = np.flatnonzero(np.diff(instances[order], prepend=-1))
+
+    def sums(self, sums: Ints) -> Ints:
+        """sums: int64[groups, c] -> int64[instances, c]."""
+        if not len(self._order):
+            return np.zeros((len(self.labels), sums.shape[1]), np.int64)
+        if len(self.labels) == 1:
+            whole = sums if len(self._order) == len(sums) else sums[self._order]
+            return np.asarray(whole.sum(axis=0, keepdims=True), np.int64)
+        return np.asarray(np.add.reduceat(sums[self._order], self._starts, axis=0), np.int64)
+
+    def find(self, labels: Labels) -> int | None:
+        """The number of an instance, None while none of its groups is known."""
+        return self._numbers.get(labels)
+
+
+class Evaluation:
+    """The rules over their windows. No Kafka and no clock: time comes with `advance`."""
+
+    def __init__(self, layout: Layout, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rules)
+        self.standing: dict[str, Standing] = {rule.name: Standing() for rule in rules}
+        self.windows = Windows(layout, rules)
+        self._layout = layout
+        self._names = _Names()
+        self._selected = {rule.selection: _Selected(rule.selection, self._names) for rule in rules}
+
+    # -- what comes in -----------------------------------------------------------------------------------------------
+
+    def number(self, group: Group) -> int:
+        """The number by which `add` knows a group."""
+        return self._names.number(group)
+
+    def add(self, minutes: Ints, groups: Ints, statuses: Ints, values: Ints) -> int:
+        """Increments: int64[r] each, values int64[r, windows.columns.needed]; triples are distinct. Late spans."""
+        if not len(minutes):
+            return 0
+        late = 0
+        key = minutes * 4 + statuses
+        order = np.argsort(key, kind="stable")
+        bounds = np.flatnonzero(np.diff(key[order])) + 1
+        for rows in np.split(order, bounds):
+            first = rows[0]
+            late += self.windows.add(int(minutes[first]), groups[rows], int(statuses[first]), values[rows])
+        return late
+
+    # -- what comes out ----------------------------------------------------------------------------------------------
+
+    def advance(self, minute: int) -> list[Event]:
+        """Move event time on, minute by minute, up to the end of `minute`."""
+        if self.windows.now is None:
+            first = self.windows.first_minute
+            self.windows.begin(minute if first is None else min(first - 1, minute))
+        events = []
+        while self.windows.now is not None and self.windows.now < minute:
+            now = self.windows.advance() + 1
+            events += self.evaluate(rule for rule in self.rules if now % rule.interval == 0)
+        return events
+
+    def evaluate(self, rules: Iterable[Rule]) -> list[Event]:
+        """Evaluate these rules over the windows as they are."""
+        now = self.windows.now
+        assert now is not None
+        at_s = (now + 1) * MINUTE_S
+        sums: dict[tuple[Selection, int, str], Ints] = {}
+        events: list[Event] = []
+        for rule in rules:
+            standing = self.standing[rule.name]
+            if self._is_idle(rule, standing):
+                continue
+            selected = self._selected[rule.selection]
+            selected.refresh()
+            own, block = (
+                self._sums(sums, rule, selected, name) if name else np.zeros((0, 0), np.int64)
+                for name in (SUMS, rule.measure.block)
+            )
+            values, made_from = rule.values(own, block, self._layout)
+            standing.evaluated_at_s = at_s
+            standing.value = _foremost(values, made_from, rule.op)
+            with np.errstate(invalid="ignore"):
+                breached = OPERATORS[rule.op](values, rule.threshold) & (made_from >= rule.min_spans)
+            events += self._judge(rule, standing, selected, breached, values, own[:, SPANS], at_s)
+        return events
+
+    def _is_idle(self, rule: Rule, standing: Standing) -> bool:
+        """Nothing of its window has changed since it was evaluated, so nothing can come of it."""
+        changed = self.windows.changed.get(rule.window)
+        if not standing.evaluated_at_s or changed is None:
+            return False
+        waiting = any(not each.firing for each in standing.instances.values())
+        return (changed + 1) * MINUTE_S < standing.evaluated_at_s and not waiting
+
+    def _sums(self, known: dict[tuple[Selection, int, str], Ints], rule: Rule, selected: _Selected, block: str) -> Ints:
+        """Rules that look at the same groups share their sums."""
+        key = (rule.selection, rule.window, block)
+        if key not in known:
+            known[key] = selected.sums(self.windows.sums(rule.window, block, len(self._names.groups)))
+        return known[key]
+
+    def _judge(
+        self,
+        rule: Rule,
+        standing: Standing,
+        selected: _Selected,
+        breached: NDArray[np.bool_],
+        values: Floats,
+        spans: Ints,
+        at_s: int,
+    ) -> list[Event]:
+        events = []
+        beyond = {selected.labels[index]: index for index in np.flatnonzero(breached).tolist()}
+        for each, instance in list(standing.instances.items()):
+            if instance.firing and each not in beyond:
+                instance.firing = False
+                index = selected.find(each)
+                value, count = (float(values[index]), int(spans[index])) if index is not None else (float("nan"), 0)
+                events.append(Event("resolved", rule, each, at_s, value, count))
+            if not instance.firing and at_s - instance.fired_at_s >= rule.cooldown_s:
+                del standing.instances[each]
+        for each, index in beyond.items():
+            # Firing already, or cooling down.
+            if each not in standing.instances:
+                standing.instances[each] = Instance(True, at_s)
+                standing.firings += 1
+                standing.fired_at_s = at_s
+                events.append(Event("firing", rule, each, at_s, float(values[index]), int(spans[index])))
+        return events
+
+
+def _foremost(values: Floats, made_from: Ints, op: str) -> float | None:
+    """The value that is nearest to firing."""
+    known = values[(made_from > 0) & ~np.isnan(values)]
+    if not len(known):
+        return None
+    return float(known.max() if op in ("gt", "gte") else known.min())

@@ -1,0 +1,58 @@
+"""Payload: an alert as its record in the alerts topic, and as the JSON object that is delivered."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from ..config.fields import format_duration
+from .evaluation import Event
+
+#: What an alert is, as `alert.avsc` has it; timestamps are microseconds.
+Record = Mapping[str, Any]
+_LABELS: Final = ("model", "provider", "caller")
+
+
+def alert_record(event: Event, group_id: str, now_s: float, silenced: bool) -> dict[str, Any]:
+    """The record of an event that was found just now."""
+    rule = event.rule
+    return {
+        "id": event.id(group_id),
+        "status": event.status,
+        "alert": rule.name,
+        "rule_id": rule.rule_id,
+        "severity": rule.severity,
+        "fired_at": event.at_s * 1_000_000,
+        "metric": rule.metric,
+        "op": rule.op,
+        "value": None if math.isnan(event.value) else event.value,
+        "threshold": rule.threshold,
+        "window": rule.window * 60,
+        "span_count": event.spans,
+        "filter": {label: glob for label, glob in zip(_LABELS, rule.selection.globs, strict=True) if glob is not None},
+        "group": dict(zip(rule.selection.group_by, event.labels, strict=True)),
+        "recorded_at": round(now_s * 1e6),
+        "delivery": rule.delivery.type,
+        "silenced": silenced,
+    }
+
+
+def payload(record: Record) -> dict[str, Any]:
+    """The JSON object of an alert."""
+    shown = {
+        key: record[key]
+        for key in (
+            "alert", "status", "severity", "fired_at", "metric", "op", "value", "threshold", "window", "span_count",
+            "filter", "group", "rule_id", "id",
+        )
+    }  # fmt: skip
+    shown["fired_at"] = moment(record["fired_at"] / 1e6)
+    shown["window"] = format_duration(record["window"])
+    return shown
+
+
+def moment(time_s: float) -> str:
+    """Unix time as RFC 3339, in UTC, to the second."""
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,212 @@
+"""Windows: sums over the last minutes of event time, by group, for every length that a rule asks for.
+
+Increments are kept by minute for as long as the longest window; a window's sums gain the minute that ends and lose the
+one that leaves. All numbers are integers, so they are exact however long they slide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..delta import grown
+from ..measures import Layout
+from ..spans import STATUSES
+from .rules import COST, ERRORS, SPANS, TIMEOUTS, TOKENS, Rule
+
+Ints = NDArray[np.int64]
+SUMS: Final = "sums"
+
+
+class Columns:
+    """Which columns of a cell's row the blocks are made from. `needed`: their numbers in the layout."""
+
+    def __init__(self, layout: Layout, blocks: Iterable[str]) -> None:
+        needed = [layout.column(name) for name in ("spans", "cost_nano_usd", "prompt_tokens", "completion_tokens")]
+        self._places: dict[str, slice] = {}
+        for block in sorted(blocks):
+            histogram = layout.histograms[block]
+            first = len(needed)
+            needed += range(layout.width)[histogram.buckets]
+            if block == "eval_score":
+                needed.append(histogram.sum)
+            self._places[block] = slice(first, len(needed))
+        self.needed: Ints = np.array(needed, np.int64)
+
+    def widths(self) -> dict[str, int]:
+        """Block -> its columns."""
+        return {SUMS: 5} | {
+            block: 2 if block == "eval_score" else place.stop - place.start for block, place in self._places.items()
+        }
+
+    def blocks(self, values: Ints, status: int) -> dict[str, Ints]:
+        """values: int64[k, len(needed)] of cells with this status -> block -> int64[k, its columns]."""
+        sums = np.zeros((len(values), 5), np.int64)
+        sums[:, SPANS] = values[:, 0]
+        failed = {"error": ERRORS, "timeout": TIMEOUTS}.get(STATUSES[status])
+        if failed is not None:
+            sums[:, failed] = values[:, 0]
+        sums[:, COST] = values[:, 1]
+        sums[:, TOKENS] = values[:, 2] + values[:, 3]
+        found = {SUMS: sums}
+        for block, place in self._places.items():
+            part = values[:, place]
+            if block == "eval_score":
+                part = np.stack([part[:, :-1].sum(axis=1), part[:, -1]], axis=1)
+            found[block] = part
+        return found
+
+
+class _Minute:
+    """Sums of one minute by group."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        self._count = 0
+        self._groups: Ints = np.zeros(0, np.int64)
+        self._rows: NDArray[np.int32] = np.zeros(0, np.int32)
+        self._values = {block: np.zeros((0, width), np.int64) for block, width in widths.items()}
+
+    def add(self, groups: Ints, blocks: Mapping[str, Ints]) -> None:
+        """groups: int64[k], distinct."""
+        top = int(groups.max()) + 1
+        if len(self._rows) < top:
+            rows = np.full(max(top, 2 * len(self._rows)), -1, np.int32)
+            rows[: len(self._rows)] = self._rows
+            self._rows = rows
+        rows = self._rows[groups]
+        fresh = np.flatnonzero(rows < 0)
+        if len(fresh):
+            end = self._count + len(fresh)
+            rows[fresh] = np.arange(self._count, end)
+            self._rows[groups[fresh]] = rows[fresh]
+            self._groups = grown(self._groups, end)
+            self._groups[self._count : end] = groups[fresh]
+            self._count = end
+        for block, values in self._values.items():
+            self._values[block] = values = grown(values, self._count)
+            values[rows] += blocks[block]
+
+    def keep(self, blocks: Iterable[str]) -> None:
+        """Forget the blocks that no window needs any more at this age."""
+        for block in self._values.keys() - set(blocks):
+            del self._values[block]
+
+    @property
+    def groups(self) -> Ints:
+        return self._groups[: self._count]
+
+    def values(self, block: str) -> Ints:
+        return self._values[block][: self._count]
+
+
+class Windows:
+    """Sums over windows that end with the minute `now`, which is complete. Nothing is, before the first `begin`."""
+
+    def __init__(self, layout: Layout, rules: Iterable[Rule]) -> None:
+        #: Window, minutes -> blocks that its rules need.
+        self._needs: dict[int, set[str]] = {}
+        for rule in rules:
+            self._needs.setdefault(rule.window, {SUMS}).update({rule.measure.block} - {""})
+        self._keep = {
+            block: max(window for window, blocks in self._needs.items() if block in blocks)
+            for blocks in self._needs.values()
+            for block in blocks
+        }
+        self.columns = Columns(layout, self._keep.keys() - {SUMS})
+        self._widths = self.columns.widths()
+        self._minutes: dict[int, _Minute] = {}
+        self._sums = {
+            (window, block): np.zeros((0, self._widths[block]), np.int64)
+            for window, blocks in self._needs.items()
+            for block in blocks
+        }
+        self.longest = max(self._needs, default=0)
+        self.now: int | None = None
+        #: Window -> the last `now` at which its sums changed.
+        self.changed: dict[int, int] = {}
+
+    @property
+    def first_minute(self) -> int | None:
+        """The earliest minute that holds anything."""
+        return min(self._minutes, default=None)
+
+    def sums(self, window: int, block: str, groups: int) -> Ints:
+        """int64[groups, columns of the block]."""
+        key = (window, block)
+        self._sums[key] = grown(self._sums[key], groups)
+        return self._sums[key][:groups]
+
+    def add(self, minute: int, groups: Ints, status: int, values: Ints) -> int:
+        """Increments of cells of one status and minute; groups: int64[k], distinct. values: int64[k, columns.needed].
+
+        Spans among them that are late: their minute is over. They count in the windows that it is still in.
+        """
+        blocks = self.columns.blocks(values, status)
+        late = int(blocks[SUMS][:, SPANS].sum()) if self.now is not None and minute <= self.now else 0
+        if self.now is not None and minute <= self.now - self.longest:
+            return late
+        bucket = self._minutes.get(minute)
+        if bucket is None:
+            age = 0 if self.now is None else self.now - minute
+            bucket = self._minutes[minute] = _Minute(
+                {block: width for block, width in self._widths.items() if self._keep[block] > age}
+            )
+        bucket.add(groups, blocks)
+        if self.now is not None and minute <= self.now:
+            top = int(groups.max()) + 1
+            for window, names in self._needs.items():
+                if minute > self.now - window:
+                    for block in names:
+                        self.sums(window, block, top)
+                        self._sums[window, block][groups] += blocks[block]
+                    self.changed[window] = self.now
+        return late
+
+    def begin(self, now: int) -> None:
+        """`now` is the last minute that is complete; what was added before counts where it belongs."""
+        self.now = now
+        for minute in list(self._minutes):
+            if minute <= now - self.longest:
+                del self._minutes[minute]
+            else:
+                self._minutes[minute].keep(block for block, age in self._keep.items() if age > now - minute)
+        for window, names in self._needs.items():
+            for block in names:
+                self._sums[window, block][:] = 0
+            for minute in self._minutes:
+                if now - window < minute <= now:
+                    self._shift(window, minute, 1)
+            self.changed[window] = now
+
+    def advance(self) -> int:
+        """One more minute is complete; it is returned."""
+        assert self.now is not None
+        self.now += 1
+        for window in self._needs:
+            self._shift(window, self.now, 1)
+            self._shift(window, self.now - window, -1)
+        for age in {*self._keep.values()}:
+            leaving = self._minutes.get(self.now - age)
+            if leaving is not None:
+                leaving.keep(block for block, kept in self._keep.items() if kept > age)
+        self._minutes.pop(self.now - self.longest, None)
+        return self.now
+
+    def _shift(self, window: int, minute: int, sign: int) -> None:
+        bucket = self._minutes.get(minute)
+        if bucket is None or not len(bucket.groups):
+            return
+        assert self.now is not None
+        top = int(bucket.groups.max()) + 1
+        for block in self._needs[window]:
+            self.sums(window, block, top)
+            self._sums[window, block][bucket.groups] += sign * bucket.values(block)
+        self.changed[window] = self.now
+
+    def bytes(self) -> int:
+        """Memory of the sums, in bytes."""
+        held = sum(values.nbytes for values in self._sums.values())
+        return held + sum(values.nbytes for minute in self._minutes.values() for values in minute._values.values())
