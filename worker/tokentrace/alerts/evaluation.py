@@ -265,7 +265,7 @@ class Evaluation:
                 events.append(Event("resolved", rule, each, at_s, value, count))
             if not instance.firing and at_s - instance.fired_at_s >= rule.cooldown_s:
                 del standing.instances[each]
-        for each, index in beyond.items():
+        for each, index in sorted(beyond.items()):
             # Firing already, or cooling down.
             if each not in standing.instances:
                 standing.instances[each] = Instance(True, at_s)

@@ -88,7 +88,7 @@ class RollupReader:
             if head["bounds"] != self._bounds:
                 raise _NotPlain
             rows = self._rows(value, stream.tell())
-        except (_NotPlain, IndexError):
+        except (_NotPlain, IndexError, EOFError):
             rows = self._slowly(value)
         return Rollup(
             head["committed_at"],

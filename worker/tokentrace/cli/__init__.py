@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "top": "Watch the numbers of one or more replicas.",
     "config": "Check the configuration, or print its JSON Schema.",
     "dlq": "List or replay dead letters.",
+    "alerts": "Try the alert rules on history, or see where they stand.",
     "state": "Show or mend the durable totals of all replicas.",
     "version": "Print the version.",
 }

@@ -1,0 +1,189 @@
+"""Evaluation against a simulation in plain Python that looks at the spans themselves."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tokentrace.alerts.evaluation import Event
+from tokentrace.alerts.rules import MEASURES, Rule, quantile
+
+from .helpers import FIRST, Feed, Record, evaluation_of, rule, spans_of
+from .recount import METRICS, in_window, matching
+from .recount import quantile as quantile_by_hand
+
+MINUTES = 40
+COMPARE = {
+    "gt": lambda value, threshold: value > threshold,
+    "gte": lambda value, threshold: value >= threshold,
+    "lt": lambda value, threshold: value < threshold,
+    "lte": lambda value, threshold: value <= threshold,
+}
+#: Thresholds that traffic of `random_span` crosses now and then.
+THRESHOLDS: dict[str, list[float]] = {
+    "total_cost": [500.0, 2000.0], "cost_per_span": [100.0, 250.0], "span_count": [4.0, 12.0],
+    "error_rate": [0.1, 0.3], "error_count": [1.0, 3.0], "timeout_rate": [0.0, 0.1],
+    "latency_p50": [400.0, 1000.0], "latency_p95": [1000.0, 20000.0], "latency_p99": [25000.0],
+    "ttft_p95": [300.0, 900.0], "prompt_token_p95": [1000.0, 200000.0], "total_tokens": [100_000.0, 600_000.0],
+    "quality_score": [0.4, 0.75],
+}  # fmt: skip
+
+
+def observations(metric: str, spans: list[Record]) -> int:
+    if metric == "quality_score":
+        return sum("eval.score" in span["attributes"] for span in spans)
+    column = {"l": "latency_ms", "t": "ttft_ms"}.get(metric[0]) if metric.endswith(("p50", "p95", "p99")) else None
+    return sum(bool(span[column]) for span in spans) if column and metric[:4] in ("late", "ttft") else len(spans)
+
+
+def simulate(spans: list[Record], rule: Rule, minutes: int) -> list[tuple[Any, ...]]:
+    """(status, labels, at_s, value, spans) of every event up to the end of `minutes`."""
+    globs = {n: g for n, g in zip(("model", "provider", "caller"), rule.selection.globs, strict=True) if g}
+    chosen = matching(spans, **globs)
+    first = min(span["ended_at"] for span in spans) // 60_000_000
+    instances = sorted({tuple(span[label] for label in rule.selection.group_by) for span in chosen})
+    firing: dict[tuple[str, ...], int] = {}
+    fired: dict[tuple[str, ...], int] = {}
+    events = []
+    for end in range(first + 1, FIRST + minutes + 1):
+        if end % rule.interval:
+            continue
+        at_s = end * 60
+        resolved, new = [], []
+        for labels in instances or ([()] if not rule.selection.group_by else []):
+            own = [s for s in chosen if tuple(s[label] for label in rule.selection.group_by) == labels]
+            window = in_window(own, at_s, rule.window * 60)
+            value = METRICS[rule.metric](window)
+            breached = (
+                not math.isnan(value)
+                and COMPARE[rule.op](value, rule.threshold)
+                and observations(rule.metric, window) >= rule.min_spans
+            )
+            if labels in firing and not breached:
+                del firing[labels]
+                resolved.append(("resolved", labels, at_s, value, len(window)))
+            elif breached and labels not in firing and at_s - fired.get(labels, 0) >= rule.cooldown_s:
+                firing[labels] = fired[labels] = at_s
+                new.append(("firing", labels, at_s, value, len(window)))
+        events += resolved + new
+    return events
+
+
+def same(found: list[Event], expected: list[tuple[Any, ...]]) -> None:
+    key = [(event.at_s, event.status == "firing", event.labels) for event in found]
+    told = [(at_s, status == "firing", labels) for status, labels, at_s, _, _ in expected]
+    assert sorted(key) == sorted(told)
+    values = {(e.at_s, e.status, e.labels): (e.value, e.spans) for e in found}
+    for status, labels, at_s, value, count in expected:
+        assert values[at_s, status, labels] == (pytest.approx(value, rel=1e-9, nan_ok=True), count)
+
+
+RULES = st.builds(
+    lambda metric, pick, op, window, interval, cooldown, min_spans, glob, group_by: rule(
+        metric=metric, op=op, threshold=THRESHOLDS[metric][pick % len(THRESHOLDS[metric])], window=f"{window}m",
+        **({"interval": f"{interval}m"} if interval else {}), **({"cooldown": f"{cooldown}m"} if cooldown else {}),
+        min_spans=min_spans, filter=glob, group_by=group_by,
+    ),
+    st.sampled_from(sorted(METRICS)), st.integers(0, 1), st.sampled_from(sorted(COMPARE)), st.integers(1, 25),
+    st.integers(0, 4), st.integers(0, 12), st.integers(0, 6),
+    st.sampled_from([{}, {"model": "GPT-*"}, {"provider": "*"}, {"caller": "?*", "model": "*o*"}, {"model": "none"}]),
+    st.sampled_from([(), ("model",), ("caller", "provider")]),
+)  # fmt: skip
+
+
+@settings(max_examples=120, deadline=None)
+@given(RULES, st.integers(0, 1 << 20), st.integers(1, 120), st.integers(1, 7))
+def test_what_fires_is_what_the_spans_say(rule: Rule, seed: int, count: int, step: int) -> None:
+    """Whatever the rule, and however event time moves on: one minute at a time or seven."""
+    spans = spans_of(seed, count, MINUTES)
+    evaluation = evaluation_of(rule)
+    feed = Feed(evaluation)
+    events = []
+    random.Random(seed).shuffle(spans)
+    for last in range(FIRST + step - 1, FIRST + MINUTES + step, step):
+        assert feed.give(span for span in spans if last - step < span["ended_at"] // 60_000_000 <= last) == 0
+        minute = min(last, FIRST + MINUTES - 1)
+        if evaluation.windows.now is None and evaluation.windows.first_minute is None:
+            continue
+        events += evaluation.advance(minute)
+    same(events, simulate(spans, rule, MINUTES))
+    assert evaluation.standing["r"].firings == sum(event.status == "firing" for event in events)
+
+
+def test_a_continuing_breach_fires_once_and_resolves_once() -> None:
+    spans = [{**span, "cost_usd": 3.0} for span in spans_of(1, 200, 20)]
+    evaluation = evaluation_of(rule(window="1m", threshold=2.0))
+    Feed(evaluation).give(spans)
+    events = evaluation.advance(FIRST + 25)
+    assert [event.status for event in events] == ["firing", "resolved"]
+    assert [event.at_s // 60 - FIRST for event in events] == [1, 21]
+
+
+def test_late_spans_are_counted_and_stay_in_the_windows_of_their_minute() -> None:
+    evaluation = evaluation_of(rule(metric="span_count", window="5m", op="gte", threshold=3))
+    feed = Feed(evaluation)
+    spans = [{**each, "ended_at": FIRST * 60_000_000 + 5} for each in spans_of(2, 3, 1)]
+    assert feed.give(spans[:1]) == 0
+    assert evaluation.advance(FIRST + 2) == []
+    assert feed.give(spans[1:]) == 2
+    assert [(event.at_s // 60 - FIRST, event.value) for event in evaluation.advance(FIRST + 9)] == [(4, 3.0), (6, 0.0)]
+    assert feed.give(spans) == 3, "far too late for any window"
+    assert evaluation.windows.first_minute is None
+
+
+@pytest.mark.parametrize("cut", range(1, 30, 4))
+def test_windows_that_were_read_again_are_the_windows_that_were(cut: int) -> None:
+    """Whoever takes over at a minute goes on as the one before would have."""
+    rules = [
+        rule("a", metric="latency_p95", window="12m", threshold=5000),
+        rule("b", metric="quality_score", op="lt", window="3m", threshold=0.6, group_by=["model"]),
+        rule("c", metric="total_cost", window="25m", threshold=1500.0),
+    ]
+    spans = spans_of(cut, 400, MINUTES)
+    whole, before, after = evaluation_of(*rules), evaluation_of(*rules), evaluation_of(*rules)
+    Feed(whole).give(spans)
+    Feed(before).give(spans)
+    kept = [span for span in spans if span["ended_at"] // 60_000_000 > FIRST + cut - 25]
+    Feed(after).give(kept)
+    expected = whole.advance(FIRST + MINUTES)
+    events = before.advance(FIRST + cut)
+    after.windows.begin(FIRST + cut)
+    after.standing = before.standing
+    events += after.advance(FIRST + MINUTES)
+    assert [(e.rule.name, e.status, e.labels, e.at_s, e.spans) for e in events] == [
+        (e.rule.name, e.status, e.labels, e.at_s, e.spans) for e in expected
+    ]
+    assert [event.value for event in events] == pytest.approx([event.value for event in expected], nan_ok=True)
+
+
+def test_an_event_has_the_same_id_in_every_process() -> None:
+    event = Event("firing", rule(), ("x",), 60, 1.0, 2)
+    assert event.id("g") == Event("firing", rule(), ("x",), 60, 5.0, 9).id("g")
+    others = [
+        Event("resolved", rule(), ("x",), 60, 1.0, 2).id("g"), Event("firing", rule(), ("y",), 60, 1.0, 2).id("g"),
+        Event("firing", rule(), ("x",), 120, 1.0, 2).id("g"), event.id("h"),
+        Event("firing", rule(threshold=2), ("x",), 60, 1.0, 2).id("g"),
+    ]  # fmt: skip
+    assert len({event.id("g"), *others}) == 6
+
+
+@given(
+    st.lists(st.floats(0.001, 200.0), max_size=40), st.floats(0.01, 1.0),
+    st.lists(st.floats(0.5, 150.0), min_size=1, max_size=6, unique=True),
+)  # fmt: skip
+def test_quantiles_are_those_of_promql(values: list[float], q: float, bounds: list[float]) -> None:
+    edges = tuple(sorted(bounds))
+    buckets = np.zeros((1, len(edges) + 1), np.int64)
+    for value in values:
+        buckets[0, sum(value > edge for edge in edges)] += 1
+    assert quantile(q, buckets, edges)[0] == pytest.approx(quantile_by_hand(q, values, edges), nan_ok=True)
+
+
+def test_every_metric_has_a_measure() -> None:
+    assert set(MEASURES) == set(METRICS) == set(THRESHOLDS)

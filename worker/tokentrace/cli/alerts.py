@@ -1,0 +1,113 @@
+"""`tokentrace alerts`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import config_option
+
+if TYPE_CHECKING:
+    from ..alerts.evaluation import Event
+
+
+@click.group()
+def command() -> None:
+    """Try the built-in alert rules on history, or see where they stand."""
+
+
+@command.command()
+@click.option(
+    "--rules",
+    "rules_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("tokentrace.yml"),
+    show_default=True,
+    help="The configuration with the rules.",
+)
+@click.option("--from", "source", required=True, help="An Avro file of spans, or the name of a topic.")
+@click.option("--json", "as_json", is_flag=True, help="One alert payload a line.")
+@click.option("--resolved", is_flag=True, help="Also when alerts would have been over.")
+def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
+    """Replay spans that are history, and print what would have fired, when, and with which value."""
+    from .. import log
+    from ..alerts.payload import alert_record, payload
+    from ..alerts.replay import Replay, from_file, from_topic
+    from ..config import load_config
+    from ..errors import ConfigError, UsageError
+    from ..service import client_config, pricer, writer_schemas
+
+    config = load_config(rules_path)
+    if not config.alerts:
+        raise ConfigError([f"alerts: {rules_path} has no rules"])
+    log.set_up("warning", "text")
+    replay = Replay(config, pricer(config))
+    path = Path(source)
+    if path.is_file():
+        replay.take(*from_file(path))
+    elif path.suffix == ".avro" or "/" in source:
+        raise UsageError(f"There is no file {source}.")
+    else:
+        replay.take(from_topic(client_config(config), source), writer_schemas(config))
+    events = [event for event in replay.events() if resolved or event.status == "firing"]
+    for event in events:
+        if as_json:
+            record = alert_record(event, config.kafka.group_id, time.time(), silenced=False)
+            click.echo(json.dumps(payload(record), ensure_ascii=False))
+        else:
+            click.echo(_line(event))
+    counted = f"{replay.spans:,} spans"
+    if replay.rejected:
+        counted += "; not counted: " + ", ".join(f"{n:,} {reason}" for reason, n in replay.rejected.most_common())
+    if replay.left_out:
+        counted += f"; left out: {replay.left_out:,} without a time that can be true"
+    firings = sum(event.status == "firing" for event in events)
+    click.echo(f"{firings:,} firings of {len(config.alerts):,} rules over {counted}.", err=as_json)
+
+
+@command.command("list")
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="As GET /alerts answers.")
+def list_(config_path: Path, as_json: bool) -> None:
+    """Where every rule stands: its state, value and last firing."""
+    from .. import log
+    from ..alerts.board import Board
+    from ..alerts.rules import Rule
+    from ..config import load_config
+    from ..service import evaluator_settings
+
+    config = load_config(config_path)
+    log.set_up("warning", "text")
+    told = Board(evaluator_settings(config), [Rule.of(rule) for rule in config.alerts]).describe()
+    if as_json:
+        click.echo(json.dumps(told))
+        return
+    for each in told["alerts"]:
+        click.echo(_standing(each))
+    click.echo(f"Evaluated by {told['evaluator'] or 'nobody yet'}, up to {told['evaluated_until'] or 'no time yet'}.")
+
+
+def _line(event: Event) -> str:
+    from ..alerts.payload import moment
+    from ..config.fields import format_duration
+
+    rule = event.rule
+    group = "".join(f" {name}={value}" for name, value in zip(rule.selection.group_by, event.labels, strict=True))
+    return (
+        f"{moment(event.at_s)}  {event.status}  {rule.name}{group}  {rule.metric} = {event.value:.10g} "
+        f"({rule.op} {rule.threshold:g} over {format_duration(rule.window * 60.0)}), {event.spans:,} spans"
+    )
+
+
+def _standing(each: dict[str, Any]) -> str:
+    value = "no value" if each["value"] is None else f"{each['value']:.10g}"
+    fired = f"{each['firings']:,} firings, the last at {each['last_fired_at']}" if each["firings"] else "never fired"
+    silenced = f"; silenced until {each['silenced_until']}" if each["silenced_until"] else ""
+    return (
+        f"{each['state']:6}  {each['name']}  {each['metric']} = {value} "
+        f"({each['op']} {each['threshold']:g} over {each['window']}); {fired}{silenced}"
+    )
