@@ -64,6 +64,7 @@ def simulate(spans: list[Record], rule: Rule, minutes: int) -> list[tuple[Any, .
                 not math.isnan(value)
                 and COMPARE[rule.op](value, rule.threshold)
                 and observations(rule.metric, window) >= rule.min_spans
+                and (window or not rule.selection.group_by)
             )
             if labels in firing and not breached:
                 del firing[labels]

@@ -227,6 +227,9 @@ class Evaluation:
             standing.value = _foremost(values, made_from, rule.op)
             with np.errstate(invalid="ignore"):
                 breached = OPERATORS[rule.op](values, rule.threshold) & (made_from >= rule.min_spans)
+            if rule.selection.group_by:
+                # An instance is there while its window has spans: nobody knows all the names that there could be.
+                breached &= own[:, SPANS] > 0
             events += self._judge(rule, standing, selected, breached, values, own[:, SPANS], at_s)
         return events
 
