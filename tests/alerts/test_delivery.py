@@ -1,0 +1,218 @@
+"""Delivery to a real HTTP server that behaves as badly as servers do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from tests.services.webhook import Webhook, ok, status
+from tests.services.workers import wait_for
+from tokentrace.alerts import delivery as module
+from tokentrace.alerts.delivery import Deliverer, Outcome
+from tokentrace.alerts.evaluation import Event
+from tokentrace.alerts.payload import alert_record
+from tokentrace.config.alerts import Delivery
+
+from .helpers import rule
+
+
+@pytest.fixture
+def deliverer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deliverer]:
+    for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S", "FIRST_ROUND_PAUSE_S", "LONGEST_ROUND_PAUSE_S"):
+        monkeypatch.setattr(module, name, 0.02)
+    each = Deliverer()
+    yield each
+    each.stop()
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    receiver = Webhook()
+    yield receiver
+    receiver.close()
+
+
+def to(url: str, **fields: Any) -> Delivery:
+    fields = {"type": "http", "url": url, "headers": {"Authorization": "Bearer hook-secret"}, **fields}
+    return Delivery.model_validate(fields)
+
+
+def record(name: str = "r", at_s: int = 60, labels: tuple[str, ...] = (), age_s: float = 0.0) -> dict[str, Any]:
+    group_by = ("model",) if labels else ()
+    event = Event("firing", rule(name, group_by=group_by), labels, at_s, 2.5, 7)
+    return alert_record(event, "g", time.time() - age_s, silenced=False)
+
+
+def outcomes(deliverer: Deliverer, last: str, timeout_s: float = 10.0) -> list[Outcome]:
+    """Up to the first of this kind."""
+    found: list[Outcome] = []
+    while not found or found[-1].kind != last:
+        found.append(deliverer.outcomes.get(timeout=timeout_s))
+    return found
+
+
+def test_a_payload_says_what_happened(deliverer: Deliverer, webhook: Webhook) -> None:
+    sent = record(labels=("gpt-4o",))
+    deliverer.submit(sent, to(webhook.url))
+    assert [each.kind for each in outcomes(deliverer, "delivered")] == ["delivered"]
+    (path, headers, body) = webhook.received[0]
+    assert path == "/hook"
+    assert headers["Content-Type"] == "application/json"
+    assert headers["Idempotency-Key"] == body["id"] == sent["id"]
+    assert headers["Authorization"] == "Bearer hook-secret"
+    assert body == {
+        "alert": "r", "status": "firing", "severity": "warning", "fired_at": "1970-01-01T00:01:00Z",
+        "metric": "total_cost", "op": "gt", "value": 2.5, "threshold": 1.0, "window": "5m", "span_count": 7,
+        "filter": {}, "group": {"model": "gpt-4o"}, "rule_id": sent["rule_id"], "id": sent["id"],
+    }  # fmt: skip
+
+
+def test_what_may_pass_is_tried_again_with_the_same_key(deliverer: Deliverer, webhook: Webhook) -> None:
+    webhook.answers = [status(500), status(429), status(503)]
+    deliverer.submit(record(), to(webhook.url))
+    assert outcomes(deliverer, "delivered") == [Outcome(record()["id"], "r", "delivered", 4)]
+    assert len({headers["Idempotency-Key"] for _, headers, _ in webhook.received}) == 1
+
+
+def test_a_round_ends_after_its_retries_and_another_begins(deliverer: Deliverer, webhook: Webhook) -> None:
+    webhook.answers = [status(500)] * 3
+    deliverer.submit(record(), to(webhook.url, max_retries=1))
+    assert [(each.kind, each.tries) for each in outcomes(deliverer, "delivered")] == [("failed", 2), ("delivered", 4)]
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 400, 401, 404, 410])
+def test_what_will_not_pass_is_not_tried_again_in_the_round(deliverer: Deliverer, webhook: Webhook, code: int) -> None:
+    webhook.answers = [status(code)]
+    deliverer.submit(record(), to(webhook.url))
+    assert [(each.kind, each.tries) for each in outcomes(deliverer, "delivered")] == [("failed", 1), ("delivered", 2)]
+
+
+def test_an_old_alert_is_given_up(deliverer: Deliverer, webhook: Webhook) -> None:
+    webhook.answer = status(500)
+    deliverer.submit(record(), to(webhook.url, max_age="1s"))
+    assert outcomes(deliverer, "given_up")[-1].tries >= 2
+    assert deliverer.pending == 0
+
+
+def test_one_that_is_too_old_already_has_one_more_round(deliverer: Deliverer, webhook: Webhook) -> None:
+    """Its evaluator may have been away; the receiver may be back."""
+    deliverer.submit(record(age_s=90.0), to(webhook.url, max_age="1m"))
+    assert [each.kind for each in outcomes(deliverer, "delivered")] == ["delivered"]
+
+
+def test_redirects_are_followed_to_the_same_host_only(deliverer: Deliverer, webhook: Webhook) -> None:
+    other = Webhook()
+    webhook.answers = [status(307, Location="/moved")]
+    deliverer.submit(record(at_s=60), to(webhook.url))
+    outcomes(deliverer, "delivered")
+    assert [path for path, _, _ in webhook.received] == ["/hook", "/moved"]
+    webhook.answers = [status(308, Location=other.url)]
+    deliverer.submit(record(at_s=120), to(webhook.url))
+    assert [each.kind for each in outcomes(deliverer, "failed")] == ["failed"]
+    assert other.received == []
+    webhook.answers = [status(307, Location="/again")] * 9
+    deliverer.submit(record("loop", at_s=180), to(webhook.url))
+    assert any(each.rule == "loop" and each.kind == "failed" for each in outcomes(deliverer, "failed"))
+    other.close()
+
+
+def endless(handler: BaseHTTPRequestHandler) -> None:
+    """An answer that would take ten gigabytes."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(10 << 30))
+    handler.end_headers()
+    for _ in range(10 << 10):
+        handler.wfile.write(bytes(1 << 20))
+
+
+def drip(handler: BaseHTTPRequestHandler) -> None:
+    """An answer whose head never ends."""
+    for _ in range(1000):
+        handler.wfile.write(b"H")
+        time.sleep(0.05)
+
+
+def test_an_endless_answer_is_not_read(deliverer: Deliverer, webhook: Webhook) -> None:
+    import resource
+
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    webhook.answers = [endless]
+    deliverer.submit(record(), to(webhook.url))
+    assert [each.kind for each in outcomes(deliverer, "delivered", 20.0)] == ["delivered"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200 << 10
+
+
+@pytest.mark.parametrize("answer", [drip, lambda handler: time.sleep(5)])
+def test_a_try_takes_no_longer_than_its_time(
+    deliverer: Deliverer, webhook: Webhook, answer: Callable[[BaseHTTPRequestHandler], None]
+) -> None:
+    webhook.answers = [answer]
+    deliverer.submit(record(), to(webhook.url, timeout="300ms"))
+    assert outcomes(deliverer, "delivered", 5.0)[-1].tries == 2
+
+
+def test_a_dead_receiver_holds_up_nobody_else(deliverer: Deliverer, webhook: Webhook) -> None:
+    dead = socket.socket()
+    dead.bind(("127.0.0.1", 0))
+    dead.listen(0)
+    for minute in range(50):
+        deliverer.submit(
+            record("dead", at_s=60 * minute, labels=(f"m{minute}",)), to(f"http://127.0.0.1:{dead.getsockname()[1]}/")
+        )
+    deliverer.submit(record("alive"), to(webhook.url))
+    assert deliverer.outcomes.get(timeout=5.0) == Outcome(record("alive")["id"], "alive", "delivered", 1)
+    dead.close()
+
+
+def test_events_of_an_instance_keep_their_order(deliverer: Deliverer, webhook: Webhook) -> None:
+    webhook.answers = [status(500), status(500), ok]
+    for minute in range(1, 5):
+        deliverer.submit(record(at_s=60 * minute), to(webhook.url))
+    assert wait_for(lambda: deliverer.pending == 0, 10.0)
+    moments = [body["fired_at"] for _, _, body in webhook.received]
+    assert moments == sorted(moments)
+    assert len(set(moments)) == 4
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x?token=hook-secret", "http://no-such-host.invalid/hook-secret"])
+def test_what_is_secret_is_not_logged(deliverer: Deliverer, caplog: pytest.LogCaptureFixture, url: str) -> None:
+    caplog.set_level(logging.DEBUG)
+    deliverer.submit(record(), to(url, max_retries=0))
+    outcomes(deliverer, "failed")
+    assert "was not delivered" in caplog.text
+    assert "hook-secret" not in "".join(
+        each.getMessage() for each in caplog.records if each.name.startswith("tokentrace")
+    )
+
+
+def test_a_header_that_cannot_be_sent_is_not_quoted(
+    deliverer: Deliverer, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    deliverer.submit(record(), to(webhook.url, headers={"Authorization": "hook-secret\nX: y"}, max_retries=0))
+    outcomes(deliverer, "failed")
+    assert "hook-secret" not in caplog.text
+
+
+def test_stdout_is_one_json_line(deliverer: Deliverer, capfd: pytest.CaptureFixture[str]) -> None:
+    deliverer.submit(record(), Delivery())
+    outcomes(deliverer, "delivered")
+    (line,) = capfd.readouterr().out.splitlines()
+    assert json.loads(line)["id"] == record()["id"]
+
+
+def test_who_is_forgotten_is_not_tried_again(deliverer: Deliverer, webhook: Webhook) -> None:
+    webhook.answer = status(500)
+    deliverer.submit(record(), to(webhook.url))
+    outcomes(deliverer, "failed")
+    deliverer.forget()
+    seen = len(webhook.received)
+    time.sleep(0.3)
+    assert len(webhook.received) == seen
+    assert deliverer.pending == 0
