@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tokentrace.alerts import evaluator
+from tokentrace.alerts.delivery import Deliverer
 from tokentrace.cli import main as tokentrace
 from tokentrace.commit.exactly_once import ExactlyOnce
 from tokentrace.ledger import Ledger
@@ -28,10 +30,17 @@ POINTS: dict[str, tuple[type, str]] = {
     "during_restore": (StateReader, "read"),
 }
 
+#: The same for the evaluator of the alerts: (owner, function or method).
+ALERT_POINTS: dict[str, tuple[Any, str]] = {
+    "alert_evaluated": (evaluator, "alert_record"),
+    "alert_committed": (evaluator.Evaluator, "_deliver"),
+    "alert_delivered": (Deliverer, "_tell"),
+}
+
 
 def arm(point: str, count: int) -> None:
     """Make the process kill itself before the count-th call of the point's method."""
-    owner, name = POINTS[point]
+    owner, name = {**POINTS, **ALERT_POINTS}[point]
     method: Callable[..., Any] = getattr(owner, name)
     calls = 0
 

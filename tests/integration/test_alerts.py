@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Producer
 
 from tests.alerts.recount import METRICS, in_window, matching
+from tests.alerts.test_evaluation import simulate
+from tests.chaos.crashing import ALERT_POINTS
+from tests.chaos.fleet import Replica
+from tests.services import free_port
 from tests.services.kafka import KafkaBroker
 from tests.services.webhook import Webhook
 from tests.services.workers import WorkerProcess, wait_for
 from tests.spanfactory import message, random_span
+from tokentrace.alerts.rules import Rule
+from tokentrace.config.alerts import AlertRule
 
 Start = Callable[..., WorkerProcess]
 MINUTE_US = 60_000_000
@@ -48,6 +58,10 @@ def produce(kafka: KafkaBroker, topic: str, spans: list[dict[str, Any]], partiti
         producer.produce(topic, message(each), partition=index % partitions, timestamp=each["ended_at"] // 1000)
         producer.poll(0)
     assert producer.flush(30) == 0
+
+
+def counted(workers: list[WorkerProcess]) -> int:
+    return int(sum(v for w in workers for (name, _), v in w.samples().items() if name == "tokentrace_spans_total"))
 
 
 def rule(name: str, metric: str, op: str, threshold: float, webhook: Webhook, **fields: Any) -> dict[str, Any]:
@@ -112,3 +126,217 @@ def test_each_rule_fires_once_for_the_whole_fleet_with_the_values_of_the_recount
         dict.fromkeys([each["name"] for each in rules], 1)
     ] * 3
     assert not any("hook-secret" in worker.log() for worker in workers)
+
+
+@pytest.mark.parametrize("point", sorted(ALERT_POINTS))
+def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed(
+    kafka: KafkaBroker, topic: str, tmp_path: Path, webhook: Webhook, point: str
+) -> None:
+    spans = traffic(topic, 12, 120)
+    rules = fleet_rules(webhook, spans)
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"session_timeout": "6s"}, "alerts": rules,
+    }  # fmt: skip
+    replicas = [Replica(tmp_path, "replica-0", sections)]
+    try:
+        replicas[0].wait_until_ready()
+        replicas[0].terminate()
+        replicas[0].restart((point, 1))
+        replicas[0].wait_for_log("evaluates the alerts")
+        replicas += [Replica(tmp_path, f"replica-{index}", sections) for index in (1, 2)]
+        for each in replicas[1:]:
+            each.wait_until_ready()
+        produce(kafka, topic, spans)
+        names = {each["name"] for each in rules}
+        assert wait_for(lambda: replicas[0].process.poll() == -signal.SIGKILL, 60.0)
+        replicas[0].restart()
+        fired = lambda: {body["alert"] for body in webhook.bodies(status="firing")}  # noqa: E731
+        assert wait_for(lambda: fired() == names, 60.0), fired()
+        time.sleep(2.0)
+        firings = webhook.bodies(status="firing")
+        assert {body["alert"]: body["id"] for body in firings}.keys() == names
+        assert len({body["id"] for body in firings}) == len(names)
+        assert len(firings) <= len(names) + (point == "alert_delivered")
+        for body in firings:
+            check(body, spans)
+    finally:
+        for each in replicas:
+            each.end()
+
+
+def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
+    kafka: KafkaBroker, topic: str, start_worker: Start, webhook: Webhook
+) -> None:
+    minutes = 120
+    spans = traffic(topic, minutes, 25)
+    # A quiet time in between, and one in which everything is dear and slow.
+    first_us = spans[0]["ended_at"]
+    spans = [each for each in spans if not 30 <= (each["ended_at"] - first_us) // MINUTE_US < 45]
+    for each in spans:
+        if 70 <= (each["ended_at"] - first_us) // MINUTE_US < 85:
+            each.update(cost_usd=3000.0, latency_ms=40_000.0, status="error")
+    rules = [
+        rule("spend", "total_cost", "gt", 150_000.0, webhook, interval="1m"),
+        rule("slow", "latency_p95", "gt", 20_000.0, webhook, group_by=["model"], min_spans=5),
+        rule("failing", "error_rate", "gte", 0.5, webhook, window="5m"),
+        rule("dead", "span_count", "lt", 10, webhook, window="3m"),
+    ]
+    expected = set()
+    for each in rules:
+        compiled = Rule.of(AlertRule.model_validate(each))
+        until = simulate(spans, compiled, last_minute=spans[-1]["ended_at"] // MINUTE_US)
+        expected |= {(each["name"], *event[:3], event[4]) for event in until}
+    assert len(expected) >= 8
+    other = kafka.create_topic(f"{topic}-backlog", 4)
+    last_s = (spans[-1]["ended_at"] // MINUTE_US + 1) * 60
+
+    def seen(group: str, bodies: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+        return {
+            (
+                body["alert"],
+                body["status"],
+                tuple(body["group"].values()),
+                seconds(body["fired_at"]),
+                body["span_count"],
+            )
+            for body in bodies
+            if seconds(body["fired_at"]) <= last_s
+        }
+
+    # Live: minute by minute, each counted before the next comes.
+    def sections(name: str) -> dict[str, Any]:
+        return {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": name, "group_id": name}, "alerts": rules}
+
+    live = [start_worker(**sections(topic)) for _ in range(2)]
+    chunk = len(spans) // 24
+    for begin in range(0, len(spans), chunk):
+        produce(kafka, topic, spans[begin : begin + chunk])
+        assert wait_for(lambda: counted(live) >= min(begin + chunk, len(spans)), 30.0)  # noqa: B023
+    assert wait_for(lambda: seen(topic, webhook.bodies()) == expected, 60.0), seen(topic, webhook.bodies()) ^ expected
+    for worker in live:
+        worker.end()
+    webhook.received.clear()
+    # A backlog, worked off by workers that start one after the other.
+    produce(kafka, other, spans)
+    for _ in range(2):
+        start_worker(**sections(other))
+    assert wait_for(lambda: seen(other, webhook.bodies()) == expected, 60.0), seen(other, webhook.bodies()) ^ expected
+    time.sleep(1.0)
+    assert len(webhook.bodies()) == len({body["id"] for body in webhook.bodies()})
+
+
+def test_windows_agree_with_promql_over_the_same_traffic(
+    kafka: KafkaBroker, topic: str, start_worker: Start, start_prometheus: Any
+) -> None:
+    """Everything is inside the window, so what a query makes of the counters is what the rule's value must be."""
+    spans = traffic(topic, 5, 200)
+    metrics = ("total_cost", "latency_p95", "ttft_p95", "prompt_token_p95", "error_rate", "quality_score")
+    rules = [
+        {"name": name, "metric": name, "op": "gt", "threshold": 1e12, "window": "30m", "interval": "1m"}
+        for name in metrics
+    ]
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "metrics": {"zero_first": False}, "alerts": rules,
+    }  # fmt: skip
+    workers = [start_worker(**sections) for _ in range(3)]
+    prometheus = start_prometheus([worker.target for worker in workers])
+    produce(kafka, topic, spans)
+    end_s = spans[-1]["ended_at"] // MINUTE_US * 60 + 60
+
+    def evaluated() -> bool:
+        found = prometheus.query("max(tokentrace_alert_evaluated_timestamp_seconds)")
+        return (
+            bool(found) and found[0][1] >= end_s and prometheus.query("sum(tokentrace_spans_total)")[0][1] == len(spans)
+        )
+
+    assert wait_for(evaluated, 60.0)
+    queries = {
+        "total_cost": "sum(tokentrace_cost_total)",
+        "latency_p95": "histogram_quantile(0.95, sum by (le) (tokentrace_latency_ms_bucket))",
+        "ttft_p95": "histogram_quantile(0.95, sum by (le) (tokentrace_ttft_ms_bucket))",
+        "prompt_token_p95": "histogram_quantile(0.95, sum by (le) (tokentrace_prompt_tokens_bucket))",
+        "error_rate": 'sum(tokentrace_spans_total{status="error"}) / sum(tokentrace_spans_total)',
+        "quality_score": "sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)",
+    }
+    for name in metrics:
+        own = prometheus.query(f'max(tokentrace_alert_last_value{{rule="{name}"}})')[0][1]
+        assert own == pytest.approx(prometheus.query(queries[name])[0][1], rel=1e-9), name
+        assert own == pytest.approx(METRICS[name](spans), rel=1e-9), name
+
+
+def test_spans_that_lie_about_their_time_do_not_move_event_time(
+    kafka: KafkaBroker, topic: str, start_worker: Start
+) -> None:
+    rules = [{"name": "n", "metric": "span_count", "op": "gt", "threshold": 1e9, "window": "5m"}]
+    sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}, "alerts": rules}
+    worker = start_worker(**sections)
+    now_us = int(time.time() * 1e6)
+    lies = [now_us + 86_400_000_000, 2**62, 1, 0, now_us // 1_000_000]
+    spans = [{**each, "started_at": 0, "ended_at": lie} for each, lie in zip(traffic(topic, 1, 5), lies, strict=True)]
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for each in spans:
+        producer.produce(topic, message(each), partition=0)
+    assert producer.flush(30) == 0
+    clamped = ("tokentrace_alert_clamped_spans_total", frozenset[tuple[str, str]]())
+    assert wait_for(lambda: worker.samples().get(clamped) == 5, 30.0)
+    evaluated = ("tokentrace_alert_evaluated_timestamp_seconds", frozenset[tuple[str, str]]())
+    assert wait_for(lambda: worker.samples().get(evaluated, 0.0) > 0, 60.0)
+    assert worker.samples()[evaluated] <= time.time()
+
+
+def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
+    kafka: KafkaBroker, topic: str, start_worker: Start, webhook: Webhook
+) -> None:
+    spans = traffic(topic, 6, 60)
+    rules = [rule(name, "span_count", "gt", 10, webhook, window="2m") for name in ("quiet", "loud")]
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}, "alerts": rules,
+        "worker": {"session_timeout": "6s"},
+    }  # fmt: skip
+    port = [free_port() for _ in range(2)]
+    workers = [
+        start_worker(**sections, http_server={"addr": f"127.0.0.1:{each}", "auth_token": "t0ken"}) for each in port
+    ]
+
+    def ask(worker: WorkerProcess, path: str, method: str = "POST", token: str = "t0ken") -> tuple[int, Any]:
+        request = urllib.request.Request(
+            f"http://{worker.target}{path}", method=method, headers={"Authorization": f"Bearer {token}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20.0) as response:
+                return response.status, json.loads(response.read())
+        except urllib.error.HTTPError as error:
+            body = error.read()
+            return error.code, json.loads(body) if body.startswith(b"{") else body
+
+    assert wait_for(lambda: ask(workers[0], "/alerts", "GET")[1]["evaluator"] is not None, 30.0)
+    evaluator = ask(workers[0], "/alerts", "GET")[1]["evaluator"]
+    ours, other = workers if evaluator == "replica-0" else workers[::-1]
+    assert ask(other, "/alerts/quiet/silence?duration=2h", token="wrong")[0] == 401
+    assert ask(other, "/alerts/quiet/silence?duration=soon")[0] == 400
+    assert ask(other, "/alerts/quiet/silence")[0] == 400
+    assert ask(other, "/alerts/nobody/silence?duration=2h")[0] == 404
+    assert ask(other, "/alerts/quiet/silence?duration=2h")[0] == 200
+
+    def silenced(worker: WorkerProcess) -> list[bool]:
+        return [each["silenced_until"] is not None for each in ask(worker, "/alerts", "GET")[1]["alerts"]]
+
+    assert wait_for(lambda: silenced(ours) == silenced(other) == [True, False], 15.0)
+    ours.kill()
+    assert wait_for(lambda: ask(other, "/alerts", "GET")[1]["evaluator"] not in (None, evaluator), 40.0)
+    produce(kafka, topic, spans)
+    ours.restart()
+    assert wait_for(lambda: bool(webhook.bodies(alert="loud", status="firing")), 60.0)
+    assert wait_for(lambda: {e["firings"] for e in ask(other, "/alerts", "GET")[1]["alerts"]} == {1}, 20.0)
+    assert webhook.bodies(alert="quiet") == []
+
+
+def test_what_cannot_be_evaluated_is_refused_at_the_start(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:
+    rules = [{"name": "n", "metric": "span_count", "op": "gt", "threshold": 1, "window": "8d"}]
+    sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}, "alerts": rules}
+    worker = start_worker(wait=False, **sections)
+    assert worker.process.wait(30.0) == 2
+    assert "alerts[0].window: 8d is longer than the topic" in worker.log()
+    assert "Traceback" not in worker.log()
