@@ -34,5 +34,6 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # librdkafka repeats every retry; what a user needs of it, tokentrace says in its own words.
     logging.getLogger("librdkafka").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # It logs each request with its address, and a webhook's address may hold a secret.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
