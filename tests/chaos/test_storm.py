@@ -33,7 +33,7 @@ def test_the_storm_can_tell_a_weaker_guarantee(tmp_path: Path) -> None:
         storm = Storm(tmp_path, 7, {"worker": {"guarantee": "at_least_once"}}, settle_s=5.0)
     except Unavailable as error:
         unavailable(str(error))
-    result = storm.run(15.0)
+    result = storm.run(30.0)
     assert result.events["kill"] >= 1
     assert result.steps_back != []
     assert not result.exact

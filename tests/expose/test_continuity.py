@@ -15,7 +15,7 @@ from tokentrace.expose.continuity import FIRST_PATIENCE_S, Continuity
 def held(continuity: Continuity, scraper: str, *series: int) -> list[bool]:
     """One whole scrape of one family."""
     number = continuity.begin()
-    found = continuity.hold("family", np.array(series, np.int64)).tolist()
+    found = continuity.hold(("family", ""), np.array(series, np.int64)).tolist()
     continuity.finish(scraper, number)
     return found
 
@@ -66,7 +66,7 @@ def test_a_server_that_came_once_is_given_time() -> None:
 def test_a_scrape_that_never_arrived_does_not_count() -> None:
     continuity = Continuity(Clock())
     continuity.begin()
-    assert continuity.hold("family", np.array([0])).tolist() == [True]
+    assert continuity.hold(("family", ""), np.array([0])).tolist() == [True]
     assert held(continuity, "a", 0) == [True]
     assert held(continuity, "a", 0) == [False]
 
@@ -74,7 +74,7 @@ def test_a_scrape_that_never_arrived_does_not_count() -> None:
 def test_what_was_restored_is_shown_at_once() -> None:
     continuity = Continuity(Clock())
     continuity.begin(adopting=True)
-    continuity.hold("family", np.array([0, 1]))
+    continuity.hold(("family", ""), np.array([0, 1]))
     assert held(continuity, "a", 0, 1, 2) == [False, False, True]
 
 
@@ -91,7 +91,7 @@ def test_no_server_ever_sees_a_value_without_the_zero_or_a_zero_after_the_value(
     for scraper, more, arrives in scrapes:
         top = max(top, more)
         number = continuity.begin()
-        found = continuity.hold("family", np.arange(top)).tolist()
+        found = continuity.hold(("family", ""), np.arange(top)).tolist()
         if not arrives:
             continue
         continuity.finish(scraper, number)

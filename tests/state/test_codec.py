@@ -51,13 +51,13 @@ def test_totals_come_back(rig: Rig) -> None:
     rows = np.array([row for row, _ in cells], np.int64)
     created_s = np.array([created for _, created in cells])
     value = codec.replica("r0", "spans", totals)
-    again = codec.totals(value, rows, created_s, "spans")
+    again = codec.totals(value, rows, created_s, totals.changed_s, "spans")
     assert (again.values == totals.values).all()
     assert again.created_s == pytest.approx(totals.created_s)
     assert again.rejected == totals.rejected
     assert sum(totals.rejected.values()) >= 1
     assert (dict(again.partitions), dict(again.positions)) == (dict(totals.partitions), dict(totals.positions))
-    assert codec.totals(value, rows, created_s, "another topic").positions == {}
+    assert codec.totals(value, rows, created_s, totals.changed_s, "another topic").positions == {}
     assert codec.positions(value, "spans") == {0: 501}
 
 
@@ -116,7 +116,7 @@ def test_other_buckets_are_refused(rig: Rig) -> None:
     value = StateCodec(LAYOUT).replica("r0", "spans", totals)
     other = StateCodec(Layout.build({"ttft_ms": (1.0, 2.0)}))
     with pytest.raises(RuntimeFailure, match=r"other buckets \(ttft_ms\)"):
-        other.totals(value, totals.values, totals.created_s, "spans")
+        other.totals(value, totals.values, totals.created_s, totals.changed_s, "spans")
 
 
 def test_what_a_newer_version_wrote_is_refused() -> None:

@@ -83,8 +83,12 @@ class GroupIndex:
     def __init__(self, max_groups: int, hash_bits: int = 64) -> None:
         self.max_groups = max_groups
         self.epoch = 0
-        self.groups: list[Group] = []
         self._hash_mask = np.uint64((1 << hash_bits) - 1)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know no group but the overflow. Everything is made anew: snapshots hold what was."""
+        self.groups: list[Group] = []
         self._slots: NDArray[np.int64] = np.full(1024, _EMPTY, np.int64)
         self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
         self._headers: NDArray[np.uint64] = np.zeros(64, np.uint64)
@@ -131,6 +135,20 @@ class GroupIndex:
         """
         numbers = self._lookup(_labels_of(groups), len(self.groups) + len(groups))
         return self.cells(numbers, status)
+
+    def retain(self, keep: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Forget the groups that `keep` (bool[g], true for the overflow) is false for, and number the rest anew.
+
+        (the cells that are left, by their numbers before, int64[c]; and their numbers now, int64[c]).
+        """
+        groups, cell_group, cell_status = self.groups, self.cell_group, self.cell_status
+        cells = np.flatnonzero(keep[cell_group])
+        self._begin()
+        self.epoch += 1
+        kept = np.flatnonzero(keep)
+        numbers = np.full(len(groups), _EMPTY, np.int64)
+        numbers[kept] = self._lookup(_labels_of([groups[number] for number in kept.tolist()]), len(kept))
+        return cells, self.cells(numbers[cell_group[cells]], cell_status[cells])
 
     def _hash(self, words: _Words) -> NDArray[np.uint64]:
         """A sum over the words, so that a word that a span has not got costs it nothing."""

@@ -57,6 +57,22 @@ class QualityWindow:
             expired = True
         return expired
 
+    def renumber(self, before: NDArray[np.int64], now: NDArray[np.int64]) -> None:
+        """Cells are numbered anew. before, now: int64[c], the numbers of those that are left."""
+        number_of = np.full(max(len(self._sums), int(before.max(initial=-1)) + 1), -1, np.int64)
+        number_of[before] = now
+        size = int(now.max(initial=-1)) + 1
+        sums, counts = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        known = before < len(self._sums)
+        sums[now[known]], counts[now[known]] = self._sums[before[known]], self._counts[before[known]]
+        self._sums, self._counts = sums, counts
+        recent = self._recent
+        self._recent = deque()
+        for scores in recent:
+            cells = number_of[scores.cells]
+            left = cells >= 0
+            self._recent.append(_Scores(scores.committed_at_s, cells[left], scores.sums[left], scores.counts[left]))
+
     def copy(self, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Sums (millionths) and counts over the first `cells` cells, as arrays of the caller's own."""
         return resized(self._sums, cells), resized(self._counts, cells)

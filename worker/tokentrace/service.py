@@ -53,7 +53,6 @@ class Service:
 
     def __init__(self, config: Config, clock: Callable[[], float] = time.time, *, make_topics: bool = True) -> None:
         """make_topics: whether to create and check tokentrace's own topics; an emulated broker may not allow it."""
-        refuse_what_is_not_here_yet(config)
         self._config = config
         self._make_topics = make_topics
         self._clock = clock
@@ -75,6 +74,7 @@ class Service:
         decoder = SpanDecoder(schemas, config.kafka.framing, identity=seen is not None)
         self._recorder.registry_requests = schemas.requests
         self._recorder.schemas = decoder.paths
+        self._renderer = Renderer(metrics.labels, metrics.zero_first)
         timer = StageTimer(self._recorder.stage_seconds)
         self._source = KafkaSource(source_settings(config), clock)
         self._worker = Worker(
@@ -87,15 +87,14 @@ class Service:
             self._source,
             Engine(decoder, groups, pricer(config, clock), layout, timer, clock, seen),
             Delta(layout),
-            Ledger(layout, groups, metrics.quality_window, clock),
+            Ledger(layout, groups, metrics.quality_window, clock, metrics.expire_after, self._renderer.label_sets),
             committer(config, self._source, groups, layout),
             self._recorder,
             timer,
             clock,
-            lambda snapshot: self._renderer.adopt(snapshot),
+            self._renderer.adopt,
             seen,
         )
-        self._renderer = Renderer(metrics.labels, metrics.zero_first)
         self._evaluator: Evaluator | None = None
         board = None
         if config.alerts:
@@ -227,16 +226,6 @@ class Service:
 
 
 # -- from the configuration to the parts -------------------------------------------------------------------------------
-
-
-def refuse_what_is_not_here_yet(config: Config) -> None:
-    """A setting must never be accepted and then ignored. Raises ConfigError."""
-    asked_for = {
-        "metrics.expire_after": config.metrics.expire_after is not None,
-    }
-    problems = [f"{key}: is not in this version yet; leave it out" for key, set_ in asked_for.items() if set_]
-    if problems:
-        raise ConfigError(problems)
 
 
 def client_config(config: Config) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from .measures import Layout
 
 #: The label value of everything beyond `metrics.max_groups`.
 OVERFLOW = "__overflow__"
+#: What `tokentrace state show` calls the labels of groups that expired. No series has it.
+EXPIRED = "__expired__"
 
 
 class Group(NamedTuple):
@@ -25,6 +27,21 @@ class Group(NamedTuple):
     model: str
     provider: str
     caller: str
+
+
+class Folded(NamedTuple):
+    """Groups that expired, of one model, provider and status code; None: of all."""
+
+    model: str | None
+    provider: str | None
+    status: int
+
+
+class FoldedTotals(NamedTuple):
+    """What they have counted. values: int64[layout.width]. created_s: Unix time of the first of it."""
+
+    values: NDArray[np.int64]
+    created_s: float
 
 
 class PartitionAudit(NamedTuple):
@@ -38,15 +55,16 @@ class PartitionAudit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Committed totals of k cells over g groups.
+    """Committed totals of r folded rows and k cells over g groups; the folded rows come first.
 
     epoch: changes when cell or group numbers are assigned anew; caches keyed on cells must then be dropped.
     groups: at least g groups; the list only grows within an epoch, so an index once read stays right.
     cell_group: int32[k], index into groups. cell_status: uint8[k], index into spans.STATUSES.
-    values: int64[k, layout.width].
-    created_s: float64[k], Unix time at which the cell was first counted.
+    folded: what the r rows are of. They change with the epoch alone.
+    values: int64[r + k, layout.width].
+    created_s: float64[r + k], Unix time at which the row was first counted.
     rejected: reason -> messages or parts. rejected_created_s: reason -> Unix time of its first.
-    quality_sum: int64[k], millionths; quality_count: int64[k]: scores inside the quality window.
+    quality_sum: int64[r + k], millionths; quality_count: int64[r + k]: scores inside the quality window.
     partitions: partition -> audit.
     overflowed_spans: spans that were folded into the overflow group.
     """
@@ -67,3 +85,4 @@ class Snapshot:
     groups_limit: int
     overflowed_spans: int
     committed_at_s: float
+    folded: Sequence[Folded] = ()

@@ -192,15 +192,18 @@ class Worker:
     def _commit(self) -> Outcome:
         """Commit the delta and accept or drop it."""
         self._tell_quiet_partitions()
-        if not self._delta:
-            return Outcome.COMMITTED
-        self._timer.start()
         began = time.perf_counter()
         totals, changes = self._ledger.after(self._delta)
+        ended = self._ledger.expiry(totals)
+        if not self._delta and not ended:
+            return Outcome.COMMITTED
+        self._timer.start()
         memory = self._seen.after(self._delta) if self._seen is not None else NOTHING_SEEN
-        outcome = self._committer.commit(self._delta, totals, changes, memory)
+        outcome = self._committer.commit(self._delta, totals, changes, memory, ended)
         if outcome is Outcome.COMMITTED:
-            self._ledger.accept(totals, changes)
+            self._ledger.accept(totals, changes, ended)
+            if ended:
+                log.info("%d groups were idle for metrics.expire_after, and expired.", int((~ended.keep).sum()))
             if self._seen is not None:
                 self._seen.accept(memory)
             self._delta.clear()

@@ -20,10 +20,8 @@ def command() -> None:
 def check(config_path: Path, print_: bool) -> None:
     """Check the configuration and say what a worker would do with it."""
     from ..config import load_config
-    from ..service import refuse_what_is_not_here_yet
 
     config = load_config(config_path)
-    refuse_what_is_not_here_yet(config)
     if print_:
         import yaml
 

@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Protocol
 
 from ..delta import Changes, Delta
+from ..expiry import NOTHING_EXPIRED, Expiry
 from ..ledger import Totals
 from ..seen import NOTHING_SEEN, Chunk, Memory
 
@@ -39,11 +40,18 @@ class Committer(Protocol):
     #: Input partition -> offset below which spans are known to be counted already; complete after `start`.
     counted_up_to: Mapping[int, int]
 
-    def commit(self, delta: Delta, totals: Totals, changes: Changes, memory: Memory = NOTHING_SEEN) -> Outcome:
+    def commit(
+        self,
+        delta: Delta,
+        totals: Totals,
+        changes: Changes,
+        memory: Memory = NOTHING_SEEN,
+        ended: Expiry = NOTHING_EXPIRED,
+    ) -> Outcome:
         """Make the delta durable: its dead letters, its offsets and, where the guarantee asks for it, its totals.
 
         totals: what the ledger holds once this is committed. changes: the cells in which it differs.
-        memory: what changes in the memory of spans.
+        memory: what changes in the memory of spans. ended: what expires; the delta may then be empty.
 
         A dead letter that was delivered for good leaves the delta; all else in it stays as it is.
         """

@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from ..delta import Changes, Delta
 from ..errors import RuntimeFailure
+from ..expiry import NOTHING_EXPIRED, Expiry
 from ..ledger import Totals
 from ..messages import DeadLetter
 from ..seen import NOTHING_SEEN, Memory
@@ -53,7 +54,16 @@ class AtLeastOnce:
     def seen(self, partitions: Sequence[int]) -> None:
         """It is in memory, as the totals are."""
 
-    def commit(self, delta: Delta, totals: Totals, changes: Changes, memory: Memory = NOTHING_SEEN) -> Outcome:
+    def commit(
+        self,
+        delta: Delta,
+        totals: Totals,
+        changes: Changes,
+        memory: Memory = NOTHING_SEEN,
+        ended: Expiry = NOTHING_EXPIRED,
+    ) -> Outcome:
+        if not delta:
+            return Outcome.COMMITTED  # Expiry alone, of totals that are in memory.
         if delta.dead_letters and not self._deliver(delta):
             return Outcome.RETRY
         try:

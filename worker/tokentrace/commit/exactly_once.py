@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from ..delta import Changes, Delta
 from ..errors import RuntimeFailure
+from ..expiry import NOTHING_EXPIRED, Expiry
 from ..groups import GroupIndex
 from ..ledger import Totals
 from ..measures import Layout
 from ..seen import NOTHING_SEEN, Chunk, Memory
 from ..snapshot import Group
 from ..source import FENCED, MEMBERSHIP_LOST, KafkaSource
-from ..state import StateCodec, StateReader, cell_key, replica_key
+from ..state import StateCodec, StateReader, cell_key, folded_key, replica_key
 from ..state.chunks import ChunkReader, chunk_key, encode_chunk
 from ..state.codec import Progress
 from ..state.restore import partition_of
@@ -91,7 +92,8 @@ class ExactlyOnce:
     """Commits a delta in one transaction.
 
     1. Begin a transaction. None is open between commits: it would hold up everyone who reads committed data.
-    2. Produce the new totals of the cells that changed, and the replica's own record, to the state topic.
+    2. Produce the new totals of the cells that changed, and the replica's own record, to the state topic; remove
+       what expired from it.
     3. Produce the increments to the rollups topic, the dead letters to theirs, and what was seen to its own.
     4. Send the consumed offsets to the transaction.
     5. Commit it.
@@ -138,10 +140,18 @@ class ExactlyOnce:
             return None
         return self._ids.read(self._settings.source_topic, partitions)
 
-    def commit(self, delta: Delta, totals: Totals, changes: Changes, memory: Memory = NOTHING_SEEN) -> Outcome:
+    def commit(
+        self,
+        delta: Delta,
+        totals: Totals,
+        changes: Changes,
+        memory: Memory = NOTHING_SEEN,
+        ended: Expiry = NOTHING_EXPIRED,
+    ) -> Outcome:
         try:
             self._producer.begin_transaction()  # 1
             self._produce_state(totals, changes.cells)  # 2
+            self._produce_expiry(ended)
             self._produce_rollups(delta, totals.committed_at_s)  # 3
             self._produce_dead_letters(delta)
             self._produce_memory(memory)
@@ -165,6 +175,16 @@ class ExactlyOnce:
             self._produce(topic, cell_key(replica, group, status), value, self._state_partition)
         own = self._codec.replica(replica, self._settings.source_topic, totals)
         self._produce(topic, replica_key(replica), own, self._state_partition)
+
+    def _produce_expiry(self, ended: Expiry) -> None:
+        topic, replica = self._settings.state_topic, self._settings.replica
+        for group, status in self._cells(ended.gone):
+            self._produce(topic, cell_key(replica, group, status), None, self._state_partition)
+        for key in ended.written:
+            value = self._codec.folded(ended.folded[key])
+            self._produce(topic, folded_key(replica, key), value, self._state_partition)
+        for key in ended.removed:
+            self._produce(topic, folded_key(replica, key), None, self._state_partition)
 
     def _produce_rollups(self, delta: Delta, committed_at_s: float) -> None:
         rows = delta.by_minute()
@@ -195,6 +215,8 @@ class ExactlyOnce:
             )
 
     def _send_offsets(self, delta: Delta) -> None:
+        if not delta:
+            return  # Expiry alone.
         offsets = [
             TopicPartition(self._settings.source_topic, partition, offset)
             for partition, offset in delta.positions.items()

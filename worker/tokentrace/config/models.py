@@ -288,7 +288,15 @@ class Metrics(Section):
     zero_first: StrictBool = True
     """Show a new series as 0 for one scrape, so that Prometheus sees its first increment."""
     expire_after: PositiveDuration | None = None
-    """Forget groups that were idle for this long; never, unless set."""
+    """Groups that were idle for this long, 10m at least, end their series and make room; never, unless set."""
+
+    @field_validator("expire_after")
+    @classmethod
+    def _long_enough(cls, value: float | None) -> float | None:
+        # Every Prometheus must have scraped the last value before the series ends.
+        if value is not None and value < 600.0:
+            raise ValueError("must be at least 10m")
+        return value
 
     @field_validator("labels")
     @classmethod

@@ -8,7 +8,7 @@ are served so; `curl` and `tokentrace top` see the values themselves.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,8 @@ class Continuity:
         self._scrapers: dict[str, _Scraper] = {}
         self._number = 0
         self._horizon = 0
-        self._born: dict[Hashable, NDArray[np.int64]] = {}
+        #: (family, what else its samples are told apart by) -> series -> the first scrape that had it, or 0.
+        self._born: dict[tuple[str, str], NDArray[np.int64]] = {}
         self._adopting = False
         self.holding = False
 
@@ -55,7 +56,7 @@ class Continuity:
         self._horizon = min((self._scrapers[name].number for name in active), default=0)
         return self._number
 
-    def hold(self, family: Hashable, series: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def hold(self, family: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
         """bool[k]: which of these series of a family have to be shown as 0 in this scrape."""
         if not len(series):
             return np.zeros(0, np.bool_)
@@ -88,6 +89,13 @@ class Continuity:
                 del self._scrapers[name]
         return frozenset(self._scrapers)
 
-    def forget_series(self) -> None:
-        """Series are numbered anew; all that is shown next was shown before."""
-        self._born.clear()
+    def renumber(self, family: str, now: NDArray[np.int64]) -> None:
+        """The series of a family are numbered anew. now: int64[s], the number each has now, -1 where it has ended."""
+        for key in [key for key in self._born if key[0] == family]:
+            born = self._born[key]
+            # A series may have been numbered and not yet shown, and may be shown that was never numbered again.
+            known = min(len(born), len(now))
+            left = np.flatnonzero(now[:known] >= 0)
+            moved = np.zeros(int(now.max(initial=-1)) + 1, np.int64)
+            moved[now[left]] = born[left]
+            self._born[key] = moved

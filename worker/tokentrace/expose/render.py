@@ -49,7 +49,6 @@ class Renderer:
 
     def __init__(self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False) -> None:
         self._continuity = Continuity() if zero_first else None
-        self._epoch = 0
         chosen = labels or {}
         self._families = [
             (family, tuple(chosen.get(name, _group_labels(family)))) for name, family in families.LABELLED.items()
@@ -69,7 +68,7 @@ class Renderer:
         if continuity is None:
             return Scrape(self.render(snapshot, others, form))
         with self._lock:
-            number = continuity.begin(adopting=self._renumbered(snapshot))
+            number = continuity.begin()
             lines = self._lines(snapshot, form, continuity)
             complete = not continuity.holding
         return Scrape("".join(lines).encode() + _library_text(others, form), number, complete)
@@ -91,20 +90,20 @@ class Renderer:
         """What an earlier process has shown already: these series are not new."""
         if self._continuity is not None:
             with self._lock:
-                self._epoch = snapshot.epoch
                 self._continuity.begin(adopting=True)
                 self._lines(snapshot, "text", self._continuity)
 
-    def _renumbered(self, snapshot: Snapshot) -> bool:
-        if snapshot.epoch == self._epoch or self._continuity is None:
-            return False
-        self._epoch = snapshot.epoch
-        self._continuity.forget_series()
-        return True
+    @property
+    def label_sets(self) -> list[frozenset[str]]:
+        """The labels of each family over groups."""
+        return [frozenset(labels) for _, labels in self._families]
 
     def _lines(self, snapshot: Snapshot, form: Format, continuity: Continuity | None) -> list[str]:
-        for projection in self._projections.values():
-            projection.update(snapshot)
+        moved = {labels: projection.update(snapshot) for labels, projection in self._projections.items()}
+        if self._continuity is not None:
+            for family, labels in self._families:
+                if (numbers := moved[labels]) is not None:
+                    self._continuity.renumber(family.name, numbers)
         lines: list[str] = []
         for family, labels in self._families:
             projection = self._projections[labels]
@@ -195,7 +194,7 @@ def _histogram(
     observed = np.flatnonzero(counts[:, -1])
     counts, sums = counts[observed], sums[observed]
     if continuity is not None:
-        held = continuity.hold(family.name, observed)
+        held = continuity.hold((family.name, ""), observed)
         counts[held], sums[held] = 0, 0
     columns = [*counts.T.tolist(), counts[:, -1].tolist(), *_split(sums, family.decimals)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []

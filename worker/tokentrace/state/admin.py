@@ -17,9 +17,9 @@ from confluent_kafka.admin import AdminClient
 
 from ..errors import RuntimeFailure, UsageError
 from ..measures import SUMS
-from ..snapshot import Group
+from ..snapshot import EXPIRED, Folded, Group
 from ..spans import STATUSES
-from .codec import cell_key, decode_record, encode_replica, replica_key
+from .codec import cell_key, decode_record, encode_replica, folded_key, replica_key
 from .restore import StateReader, Stored, partition_of
 
 _silent = logging.getLogger("librdkafka")
@@ -106,6 +106,7 @@ class StateAdmin:
         """Remove everything that the replica has counted. Returns how many records went."""
         stored = self._one(replica)
         keys = [cell_key(replica, group, status) for group, status in stored.cells]
+        keys += [folded_key(replica, folded) for folded in stored.folded]
         if stored.replica is not None:
             keys.append(replica_key(replica))
         self._write(replica, [(key, None) for key in keys])
@@ -147,16 +148,24 @@ class StateAdmin:
 
 def _totals(replica: str, stored: Stored) -> ReplicaTotals:
     record = decode_record(stored.replica) if stored.replica is not None else None
-    sums = {}
-    for (group, status), value in stored.cells.items():
-        counts = decode_record(value)["counts"]
-        sums[group, STATUSES[status]] = {name: counts[name] for name in SUMS}
+    sums: dict[tuple[Group, str], Counter[str]] = {}
+    folded = [(_shown(each), each.status, written) for each, written in stored.folded.items()]
+    for group, status, written in [*((group, status, each) for (group, status), each in stored.cells.items()), *folded]:
+        counts = decode_record(written.value)["counts"]
+        sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
     return ReplicaTotals(
         replica,
         record["committed_at"] / 1e6 if record else 0.0,
         {(each["topic"], each["partition"]): each["offset"] for each in record["partitions"]} if record else {},
         sums,
     )
+
+
+def _shown(folded: Folded) -> Group:
+    """Labels for what is not told apart by them any more."""
+    if folded.model is None:
+        return Group(EXPIRED, EXPIRED, EXPIRED)
+    return Group(folded.model, folded.provider or "", EXPIRED)
 
 
 def summed(replicas: list[ReplicaTotals], *by: str) -> dict[tuple[str, ...], Counter[str]]:

@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import fastavro
@@ -24,7 +25,7 @@ from ..ledger import Totals
 from ..measures import SUMS, Layout
 from ..publish import MARKER
 from ..schemas.files import bundled_schema, fingerprint_of
-from ..snapshot import Group, PartitionAudit
+from ..snapshot import Folded, FoldedTotals, Group, PartitionAudit
 from ..spans import STATUSES
 from .longs import encode_rows, long
 
@@ -65,8 +66,14 @@ def replica_key(replica: str) -> bytes:
     return _json([replica])
 
 
-def parse_key(key: bytes | None) -> tuple[str, Cell | None] | None:
-    """(replica, its cell or None for the replica's own record); None for a key that is not of this topic."""
+def folded_key(replica: str, folded: Folded) -> bytes:
+    """The key of a record of what expired: a JSON array, shorter by the labels that it is not told apart by."""
+    labels = [] if folded.model is None else [folded.model, folded.provider or ""]
+    return _json([replica, *labels, STATUSES[folded.status]])
+
+
+def parse_key(key: bytes | None) -> tuple[str, Cell | Folded | None] | None:
+    """(replica, its cell, what is folded, or None for its own record); None for a key that is not of this topic."""
     try:
         parts = json.loads(key or b"")
     except ValueError:
@@ -77,6 +84,9 @@ def parse_key(key: bytes | None) -> tuple[str, Cell | None] | None:
         return parts[0], None
     if len(parts) == 5 and parts[4] in STATUSES:
         return parts[0], (Group(*parts[1:4]), STATUSES.index(parts[4]))
+    if len(parts) in (2, 4) and parts[-1] in STATUSES:
+        model, provider = parts[1:3] if len(parts) == 4 else (None, None)
+        return parts[0], Folded(model, provider, STATUSES.index(parts[-1]))
     return None
 
 
@@ -118,6 +128,10 @@ class StateCodec:
         record = decode_record(value)
         return self._row(record["counts"]), record["created_at"] / 1e6
 
+    def folded(self, totals: FoldedTotals) -> bytes:
+        """The record of what expired; it is a cell's."""
+        return next(self.cells(totals.values[None], np.array([totals.created_s])))
+
     def replica(self, replica: str, topic: str, totals: Totals) -> bytes:
         """A replica's own record."""
         return _encode(
@@ -143,8 +157,16 @@ class StateCodec:
             },
         )
 
-    def totals(self, value: bytes, rows: NDArray[np.int64], created_s: NDArray[np.float64], topic: str) -> Totals:
-        """A replica's record with the rows of its cells -> its totals.
+    def totals(
+        self,
+        value: bytes,
+        rows: NDArray[np.int64],
+        created_s: NDArray[np.float64],
+        changed_s: NDArray[np.float64],
+        topic: str,
+        folded: Mapping[Folded, FoldedTotals] = MappingProxyType({}),
+    ) -> Totals:
+        """A replica's record with the rows of its cells and what is folded -> its totals.
 
         Raises RuntimeFailure when it was counted with other buckets, which cannot be added to these.
         """
@@ -160,6 +182,7 @@ class StateCodec:
         return Totals(
             values=rows,
             created_s=created_s,
+            changed_s=changed_s,
             rejected={each["reason"]: each["count"] for each in record["rejects"]},
             rejected_created_s={each["reason"]: each["created_at"] / 1e6 for each in record["rejects"]},
             partitions={
@@ -168,6 +191,7 @@ class StateCodec:
             },
             positions={each["partition"]: each["offset"] for each in partitions},
             committed_at_s=record["committed_at"] / 1e6,
+            folded=folded,
         )
 
     def positions(self, value: bytes, topic: str) -> dict[int, int]:

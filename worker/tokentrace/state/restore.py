@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
@@ -22,6 +22,7 @@ from ..errors import RuntimeFailure
 from ..groups import GroupIndex
 from ..ledger import Totals
 from ..measures import Layout
+from ..snapshot import Folded, FoldedTotals
 from .codec import Cell, StateCodec, parse_key
 
 #: How long the topic may stand still before the restore is given up. An open transaction of another replica holds
@@ -40,15 +41,25 @@ _PASSING: Final = frozenset(
     }
 )
 
+_Key = TypeVar("_Key", Cell, Folded)
+
 _log = logging.getLogger("librdkafka")
+
+
+class Written(NamedTuple):
+    """A record of the topic. at_s: Unix time at which it was written."""
+
+    value: bytes
+    at_s: float
 
 
 @dataclass(slots=True)
 class Stored:
-    """What the topic holds of one replica: its own record, and its cells' records."""
+    """What the topic holds of one replica: its own record, its cells' records, and those of what expired."""
 
     replica: bytes | None = None
-    cells: dict[Cell, bytes] = field(default_factory=dict)
+    cells: dict[Cell, Written] = field(default_factory=dict)
+    folded: dict[Folded, Written] = field(default_factory=dict)
 
 
 def partition_of(replica: str, partitions: int) -> int:
@@ -97,10 +108,15 @@ class StateReader:
         cells = list(mine.cells)
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
         values = np.zeros((len(cells), layout.width), np.int64)
-        created_s = np.zeros(len(cells), np.float64)
-        for number, value in zip(numbers.tolist(), mine.cells.values(), strict=True):
-            values[number], created_s[number] = codec.cell(value)
-        totals = codec.totals(mine.replica, values, created_s, source_topic)
+        created_s, changed_s = np.zeros(len(cells), np.float64), np.zeros(len(cells), np.float64)
+        for number, written in zip(numbers.tolist(), mine.cells.values(), strict=True):
+            values[number], created_s[number] = codec.cell(written.value)
+            changed_s[number] = written.at_s
+        folded = {}
+        for key, written in mine.folded.items():
+            row, since_s = codec.cell(written.value)
+            folded[key] = FoldedTotals(np.array(row, np.int64), since_s)
+        totals = codec.totals(mine.replica, values, created_s, changed_s, source_topic, folded)
         return totals, counted_up_to(codec, stored.values(), source_topic)
 
     def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
@@ -115,11 +131,17 @@ class StateReader:
             value = message.value()
             if cell is None:
                 stored.replica = value
-            elif value is None:
-                stored.cells.pop(cell, None)
+                continue
+            written = None if value is None else Written(value, message.timestamp()[1] / 1e3)
+            if isinstance(cell, Folded):
+                _put(stored.folded, cell, written)
             else:
-                stored.cells[cell] = value
-        return {replica: stored for replica, stored in found.items() if stored.replica is not None or stored.cells}
+                _put(stored.cells, cell, written)
+        return {
+            replica: stored
+            for replica, stored in found.items()
+            if stored.replica is not None or stored.cells or stored.folded
+        }
 
     def messages(self, partitions: list[int]) -> Iterator[Message]:
         """Every committed record up to the end that the partitions have now, each partition in order."""
@@ -198,6 +220,13 @@ class StateReader:
                     ) from failure
                 time.sleep(0.1)
         return {partition: end for partition, end in ends.items() if end > 0}
+
+
+def _put(records: dict[_Key, Written], key: _Key, written: Written | None) -> None:
+    if written is None:
+        records.pop(key, None)
+    else:
+        records[key] = written
 
 
 def counted_up_to(codec: StateCodec, stored: Iterable[Stored], source_topic: str) -> dict[int, int]:
