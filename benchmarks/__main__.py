@@ -24,10 +24,15 @@ from . import (
     d_memory,
     e_latency,
     f_startup,
+    g_guarantees,
+    h_restore,
+    i_alerts,
 )
 from .broker import running_broker
 from .effort import FULL, QUICK, Effort
 from .measure import Figure, table
+
+LETTERS: Final = "abcdefghi"
 
 #: Keys that are in the object whatever could be measured: None for what needs a Kafka and had none.
 KEYS: Final = {
@@ -37,10 +42,13 @@ KEYS: Final = {
     "memory": ("rss_mb_10000_groups",),
     "latency": ("p99_s",),
     "startup": ("help_s", "ready_s"),
+    "guarantees": ("vs_at_least_once_1s",),
+    "restore": ("restore_s_10000_groups",),
+    "alerts": ("evaluate_s", "windows_mb", "counting_vs_without"),
 }
 
 
-def run(effort: Effort, chosen: str = "abcdef") -> tuple[list[Figure], dict[str, Any]]:
+def run(effort: Effort, chosen: str = LETTERS) -> tuple[list[Figure], dict[str, Any]]:
     """The chosen figures, and the object of all."""
     figures: list[Figure] = []
     with _broker_if_any(chosen) as broker:
@@ -61,6 +69,7 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
         "a": lambda: a_decode_aggregate.run(effort),
         "c": lambda: c_exposition.run(effort),
         "f": lambda: f_startup.run(effort, broker),
+        "i": lambda: i_alerts.run(effort, broker),
     }
     if broker is None:
         return without
@@ -69,13 +78,15 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
         "b": lambda: b_end_to_end.run(effort, real),
         "d": lambda: d_memory.run(effort, real),
         "e": lambda: e_latency.run(effort, real),
+        "g": lambda: g_guarantees.run(effort, real),
+        "h": lambda: h_restore.run(effort, real),
     }
     return dict(sorted({**without, **with_kafka}.items()))
 
 
 @contextlib.contextmanager
 def _broker_if_any(chosen: str) -> Iterator[KafkaBroker | None]:
-    if not set(chosen) & set("bdef"):
+    if not set(chosen) & set("bdefghi"):
         yield None
         return
     with contextlib.ExitStack() as stack:
@@ -83,7 +94,7 @@ def _broker_if_any(chosen: str) -> Iterator[KafkaBroker | None]:
         try:
             broker = stack.enter_context(running_broker())
         except Unavailable as error:
-            _say(f"No Kafka ({error}): without the figures b, d and e.")
+            _say(f"No Kafka ({error}): without the figures b, d, e, g and h.")
         yield broker
 
 
@@ -110,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as one JSON object")
-    parser.add_argument("--only", default="abcdef", metavar="LETTERS", help="figures to run, for example bc")
+    parser.add_argument("--only", default=LETTERS, metavar="LETTERS", help="figures to run, for example bc")
     arguments = parser.parse_args()
     # Lines that tokentrace does not write in this format either. For the whole process, so not where it is imported.
     disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -11,7 +11,9 @@ class Effort:
     """repeats: turns of a figure. spans: of the decode figure, a turn. baseline_spans: of the slower baselines, a turn.
     topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end
     figure; a run needs several commits. seconds: of the figures that go by the clock.
-    more_groups: over which the worker is measured end to end besides."""
+    more_groups: over which the worker is measured end to end besides. guarantee_spans: in the topic of the guarantees,
+    with commits at guarantee_intervals.
+    restored_groups: of which a restart reads the totals. rules, alert_groups: that are evaluated."""
 
     repeats: int
     process_repeats: int
@@ -26,6 +28,11 @@ class Effort:
     scraped_series: int
     commit_interval: str
     seconds: float
+    guarantee_spans: int
+    guarantee_intervals: tuple[str, ...]
+    restored_groups: tuple[int, ...]
+    rules: int
+    alert_groups: int
 
 
 FULL: Final = Effort(
@@ -42,6 +49,11 @@ FULL: Final = Effort(
     scraped_series=100_000,
     commit_interval="1s",
     seconds=20.0,
+    guarantee_spans=10_000_000,
+    guarantee_intervals=("100ms", "1s", "5s"),
+    restored_groups=(10_000, 100_000),
+    rules=1_000,
+    alert_groups=10_000,
 )
 QUICK: Final = Effort(
     repeats=3,
@@ -57,4 +69,9 @@ QUICK: Final = Effort(
     scraped_series=100_000,
     commit_interval="300ms",
     seconds=4.0,
+    guarantee_spans=3_000_000,
+    guarantee_intervals=("100ms", "1s"),
+    restored_groups=(10_000,),
+    rules=1_000,
+    alert_groups=10_000,
 )

@@ -69,6 +69,14 @@ def probe(name: str, *arguments: object) -> dict[str, Any]:
     return result
 
 
+def counting_speed(config: Path, count: int) -> float:
+    """Spans a second of the real worker over a topic of `count`."""
+    found = probe("worker", config, count)
+    assert found["counted"] == count, found
+    assert not found["rejected"], found
+    return float(found["spans_per_s"])
+
+
 @contextmanager
 def running_worker(config: Path, timeout_s: float = 60.0) -> Iterator[subprocess.Popen[bytes]]:
     """`tokentrace worker` as a process, ready."""

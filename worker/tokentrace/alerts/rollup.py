@@ -100,7 +100,9 @@ class RollupReader:
 
     def _rows(self, value: bytes, first: int) -> tuple[Ints, Ints, Ints, Ints]:
         numbers, begins = _varints(np.frombuffer(value, np.uint8, offset=first))
-        tokens, at = numbers.tolist(), (begins + first).tolist()
+        # Of some eighty numbers a row, ten are looked at one by one: not worth a list of all.
+        tokens, at = memoryview(numbers), memoryview(begins)
+        text = value[first:]
         minutes: list[int] = []
         groups: list[int] = []
         statuses: list[int] = []
@@ -116,7 +118,7 @@ class RollupReader:
                 model = i + 2 + tokens[i + 1]
                 provider = model + 1 + tokens[model]
                 status = provider + 1 + tokens[provider]
-                name = value[at[i + 1] : at[status]]
+                name = text[at[i + 1] : at[status]]
                 group = names.get(name)
                 if group is None:
                     group = names[name] = self._new_group(name)
