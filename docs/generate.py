@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 from tokentrace.config.reference import json_schema, markdown_table
-from tokentrace.expose.reference import reject_reasons, span_families, worker_families
+from tokentrace.expose.reference import alert_families, reject_reasons, span_families, worker_families
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
@@ -33,6 +33,7 @@ TABLES = {
     "configuration": markdown_table,
     "span families": span_families,
     "worker families": worker_families,
+    "alert families": alert_families,
     "reject reasons": reject_reasons,
 }
 

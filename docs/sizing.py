@@ -23,7 +23,7 @@ GROUP_KB: Final = 10.0
 CELL_US: Final = (
     10.0  # one cell that a commit touches: 6.4 to encode its total and increment, the rest to hand them over
 )
-EVALUATE_US: Final = 17.0  # one cell of a rollup, decoded by the replica that evaluates the alerts
+EVALUATE_US: Final = 2.0  # one cell of a rollup, decoded by the replica that evaluates the alerts
 STATE_BYTES: Final = 172  # a cell's total with its key
 ROLLUP_BYTES: Final = 124  # a cell's increment
 SERIES_OF_CALLER: Final = 5  # cost, prompt, completion, cached, reasoning tokens of a (model, provider, caller)
