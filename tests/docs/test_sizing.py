@@ -29,7 +29,7 @@ def test_the_fleets_reach_from_one_replica_to_a_thousand_and_ten_million_spans()
     assert max(fleet.spans_s for fleet in sizing.FLEETS) == 1e7
     # Each limit that is met is followed by a setting that lifts it, but for the last: there the fleet is too wide.
     limits = {sizing.needs(fleet).limit[0] for fleet in sizing.FLEETS if sizing.needs(fleet).limit[1] > 1}
-    assert limits == {"alert evaluator", "Prometheus series"}
+    assert limits == {"rollups partition", "Prometheus series"}
 
 
 def test_the_series_of_a_group_are_those_of_the_families() -> None:
