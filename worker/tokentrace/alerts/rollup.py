@@ -101,7 +101,7 @@ class RollupReader:
     def _rows(self, value: bytes, first: int) -> tuple[Ints, Ints, Ints, Ints]:
         numbers, begins = _varints(np.frombuffer(value, np.uint8, offset=first))
         # Of some eighty numbers a row, ten are looked at one by one: not worth a list of all.
-        tokens, at = memoryview(numbers), memoryview(begins)
+        tokens, at = numbers.data, begins.data
         text = value[first:]
         minutes: list[int] = []
         groups: list[int] = []

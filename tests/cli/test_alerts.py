@@ -1,0 +1,86 @@
+"""`tokentrace alerts`, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pytest
+
+from tests.alerts.helpers import FIRST
+from tests.cli.test_main import run
+from tests.spanfactory import span
+from tokentrace.schemas.files import bundled_schema
+
+RULES = """
+alerts:
+  - {name: spend, metric: total_cost, op: gt, threshold: 1.0, window: 5m}
+  - {name: errors, metric: error_rate, op: gte, threshold: 0.5, window: 1m, group_by: [caller], min_spans: 2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Rules, and spans of three minutes: 0.6 USD in each of the first two, errors of one caller in the third."""
+    (tmp_path / "tokentrace.yml").write_text(RULES)
+    spans: list[dict[str, Any]] = []
+    for minute, count, fields in (
+        (0, 2, {"caller": "a"}),
+        (1, 2, {"caller": "a"}),
+        (2, 2, {"caller": "b", "status": "error"}),
+        (2, 1, {"caller": "c", "status": "error"}),
+    ):
+        ended_us = (FIRST + minute) * 60_000_000 + 1
+        spans += [span(cost_usd=0.3, started_at=ended_us - 1, ended_at=ended_us, **fields) for _ in range(count)]
+    with (tmp_path / "spans.avro").open("wb") as stream:
+        fastavro.writer(stream, bundled_schema("span"), spans)
+    return tmp_path
+
+
+def moment(minute: int) -> str:
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp((FIRST + minute) * 60, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_history_says_what_would_have_fired(folder: Path) -> None:
+    done = run("alerts", "test", "--from", "spans.avro", folder=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        f"{moment(2)}  firing  spend  total_cost = 1.2 (gt 1 over 5m), 4 spans",
+        f"{moment(3)}  firing  errors caller=b  error_rate = 1 (gte 0.5 over 1m), 2 spans",
+        "2 firings of 2 rules over 7 spans.",
+    ]
+
+
+def test_as_payloads(folder: Path) -> None:
+    done = run("alerts", "test", "--from", "spans.avro", "--json", "--resolved", folder=folder)
+    payloads = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(each["alert"], each["status"]) for each in payloads][:2] == [("spend", "firing"), ("errors", "firing")]
+    assert payloads[0] == {
+        "alert": "spend", "status": "firing", "severity": "warning", "fired_at": moment(2), "metric": "total_cost",
+        "op": "gt", "value": 1.2, "threshold": 1.0, "window": "5m", "span_count": 4, "filter": {}, "group": {},
+        "rule_id": payloads[0]["rule_id"], "id": payloads[0]["id"],
+    }  # fmt: skip
+    assert payloads[1]["group"] == {"caller": "b"}
+    assert done.stderr == "2 firings of 2 rules over 7 spans.\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "none.avro"], "tokentrace: There is no file none.avro."),
+        (["--from", "tokentrace.yml"], "tokentrace: tokentrace.yml is no Avro object container file of spans ("),
+        (["--from", "cut.avro"], "tokentrace: cut.avro is damaged ("),
+        (["--from", "spans.avro", "--rules", "empty.yml"], "tokentrace: alerts: empty.yml has no rules"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(folder: Path, arguments: list[str], message: str) -> None:
+    (folder / "empty.yml").write_text("{}")
+    (folder / "cut.avro").write_bytes((folder / "spans.avro").read_bytes()[:-30])
+    done = run("alerts", "test", *arguments, folder=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
