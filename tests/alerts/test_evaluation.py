@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.spanfactory import span
 from tokentrace.alerts.evaluation import Event
 from tokentrace.alerts.rules import MEASURES, Rule, quantile
 
@@ -188,3 +189,42 @@ def test_quantiles_are_those_of_promql(values: list[float], q: float, bounds: li
 
 def test_every_metric_has_a_measure() -> None:
     assert set(MEASURES) == set(METRICS) == set(THRESHOLDS)
+
+
+def test_a_group_without_spans_in_the_window_is_not_there() -> None:
+    """Nobody knows all the names that there could be, so a grouped rule cannot miss one."""
+    few = rule(metric="span_count", op="lt", threshold=3.0, window="2m", interval="1m", group_by=["caller"])
+    evaluation = evaluation_of(few)
+    ended_us = FIRST * 60_000_000 + 1
+    Feed(evaluation).give([span(caller="a", started_at=ended_us, ended_at=ended_us) for _ in range(5)])
+    Feed(evaluation).give([span(caller="b", started_at=ended_us, ended_at=ended_us)])
+    events = evaluation.advance(FIRST + 10)
+    assert [(event.status, event.labels, event.at_s // 60 - FIRST) for event in events] == [
+        ("firing", ("b",), 1),
+        ("resolved", ("b",), 3),
+    ]
+
+
+def test_a_rule_without_groups_sees_that_there_are_no_spans() -> None:
+    evaluation = evaluation_of(rule(metric="span_count", op="lt", threshold=3.0, window="2m", interval="1m"))
+    ended_us = FIRST * 60_000_000 + 1
+    Feed(evaluation).give([span(started_at=ended_us, ended_at=ended_us) for _ in range(5)])
+    events = evaluation.advance(FIRST + 10)
+    assert [(event.status, event.at_s // 60 - FIRST, event.spans) for event in events] == [("firing", 3, 0)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"threshold": 2.0},
+        {"window": "6m"},
+        {"interval": "2m"},
+        {"min_spans": 9},
+        {"op": "gte"},
+        {"metric": "span_count"},
+    ],
+    ids=str,
+)
+def test_the_rule_id_is_of_all_that_decides_whether_it_fires(other: dict[str, Any]) -> None:
+    assert rule().rule_id != rule(**other).rule_id
+    assert rule().rule_id == rule(severity="critical", cooldown="2h").rule_id
