@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,12 @@ class WorkerProcess:
         """Every sample of its text exposition."""
         status, body, _ = self.get("/metrics/prometheus", **headers)
         assert status == 200, body
+        text = body.decode()
+        lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(body.decode())
-            for sample in family.samples
+            (sample.name, frozenset(sample.labels.items())): Value(line.rsplit(" ", 1)[1])
+            for sample, line in zip(samples, lines, strict=True)
         }
 
     def log(self) -> str:
@@ -136,10 +139,21 @@ class WorkerProcess:
         end(self.process, signal.SIGKILL)
 
 
+class Value(float):
+    """A sample's value. exact: as its line has it; of which a float keeps 53 bits, less than nine million dollars."""
+
+    exact: Decimal
+
+    def __new__(cls, text: str) -> Value:
+        value = super().__new__(cls, text)
+        value.exact = Decimal(text)
+        return value
+
+
 def in_units(name: str, value: float) -> int:
     """A sample's value as the recount's integer."""
     scale = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), 1)
-    return round(value * scale)
+    return round((value.exact if isinstance(value, Value) else value) * scale)
 
 
 def span_totals(workers: list[WorkerProcess]) -> dict[Key, int]:
