@@ -355,7 +355,10 @@ class Evaluator:
             start = self._offset_at(consumer, until_s - back_s, high)
         for name, rule in self._rules.items():
             if name in journal.rules:
-                evaluation.standing[name] = standing_of(rule, journal.rules[name])
+                standing = evaluation.standing[name] = standing_of(rule, journal.rules[name])
+                # Until the next minute is over, what the evaluator before has shown.
+                if memory is not None and journal.rules[name]["subject"] == rule.subject:
+                    standing.value = memory["values"].get(name)
         self._reign = _Reign(
             evaluation=evaluation,
             reader=reader,
