@@ -9,11 +9,11 @@ from typing import Final
 @dataclass(frozen=True, slots=True)
 class Effort:
     """repeats: turns of a figure. spans: of the decode figure, a turn. baseline_spans: of the slower baselines, a turn.
-    topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end
-    figure; a run needs several commits. seconds: of the figures that go by the clock.
-    more_groups: over which the worker is measured end to end besides. guarantee_spans: in the topic of the guarantees,
-    with commits at guarantee_intervals.
-    restored_groups: of which a restart reads the totals. rules, alert_groups: that are evaluated."""
+    topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end figure; a run needs several
+    commits. seconds: of the figures that go by the clock. more_groups: over which the worker is measured end to end
+    besides. guarantee_spans: in the topic of the guarantees and of the alerts; the guarantees are measured with commits
+    at guarantee_intervals. restored_groups: of which a restart reads the totals. rules, alert_groups: that are
+    evaluated."""
 
     repeats: int
     process_repeats: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Never
 
 import numpy as np
 import pytest
@@ -33,9 +34,13 @@ class Numbers:
         return self.groups.index(group)
 
 
+def _never(value: bytes) -> Never:
+    raise AssertionError("This record is as tokentrace writes it.")
+
+
 @settings(deadline=None)
-@given(GROUPS, st.integers(0, 40), st.integers(0, 1 << 30), st.booleans())
-def test_a_record_is_read_as_fastavro_reads_it(groups: list[Group], rows: int, seed: int, negative: bool) -> None:
+@given(GROUPS, st.integers(0, 40), st.integers(0, 1 << 30), st.sampled_from(["of one day", "any", "negative too"]))
+def test_a_record_is_read_as_fastavro_reads_it(groups: list[Group], rows: int, seed: int, minute: str) -> None:
     rng = random.Random(seed)
     codec, numbers = StateCodec(LAYOUT), Numbers()
     columns = EVERY if seed % 3 else np.array(sorted(rng.sample(range(LAYOUT.width), 9)))
@@ -46,7 +51,10 @@ def test_a_record_is_read_as_fastavro_reads_it(groups: list[Group], rows: int, s
     ]
     keep = [columns.tolist().index(c) for c in used]
     values = random_rows(LAYOUT, rows)
-    minutes = np.array([rng.randrange(-5 if negative else 0, 1 << 40) for _ in range(rows)], np.int64)
+    from_, to = {"of one day": (29_000_000, 29_001_440), "any": (0, 1 << 40), "negative too": (-5, 1 << 40)}[minute]
+    minutes = np.array([rng.randrange(from_, to) for _ in range(rows)], np.int64)
+    if minute == "of one day":
+        reader._slowly = _never  # type: ignore[method-assign]
     cells = [(rng.choice(groups), rng.randrange(3)) for _ in range(rows)]
     progress = Progress(7, {1: 5, 0: 1 << 50}, 3)
     for _ in range(2):  # Once with names that are new, once with known ones.
@@ -99,6 +107,17 @@ def _only_row(value: bytes) -> bytes:
                                             Progress(0, {0: 0})))  # fmt: skip
     # The heads differ in what was reached: an empty array is one byte, this one is four.
     return value[len(empty) - 1 - 3 + 1 : -1]
+
+
+@pytest.mark.parametrize("cut", [1, 2, 7, 30])
+def test_a_record_that_is_cut_short_is_an_error_and_no_row(cut: int) -> None:
+    codec = StateCodec(LAYOUT)
+    minutes = np.full(3, 29_000_000)
+    cells = [(Group("m", "p", "c"), 0)] * 3
+    value = next(codec.rollups("r", 5.0, minutes, cells, random_rows(LAYOUT, 3), Progress()))
+    reader = RollupReader(LAYOUT, EVERY, Numbers())
+    with pytest.raises((EOFError, IndexError)):
+        reader.read(value[:-cut])
 
 
 def test_a_record_of_something_else_is_refused() -> None:

@@ -1,15 +1,16 @@
 """Reading rollups: a record becomes arrays, without an object for each number in it.
 
-All numbers of a record are decoded at once, as bytes that end where the high bit is clear. Python then walks the rows
-once, to find where each begins; names are read when they are met for the first time. A name that is not ASCII would
-look like a number, so its record is read by fastavro instead, as is one that was written with other buckets.
+Every number ends at a byte whose high bit is clear, so all of them are found at once. What could be the minute of a row
+is known by its length and its last byte; for each of these it is computed where the next row would begin, for all at
+once, and Python only follows the chain from the first. Only the columns that are needed are decoded, and names are read
+when they are met for the first time. A record that does not look as tokentrace writes it is read by fastavro instead.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -74,7 +75,7 @@ class RollupReader:
         self._arrays = [
             (each.first, len(each.bounds) + 1, each.sum >= each.first) for each in layout.histograms.values()
         ]
-        self._patterns: dict[tuple[bool, ...], Ints] = {}
+        self._patterns: dict[int, Ints] = {}
 
     def read(self, value: bytes) -> Rollup:
         """Raises RuntimeFailure for a record of another version."""
@@ -99,62 +100,34 @@ class RollupReader:
         )
 
     def _rows(self, value: bytes, first: int) -> tuple[Ints, Ints, Ints, Ints]:
-        numbers, begins = _varints(np.frombuffer(value, np.uint8, offset=first))
-        # Of some eighty numbers a row, ten are looked at one by one: not worth a list of all.
-        tokens, at = numbers.data, begins.data
-        text = value[first:]
-        minutes: list[int] = []
-        groups: list[int] = []
-        statuses: list[int] = []
-        rows_of: dict[tuple[bool, ...], tuple[list[int], list[int]]] = {}
-        names, arrays, sums = self._names, self._arrays, len(SUMS)
-        i = 1
-        left, row = tokens[0], 0
-        while left:
-            if left < 0:
-                # A block that tells its size in bytes.
-                left, i = -left, i + 1
-            for _ in range(left):
-                model = i + 2 + tokens[i + 1]
-                provider = model + 1 + tokens[model]
-                status = provider + 1 + tokens[provider]
-                name = text[at[i + 1] : at[status]]
-                group = names.get(name)
-                if group is None:
-                    group = names[name] = self._new_group(name)
-                minutes.append(tokens[i])
-                groups.append(group)
-                statuses.append(tokens[status])
-                place = i = status + 1
-                i += sums
-                present = []
-                for _, size, own_sum in arrays:
-                    some = tokens[i] != 0
-                    present.append(some)
-                    i += (size + 2 if some else 1) + own_sum
-                places, which = rows_of.setdefault(tuple(present), ([], []))
-                places.append(place)
-                which.append(row)
-                row += 1
-            left = tokens[i]
-            i += 1
-        values = np.zeros((row, len(self._columns)), np.int64)
-        for pattern, (places, which) in rows_of.items():
-            offsets = self._offsets(pattern)
-            known = offsets >= 0
-            taken = numbers[np.array(places)[:, None] + offsets[known]]
-            values[np.array(which)[:, None], np.flatnonzero(known)] = taken
-        return np.array(minutes, np.int64), np.array(groups, np.int64), np.array(statuses, np.int64), values
+        found = _Numbers(np.frombuffer(value, np.uint8, offset=first))
+        rows = found.rows(len(SUMS), self._arrays)
+        spans = zip((rows.names_begin + first).tolist(), (rows.names_end + first).tolist(), strict=True)
+        names = [value[begin:end] for begin, end in spans]
+        groups = list(map(self._names.get, names))
+        for row in [row for row, group in enumerate(groups) if group is None]:
+            groups[row] = self._new_group(names[row])
+        # Histograms that are written, as one number: rows of the same have their columns at the same places.
+        patterns, which = np.unique(rows.present @ (1 << np.arange(len(self._arrays))), return_inverse=True)
+        offsets = np.zeros((len(patterns), len(self._columns)), np.int64)
+        for each, pattern in zip(offsets, patterns.tolist(), strict=True):
+            each[:] = self._offsets(pattern)
+        offsets = offsets[which]
+        places = rows.sums[:, None] + offsets
+        values = found.numbered(places.ravel()).reshape(places.shape)
+        values[offsets < 0] = 0
+        return rows.minutes, np.array(groups, np.int64), rows.statuses, values
 
-    def _offsets(self, pattern: tuple[bool, ...]) -> Ints:
-        """Column -> how many numbers behind the first sum it is, -1 where it is 0 and not written."""
+    def _offsets(self, pattern: int) -> Ints:
+        """Column -> how many numbers behind the first sum it is, -1 where it is 0 and not written. pattern: bit i is
+        set where histogram i is written."""
         found = self._patterns.get(pattern)
         if found is None:
             offsets = np.full(self._layout.width, -1, np.int64)
             offsets[: len(SUMS)] = range(len(SUMS))
             end = len(SUMS)
-            for (first, size, own_sum), some in zip(self._arrays, pattern, strict=True):
-                if some:
+            for number, (first, size, own_sum) in enumerate(self._arrays):
+                if pattern >> number & 1:
                     offsets[first : first + size] = range(end + 1, end + 1 + size)
                     end += size + 2
                 else:
@@ -168,7 +141,9 @@ class RollupReader:
     def _new_group(self, name: bytes) -> int:
         """name: three strings, each behind its length."""
         stream = io.BytesIO(name)
-        return self._number(Group(*(_string(stream) for _ in Group._fields)))
+        group = Group(*(fastavro.schemaless_reader(stream, "string", None) for _ in Group._fields))  # type: ignore[arg-type]
+        self._names[name] = number = self._number(group)
+        return number
 
     def _slowly(self, value: bytes) -> tuple[Ints, Ints, Ints, Ints]:
         record = decode_record(value)
@@ -197,25 +172,103 @@ class RollupReader:
         )
 
 
-def _string(stream: io.BytesIO) -> str:
-    """An Avro string that is ASCII; _NotPlain where it is not."""
-    length: Any = fastavro.schemaless_reader(stream, "long", None)
-    data = stream.read(length)
-    if not data.isascii() or len(data) != length:
-        raise _NotPlain
-    return data.decode("ascii")
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """r rows. minutes, statuses: int64[r]. names_begin, names_end: int64[r], bytes. sums: int64[r], the number that is
+    the first sum. present: bool[r, histograms], whether its buckets are written."""
+
+    minutes: Ints
+    statuses: Ints
+    names_begin: Ints
+    names_end: Ints
+    sums: Ints
+    present: NDArray[np.bool_]
 
 
-def _varints(data: NDArray[np.uint8]) -> tuple[Ints, Ints]:
-    """Every number in data: (int64[n], as zigzag encodes them; int64[n], the byte at which each begins)."""
-    ends = np.flatnonzero(data < 0x80)
-    begins = np.concatenate(([0], ends[:-1] + 1))
-    lengths = ends - begins + 1
-    raw = (data[begins] & 0x7F).astype(np.uint64)
-    longer = np.flatnonzero(lengths > 1)
-    for place in range(1, _LONGEST_VARINT):
-        if not len(longer):
-            break
-        raw[longer] |= (data[begins[longer] + place] & np.uint8(0x7F)).astype(np.uint64) << np.uint64(7 * place)
-        longer = longer[lengths[longer] > place + 1]
-    return (raw >> np.uint64(1)).astype(np.int64) ^ -(raw & np.uint64(1)).astype(np.int64), begins
+class _Numbers:
+    """The numbers of an array of rows. From a place that is none anything may be computed, without an error."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        ending = data < 0x80
+        self._data = data
+        self._ends = np.flatnonzero(ending)
+        self._ended = np.cumsum(ending, dtype=np.int32)
+
+    def numbered(self, places: Ints) -> Ints:
+        """The numbers at these places, from 1 on: each begins where the one before ends."""
+        return self._decoded(self._end(places - 1) + 1, self._end(places))
+
+    def rows(self, sums: int, arrays: Sequence[tuple[int, int, bool]]) -> _Rows:
+        """All rows, of `sums` numbers and then these arrays. Raises _NotPlain unless they are one block, and all there
+        is."""
+        count = int(self._decoded(np.zeros(1, np.int64), self._ends[:1])[0]) if len(self._ends) else -1
+        if count < 0:
+            raise _NotPlain
+        starts = self._like_the_first() if count else np.zeros(0, np.int64)
+        if count > len(starts):
+            raise _NotPlain
+        rows, following = self._read(starts, sums, arrays)
+        chosen, last = self._chained(starts, following, count)
+        if last != len(self._ends) - 1 or self._data[-1]:
+            raise _NotPlain
+        return _Rows(*(each[chosen] for each in rows))
+
+    def _like_the_first(self) -> Ints:
+        """Where a row may begin: minutes of one record are as long as each other and have the same highest bits."""
+        ends = self._ends
+        alike = self._place(np.flatnonzero(self._data == self._data[ends[1]]))
+        alike = alike[alike > 0]
+        same: NDArray[np.bool_] = ends[alike] - ends[alike - 1] == ends[1] - ends[0]
+        return alike[same]
+
+    def _read(self, places: Ints, sums: int, arrays: Sequence[tuple[int, int, bool]]) -> tuple[tuple[Any, ...], Ints]:
+        """The rows that would begin at these places, and the place behind each."""
+        minutes = self.numbered(places)
+        names_begin = begin = self._end(places) + 1
+        for _ in Group._fields:
+            end = self._end(self._place(begin))
+            begin = end + 1 + self._decoded(begin, end)
+        place = self._place(begin)
+        statuses = self._decoded(begin, self._end(place))
+        following = place + 1 + sums
+        present = np.zeros((len(places), len(arrays)), np.bool_)
+        for number, (_, size, own_sum) in enumerate(arrays):
+            present[:, number] = some = self._data.take(self._end(following - 1) + 1, mode="clip") != 0
+            following = following + np.where(some, size + 2, 1) + own_sum
+        return (minutes, statuses, names_begin, begin, place + 1, present), following
+
+    @staticmethod
+    def _chained(starts: Ints, following: Ints, count: int) -> tuple[Ints, int]:
+        """Which of the starts are rows, and the place behind the last row."""
+        links = np.searchsorted(starts, following).clip(max=len(starts) - 1)
+        links[starts[links] != following] = -1
+        link = links.tolist()
+        chosen = np.zeros(count, np.int64)
+        at = 0
+        for row in range(count):
+            if at < 0:
+                raise _NotPlain
+            chosen[row] = at
+            at = link[at]
+        return chosen, int(following[chosen[-1]]) if count else 0
+
+    def _end(self, places: Ints) -> Ints:
+        return self._ends.take(places, mode="clip")
+
+    def _place(self, begins: Ints) -> Ints:
+        """Of the numbers that begin at these bytes, from 1 on: behind a string, which may look like numbers itself."""
+        return self._ended.take(begins - 1, mode="clip").astype(np.int64)
+
+    def _decoded(self, begins: Ints, ends: Ints) -> Ints:
+        """Zigzag varints: int64[n]."""
+        data = self._data
+        lengths = ends - begins
+        raw = (data.take(begins, mode="clip") & np.uint8(0x7F)).astype(np.uint64)
+        longer = np.flatnonzero(lengths > 0)
+        for place in range(1, _LONGEST_VARINT):
+            if not len(longer):
+                break
+            more = data.take(begins[longer] + place, mode="clip") & np.uint8(0x7F)
+            raw[longer] |= more.astype(np.uint64) << np.uint64(7 * place)
+            longer = longer[lengths[longer] > place]
+        return (raw >> np.uint64(1)).astype(np.int64) ^ -(raw & np.uint64(1)).astype(np.int64)
