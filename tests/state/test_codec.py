@@ -18,7 +18,7 @@ from tokentrace.errors import RuntimeFailure
 from tokentrace.measures import SUMS, Layout
 from tokentrace.snapshot import Group
 from tokentrace.state import StateCodec, Stored, cell_key, replica_key
-from tokentrace.state.codec import ROLLUP_ROWS, Progress, decode_record, parse_key
+from tokentrace.state.codec import ROLLUP_BYTES, Progress, decode_record, parse_key
 from tokentrace.state.restore import counted_up_to, partition_of
 
 
@@ -66,11 +66,11 @@ PROGRESS = Progress(12, {3: 1_790_000_000_000_000, 0: 1_790_000_000_000_001}, 7)
 
 def test_a_commit_tells_how_far_event_time_has_come_once_and_after_its_rows() -> None:
     codec = StateCodec(LAYOUT)
-    rows = ROLLUP_ROWS + 1
+    rows = ROLLUP_BYTES // 75
     minutes, cells = np.arange(rows), [(Group("m", "p", "c"), 0)] * rows
     values = np.ones((rows, LAYOUT.width), np.int64)
     records = [decode_record(value) for value in codec.rollups("r", 5.0, minutes, cells, values, PROGRESS)]
-    assert [len(record["rows"]) for record in records] == [ROLLUP_ROWS, 1]
+    assert sum(len(record["rows"]) for record in records) == rows
     assert [record["clamped"] for record in records] == [0, 7]
     assert [record["source_partitions"] for record in records] == [12, 12]
     reached = [{each["partition"]: each["event_time"] for each in record["reached"]} for record in records]

@@ -8,6 +8,7 @@ more than these files. Fields have names rather than positions: a sum that is ad
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -35,8 +36,8 @@ _OWN_SUMS: Final = {
     "ttft_ms": "ttft_us_sum",
     "eval_score": "eval_score_millionths_sum",
 }
-#: Rows of a rollup record: it stays well below the megabyte that a broker takes by default.
-ROLLUP_ROWS: Final = 1500
+#: Bytes of the rows in a rollup record: it stays well below the megabyte that a broker takes by default.
+ROLLUP_BYTES: Final = 700_000
 
 #: Rows encoded together: enough for the array operations, and few enough to stay in the cache.
 _TOGETHER: Final = 1000
@@ -234,16 +235,16 @@ class StateCodec:
         }
         # The last field is an array, of which nothing but its end is there yet.
         head = _encode("rollup", told)[:-1]
-        last = max(len(rows) - 1, 0) // ROLLUP_ROWS * ROLLUP_ROWS
-        for first in range(0, last, ROLLUP_ROWS):
-            yield b"".join([head, long(ROLLUP_ROWS), *rows[first : first + ROLLUP_ROWS], b"\0"])
+        *parts, last = _parts(rows)
+        for part in parts:
+            yield b"".join([head, long(len(part)), *part, b"\0"])
         told["reached"] = [
             {"partition": partition, "event_time": time_us}
             for partition, time_us in sorted(progress.reached_us.items())
         ]
         told["clamped"] = progress.clamped
         head = _encode("rollup", told)[:-1]
-        yield b"".join([head, long(len(rows) - last), *rows[last:], b"\0"]) if rows else head + b"\0"
+        yield b"".join([head, long(len(last)), *last, b"\0"]) if last else head + b"\0"
 
     def rollup_rows(self, record: Mapping[str, Any]) -> tuple[NDArray[np.int64], list[Cell], NDArray[np.int64]]:
         """A decoded rollup record -> (minutes int64[r], r cells, values int64[r, width])."""
@@ -303,6 +304,13 @@ def _writer(name: str) -> tuple[Any, bytes]:
 @cache
 def _readers() -> dict[bytes, Any]:
     return {header: schema for schema, header in map(_writer, _NAMES)}
+
+
+def _parts(rows: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """The rows in order, in parts of ROLLUP_BYTES and at most one row more; where there are none, one empty part."""
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    cuts = (np.flatnonzero(np.diff(ends // ROLLUP_BYTES)) + 1).tolist()
+    return [rows[first:last] for first, last in itertools.pairwise([0, *cuts, len(rows)])]
 
 
 def _string(text: str) -> bytes:
