@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,8 +12,8 @@ class Effort:
     """repeats: turns of a figure. spans: of the decode figure, a turn. baseline_spans: of the slower baselines, a turn.
     topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end figure; a run needs several
     commits. seconds: of the figures that go by the clock. more_groups: over which the worker is measured end to end
-    besides. guarantee_spans: in the topic of the guarantees and of the alerts; the guarantees are measured with commits
-    at guarantee_intervals. restored_groups: of which a restart reads the totals. rules, alert_groups: that are
+    besides. guarantee_spans: in the topic of the guarantees, by commit interval: enough for some commits. alert_spans:
+    in the topic of the alerts. restored_groups: of which a restart reads the totals. rules, alert_groups: that are
     evaluated."""
 
     repeats: int
@@ -28,8 +29,8 @@ class Effort:
     scraped_series: int
     commit_interval: str
     seconds: float
-    guarantee_spans: int
-    guarantee_intervals: tuple[str, ...]
+    guarantee_spans: Mapping[str, int]
+    alert_spans: int
     restored_groups: tuple[int, ...]
     rules: int
     alert_groups: int
@@ -49,8 +50,8 @@ FULL: Final = Effort(
     scraped_series=100_000,
     commit_interval="1s",
     seconds=20.0,
-    guarantee_spans=10_000_000,
-    guarantee_intervals=("100ms", "1s", "5s"),
+    guarantee_spans={"100ms": 10_000_000, "1s": 10_000_000, "5s": 25_000_000},
+    alert_spans=10_000_000,
     restored_groups=(10_000, 100_000),
     rules=1_000,
     alert_groups=10_000,
@@ -69,8 +70,8 @@ QUICK: Final = Effort(
     scraped_series=100_000,
     commit_interval="300ms",
     seconds=4.0,
-    guarantee_spans=3_000_000,
-    guarantee_intervals=("100ms", "1s"),
+    guarantee_spans={"100ms": 3_000_000, "1s": 3_000_000},
+    alert_spans=3_000_000,
     restored_groups=(10_000,),
     rules=1_000,
     alert_groups=10_000,

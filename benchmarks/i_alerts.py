@@ -104,7 +104,7 @@ def _evaluated(effort: Effort) -> tuple[list[Row], dict[str, Any]]:
 def _beside_counting(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[Row, dict[str, Any]]:
     groups = effort.alert_groups
     load = workload("default", 200_000, groups)
-    count = effort.guarantee_spans
+    count = effort.alert_spans
     fill(broker, "bench-alerts", load.messages, count)
 
     def speed(**more: Any) -> float:
