@@ -2,17 +2,20 @@
 
     python -m docs.picture
 
-A real Kafka and a real Prometheus (as for `make test`), three workers, and six minutes of traffic in which one model
-becomes slow and bad, one worker is killed, and some messages are no spans. Everything that is drawn came out of
-Prometheus by the expressions in dashboards/grafana.json.
+A real Kafka and a real Prometheus (as for `make test`), three workers with alert rules, and six minutes of traffic in
+which one model becomes slow and bad, one worker is killed, and some messages are no spans. All that is drawn came
+out of Prometheus by the expressions in dashboards/grafana.json.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 import tempfile
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,13 @@ from tokentrace.traffic import Traffic, rate_at
 SECONDS, RATE, STEP_S = 360, 60, 5
 SLOW = range(150, 240)
 KILLED, BACK = 270, 285
+OF_ONE_MODEL = {"window": "1m", "min_spans": 20, "filter": {"model": "gpt-4o"}}
+RULES = [
+    {"name": "slow", "metric": "latency_p50", "op": "gt", "threshold": 5_000, **OF_ONE_MODEL},
+    {"name": "failing", "metric": "error_rate", "op": "gt", "threshold": 0.1, **OF_ONE_MODEL},
+    {"name": "bad answers", "metric": "quality_score", "op": "lt", "threshold": 0.75, **OF_ONE_MODEL},
+    {"name": "spend", "metric": "total_cost", "op": "gt", "threshold": 50, "window": "5m"},
+]
 UNITS = {"currencyUSD": "USD", "percentunit": "part", "reqps": "a second", "ms": "ms", "s": "s", "short": ""}
 
 
@@ -39,7 +49,8 @@ def run(folder: Path) -> tuple[Prometheus, float, list[Any]]:
     kafka = KafkaBroker(folder / "kafka")
     kafka.start()
     topic = kafka.create_topic("llm-spans", 6)
-    shared = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": "tokentrace"}}
+    shared: dict[str, Any] = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": "tokentrace"}}
+    shared["alerts"] = RULES
     workers = {}
     for name in ("tokentrace-0", "tokentrace-1", "tokentrace-2"):
         config = write_config(folder / f"{name}.yml", {**shared, "worker": {"replica_id": name}}, name)
@@ -119,13 +130,16 @@ def draw_panel(axis: Any, panel: dict[str, Any], prometheus: Prometheus, from_s:
         for row, (_, value) in enumerate(reversed(found)):
             axis.text(value, row, f" {value:.3g}", va="center", fontsize=8)
         return
+    if kind == "table":
+        draw_table(axis, [prometheus.query_range(text, from_s, from_s + SECONDS, STEP_S) for text, _ in queries])
+        return
     step_s = 15 if kind == "heatmap" or panel["title"] == "Model usage breakdown" else STEP_S
     series = [
         (named(legend, labels), np.array(samples))
         for text, legend in queries
         for labels, samples in prometheus.query_range(text, from_s + step_s, from_s + SECONDS, step_s)
     ]
-    if not series or kind == "table":
+    if not series:
         axis.text(0.5, 0.5, panel["fieldConfig"]["defaults"].get("noValue", "no data"), ha="center", va="center")
         axis.set_axis_off()
         return
@@ -163,6 +177,29 @@ def draw_heatmap(axis: Any, rows: dict[float, Any], from_s: float) -> None:
         times, np.arange(len(bounds)), np.where(cells > 0, cells, np.nan), cmap="Oranges", shading="nearest"
     )
     axis.set_yticks(np.arange(len(bounds)), [f"{bound:g}" for bound in bounds], fontsize=7)
+
+
+def draw_table(axis: Any, answers: Sequence[Any]) -> None:
+    """A row for each rule and time fired, with the first value seen, as the panel's transformations make it."""
+    fired, values = (
+        {(labels["rule"], at): value for labels, each in answer for at, value in each} for answer in answers
+    )
+    rows: dict[tuple[float, str], float] = {}
+    for (rule, at), fired_ms in sorted(fired.items()):
+        rows.setdefault((fired_ms, rule), values.get((rule, at), math.nan))
+    text = [
+        [f"{datetime.fromtimestamp(fired_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}", rule, f"{value:.4g}"]
+        for (fired_ms, rule), value in sorted(rows.items(), reverse=True)
+    ]
+    axis.set_axis_off()
+    table = axis.table(
+        text,
+        colLabels=["time fired", "rule", "value at firing"],
+        loc="upper center",
+        cellLoc="left",
+        edges="horizontal",
+    )
+    table.set_fontsize(9)
 
 
 def named(legend: str, labels: dict[str, str]) -> str:
