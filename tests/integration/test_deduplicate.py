@@ -133,15 +133,18 @@ def test_what_leaves_the_window_leaves_the_topic_and_counts_again(
     worker = start_worker(**sections(kafka, topic, "one", window="3s"))
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
 
-    def publish(*names: str) -> None:
+    began_ms = round(time.time() * 1000) - 60_000
+
+    def publish(after_s: int, *names: str) -> None:
+        """The window goes by the messages' own timestamps, so nothing here depends on how fast the machine is."""
         for name in names:
-            producer.produce(topic, message(span(span_id=name)), partition=0)
+            at_ms = began_ms + 1000 * after_s
+            producer.produce(topic, message(span(span_id=name)), partition=0, timestamp=at_ms)
         assert producer.flush(10) == 0
 
-    publish("a", "b")
+    publish(0, "a", "b")
     assert wait_for(lambda: counted(worker) == 2)
-    time.sleep(5.0)
-    publish("a", "c", "c")
+    publish(5, "a", "c", "c")
     assert wait_for(lambda: counted(worker) == 4)
     assert audited([worker], "duplicate") == 1
     kept = {key: each for key, each in chunks(kafka, topic).items() if json.loads(key)[1] == 0}
@@ -152,7 +155,7 @@ def test_what_leaves_the_window_leaves_the_topic_and_counts_again(
     worker.kill()
     worker.restart()
     worker.wait_until_ready(60.0)
-    publish("a", "c", "d")
+    publish(6, "a", "c", "d")
     assert wait_for(lambda: counted(worker) == 5)
     assert audited([worker], "duplicate") == 3
 
