@@ -228,6 +228,7 @@ def test_the_dashboard_and_the_rules_of_the_cluster_are_the_ones_tested_elsewher
 
 def test_a_pods_series_go_by_its_name() -> None:
     (endpoint,) = of_kind("production", "PodMonitor")["spec"]["podMetricsEndpoints"]
-    assert {"sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"} in endpoint["relabelings"]
+    by_name = {"action": "replace", "sourceLabels": ["__meta_kubernetes_pod_name"], "targetLabel": "instance"}
+    assert by_name in endpoint["relabelings"]
     annotations = of_kind("development", "StatefulSet")["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/path"] == endpoint["path"] == "/metrics/prometheus"
