@@ -53,6 +53,9 @@ class Cluster:
                 if self.path == "/metrics/prometheus":
                     cluster.scrapes += 1
                     self._answer("text/plain; version=0.0.4", f"tokentrace_spans_total {cluster.scrapes}\n".encode())
+                elif "sendInitialEvents=true" in self.path:
+                    # Newer clients ask for the list as a watch first; told no, they list and then watch.
+                    self.send_error(400)
                 elif "watch=" in self.path:
                     self._watch()
                 elif self.path.startswith("/api/v1/pods"):
