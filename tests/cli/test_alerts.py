@@ -84,3 +84,9 @@ def test_mistakes_are_told_in_one_line(folder: Path, arguments: list[str], messa
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_rules_that_are_not_there_do_not_stand_anywhere(folder: Path) -> None:
+    (folder / "empty.yml").write_text("{}")
+    done = run("alerts", "list", "--config", "empty.yml", folder=folder)
+    assert (done.returncode, done.stderr) == (2, "tokentrace: alerts: empty.yml has no rules\n")

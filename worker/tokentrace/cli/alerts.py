@@ -78,9 +78,12 @@ def list_(config_path: Path, as_json: bool) -> None:
     from ..alerts.board import Board
     from ..alerts.rules import Rule
     from ..config import load_config
+    from ..errors import ConfigError
     from ..service import evaluator_settings
 
     config = load_config(config_path)
+    if not config.alerts:
+        raise ConfigError([f"alerts: {config_path} has no rules"])
     log.set_up("warning", "text")
     told = Board(evaluator_settings(config), [Rule.of(rule) for rule in config.alerts]).describe()
     if as_json:
