@@ -20,15 +20,12 @@ TARGETS = {"1s": ">= 0.9"}
 
 def run(effort: Effort, broker: KafkaBroker) -> Figure:
     load = workload("default", 200_000, GROUPS)
-    filled: set[str] = set()
+    for count in sorted(set(effort.guarantee_spans.values())):
+        fill(broker, _topic(count), load.messages, count)
     rows: list[Row] = []
     results: dict[str, Any] = {}
     for interval, count in effort.guarantee_spans.items():
-        topic = f"bench-guarantees-{count}"
-        if topic not in filled:
-            fill(broker, topic, load.messages, count)
-            filled.add(topic)
-        once, least = _speeds(effort, broker, topic, load, interval, count)
+        once, least = _speeds(effort, broker, load, interval, count)
         ratio = once.over(least)
         case = f"commits every {interval}, {GROUPS} groups, {count / 1e6:.1f} M spans"
         rows.append(Row(case, once.text(" M spans/s", 1e6), ratio.text(), "at least once", TARGETS.get(interval, "")))
@@ -36,17 +33,18 @@ def run(effort: Effort, broker: KafkaBroker) -> Figure:
     return Figure("g guarantees", rows, {"guarantees": results})
 
 
-def _speeds(
-    effort: Effort, broker: KafkaBroker, topic: str, load: Workload, interval: str, count: int
-) -> tuple[Measure, Measure]:
+def _topic(count: int) -> str:
+    return f"bench-guarantees-{count}"
+
+
+def _speeds(effort: Effort, broker: KafkaBroker, load: Workload, interval: str, count: int) -> list[Measure]:
     """Exactly once and at least once, in turns."""
     with tempfile.TemporaryDirectory() as folder:
 
         def measured(guarantee: str) -> float:
             settings = {"guarantee": guarantee, "commit_interval": interval, "batch_size": BATCH}
-            return counting_speed(write_config(Path(folder), broker, topic, load, **settings), count)
+            return counting_speed(write_config(Path(folder), broker, _topic(count), load, **settings), count)
 
-        once, least = in_turns(
+        return in_turns(
             max(effort.process_repeats, 1), lambda: measured("exactly_once"), lambda: measured("at_least_once")
         )
-    return once, least

@@ -49,8 +49,10 @@ def run(folder: Path) -> tuple[Prometheus, float, list[Any]]:
     kafka = KafkaBroker(folder / "kafka")
     kafka.start()
     topic = kafka.create_topic("llm-spans", 6)
-    shared: dict[str, Any] = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": "tokentrace"}}
-    shared["alerts"] = RULES
+    shared = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": "tokentrace"},
+        "alerts": RULES,
+    }
     workers = {}
     for name in ("tokentrace-0", "tokentrace-1", "tokentrace-2"):
         config = write_config(folder / f"{name}.yml", {**shared, "worker": {"replica_id": name}}, name)

@@ -97,6 +97,7 @@ def test_rollups_are_written_as_fastavro_writes_them(layout: Layout, rows: int) 
     # Each is as full as it may be, and below the megabyte that a broker takes.
     assert all(ROLLUP_BYTES * 0.99 < len(each) < 1_000_000 for each in found[:-1])
     assert (len(found) > 2) == (rows == 12_000)
+    assert bool(found) == bool(rows)
     firsts = [0, *itertools.accumulate(len(decode_record(each)["rows"]) for each in found)]
     assert firsts[-1] == rows
     expected = [

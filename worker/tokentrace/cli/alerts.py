@@ -13,6 +13,7 @@ from .options import config_option
 
 if TYPE_CHECKING:
     from ..alerts.evaluation import Event
+    from ..config import Config
 
 
 @click.group()
@@ -37,13 +38,10 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     from .. import log
     from ..alerts.payload import alert_record, payload
     from ..alerts.replay import Replay, from_file, from_topic
-    from ..config import load_config
-    from ..errors import ConfigError, UsageError
+    from ..errors import UsageError
     from ..service import client_config, pricer, writer_schemas
 
-    config = load_config(rules_path)
-    if not config.alerts:
-        raise ConfigError([f"alerts: {rules_path} has no rules"])
+    config = _with_rules(rules_path)
     log.set_up("warning", "text")
     replay = Replay(config, pricer(config))
     path = Path(source)
@@ -77,13 +75,9 @@ def list_(config_path: Path, as_json: bool) -> None:
     from .. import log
     from ..alerts.board import Board
     from ..alerts.rules import Rule
-    from ..config import load_config
-    from ..errors import ConfigError
     from ..service import evaluator_settings
 
-    config = load_config(config_path)
-    if not config.alerts:
-        raise ConfigError([f"alerts: {config_path} has no rules"])
+    config = _with_rules(config_path)
     log.set_up("warning", "text")
     told = Board(evaluator_settings(config), [Rule.of(rule) for rule in config.alerts]).describe()
     if as_json:
@@ -92,6 +86,17 @@ def list_(config_path: Path, as_json: bool) -> None:
     for each in told["alerts"]:
         click.echo(_standing(each))
     click.echo(f"Evaluated by {told['evaluator'] or 'nobody yet'}, up to {told['evaluated_until'] or 'no time yet'}.")
+
+
+def _with_rules(path: Path) -> Config:
+    """The configuration; one without rules is a mistake here."""
+    from ..config import load_config
+    from ..errors import ConfigError
+
+    config = load_config(path)
+    if not config.alerts:
+        raise ConfigError([f"alerts: {path} has no rules"])
+    return config
 
 
 def _line(event: Event) -> str:
