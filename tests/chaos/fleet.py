@@ -57,6 +57,7 @@ class Scraper(threading.Thread):
         self._interval_s = interval_s
         self._stopping = threading.Event()
         self._last: dict[str, dict[Key, int]] = {replica.name: {} for replica in replicas}
+        self._counting: dict[str, int] = {}
         self.scrapes = 0
         self._seen = 0
         self.steps_back: list[str] = []
@@ -64,14 +65,24 @@ class Scraper(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.wait(self._interval_s):
-            for replica in list(self._replicas):
-                try:
-                    found = replica.samples(**PROMETHEUS)
-                except (OSError, urllib.error.URLError, AssertionError, ValueError):
-                    continue
-                self.scrapes += 1
-                self._judge(replica.name, counters(found))
-            self._judge_sum()
+            self._scrape()
+
+    def _scrape(self) -> None:
+        for replica in list(self._replicas):
+            life = replica.lives
+            try:
+                found = replica.samples(**PROMETHEUS)
+            except (OSError, urllib.error.URLError, AssertionError, ValueError):
+                continue
+            self.scrapes += 1
+            self._judge(replica.name, counters(found))
+            if any(value for (name, _), value in found.items() if name == "tokentrace_spans_total"):
+                self._counting[replica.name] = life
+        self._judge_sum()
+
+    def saw_counting(self, replica: Replica) -> bool:
+        """Whether it has shown spans since it was last started."""
+        return self._counting.get(replica.name) == replica.lives
 
     def _judge(self, name: str, now: dict[Key, int]) -> None:
         """A series that is not shown, as while a replica restores, is a gap and no value."""
@@ -100,8 +111,11 @@ class Scraper(threading.Thread):
         return self._seen
 
     def stop(self) -> None:
+        """End with the last values: a series that is new to this scraper shows them at its second scrape."""
         self._stopping.set()
         self.join()
+        self._scrape()
+        self._scrape()
 
 
 def counters(samples: dict[Key, float]) -> dict[Key, int]:

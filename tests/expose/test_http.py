@@ -11,15 +11,16 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engine.helpers import Rig
+from tests.services.workers import wait_for
 from tests.spanfactory import message, span
 from tokentrace.errors import UsageError
-from tokentrace.expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape
+from tokentrace.expose import Address, Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape
 from tokentrace.snapshot import Snapshot
 
 METRICS = "/metrics/prometheus"
@@ -34,6 +35,7 @@ class Served:
         counting.commit()
         self.snapshot = counting.ledger.snapshot
         self.scraped: list[Snapshot] = []
+        self.scrapers: list[tuple[Address, Collection[Address]]] = []
         self.report = HealthReport(live=True, ready=True)
         self.delay_s = 0.0
         renderer = Renderer({})
@@ -48,9 +50,13 @@ class Served:
             lambda: self.snapshot,
             render,
             lambda: self.report,
-            lambda snapshot, *_: self.scraped.append(snapshot),
+            self._on_scraped,
         )
         self.server.start()
+
+    def _on_scraped(self, snapshot: Snapshot, _: Scrape, scraper: Address, connected: Collection[Address]) -> None:
+        self.scraped.append(snapshot)
+        self.scrapers.append((scraper, connected))
 
     def ask(
         self, path: str, method: str = "GET", context: ssl.SSLContext | None = None, **headers: str
@@ -103,6 +109,30 @@ def test_openmetrics_and_gzip_are_given_to_those_who_ask(serve: Serve) -> None:
     assert gzip.decompress(body).endswith(b"# EOF\n")
     _, headers, _ = served.ask(METRICS, Accept_Encoding="gzip;q=0")
     assert "content-encoding" not in headers
+
+
+def test_who_scrapes_is_told_with_the_connections_that_are_open(serve: Serve) -> None:
+    served = serve()
+    kept = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+
+    def scrape() -> tuple[Address, Collection[Address]]:
+        before = len(served.scrapers)
+        kept.request("GET", METRICS)
+        kept.getresponse().read()
+        assert wait_for(lambda: len(served.scrapers) > before)
+        return served.scrapers[-1]
+
+    try:
+        own, connected = scrape()
+        assert (own, connected) == (kept.sock.getsockname(), {own})
+        served.ask(METRICS)
+        assert wait_for(lambda: len(served.scrapers) == 2)
+        other, connected = served.scrapers[-1]
+        assert other != own
+        assert connected == {own, other}
+        assert wait_for(lambda: scrape() == (own, {own})), "the other has closed its connection"
+    finally:
+        kept.close()
 
 
 def test_a_head_request_is_no_scrape(serve: Serve) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 from .alerts.board import Board
@@ -27,7 +27,17 @@ from .decode.resolve import resolve
 from .delta import Delta
 from .engine import Engine, StageTimer
 from .errors import ConfigError, SchemaError
-from .expose import Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape, alert_metrics, health_metrics
+from .expose import (
+    Address,
+    Format,
+    HealthReport,
+    HttpServer,
+    HttpSettings,
+    Renderer,
+    Scrape,
+    alert_metrics,
+    health_metrics,
+)
 from .groups import GroupIndex
 from .health import Recorder
 from .ledger import Ledger
@@ -60,7 +70,7 @@ class Service:
         self._drain = True
         self._connected = False
         self._final: Snapshot | None = None
-        self._seen_by: dict[str, Snapshot] = {}
+        self._seen_by: dict[Address, Snapshot] = {}
         self._final_scraped = threading.Event()
         #: Set while the endpoint answers.
         self.serving = threading.Event()
@@ -211,8 +221,11 @@ class Service:
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
 
-    def _on_scraped(self, snapshot: Snapshot, scrape: Scrape, scraper: str) -> None:
-        self._renderer.scraped(scraper, scrape.number)
+    def _on_scraped(self, snapshot: Snapshot, scrape: Scrape, scraper: Address, connected: Collection[Address]) -> None:
+        self._renderer.scraped(scraper, scrape.number, connected)
+        # Whoever is not expected again must not keep an old snapshot in memory.
+        expected = self._renderer.scrapers()
+        self._seen_by = {each: seen for each, seen in self._seen_by.items() if each in expected}
         if scrape.complete:
             self._seen_by[scraper] = snapshot
         self._check_final()

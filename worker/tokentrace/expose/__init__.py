@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from .alerts import alert_metrics
+from .continuity import Address
 from .health import health_metrics
 from .http import HealthReport, HttpServer, HttpSettings
 from .render import Format, Renderer, Scrape
 
 __all__ = [
+    "Address",
     "Format",
     "HealthReport",
     "HttpServer",

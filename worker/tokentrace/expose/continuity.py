@@ -3,12 +3,15 @@
 Prometheus counts increments between two values it has seen, so the first value of a new series is lost to `increase()`.
 Holding it back for one scrape loses nothing, since totals are durable. Only clients that say that they are a Prometheus
 are served so; `curl` and `tokentrace top` see the values themselves.
+
+A Prometheus keeps its connection, so two connections are two servers, wherever they come from. One that was closed, as
+by a proxy or between scrapes far apart, goes on in the next new one from the same host.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +19,11 @@ from numpy.typing import NDArray
 
 from ..delta import grown
 
-#: How long a scraper of which one scrape was seen is waited for.
-FIRST_PATIENCE_S = 90.0
+#: Host and port that a connection comes from.
+Address = tuple[str, int]
+
+#: How long a scraper of which one scrape was seen is waited for: more than the longest sensible interval, two minutes.
+FIRST_PATIENCE_S = 150.0
 #: Scrapes that a scraper may miss before it is taken to be gone.
 MISSED_SCRAPES = 2.5
 
@@ -39,8 +45,9 @@ class Continuity:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._scrapers: dict[str, _Scraper] = {}
+        self._scrapers: dict[Address, _Scraper] = {}
         self._number = 0
+        self._received = 0
         self._horizon = 0
         #: (family, what else its samples are told apart by) -> series -> the first scrape that had it, or 0.
         self._born: dict[tuple[str, str], NDArray[np.int64]] = {}
@@ -52,8 +59,9 @@ class Continuity:
         self._number += 1
         self._adopting = adopting
         self.holding = False
-        active = self.active()
-        self._horizon = min((self._scrapers[name].number for name in active), default=0)
+        # Where nobody is waited for, what anybody has seen will do. It never goes back: a value once shown stays shown.
+        seen_by_all = min((self._scrapers[each].number for each in self.active()), default=self._received)
+        self._horizon = max(self._horizon, seen_by_all)
         return self._number
 
     def hold(self, family: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -71,22 +79,28 @@ class Continuity:
         self.holding = self.holding or bool(held.any())
         return held
 
-    def finish(self, scraper: str, number: int) -> None:
-        """A scraper has received scrape `number` whole."""
+    def finish(self, scraper: Address, number: int, connected: Collection[Address]) -> None:
+        """A scraper has received scrape `number` whole. connected: from where connections are open now."""
         now_s = self._clock()
-        before = self._scrapers.get(scraper)
+        self._received = max(self._received, number)
+        before = self._scrapers.pop(scraper, None) or self._closed(scraper[0], connected)
         if before is None:
             self._scrapers[scraper] = _Scraper(number, now_s)
         else:
-            before.interval_s, before.at_s, before.number = now_s - before.at_s, now_s, number
+            self._scrapers[scraper] = _Scraper(number, now_s, now_s - before.at_s)
 
-    def active(self) -> frozenset[str]:
+    def _closed(self, host: str, connected: Collection[Address]) -> _Scraper | None:
+        """Of the scrapers whose connection from this host was closed, the one that was away for longest; taken out."""
+        closed = [each for each in self._scrapers if each[0] == host and each not in connected]
+        return self._scrapers.pop(min(closed, key=lambda each: self._scrapers[each].at_s)) if closed else None
+
+    def active(self) -> frozenset[Address]:
         """The scrapers that are expected again; others are forgotten."""
         now_s = self._clock()
-        for name, each in list(self._scrapers.items()):
+        for address, each in list(self._scrapers.items()):
             patience_s = MISSED_SCRAPES * each.interval_s + 1.0 if each.interval_s else FIRST_PATIENCE_S
             if now_s - each.at_s > patience_s:
-                del self._scrapers[name]
+                del self._scrapers[address]
         return frozenset(self._scrapers)
 
     def renumber(self, family: str, now: NDArray[np.int64]) -> None:

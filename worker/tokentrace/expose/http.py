@@ -14,7 +14,7 @@ import logging
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -29,6 +29,7 @@ from starlette.routing import Route
 from ..config.fields import positive_duration
 from ..errors import RuntimeFailure, UsageError
 from ..snapshot import Snapshot
+from .continuity import Address
 from .negotiate import CONTENT_TYPES, accepts_gzip, choose_format
 from .render import Format, Scrape
 
@@ -86,10 +87,13 @@ class HttpServer:
         snapshot: Callable[[], Snapshot],
         render: Callable[[Snapshot, Format, bool], Scrape],
         health: Callable[[], HealthReport],
-        on_scraped: Callable[[Snapshot, Scrape, str], None] = lambda *_: None,
+        on_scraped: Callable[[Snapshot, Scrape, Address, Collection[Address]], None] = lambda *_: None,
         alerts: AlertBoard | None = None,
     ) -> None:
-        """alerts: what answers under /alerts; without it there is no such path."""
+        """on_scraped: told what was sent whole, to where, and from where connections are open then.
+
+        alerts: what answers under /alerts; without it there is no such path.
+        """
         self._settings = settings
         self._snapshot = snapshot
         self._render = render
@@ -221,8 +225,14 @@ class HttpServer:
         headers = {"Content-Type": CONTENT_TYPES[form], "Vary": "Accept, Accept-Encoding"}
         if compress:
             headers["Content-Encoding"] = "gzip"
-        scraper = ":".join(map(str, request.client or ())) if by_prometheus else ""
-        return _Scraped(body, headers, lambda: self._on_scraped(snapshot, scrape, scraper))
+        host, port = request.client or ("", 0)
+        return _Scraped(body, headers, lambda: self._on_scraped(snapshot, scrape, (host, port), self._connected()))
+
+    def _connected(self) -> frozenset[Address]:
+        """From where connections are open. To be asked on the server's own event loop."""
+        assert self._server is not None
+        clients = (getattr(each, "client", None) for each in self._server.server_state.connections)
+        return frozenset(client for client in clients if client is not None)
 
     async def _live(self, _: Request) -> Response:
         report = self._health()

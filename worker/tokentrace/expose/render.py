@@ -7,7 +7,7 @@ Sums are integers in the smallest unit, so they are written as exact decimals.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from prometheus_client.utils import floatToGoString
 from ..measures import Layout
 from ..snapshot import Snapshot
 from . import families
-from .continuity import Continuity
+from .continuity import Address, Continuity
 from .families import CounterFamily, GaugeFamily, HistogramFamily
 from .projection import Projection, escaped, label_text
 
@@ -73,13 +73,13 @@ class Renderer:
             complete = not continuity.holding
         return Scrape("".join(lines).encode() + _library_text(others, form), number, complete)
 
-    def scraped(self, scraper: str, number: int) -> None:
-        """A Prometheus has received the scrape of this number whole."""
+    def scraped(self, scraper: Address, number: int, connected: Collection[Address]) -> None:
+        """A Prometheus has received the scrape of this number whole. connected: from where connections are open now."""
         if self._continuity is not None and number:
             with self._lock:
-                self._continuity.finish(scraper, number)
+                self._continuity.finish(scraper, number, connected)
 
-    def scrapers(self) -> frozenset[str]:
+    def scrapers(self) -> frozenset[Address]:
         """The Prometheus servers that are expected to come again."""
         if self._continuity is None:
             return frozenset()
