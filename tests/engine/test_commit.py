@@ -85,7 +85,7 @@ def rig() -> Rig:
 @pytest.fixture
 def exactly(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> tuple[ExactlyOnce, Scripted]:
     monkeypatch.setattr(transactional, "Producer", Scripted)
-    settings = ExactlyOnceSettings({"bootstrap.servers": "x"}, "r0", "spans", "dead", "state", "rollups")
+    settings = ExactlyOnceSettings({"bootstrap.servers": "x"}, "workers", "r0", "spans", "dead", "state", "rollups")
     committer = ExactlyOnce(settings, Source(), rig.groups, rig.ledger._layout)  # type: ignore[arg-type]
     return committer, committer._producer  # type: ignore[return-value]
 

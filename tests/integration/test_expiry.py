@@ -87,7 +87,7 @@ def test_idle_groups_end_over_a_restart_and_nothing_is_lost(kafka: KafkaBroker, 
         assert producer.flush(10) == 0
 
     def stored() -> set[tuple[Any, ...]]:
-        reader = StateReader({"bootstrap.servers": kafka.bootstrap}, f"{topic}.state")
+        reader = StateReader({"bootstrap.servers": kafka.bootstrap}, f"{topic}.state", topic)
         one = reader.read(range(reader.partitions()))["one"]
         return {(*group, status) for group, status in one.cells} | {tuple(each) for each in one.folded}
 

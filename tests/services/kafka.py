@@ -48,12 +48,19 @@ group.consumer.heartbeat.interval.ms=500
 log.cleaner.backoff.ms=1000
 """
 
+#: Who comes without a password may do everything, alice what she was given.
+_RIGHTS = """\
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"""
+
 
 class KafkaBroker:
     """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret)."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
-        """Raises Unavailable where there is no Java or no Kafka."""
+    def __init__(self, folder: Path, port: int | None = None, ask_for_rights: bool = False) -> None:
+        """ask_for_rights: alice may do only what access control lists say. Raises Unavailable where there is no Java or
+        no Kafka."""
         if shutil.which("java") is None:
             raise Unavailable("Java is not installed")
         if not READY.exists():
@@ -70,6 +77,7 @@ class KafkaBroker:
             _PROPERTIES.format(
                 port=self.port, sasl_port=self._sasl_port, controller_port=free_port(), data=folder / "logs"
             )
+            + (_RIGHTS if ask_for_rights else "")
         )
         if not (folder / "logs" / "meta.properties").exists():
             self._java(

@@ -47,7 +47,7 @@ from .schemas import Registry, RegistrySettings, WriterSchemas, load_folder, loa
 from .seen import SeenSpans
 from .snapshot import Snapshot
 from .source import KafkaSource, SourceSettings
-from .topics import Topics, alerts_topic, rollups_topic, state_topic
+from .topics import READ, WRITE, Topics, alerts_topic, rollups_topic, state_topic
 from .worker import LoopSettings, Worker
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,11 @@ class Service:
         if self._config.alerts:
             specs.append(alerts_topic(kafka.alerts_topic))
         topics.ensure(specs)
+        read_too = {spec.name for spec in specs} - {kafka.dead_letters}
+        if not self._config.alerts:
+            read_too.discard(kafka.rollups_topic)
+        needed = {spec.name: READ + WRITE if spec.name in read_too else WRITE for spec in specs}
+        topics.check_rights({kafka.topic: READ, **needed})
         if self._config.alerts:
             self._check_windows(topics.retention_s(kafka.rollups_topic))
 
@@ -258,6 +263,7 @@ def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: L
         return AtLeastOnce(source, client_config(config), kafka.dead_letters)
     settings = ExactlyOnceSettings(
         client_config(config),
+        kafka.group_id,
         config.worker.replica_id,
         kafka.topic,
         kafka.dead_letters,

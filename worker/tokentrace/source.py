@@ -39,15 +39,15 @@ MEMBERSHIP_LOST: Final = frozenset(
     }
 )
 FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID})
-REFUSED: Final = frozenset(
+UNAUTHORIZED: Final = frozenset(
     {
-        KafkaError._AUTHENTICATION,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
     }
 )
+REFUSED: Final = UNAUTHORIZED | {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
 
 
 class Rebalance(Protocol):
@@ -249,7 +249,7 @@ class KafkaSource:
                 f"{self._settings.member_id!r} may have joined: give every worker its own worker.replica_id."
             )
         elif code in REFUSED:
-            raise RuntimeFailure(f"Kafka refuses this worker: {error.str()}.")
+            raise RuntimeFailure(f"Kafka refuses this worker as a member of {self._settings.group_id!r}: {error.str()}")
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("The loop stood still for longer than max.poll.interval.ms; rejoining the group.")
         else:

@@ -11,8 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType  # type: ignore[attr-defined]
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AclOperation,
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
 
 from .errors import RuntimeFailure
 
@@ -23,6 +29,9 @@ REQUEST_TIMEOUT_S: Final = 15.0
 #: Room for the headers that a dead letter has more than the message that it carries.
 DEAD_LETTER_MARGIN_BYTES: Final = 64 * 1024
 DEFAULT_MAX_MESSAGE_BYTES: Final = 1048588
+
+READ: Final = (AclOperation.READ,)
+WRITE: Final = (AclOperation.WRITE,)
 
 #: Replicas are spread over them by name.
 STATE_PARTITIONS: Final = 12
@@ -116,6 +125,31 @@ class Topics:
         for spec in specs:
             if spec.name in cluster.topics or not self._create(spec, len(cluster.brokers)):
                 self._check(spec)
+
+    def check_rights(self, needed: Mapping[str, Sequence[AclOperation]]) -> None:
+        """Whether this client may do what it is going to do. needed: topic -> operations.
+
+        A right that is only needed later, as that to read what was committed after a restart, is missed now. Raises
+        RuntimeFailure with all that are missing. Brokers that do not tell are believed.
+        """
+        asked = TopicCollection(list(needed))
+        answers = self._admin.describe_topics(
+            asked, include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_S
+        )
+        missing = []
+        for topic, answer in answers.items():
+            try:
+                allowed = answer.result().authorized_operations
+            except KafkaException as failure:
+                log.info("The rights to topic %s cannot be read: %s.", topic, failure.args[0].str())
+                continue
+            if allowed is not None:
+                missing += [f"{each.name.capitalize()} on {topic}" for each in needed[topic] if each not in allowed]
+        if missing:
+            raise RuntimeFailure(
+                f"Kafka does not let this worker do all that it has to; missing: {', '.join(missing)}. Grant it with "
+                "kafka-acls.sh --add --allow-principal."
+            )
 
     def retention_s(self, topic: str) -> float | None:
         """How long a topic keeps its records, None where that is for good or cannot be known."""

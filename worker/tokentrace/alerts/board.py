@@ -45,7 +45,8 @@ class Board:
         if view is not None:
             values = {name: each.value for name, each in view.standings.items() if each.value is not None}
             return self._told(view.replica, view.time_s, view.standings, view.delivery_failed, view.silenced, values)
-        journal = Journal.read(self._settings.client_config, self._settings.alerts_topic)
+        settings = self._settings
+        journal = Journal.read(settings.client_config, settings.alerts_topic, settings.group_id)
         memory = journal.evaluator
         minute = memory["minute"] if memory is not None else None
         known = journal.rules

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from .. import __version__
 from ..commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog
 from ..errors import RuntimeFailure
 from ..measures import Layout
-from ..source import FENCED, MEMBERSHIP_LOST, REFUSED
+from ..source import FENCED, MEMBERSHIP_LOST, REFUSED, UNAUTHORIZED
 from .delivery import Deliverer, delivery_record
 from .evaluation import Evaluation, Event, Standing
 from .journal import Entry, Journal, entry, rule_record, standing_of
@@ -154,11 +155,31 @@ class Evaluator:
                 self._finish()
             except Exception as failure:
                 # Counting goes on whatever happens here.
-                told = str(failure) if isinstance(failure, RuntimeFailure) else repr(failure)
-                log.error("Alerts are not evaluated by this replica for now: %s", told, exc_info=_unexpected(failure))
+                log.error(
+                    "Alerts are not evaluated by this replica for now: %s",
+                    self._told(failure),
+                    exc_info=not isinstance(failure, (RuntimeFailure, KafkaException)),
+                )
             finally:
                 self._close()
             self._stopping.wait(RETRY_S)
+
+    def _told(self, failure: Exception) -> str:
+        if not isinstance(failure, KafkaException):
+            return str(failure) if isinstance(failure, RuntimeFailure) else repr(failure)
+        error, settings = failure.args[0], self._settings
+        if error.code() in REFUSED:
+            return (
+                f"Kafka refuses it ({error.str()}). It has to be allowed to read {settings.rollups_topic}, to read and "
+                f"write {settings.alerts_topic}, and to use the group {settings.group_id}.alerts and the transactional "
+                f"id {settings.replica}.alerts."
+            )
+        if error.fatal() or error.code() in FENCED:
+            return (
+                f"Kafka no longer accepts it ({error.str()}). Another worker with the replica id {settings.replica!r} "
+                "may have started: give every worker its own worker.replica_id."
+            )
+        return str(error.str())
 
     def _open(self) -> None:
         settings = self._settings
@@ -204,7 +225,9 @@ class Evaluator:
                 client.close()
         if self._producer is not None:
             self._producer.purge()
-            self._producer.flush(1.0)
+            # It raises for a producer that is fenced or refused, which was told already.
+            with suppress(KafkaException):
+                self._producer.flush(1.0)
         if self._deliverer is not None:
             self._deliverer.stop()
         self._consumer = self._tail = self._producer = self._deliverer = None
@@ -224,7 +247,10 @@ class Evaluator:
             failure, self._failure = self._failure, None
             raise failure
         for message in messages:
-            if self._reign is not None:
+            error = message.error()
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                self._hear(error)
+            elif self._reign is not None:
                 self._take(self._reign, message)
         if self._reign is None:
             return
@@ -239,24 +265,22 @@ class Evaluator:
     # -- rollups -----------------------------------------------------------------------------------------------------
 
     def _take(self, reign: _Reign, message: Message) -> None:
-        error = message.error()
         offset = message.offset() or 0
-        if error is None:
-            if offset >= reign.position:
-                self._begin(reign)
+        if offset >= reign.position:
+            self._begin(reign)
+        if message.error() is None:
             self._evaluate(reign, message.value() or b"", offset)
-        elif error.code() == KafkaError._PARTITION_EOF:
-            if offset >= reign.position:
-                self._begin(reign)
-        elif error.code() == KafkaError._AUTO_OFFSET_RESET:
+
+    def _hear(self, error: KafkaError) -> None:
+        """What Kafka says, with or without the partition. Raises RuntimeFailure where it is not going to pass."""
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
             raise RuntimeFailure(
                 f"Topic {self._settings.rollups_topic!r} was made anew, or its retention has removed rollups that were "
                 f"not evaluated ({error.str()})."
             )
-        elif error.code() in FENCED | REFUSED or error.fatal():
-            raise RuntimeFailure(f"Kafka refuses the evaluator: {error.str()}.")
-        else:
-            log.info("Kafka, to the evaluator: %s", error.str())
+        if error.code() in FENCED | REFUSED or error.fatal():
+            raise KafkaException(error)
+        log.info("Kafka, to the evaluator: %s", error.str())
 
     def _begin(self, reign: _Reign) -> None:
         """All that was evaluated before has been read again."""
@@ -330,7 +354,7 @@ class Evaluator:
         """Know what is committed; the offset at which to begin to read."""
         settings = self._settings
         self._await_stable_offset(consumer)
-        journal = Journal.read(settings.client_config, settings.alerts_topic)
+        journal = Journal.read(settings.client_config, settings.alerts_topic, settings.group_id)
         evaluation = Evaluation(self._layout, tuple(self._rules.values()))
         reader = RollupReader(self._layout, evaluation.windows.columns.needed, evaluation.number)
         memory = journal.evaluator
@@ -390,7 +414,7 @@ class Evaluator:
             if error is None:
                 return
             if error.fatal() or error.code() in FENCED | REFUSED:
-                raise RuntimeFailure(f"Kafka refuses the evaluator's offsets: {error.str()}.")
+                raise KafkaException(error)
             time.sleep(0.1)
 
     def _offset_at(self, consumer: Consumer, time_s: float, end: int) -> int:
@@ -409,7 +433,7 @@ class Evaluator:
             self._tail = Consumer(
                 {
                     **self._settings.client_config,
-                    "group.id": "tokentrace-alerts-listener",  # Required by the library; it never joins or commits.
+                    "group.id": self._settings.group_id,  # Required by the library; it never joins or commits.
                     "enable.auto.commit": False,
                     "isolation.level": "read_committed",
                     "auto.offset.reset": "earliest",
@@ -506,8 +530,8 @@ class Evaluator:
     def _give_up(self, error: KafkaError) -> None:
         """Nothing of it is committed: begin again from what is, here or wherever the partition is now."""
         assert self._producer is not None
-        if error.fatal() or error.code() in FENCED:
-            raise RuntimeFailure(f"Kafka no longer accepts the evaluator's transactions ({error.str()}).")
+        if error.fatal() or error.code() in FENCED | UNAUTHORIZED:
+            raise KafkaException(error)
         producer = self._producer
         self._insist(lambda: producer.abort_transaction(STEP_TIMEOUT_S))
         self._abdicate()
@@ -561,8 +585,3 @@ class Evaluator:
 
 def _silenced(journal: Journal) -> dict[str, float]:
     return {name: record["until"] / 1e6 for name, record in journal.silences.items()}
-
-
-def _unexpected(failure: BaseException) -> bool:
-    """Whether a stack is of use to anyone."""
-    return not isinstance(failure, (RuntimeFailure, KafkaException))

@@ -58,10 +58,10 @@ class Journal:
     end: int = 0
 
     @classmethod
-    def read(cls, client_config: Mapping[str, Any], topic: str) -> Journal:
+    def read(cls, client_config: Mapping[str, Any], topic: str, group_id: str) -> Journal:
         """As it is committed now. Raises RuntimeFailure where it cannot be read."""
         journal = cls()
-        for message in StateReader(client_config, topic).messages([0]):
+        for message in StateReader(client_config, topic, group_id).messages([0]):
             journal.take(message.key(), message.value())
             journal.end = (message.offset() or 0) + 1
         return journal

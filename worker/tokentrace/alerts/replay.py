@@ -146,9 +146,9 @@ def _batch_of_file(values: Sequence[bytes]) -> RawBatch:
     return RawBatch(values, np.zeros(len(values), np.int32), {0: 0}, envelope, {0: (latest_ms, latest_ms)}, unknown)
 
 
-def from_topic(client_config: Mapping[str, Any], topic: str) -> Iterator[RawBatch]:
+def from_topic(client_config: Mapping[str, Any], topic: str, group_id: str) -> Iterator[RawBatch]:
     """The spans of a topic, from its beginning to the end that it has now. Raises RuntimeFailure without it."""
-    reader = StateReader(client_config, topic)
+    reader = StateReader(client_config, topic, group_id)
     messages: list[Message] = []
     for message in reader.messages(list(range(reader.partitions()))):
         messages.append(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -86,7 +87,10 @@ class AtLeastOnce:
         undelivered = dict(enumerate(delta.dead_letters))
         for index, letter in tuple(undelivered.items()):
             self._produce(letter, partial(self._on_delivery, undelivered, index))
-        self._producer.flush(FLUSH_TIMEOUT_S)
+        try:
+            self._producer.flush(FLUSH_TIMEOUT_S)
+        except KafkaException as failure:
+            raise RuntimeFailure(f"Kafka no longer accepts dead letters ({failure.args[0].str()}).") from failure
         if undelivered:
             # What is still queued would otherwise arrive beside the next try's copy.
             self._producer.purge()
@@ -122,4 +126,6 @@ class AtLeastOnce:
                 return
 
     def close(self) -> None:
-        self._producer.flush(FLUSH_TIMEOUT_S)
+        # It raises for a producer that is refused for good, which was told already.
+        with suppress(KafkaException):
+            self._producer.flush(FLUSH_TIMEOUT_S)

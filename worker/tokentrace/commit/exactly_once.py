@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from ..ledger import Totals
 from ..measures import Layout
 from ..seen import NOTHING_SEEN, Chunk, Memory
 from ..snapshot import Group
-from ..source import FENCED, MEMBERSHIP_LOST, KafkaSource
+from ..source import FENCED, MEMBERSHIP_LOST, UNAUTHORIZED, KafkaSource
 from ..state import StateCodec, StateReader, cell_key, folded_key, replica_key
 from ..state.chunks import ChunkReader, chunk_key, encode_chunk
 from ..state.codec import Progress
@@ -80,6 +81,7 @@ class ExactlyOnceSettings:
     """
 
     client_config: Mapping[str, Any]
+    group_id: str
     replica: str
     source_topic: str
     dead_letter_topic: str
@@ -108,7 +110,9 @@ class ExactlyOnce:
         self._groups = groups
         self._layout = layout
         self._codec = StateCodec(layout)
-        self._ids = ChunkReader(settings.client_config, settings.ids_topic) if settings.ids_topic else None
+        self._ids = None
+        if settings.ids_topic:
+            self._ids = ChunkReader(settings.client_config, settings.ids_topic, settings.group_id)
         self._state_partition = 0
         #: Input partition -> offset below which spans are counted already, by whatever the state topic told.
         self.counted_up_to: Mapping[int, int] = {}
@@ -128,11 +132,10 @@ class ExactlyOnce:
     def start(self) -> Totals | None:
         """Fence any predecessor, finish its transaction, and read what this replica has committed."""
         self._insist("init_transactions", lambda: self._producer.init_transactions(STEP_TIMEOUT_S))
-        reader = StateReader(self._settings.client_config, self._settings.state_topic)
-        self._state_partition = partition_of(self._settings.replica, reader.partitions())
-        totals, self.counted_up_to = reader.restore(
-            self._settings.replica, self._layout, self._groups, self._settings.source_topic
-        )
+        settings = self._settings
+        reader = StateReader(settings.client_config, settings.state_topic, settings.group_id)
+        self._state_partition = partition_of(settings.replica, reader.partitions())
+        totals, self.counted_up_to = reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
         return totals
 
     def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[Chunk]] | None:
@@ -164,7 +167,9 @@ class ExactlyOnce:
     def close(self) -> None:
         """Nothing is open between commits."""
         self._producer.purge()
-        self._producer.flush(1.0)
+        # It raises for a producer that is fenced or refused, which was told already.
+        with suppress(KafkaException):
+            self._producer.flush(1.0)
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
@@ -263,6 +268,8 @@ class ExactlyOnce:
                 return
             except KafkaException as failure:
                 error = failure.args[0]
+                if error.code() in UNAUTHORIZED:
+                    raise self._unauthorized(error) from failure
                 if error.fatal() or error.code() in _PRODUCER_FENCED:
                     raise self._fenced(error) from failure
                 if error.txn_requires_abort() or not error.retriable():
@@ -273,6 +280,8 @@ class ExactlyOnce:
 
     def _give_up(self, error: KafkaError) -> Outcome:
         """Abort, and say what has to become of the delta."""
+        if error.code() in UNAUTHORIZED:
+            raise self._unauthorized(error)
         if error.fatal() or error.code() in _PRODUCER_FENCED:
             raise self._fenced(error)
         lost = error.code() in MEMBERSHIP_LOST
@@ -288,6 +297,15 @@ class ExactlyOnce:
             return Outcome.DROPPED
         log.warning("The commit was aborted (%s); committing again.", error.str())
         return Outcome.RETRY
+
+    def _unauthorized(self, error: KafkaError) -> RuntimeFailure:
+        settings = self._settings
+        topics = [settings.state_topic, settings.rollups_topic, settings.dead_letter_topic, settings.ids_topic]
+        return RuntimeFailure(
+            f"Kafka does not let this worker commit ({error.str()}). It has to be allowed to write to the topics "
+            f"{', '.join(filter(None, topics))} with the transactional id {settings.replica!r}, and to read with the "
+            f"group {settings.group_id!r}."
+        )
 
     def _fenced(self, error: KafkaError) -> RuntimeFailure:
         return RuntimeFailure(

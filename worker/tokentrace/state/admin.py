@@ -44,7 +44,7 @@ class StateAdmin:
         self._topic = topic
         self._group_id = group_id
         self._source_topic = source_topic
-        self._reader = StateReader(self._config, topic)
+        self._reader = StateReader(self._config, topic, group_id)
 
     def replicas(self) -> list[ReplicaTotals]:
         """Every replica that ever committed, by name. Raises UsageError where there is no state."""

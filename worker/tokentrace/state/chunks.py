@@ -38,8 +38,8 @@ def decode_chunk(partition: int, position: int, piece: int, value: bytes) -> Chu
 class ChunkReader:
     """Reads the chunks of one consumer group."""
 
-    def __init__(self, client_config: Mapping[str, Any], topic: str) -> None:
-        self._reader = StateReader(client_config, topic)
+    def __init__(self, client_config: Mapping[str, Any], topic: str, group_id: str) -> None:
+        self._reader = StateReader(client_config, topic, group_id)
         self._count = 0
 
     def partition(self, partition: int) -> int:

@@ -68,11 +68,13 @@ def partition_of(replica: str, partitions: int) -> int:
 
 
 class StateReader:
-    """Reads the state topic of one consumer group."""
+    """Reads the state topic of one consumer group, or another topic whole."""
 
-    def __init__(self, client_config: Mapping[str, Any], topic: str) -> None:
+    def __init__(self, client_config: Mapping[str, Any], topic: str, group_id: str) -> None:
+        """group_id: the library wants a name; it never joins or commits. The brokers want one that may be used."""
         self._config = dict(client_config)
         self._topic = topic
+        self._group_id = group_id
 
     def partitions(self) -> int:
         """The topic's number of partitions."""
@@ -152,7 +154,7 @@ class StateReader:
         consumer = Consumer(
             {
                 **self._config,
-                "group.id": "tokentrace-state-reader",  # Required by the library; it never joins or commits.
+                "group.id": self._group_id,
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "isolation.level": "read_committed",
@@ -172,19 +174,18 @@ class StateReader:
                 elif time.monotonic() > deadline_s:
                     raise RuntimeFailure(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
                 for message in messages:
-                    error, partition, offset = message.error(), message.partition(), message.offset()
+                    error = message.error()
+                    if error is not None and error.code() != KafkaError._PARTITION_EOF:
+                        raise RuntimeFailure(f"Topic {self._topic!r} cannot be read: {error.str()}.")
+                    partition, offset = message.partition(), message.offset()
                     assert partition is not None
                     assert offset is not None
                     if error is None:
                         yield message
-                        # A partition that others write to all the time never comes to an end.
-                        if offset + 1 >= ends.get(partition, 0):
-                            ends.pop(partition, None)
-                    elif error.code() == KafkaError._PARTITION_EOF:
-                        if offset >= ends.get(partition, 0):
-                            ends.pop(partition, None)
-                    else:
-                        raise RuntimeFailure(f"Topic {self._topic!r} cannot be read: {error.str()}.")
+                        offset += 1
+                    # A partition that others write to all the time never comes to an end.
+                    if offset >= ends.get(partition, 0):
+                        ends.pop(partition, None)
         finally:
             consumer.close()
 
