@@ -47,7 +47,7 @@ from .schemas import Registry, RegistrySettings, WriterSchemas, load_folder, loa
 from .seen import SeenSpans
 from .snapshot import Snapshot
 from .source import KafkaSource, SourceSettings
-from .topics import READ, WRITE, Topics, alerts_topic, rollups_topic, state_topic
+from .topics import READ, Topics, alerts_topic, rollups_topic, state_topic
 from .worker import LoopSettings, Worker
 
 log = logging.getLogger(__name__)
@@ -165,17 +165,13 @@ class Service:
         topics = Topics(client_config(self._config))
         specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
         if self._config.worker.guarantee == "exactly_once":
-            specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic)]
+            specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic, bool(self._config.alerts))]
             if self._config.worker.deduplicate is not None:
                 specs.append(topics.ids(kafka.ids_topic, kafka.topic))
         if self._config.alerts:
             specs.append(alerts_topic(kafka.alerts_topic))
         topics.ensure(specs)
-        read_too = {spec.name for spec in specs} - {kafka.dead_letters}
-        if not self._config.alerts:
-            read_too.discard(kafka.rollups_topic)
-        needed = {spec.name: READ + WRITE if spec.name in read_too else WRITE for spec in specs}
-        topics.check_rights({kafka.topic: READ, **needed})
+        topics.check_rights({kafka.topic: READ, **{spec.name: spec.operations for spec in specs}})
         if self._config.alerts:
             self._check_windows(topics.retention_s(kafka.rollups_topic))
 

@@ -41,7 +41,7 @@ STATE_PARTITIONS: Final = 12
 class TopicSpec:
     """A topic that tokentrace owns. settings: those it is made with. required: those it is refused without.
 
-    A required setting holds as text, or as a number where `at_least` names it.
+    A required setting holds as text, or as a number where `at_least` names it. operations: what a worker does with it.
     """
 
     name: str
@@ -50,6 +50,7 @@ class TopicSpec:
     required: Mapping[str, str]
     at_least: frozenset[str] = frozenset()
     exactly_so_many_partitions: bool = False
+    operations: Sequence[AclOperation] = READ + WRITE
 
 
 def state_topic(name: str) -> TopicSpec:
@@ -64,14 +65,17 @@ def state_topic(name: str) -> TopicSpec:
     return TopicSpec(name, STATE_PARTITIONS, settings, {"cleanup.policy": "compact"})
 
 
-def rollups_topic(name: str) -> TopicSpec:
-    """Increments by commit. One partition: one replica of the group reads all of them."""
+def rollups_topic(name: str, evaluated: bool) -> TopicSpec:
+    """Increments by commit. One partition: one replica of the group reads all of them, where alerts are evaluated."""
     settings = {
         "cleanup.policy": "delete",
         "retention.ms": str(7 * 24 * 3600 * 1000),
         "max.message.bytes": str(8 << 20),
     }
-    return TopicSpec(name, 1, settings, {"cleanup.policy": "delete"}, exactly_so_many_partitions=True)
+    operations = READ + WRITE if evaluated else WRITE
+    return TopicSpec(
+        name, 1, settings, {"cleanup.policy": "delete"}, exactly_so_many_partitions=True, operations=operations
+    )
 
 
 def ids_topic(name: str, partitions: int) -> TopicSpec:
@@ -113,7 +117,8 @@ class Topics:
         limit = int(self._settings(source_topic).get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
         size = {"max.message.bytes": str(limit + DEAD_LETTER_MARGIN_BYTES)}
         kept = {"cleanup.policy": "delete", "retention.ms": str(14 * 24 * 3600 * 1000)}
-        return TopicSpec(name, 1, {**kept, **size}, {"max.message.bytes": str(limit)}, frozenset(size))
+        required = {"max.message.bytes": str(limit)}
+        return TopicSpec(name, 1, {**kept, **size}, required, frozenset(size), operations=WRITE)
 
     def ids(self, name: str, source_topic: str) -> TopicSpec:
         """The topic of `ids_topic` for this source topic."""

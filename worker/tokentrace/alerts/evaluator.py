@@ -12,14 +12,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from .. import __version__
-from ..commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog
+from ..commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog, discard
 from ..errors import RuntimeFailure
 from ..measures import Layout
 from ..source import FENCED, MEMBERSHIP_LOST, REFUSED, UNAUTHORIZED
@@ -48,6 +47,7 @@ RETRY_S: Final = 2.0
 FIRST_LOOK_BACK_S: Final = 120.0
 #: Spans may end after their rollup was written, by what a clock may be ahead.
 MARGIN_MINUTES: Final = 2
+_FAILED: Final = "Alerts are not evaluated by this replica for now: %s"
 #: How long the end waits for deliveries that are under way.
 DRAIN_S: Final = 5.0
 
@@ -153,21 +153,19 @@ class Evaluator:
                 while not self._stopping.is_set():
                     self._turn()
                 self._finish()
+            # Counting goes on whatever happens here.
+            except RuntimeFailure as failure:
+                log.error(_FAILED, failure)
+            except KafkaException as failure:
+                log.error(_FAILED, self._told(failure.args[0]))
             except Exception as failure:
-                # Counting goes on whatever happens here.
-                log.error(
-                    "Alerts are not evaluated by this replica for now: %s",
-                    self._told(failure),
-                    exc_info=not isinstance(failure, (RuntimeFailure, KafkaException)),
-                )
+                log.exception(_FAILED, repr(failure))
             finally:
                 self._close()
             self._stopping.wait(RETRY_S)
 
-    def _told(self, failure: Exception) -> str:
-        if not isinstance(failure, KafkaException):
-            return str(failure) if isinstance(failure, RuntimeFailure) else repr(failure)
-        error, settings = failure.args[0], self._settings
+    def _told(self, error: KafkaError) -> str:
+        settings = self._settings
         if error.code() in REFUSED:
             return (
                 f"Kafka refuses it ({error.str()}). It has to be allowed to read {settings.rollups_topic}, to read and "
@@ -224,10 +222,7 @@ class Evaluator:
             if client is not None:
                 client.close()
         if self._producer is not None:
-            self._producer.purge()
-            # It raises for a producer that is fenced or refused, which was told already.
-            with suppress(KafkaException):
-                self._producer.flush(1.0)
+            discard(self._producer)
         if self._deliverer is not None:
             self._deliverer.stop()
         self._consumer = self._tail = self._producer = self._deliverer = None

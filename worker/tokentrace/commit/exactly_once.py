@@ -49,6 +49,14 @@ ANY_PARTITION: Final = -1
 _PRODUCER_FENCED: Final = FENCED | {KafkaError.INVALID_PRODUCER_EPOCH}
 
 
+def discard(producer: Producer) -> None:
+    """End a transactional producer between its transactions; what may be queued is dropped."""
+    producer.purge()
+    # It raises for a producer that is fenced or refused, which was told already.
+    with suppress(KafkaException):
+        producer.flush(1.0)
+
+
 class Watchdog:
     """Ends the process when a call that has a time-out of its own does not come back.
 
@@ -166,10 +174,7 @@ class ExactlyOnce:
 
     def close(self) -> None:
         """Nothing is open between commits."""
-        self._producer.purge()
-        # It raises for a producer that is fenced or refused, which was told already.
-        with suppress(KafkaException):
-            self._producer.flush(1.0)
+        discard(self._producer)
 
     # -- the steps ---------------------------------------------------------------------------------------------------
 
@@ -268,10 +273,7 @@ class ExactlyOnce:
                 return
             except KafkaException as failure:
                 error = failure.args[0]
-                if error.code() in UNAUTHORIZED:
-                    raise self._unauthorized(error) from failure
-                if error.fatal() or error.code() in _PRODUCER_FENCED:
-                    raise self._fenced(error) from failure
+                self._raise_if_over(error)
                 if error.txn_requires_abort() or not error.retriable():
                     raise
                 if time.monotonic() >= told_at_s + 5.0:
@@ -280,10 +282,7 @@ class ExactlyOnce:
 
     def _give_up(self, error: KafkaError) -> Outcome:
         """Abort, and say what has to become of the delta."""
-        if error.code() in UNAUTHORIZED:
-            raise self._unauthorized(error)
-        if error.fatal() or error.code() in _PRODUCER_FENCED:
-            raise self._fenced(error)
+        self._raise_if_over(error)
         lost = error.code() in MEMBERSHIP_LOST
         try:
             self._insist("abort_transaction", lambda: self._producer.abort_transaction(STEP_TIMEOUT_S))
@@ -298,17 +297,18 @@ class ExactlyOnce:
         log.warning("The commit was aborted (%s); committing again.", error.str())
         return Outcome.RETRY
 
-    def _unauthorized(self, error: KafkaError) -> RuntimeFailure:
+    def _raise_if_over(self, error: KafkaError) -> None:
+        """Raises RuntimeFailure where no transaction of this worker is going to be accepted any more."""
         settings = self._settings
-        topics = [settings.state_topic, settings.rollups_topic, settings.dead_letter_topic, settings.ids_topic]
-        return RuntimeFailure(
-            f"Kafka does not let this worker commit ({error.str()}). It has to be allowed to write to the topics "
-            f"{', '.join(filter(None, topics))} with the transactional id {settings.replica!r}, and to read with the "
-            f"group {settings.group_id!r}."
-        )
-
-    def _fenced(self, error: KafkaError) -> RuntimeFailure:
-        return RuntimeFailure(
-            f"Kafka no longer accepts this worker's transactions ({error.str()}). Another worker with the replica id "
-            f"{self._settings.replica!r} may have started: give every worker its own worker.replica_id."
-        )
+        if error.code() in UNAUTHORIZED:
+            topics = [settings.state_topic, settings.rollups_topic, settings.dead_letter_topic, settings.ids_topic]
+            raise RuntimeFailure(
+                f"Kafka does not let this worker commit ({error.str()}). It has to be allowed to write to the topics "
+                f"{', '.join(filter(None, topics))} with the transactional id {settings.replica!r}, and to read with "
+                f"the group {settings.group_id!r}."
+            )
+        if error.fatal() or error.code() in _PRODUCER_FENCED:
+            raise RuntimeFailure(
+                f"Kafka no longer accepts this worker's transactions ({error.str()}). Another worker with the replica "
+                f"id {settings.replica!r} may have started: give every worker its own worker.replica_id."
+            )
