@@ -16,7 +16,7 @@ import fastavro
 from genai_prices import Usage, calc_price
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from tokentrace.measures import DURATION_MS_BOUNDS, SCORE_BOUNDS, TOKEN_BOUNDS
+from tokentrace.model.measures import DURATION_MS_BOUNDS, SCORE_BOUNDS, TOKEN_BOUNDS
 
 from .workload import HEADER
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from prometheus_client import generate_latest
 
-from tokentrace.expose import Format, Renderer
+from tokentrace.exposition import Format, Renderer
 
 from .baselines import FastavroPrometheus
 from .effort import Effort

@@ -18,8 +18,8 @@ from tests.services.kafka import KafkaBroker
 from tokentrace.alerts.evaluation import Evaluation
 from tokentrace.alerts.rules import Rule
 from tokentrace.config.alerts import AlertRule, Metric
-from tokentrace.measures import Layout
-from tokentrace.snapshot import Group
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Group
 
 from .broker import fill
 from .effort import Effort

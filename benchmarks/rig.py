@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from tokentrace.allocator import keep_freed_memory
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.pipeline import Engine, StageTimer
 from tokentrace.decode import SpanDecoder
-from tokentrace.delta import Delta
-from tokentrace.engine import Engine, StageTimer
-from tokentrace.groups import GroupIndex
-from tokentrace.health import STAGES
-from tokentrace.ledger import Ledger
-from tokentrace.measures import Layout
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.worker_stats import STAGES
 from tokentrace.pricing import Pricer
-from tokentrace.snapshot import Snapshot
+from tokentrace.runtime.allocator import keep_freed_memory
+from tokentrace.state.ledger import Ledger
 
 from .workload import Workload
 

@@ -1,7 +1,7 @@
 """Workload: messages of four writer schemas over any number of groups, as tokentrace's own traffic would look.
 
-The values are those of `tokentrace.traffic` (a quarter leaves its cost to the worker, a fifth carries a score); model,
-provider and caller are dealt out evenly over the groups, which is harder on caches than real traffic.
+The values are those of `tokentrace.tools.traffic` (a quarter leaves its cost to the worker, a fifth carries a score);
+model, provider and caller are dealt out evenly over the groups, which is harder on caches than real traffic.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.framing import SINGLE_OBJECT_HEADER, SINGLE_OBJECT_MARKER
-from tokentrace.messages import Envelope, RawBatch
-from tokentrace.schemas import WriterSchemas, fingerprint_of
-from tokentrace.traffic import Traffic
+from tokentrace.decode.framing import SINGLE_OBJECT_HEADER, SINGLE_OBJECT_MARKER
+from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
+from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.tools.traffic import Traffic
 
 ROOT: Final = Path(__file__).parent.parent
 BATCH: Final = 10_000

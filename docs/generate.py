@@ -8,8 +8,8 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tokentrace.config.reference import json_schema, markdown_table
-from tokentrace.expose.reference import alert_families, reject_reasons, span_families, worker_families
+from tokentrace.config.docs import json_schema, markdown_table
+from tokentrace.exposition.docs import alert_families, reject_reasons, span_families, worker_families
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"

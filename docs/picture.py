@@ -28,8 +28,8 @@ from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, wait_for, write_config
 
-from tokentrace.publish import span_message
-from tokentrace.traffic import Traffic, rate_at
+from tokentrace.tools.publish import span_message
+from tokentrace.tools.traffic import Traffic, rate_at
 
 SECONDS, RATE, STEP_S = 360, 60, 5
 SLOW = range(150, 240)

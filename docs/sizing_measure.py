@@ -16,20 +16,20 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.pipeline import Engine, StageTimer
 from tokentrace.decode import SpanDecoder
-from tokentrace.delta import Delta
-from tokentrace.engine import Engine, StageTimer
-from tokentrace.expose.render import Renderer
-from tokentrace.groups import GroupIndex
-from tokentrace.health import STAGES
-from tokentrace.ledger import Ledger
-from tokentrace.measures import Layout
-from tokentrace.messages import Envelope, RawBatch
+from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.exposition.render import Renderer
+from tokentrace.model.measures import Layout
+from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.model.worker_stats import STAGES
 from tokentrace.pricing import Pricer
-from tokentrace.publish import span_message
-from tokentrace.schemas import WriterSchemas
-from tokentrace.state.codec import StateCodec, cell_key, decode_record
-from tokentrace.traffic import Traffic
+from tokentrace.state.ledger import Ledger
+from tokentrace.state.records import StateCodec, cell_key, decode_record
+from tokentrace.tools.publish import span_message
+from tokentrace.tools.traffic import Traffic
 
 Result = TypeVar("Result")
 BATCH, BATCHES = 10_000, 12

@@ -14,14 +14,14 @@ import threading
 import time
 from pathlib import Path
 
-from tokentrace import process
+from tokentrace.runtime import process
 
 process.before_imports()  # As `tokentrace worker` does.
 
-from tokentrace import log  # noqa: E402
 from tokentrace.config import load_config  # noqa: E402
-from tokentrace.service import Service  # noqa: E402
-from tokentrace.snapshot import Snapshot  # noqa: E402
+from tokentrace.model.snapshot import Snapshot  # noqa: E402
+from tokentrace.runtime import log  # noqa: E402
+from tokentrace.runtime.service import Service  # noqa: E402
 
 _LOOK_S = 0.005
 

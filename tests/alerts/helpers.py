@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.engine.helpers import LAYOUT, Rig
+from tests.harness import LAYOUT, Rig
 from tests.spanfactory import NOW_US, message, random_span
 from tokentrace.alerts.evaluation import Evaluation
 from tokentrace.alerts.rules import Rule

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.alerts.helpers import rule
 from tests.services.webhook import Webhook, ok, status
 from tests.services.workers import wait_for
 from tokentrace.alerts import delivery as module
@@ -19,8 +20,6 @@ from tokentrace.alerts.delivery import Deliverer, Outcome
 from tokentrace.alerts.evaluation import Event
 from tokentrace.alerts.payload import alert_record
 from tokentrace.config.alerts import Delivery
-
-from .helpers import rule
 
 
 @pytest.fixture

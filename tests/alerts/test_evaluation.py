@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.alerts.helpers import FIRST, Feed, Record, evaluation_of, rule, spans_of
+from tests.alerts.oracle import METRICS, in_window, matching
+from tests.alerts.oracle import quantile as quantile_by_hand
 from tests.spanfactory import span
 from tokentrace.alerts.evaluation import Event
 from tokentrace.alerts.rules import MEASURES, Rule, quantile
-
-from .helpers import FIRST, Feed, Record, evaluation_of, rule, spans_of
-from .recount import METRICS, in_window, matching
-from .recount import quantile as quantile_by_hand
 
 MINUTES = 40
 COMPARE = {

@@ -15,7 +15,7 @@ from benchmarks.rig import Rig
 from benchmarks.workload import HEADER, SCHEMAS, workload
 
 from tests.services.kafka import KafkaBroker
-from tokentrace.measures import Layout
+from tokentrace.model.measures import Layout
 
 TINY = Effort(
     repeats=1,

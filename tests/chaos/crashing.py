@@ -15,10 +15,10 @@ from tokentrace.alerts import evaluator
 from tokentrace.alerts.delivery import Deliverer
 from tokentrace.cli import main as tokentrace
 from tokentrace.commit.exactly_once import ExactlyOnce
-from tokentrace.ledger import Ledger
-from tokentrace.source import KafkaSource
+from tokentrace.kafka.source import KafkaSource
+from tokentrace.runtime.worker import Worker
 from tokentrace.state import StateReader
-from tokentrace.worker import Worker
+from tokentrace.state.ledger import Ledger
 
 #: Point -> (class, method before whose COUNTth call the process dies).
 POINTS: dict[str, tuple[type, str]] = {

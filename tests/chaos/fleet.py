@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.recount import Key
+from tests.oracle import Key
 from tests.services.workers import WorkerProcess, in_units, write_config
 
 #: What a Prometheus says of itself when it scrapes.

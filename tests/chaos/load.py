@@ -9,7 +9,7 @@ import time
 import numpy as np
 from confluent_kafka import Producer
 
-from tests.recount import Key, recount
+from tests.oracle import Key, recount
 from tests.spanfactory import message, random_span
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.chaos.fleet import Replica, Scraper, settle, totals
 from tests.chaos.load import Load
-from tests.recount import Key
+from tests.oracle import Key
 from tests.services.kafka import KafkaBroker
 
 PARTITIONS = 12

@@ -12,7 +12,7 @@ import pytest
 from tests.alerts.helpers import FIRST
 from tests.cli.test_main import run
 from tests.spanfactory import span
-from tokentrace.schemas.files import bundled_schema
+from tokentrace.decode.schemas.files import bundled_schema
 
 RULES = """
 alerts:

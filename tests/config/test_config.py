@@ -15,9 +15,9 @@ from pydantic import BaseModel
 
 from tests.services import ROOT
 from tokentrace.config import Config, load_config
+from tokentrace.config.docs import _section, json_schema
 from tokentrace.config.fields import format_duration
 from tokentrace.config.models import OWNED_PROPERTIES
-from tokentrace.config.reference import _section, json_schema
 from tokentrace.errors import ConfigError
 
 

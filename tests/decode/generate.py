@@ -10,7 +10,7 @@ import random
 import struct
 from typing import Any, Final
 
-from .helpers import zigzag
+from tests.decode.helpers import zigzag
 
 PRIMITIVES: Final = ("null", "boolean", "int", "long", "float", "double", "bytes", "string")
 WORDS: Final = (

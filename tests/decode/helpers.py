@@ -7,10 +7,9 @@ from typing import Any
 
 import fastavro
 
-from tokentrace.messages import Reject
-from tokentrace.spans import FLOAT_FIELDS, INT_FIELDS, STATUSES, STRING_FIELDS, SpanBatch
-
-from .agreement import THOROUGH, assert_agreement, both_decoders, run
+from tests.decode.differential import THOROUGH, assert_agreement, both_decoders, run
+from tokentrace.model.messages import Reject
+from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STATUSES, STRING_FIELDS, SpanBatch
 
 #: A span of which nothing is known, as `spans_of` shows it.
 ABSENT: dict[str, Any] = {

@@ -14,7 +14,7 @@ import yaml
 from tests.conftest import unavailable
 from tests.deploy.expressions import of_dashboard, of_queries, of_rules, rules
 from tests.services import ROOT
-from tokentrace.expose.families import ALERT_FAMILIES, CELL_FAMILIES, OTHER_FAMILIES
+from tokentrace.model.families import ALERT_FAMILIES, CELL_FAMILIES, OTHER_FAMILIES
 
 FOLDER = ROOT / "deploy" / "prometheus"
 ALERTS = [rule for rule in rules() if "alert" in rule]

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tests.docs.test_generated import generate
-from tokentrace.expose.families import CELL_FAMILIES, CounterFamily, GaugeFamily, HistogramFamily
-from tokentrace.measures import DEFAULT_BOUNDS
-from tokentrace.spans import STATUSES
-from tokentrace.topics import STATE_PARTITIONS
+from tokentrace.kafka.topics import STATE_PARTITIONS
+from tokentrace.model.families import CELL_FAMILIES, CounterFamily, GaugeFamily, HistogramFamily
+from tokentrace.model.measures import DEFAULT_BOUNDS
+from tokentrace.model.spans import STATUSES
 
 generate.TABLES["sizing"]()
 sizing: Any = sys.modules["sizing"]

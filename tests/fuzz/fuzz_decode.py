@@ -27,11 +27,11 @@ except ImportError:
 
 # What is to be covered has to be imported under instrumentation.
 with atheris.instrument_imports(include=["tokentrace.decode"]) if atheris else contextlib.nullcontext():
-    from tests.decode.agreement import THOROUGH, assert_agreement, both_decoders
+    from tests.decode.differential import THOROUGH, assert_agreement, both_decoders
     from tests.decode.generate import Generator
     from tests.spanfactory import SPAN_SCHEMA
-    from tokentrace.decode.columnar import ColumnarDecoder
-    from tokentrace.decode.reference import ReferenceDecoder
+    from tokentrace.decode.columnar.decoder import ColumnarDecoder
+    from tokentrace.decode.fastavro_decoder import ReferenceDecoder
 
 #: Numbers of schemas; every fourth is the span's own.
 SCHEMAS = 4000

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokentrace.decode.lockstep import Lanes
-
-from . import fuzz_decode
+from tests.fuzz import fuzz_decode
+from tokentrace.decode.columnar.cursors import Lanes
 
 
 def test_a_short_run_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from tests.alerts.recount import METRICS, in_window, matching
+from tests.alerts.oracle import METRICS, in_window, matching
 from tests.alerts.test_evaluation import simulate
 from tests.chaos.crashing import ALERT_POINTS
 from tests.chaos.fleet import Replica

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
-from tests.recount import recount
+from tests.oracle import recount
 from tests.services.kafka import KafkaBroker
 from tests.services.registry import SchemaRegistry
 from tests.services.workers import WorkerProcess, span_totals, wait_for

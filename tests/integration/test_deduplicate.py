@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.integration.test_group import counted, nonzero, value
-from tests.recount import recount
+from tests.oracle import recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import message, random_span, span

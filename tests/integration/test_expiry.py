@@ -15,13 +15,13 @@ from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.test_state import tokentrace
-from tests.recount import recount
+from tests.oracle import recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import wait_for, write_config
 from tests.spanfactory import message, span
 from tokentrace.config import load_config
-from tokentrace.expose import Renderer
-from tokentrace.service import Service
+from tokentrace.exposition import Renderer
+from tokentrace.runtime.service import Service
 from tokentrace.state import StateReader
 
 pytestmark = pytest.mark.real

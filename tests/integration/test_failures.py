@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.conftest import unavailable
-from tests.recount import recount
+from tests.oracle import recount
 from tests.services import Unavailable, free_port
 from tests.services.kafka import KafkaBroker
 from tests.services.registry import SchemaRegistry

@@ -15,7 +15,7 @@ from confluent_kafka import Producer
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.conftest import unavailable
-from tests.recount import Key, recount
+from tests.oracle import Key, recount
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, in_units, span_totals, wait_for

@@ -13,7 +13,7 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 
 from tests.integration.test_bad_input import dead_letters
-from tests.recount import recount
+from tests.oracle import recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import message, random_span, span

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.recount import computed_nano_usd, key
+from tests.oracle import computed_nano_usd, key
 from tests.services import ROOT
 from tests.services.kafka import KafkaBroker
 from tests.services.registry import SchemaRegistry

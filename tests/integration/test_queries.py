@@ -21,7 +21,7 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.deploy.expressions import RULES, Expression, filled, of_dashboard, of_queries, of_rules, rules
-from tests.recount import DURATIONS, cost_of
+from tests.oracle import DURATIONS, cost_of
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus, Refused
 from tests.services.workers import WorkerProcess, wait_for

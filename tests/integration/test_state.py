@@ -16,7 +16,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Produc
 from confluent_kafka.admin import NewPartitions
 
 from tests.integration.test_group import counted, nonzero, produce, value
-from tests.recount import cost_of, recount
+from tests.oracle import cost_of, recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import random_span, span

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.recount import Key
+from tests.oracle import Key
 from tests.services import end, free_port
 
 #: Units of a sample, by its name's end: the recount's integers are the sample times these.

@@ -1,5 +1,5 @@
 """`python -m tokentrace`."""
 
-from .cli import main
+from tokentrace.cli import main
 
 main()

@@ -21,9 +21,9 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx2 as httpx
 
-from .. import __version__
-from ..config.alerts import Delivery
-from .payload import Record, payload
+from tokentrace import __version__
+from tokentrace.alerts.payload import Record, payload
+from tokentrace.config.alerts import Delivery
 
 log = logging.getLogger(__name__)
 

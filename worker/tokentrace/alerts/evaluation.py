@@ -17,10 +17,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ..measures import Layout
-from ..snapshot import Group
-from .rules import OPERATORS, SPANS, Floats, Ints, Rule, Selection, digest
-from .windows import SUMS, Windows
+from tokentrace.alerts.rules import OPERATORS, SPANS, Floats, Ints, Rule, Selection, digest
+from tokentrace.alerts.windows import SUMS, Windows
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Group
 
 Labels = tuple[str, ...]
 MINUTE_S: Final = 60

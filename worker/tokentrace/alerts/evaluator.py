@@ -17,18 +17,18 @@ from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from .. import __version__
-from ..commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog, discard
-from ..errors import RuntimeFailure
-from ..measures import Layout
-from ..source import FENCED, MEMBERSHIP_LOST, REFUSED, UNAUTHORIZED
-from .delivery import Deliverer, delivery_record
-from .evaluation import Evaluation, Event, Standing
-from .journal import Entry, Journal, entry, rule_record, standing_of
-from .payload import alert_record
-from .rollup import RollupReader
-from .rules import Rule
-from .watermark import MINUTE_US, Watermark
+from tokentrace import __version__
+from tokentrace.alerts.delivery import Deliverer, delivery_record
+from tokentrace.alerts.evaluation import Evaluation, Event, Standing
+from tokentrace.alerts.payload import alert_record
+from tokentrace.alerts.rollup_reader import RollupReader
+from tokentrace.alerts.rules import Rule
+from tokentrace.alerts.store import Entry, Journal, entry, rule_record, standing_of
+from tokentrace.alerts.watermark import MINUTE_US, Watermark
+from tokentrace.commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog, discard
+from tokentrace.errors import RuntimeFailure
+from tokentrace.kafka.source import FENCED, MEMBERSHIP_LOST, REFUSED, UNAUTHORIZED
+from tokentrace.model.measures import Layout
 
 log = logging.getLogger(__name__)
 _library = logging.getLogger("librdkafka")

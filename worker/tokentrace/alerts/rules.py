@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..config.alerts import AlertRule, Delivery
-from ..measures import Layout
+from tokentrace.config.alerts import AlertRule, Delivery
+from tokentrace.model.measures import Layout
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

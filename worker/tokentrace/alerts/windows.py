@@ -12,10 +12,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..delta import grown
-from ..measures import Layout
-from ..spans import STATUSES
-from .rules import COST, ERRORS, SPANS, TIMEOUTS, TOKENS, Rule
+from tokentrace.aggregate.delta import grown
+from tokentrace.alerts.rules import COST, ERRORS, SPANS, TIMEOUTS, TOKENS, Rule
+from tokentrace.model.measures import Layout
+from tokentrace.model.spans import STATUSES
 
 Ints = NDArray[np.int64]
 SUMS: Final = "sums"

@@ -9,7 +9,7 @@ from typing import Final
 
 import click
 
-from ..errors import ConfigError, TokentraceError
+from tokentrace.errors import ConfigError, TokentraceError
 
 #: Command -> what it does, in the order of the help.
 COMMANDS: Final = {

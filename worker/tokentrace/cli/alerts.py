@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import config_option
+from tokentrace.cli.options import config_option
 
 if TYPE_CHECKING:
-    from ..alerts.evaluation import Event
-    from ..config import Config
+    from tokentrace.alerts.evaluation import Event
+    from tokentrace.config import Config
 
 
 @click.group()
@@ -35,11 +35,11 @@ def command() -> None:
 @click.option("--resolved", is_flag=True, help="Also when alerts would have been over.")
 def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     """Replay spans that are history, and print what would have fired, when, and with which value."""
-    from .. import log
-    from ..alerts.payload import alert_record, payload
-    from ..alerts.replay import Replay, from_file, from_topic
-    from ..errors import UsageError
-    from ..service import client_config, pricer, writer_schemas
+    from tokentrace.alerts.backtest import Replay, from_file, from_topic
+    from tokentrace.alerts.payload import alert_record, payload
+    from tokentrace.errors import UsageError
+    from tokentrace.runtime import log
+    from tokentrace.runtime.service import client_config, pricer, writer_schemas
 
     config = _with_rules(rules_path)
     log.set_up("warning", "text")
@@ -72,10 +72,10 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As GET /alerts answers.")
 def list_(config_path: Path, as_json: bool) -> None:
     """Where every rule stands: its state, value and last firing."""
-    from .. import log
-    from ..alerts.board import Board
-    from ..alerts.rules import Rule
-    from ..service import evaluator_settings
+    from tokentrace.alerts.rules import Rule
+    from tokentrace.alerts.status import Board
+    from tokentrace.runtime import log
+    from tokentrace.runtime.service import evaluator_settings
 
     config = _with_rules(config_path)
     log.set_up("warning", "text")
@@ -90,8 +90,8 @@ def list_(config_path: Path, as_json: bool) -> None:
 
 def _with_rules(path: Path) -> Config:
     """The configuration; one without rules is a mistake here."""
-    from ..config import load_config
-    from ..errors import ConfigError
+    from tokentrace.config import load_config
+    from tokentrace.errors import ConfigError
 
     config = load_config(path)
     if not config.alerts:
@@ -100,8 +100,8 @@ def _with_rules(path: Path) -> Config:
 
 
 def _line(event: Event) -> str:
-    from ..alerts.payload import moment
-    from ..config.fields import format_duration
+    from tokentrace.alerts.payload import moment
+    from tokentrace.config.fields import format_duration
 
     rule = event.rule
     group = "".join(f" {name}={value}" for name, value in zip(rule.selection.group_by, event.labels, strict=True))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .options import config_option
+from tokentrace.cli.options import config_option
 
 
 @click.group()
@@ -19,7 +19,7 @@ def command() -> None:
 @click.option("--print", "print_", is_flag=True, help="Print the effective configuration; secrets are hidden.")
 def check(config_path: Path, print_: bool) -> None:
     """Check the configuration and say what a worker would do with it."""
-    from ..config import load_config
+    from tokentrace.config import load_config
 
     config = load_config(config_path)
     if print_:
@@ -38,6 +38,6 @@ def check(config_path: Path, print_: bool) -> None:
 @command.command()
 def schema() -> None:
     """Print the JSON Schema of tokentrace.yml."""
-    from ..config.reference import json_schema
+    from tokentrace.config.docs import json_schema
 
     click.echo(json_schema(), nl=False)

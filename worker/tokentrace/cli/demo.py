@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import DURATION
+from tokentrace.cli.options import DURATION
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from ..config import Config
-    from ..demo import Comparison, Demo
+    from tokentrace.config import Config
+    from tokentrace.tools.demo import Comparison, Demo
 
 #: The port of the endpoint where it is free, so that the address is the one of the documentation.
 PORT = 9090
@@ -37,8 +37,8 @@ def command(duration: float, rate: int, seed: int, as_json: bool) -> int:
     """
     from rich.console import Console
 
-    from .. import log
-    from ..demo import Demo
+    from tokentrace.runtime import log
+    from tokentrace.tools.demo import Demo
 
     log.set_up("warning", "text")
     # A pipe has no width of its own.
@@ -55,7 +55,7 @@ def command(duration: float, rate: int, seed: int, as_json: bool) -> int:
 
 
 def _config() -> Config:
-    from ..config import Config
+    from tokentrace.config import Config
 
     return Config.model_validate(
         {
@@ -88,7 +88,7 @@ def _watch(console: Console, demo: Demo, duration_s: float) -> None:
     """Show the numbers until the time is over or Ctrl-C."""
     from rich.live import Live
 
-    from .. import top
+    from tokentrace.tools import top
 
     stopped = False
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import config_option
+from tokentrace.cli.options import config_option
 
 if TYPE_CHECKING:
-    from ..dlq import DeadLetterRecord, DeadLetters
+    from tokentrace.tools.dlq import DeadLetterRecord, DeadLetters
 
 
 @click.group()
@@ -66,10 +66,10 @@ def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) ->
 
 @contextmanager
 def _dead_letters(config_path: Path) -> Iterator[DeadLetters]:
-    from .. import log
-    from ..config import load_config
-    from ..dlq import DeadLetters
-    from ..service import client_config
+    from tokentrace.config import load_config
+    from tokentrace.runtime import log
+    from tokentrace.runtime.service import client_config
+    from tokentrace.tools.dlq import DeadLetters
 
     config = load_config(config_path)
     log.set_up("warning", "text")

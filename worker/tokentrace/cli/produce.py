@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .options import config_option
+from tokentrace.cli.options import config_option
 
 
 @click.command()
@@ -20,10 +20,10 @@ def command(config_path: Path, rate: int, count: int | None, seed: int) -> None:
     """Publish realistic synthetic spans to kafka.topic."""
     import threading
 
-    from .. import log
-    from ..config import load_config
-    from ..produce import produce
-    from ..service import client_config
+    from tokentrace.config import load_config
+    from tokentrace.runtime import log
+    from tokentrace.runtime.service import client_config
+    from tokentrace.tools.produce import produce
 
     config = load_config(config_path)
     log.set_up("warning", "text")

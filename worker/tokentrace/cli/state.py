@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .options import config_option
+from tokentrace.cli.options import config_option
 
 if TYPE_CHECKING:
-    from ..state.admin import StateAdmin
+    from tokentrace.state.admin import StateAdmin
 
 _BY = ("replica", "model", "provider", "caller", "status")
 
@@ -29,7 +29,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; money in nano-USD.")
 def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
     """The exact all-time totals over every replica that ever counted, running or not."""
-    from ..state.admin import summed
+    from tokentrace.state.admin import summed
 
     admin = _admin(config_path)
     replicas = admin.replicas()
@@ -107,10 +107,10 @@ def _ask(yes: bool, question: str) -> None:
 
 
 def _admin(config_path: Path) -> StateAdmin:
-    from .. import log
-    from ..config import load_config
-    from ..service import client_config
-    from ..state.admin import StateAdmin
+    from tokentrace.config import load_config
+    from tokentrace.runtime import log
+    from tokentrace.runtime.service import client_config
+    from tokentrace.state.admin import StateAdmin
 
     config = load_config(config_path)
     log.set_up("warning", "text")

@@ -6,7 +6,7 @@ import time
 
 import click
 
-from .options import DURATION
+from tokentrace.cli.options import DURATION
 
 
 @click.command()
@@ -24,7 +24,7 @@ def command(urls: tuple[str, ...], token: str | None, interval: float, once: boo
     from rich.console import Console
     from rich.live import Live
 
-    from .. import top
+    from tokentrace.tools import top
 
     console = Console()
     addresses = [top.endpoint(url) for url in urls]

@@ -8,7 +8,7 @@ from types import FrameType
 
 import click
 
-from .options import config_option
+from tokentrace.cli.options import config_option
 
 
 @click.command()
@@ -18,12 +18,12 @@ def command(config_path: Path) -> None:
 
     SIGTERM commits, leaves the group, and waits until the final values have been scraped. Ctrl-C does not wait.
     """
-    from .. import process
+    from tokentrace.runtime import process
 
     process.before_imports()
-    from .. import log
-    from ..config import load_config
-    from ..service import Service
+    from tokentrace.config import load_config
+    from tokentrace.runtime import log
+    from tokentrace.runtime.service import Service
 
     config = load_config(config_path)
     log.set_up(config.worker.log_level, config.worker.log_format)

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
-from ..delta import Changes, Delta
-from ..expiry import NOTHING_EXPIRED, Expiry
-from ..ledger import Totals
-from ..seen import NOTHING_SEEN, Chunk, Memory
+from tokentrace.aggregate.dedup import NOTHING_SEEN, Chunk, Memory
+from tokentrace.aggregate.delta import Changes, Delta
+from tokentrace.state.expiry import NOTHING_EXPIRED, Expiry
+from tokentrace.state.ledger import Totals
 
 
 class Outcome(Enum):

@@ -11,15 +11,15 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from ..delta import Changes, Delta
-from ..errors import RuntimeFailure
-from ..expiry import NOTHING_EXPIRED, Expiry
-from ..ledger import Totals
-from ..messages import DeadLetter
-from ..seen import NOTHING_SEEN, Memory
-from ..source import FENCED, MEMBERSHIP_LOST, KafkaSource
-from . import Outcome
-from .dead_letters import headers_of
+from tokentrace.aggregate.dedup import NOTHING_SEEN, Memory
+from tokentrace.aggregate.delta import Changes, Delta
+from tokentrace.commit import Outcome
+from tokentrace.commit.dead_letters import headers_of
+from tokentrace.errors import RuntimeFailure
+from tokentrace.kafka.source import FENCED, MEMBERSHIP_LOST, KafkaSource
+from tokentrace.model.messages import DeadLetter
+from tokentrace.state.expiry import NOTHING_EXPIRED, Expiry
+from tokentrace.state.ledger import Totals
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..messages import DeadLetter
+from tokentrace.model.messages import DeadLetter
 
 PREFIX = "tokentrace."
 

@@ -19,21 +19,21 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from numpy.typing import NDArray
 
-from ..delta import Changes, Delta
-from ..errors import RuntimeFailure
-from ..expiry import NOTHING_EXPIRED, Expiry
-from ..groups import GroupIndex
-from ..ledger import Totals
-from ..measures import Layout
-from ..seen import NOTHING_SEEN, Chunk, Memory
-from ..snapshot import Group
-from ..source import FENCED, MEMBERSHIP_LOST, UNAUTHORIZED, KafkaSource
-from ..state import StateCodec, StateReader, cell_key, folded_key, replica_key
-from ..state.chunks import ChunkReader, chunk_key, encode_chunk
-from ..state.codec import Progress
-from ..state.restore import partition_of
-from . import Outcome
-from .dead_letters import headers_of
+from tokentrace.aggregate.dedup import NOTHING_SEEN, Chunk, Memory
+from tokentrace.aggregate.delta import Changes, Delta
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.commit import Outcome
+from tokentrace.commit.dead_letters import headers_of
+from tokentrace.errors import RuntimeFailure
+from tokentrace.kafka.source import FENCED, MEMBERSHIP_LOST, UNAUTHORIZED, KafkaSource
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Group
+from tokentrace.state import StateCodec, StateReader, cell_key, folded_key, replica_key
+from tokentrace.state.dedup_records import ChunkReader, chunk_key, encode_chunk
+from tokentrace.state.expiry import NOTHING_EXPIRED, Expiry
+from tokentrace.state.ledger import Totals
+from tokentrace.state.records import Progress
+from tokentrace.state.restore import partition_of
 
 log = logging.getLogger(__name__)
 

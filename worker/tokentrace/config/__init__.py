@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import ConfigError
-from .document import Document, Path_, dotted, read_document
-from .models import Config, Kafka
+from tokentrace.config.document import Document, Path_, dotted, read_document
+from tokentrace.config.models import Config, Kafka
+from tokentrace.errors import ConfigError
 
 __all__ = ["Config", "Kafka", "load_config"]
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, field_validator, model_validator
 
-from .fields import PositiveDuration, WholeMinutes
+from tokentrace.config.fields import PositiveDuration, WholeMinutes
 
 Metric = Literal[
     "total_cost", "cost_per_span", "span_count", "error_rate", "error_count", "timeout_rate",

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import yaml
 
-from ..errors import ConfigError
+from tokentrace.errors import ConfigError
 
 Path_ = tuple[str | int, ...]
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, field_validator, model_validator
 
-from ..expose.families import GROUP_LABELS, LABELLED
-from ..measures import DEFAULT_BOUNDS
-from .alerts import AlertRule
-from .fields import Address, Bounds, Duration, ListenAddress, PositiveDuration, UsdPerMillion
+from tokentrace.config.alerts import AlertRule
+from tokentrace.config.fields import Address, Bounds, Duration, ListenAddress, PositiveDuration, UsdPerMillion
+from tokentrace.model.families import GROUP_LABELS, LABELLED
+from tokentrace.model.measures import DEFAULT_BOUNDS
 
 #: librdkafka properties that tokentrace's correctness rests on, and what to use instead.
 OWNED_PROPERTIES: Final = {

@@ -15,14 +15,14 @@ from typing import Any, Final, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SchemaError
-from ..framing import Framing, SchemaKey, frame
-from ..messages import Reject
-from ..schemas import WriterSchemas
-from ..spans import SpanBatch, SpanColumns
-from .columnar import ColumnarDecoder
-from .reference import ReferenceDecoder
-from .resolve import resolve
+from tokentrace.decode.columnar.decoder import ColumnarDecoder
+from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+from tokentrace.decode.framing import Framing, SchemaKey, frame
+from tokentrace.decode.resolve import resolve
+from tokentrace.decode.schemas import WriterSchemas
+from tokentrace.errors import SchemaError
+from tokentrace.model.messages import Reject
+from tokentrace.model.spans import SpanBatch, SpanColumns
 
 Path = Literal["columnar", "fastavro"]
 

@@ -18,9 +18,9 @@ from typing import Any, Final, Literal
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
-from ..errors import SchemaError
-from ..schemas.files import bundled_schema
-from ..spans import FLOAT_FIELDS, IDENTITY_FIELDS, INT_FIELDS, STRING_FIELDS
+from tokentrace.decode.schemas.files import bundled_schema
+from tokentrace.errors import SchemaError
+from tokentrace.model.spans import FLOAT_FIELDS, IDENTITY_FIELDS, INT_FIELDS, STRING_FIELDS
 
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
 

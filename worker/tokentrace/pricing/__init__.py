@@ -6,7 +6,7 @@ The span's own `cost_usd` counts first (reported); else the configured rates, el
 
 from __future__ import annotations
 
-from .pricer import SOURCES, Priced, Pricer
-from .rates import MAX_RATE_PER_1M, Rates
+from tokentrace.pricing.pricer import SOURCES, Priced, Pricer
+from tokentrace.pricing.rates import MAX_RATE_PER_1M, Rates
 
 __all__ = ["MAX_RATE_PER_1M", "SOURCES", "Priced", "Pricer", "Rates"]

@@ -12,13 +12,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..delta import grown
-from ..groups import OVERFLOW_GROUP
-from ..snapshot import Group
-from ..spans import SpanBatch, Strings
-from .published import PublishedPrices
-from .rates import Plan, Rates, configured_plan
-from .table import NO_PLAN, RateTable
+from tokentrace.aggregate.delta import grown
+from tokentrace.aggregate.groups import OVERFLOW_GROUP
+from tokentrace.model.snapshot import Group
+from tokentrace.model.spans import SpanBatch, Strings
+from tokentrace.pricing.genai_prices import PublishedPrices
+from tokentrace.pricing.rates import Plan, Rates, configured_plan
+from tokentrace.pricing.table import NO_PLAN, RateTable
 
 #: Where a cost comes from, by the code in `Priced.source`.
 SOURCES: Final = ("reported", "computed", "unpriced")

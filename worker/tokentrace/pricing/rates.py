@@ -12,7 +12,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from ..errors import ConfigError
+from tokentrace.errors import ConfigError
 
 #: Above every published rate, and low enough that no validated span's cost leaves int64.
 MAX_RATE_PER_1M: Final = 10_000

@@ -12,9 +12,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ..delta import grown
-from ..reasons import MAX_TOKENS
-from .rates import ALWAYS, NANO_PER_USD, PICO_PER_USD, US_PER_DAY, Plan, RateRow
+from tokentrace.aggregate.delta import grown
+from tokentrace.model.reasons import MAX_TOKENS
+from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, PICO_PER_USD, US_PER_DAY, Plan, RateRow
 
 #: The plan of a model without any price: all its rates are 0.
 NO_PLAN: Final = 0

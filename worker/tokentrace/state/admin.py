@@ -15,12 +15,12 @@ from typing import Any
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from ..errors import RuntimeFailure, UsageError
-from ..measures import SUMS
-from ..snapshot import EXPIRED, Folded, Group
-from ..spans import STATUSES
-from .codec import cell_key, decode_record, encode_replica, folded_key, replica_key
-from .restore import StateReader, Stored, partition_of
+from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.model.measures import SUMS
+from tokentrace.model.snapshot import EXPIRED, Folded, Group
+from tokentrace.model.spans import STATUSES
+from tokentrace.state.records import cell_key, decode_record, encode_replica, folded_key, replica_key
+from tokentrace.state.restore import StateReader, Stored, partition_of
 
 _silent = logging.getLogger("librdkafka")
 _TIMEOUT_S = 15.0

@@ -18,12 +18,12 @@ import numpy as np
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from ..errors import RuntimeFailure
-from ..groups import GroupIndex
-from ..ledger import Totals
-from ..measures import Layout
-from ..snapshot import Folded, FoldedTotals
-from .codec import Cell, StateCodec, parse_key
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.errors import RuntimeFailure
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Folded, FoldedTotals
+from tokentrace.state.ledger import Totals
+from tokentrace.state.records import Cell, StateCodec, parse_key
 
 #: How long the topic may stand still before the restore is given up. An open transaction of another replica holds
 #: readers back for at most its own time-out, which is far shorter.

@@ -1,0 +1,322 @@
+"""Repeated spans: counted once, as a plain recount has it, over batches, commits, aborts and changes of owner."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.harness import LAYOUT, NOW_S, Rig, cells_of, raw_batch, span_batch
+from tests.spanfactory import message, span
+from tokentrace.aggregate.dedup import CHUNK_IDS, LONGEST_ID_BYTES, Memory, SeenSpans, _Table, span_keys
+from tokentrace.aggregate.delta import Delta
+from tokentrace.state.dedup_records import _parse_key, chunk_key, decode_chunk, encode_chunk
+
+WINDOW_S = 600
+
+
+def sent(trace: str, span_id: str, **more: Any) -> bytes:
+    return message(span(trace_id=trace, span_id=span_id, cost_usd=1.0, **more))
+
+
+def seen(max_ids: int = 1_000_000, window_s: float = WINDOW_S) -> SeenSpans:
+    return SeenSpans(window_s, max_ids)
+
+
+def counted(rig: Rig) -> int:
+    return sum(row["spans"] for row in cells_of(rig.ledger.snapshot).values())
+
+
+def audit(rig: Rig, partition: int = 0) -> tuple[int, ...]:
+    return tuple(rig.ledger.snapshot.partitions[partition])
+
+
+def test_a_repeated_span_is_counted_once_within_a_batch_and_after_it() -> None:
+    rig = Rig(seen=seen())
+    rig.count([sent("t", "a"), sent("t", "b"), sent("t", "a"), b"junk"])
+    rig.count([sent("t", "b"), sent("t", "c")], offset=4)
+    rig.commit()
+    rig.count([sent("t", "c"), sent("t", "d")], offset=6)
+    rig.commit()
+    assert counted(rig) == 4
+    assert audit(rig) == (8, 4, 1, 3)
+
+
+def test_without_it_every_span_counts() -> None:
+    rig = Rig()
+    rig.count([sent("t", "a")] * 3)
+    rig.commit()
+    assert audit(rig) == (3, 3, 0, 0)
+
+
+def test_the_first_in_the_order_of_offsets_is_the_one_that_counts() -> None:
+    rig = Rig(seen=seen())
+    rig.count([sent("t", "a", model=f"m{index}") for index in range(50)])
+    rig.commit()
+    assert [cell[0] for cell in cells_of(rig.ledger.snapshot)] == ["m0"]
+
+
+def test_a_span_is_the_same_only_with_its_trace_and_its_partition() -> None:
+    rig = Rig(seen=seen())
+    rig.count([sent("t", "a"), sent("u", "a"), sent("ta", ""), sent("", "ta"), sent("", "a")])
+    rig.count([sent("t", "a")], partition=1)
+    rig.commit()
+    assert counted(rig) == 6
+    assert audit(rig, 1) == (1, 1, 0, 0)
+
+
+def test_a_span_without_a_span_id_is_counted_always() -> None:
+    rig = Rig(seen=seen())
+    rig.count([sent("t", "")] * 2 + [sent("t", "a")] * 2)
+    rig.commit()
+    assert audit(rig) == (4, 3, 0, 1)
+
+
+def test_a_rejected_span_may_be_sent_again_mended_and_parts_are_not_counted_twice() -> None:
+    rig = Rig(seen=seen())
+    odd = sent("t", "b", reasoning_tokens=9_000)
+    rig.count([sent("t", "a", model=""), sent("t", "a"), odd, odd])
+    snapshot = rig.commit()
+    assert audit(rig) == (4, 2, 1, 1)
+    assert snapshot.rejected == {"model_missing": 1, "reasoning_tokens_invalid": 1}
+
+
+def test_a_repetition_creates_no_group() -> None:
+    rig = Rig(seen=seen())
+    rig.count([sent("t", "a"), sent("t", "a", model="other")])
+    assert rig.commit().groups_count == 1
+
+
+@pytest.mark.parametrize(("later_s", "counts"), [(WINDOW_S, 1), (WINDOW_S + 1, 2)])
+def test_a_span_is_remembered_for_the_window(later_s: int, counts: int) -> None:
+    rig = Rig(seen=seen())
+    rig.count([sent("t", "a")])
+    rig.commit()
+    rig.clock.now_s += later_s
+    rig.count([sent("t", "a")] * 2, offset=1)
+    rig.commit()
+    assert counted(rig) == counts
+    rig.clock.now_s += WINDOW_S
+    rig.count([sent("t", "a")], offset=3)
+    rig.commit()
+    assert counted(rig) == 2, "the second count is remembered anew"
+
+
+def test_what_leaves_the_window_is_forgotten_with_the_commit() -> None:
+    memory = seen()
+    rig = Rig(seen=memory)
+    for minute in range(30):
+        rig.count([sent("t", f"{minute}-{index}") for index in range(10)], offset=10 * minute)
+        rig.commit()
+        rig.clock.now_s += 60
+    remembered = memory.remembered()[0]
+    assert remembered == (110, WINDOW_S, 0)
+
+
+def test_beyond_the_limit_the_oldest_are_forgotten_and_counted() -> None:
+    memory = seen(max_ids=25)
+    rig = Rig(seen=memory)
+    for step in range(5):
+        rig.count([sent("t", f"{step}-{index}") for index in range(10)], offset=10 * step)
+        rig.commit()
+    assert memory.remembered()[0] == (20, 0, 30)
+    memory._rebuild({}, 0)
+    rig.count([sent("t", "4-0"), sent("t", "0-0")], offset=50)
+    assert rig.delta.duplicates == {0: 1}
+
+
+def test_a_commit_of_more_than_the_limit_is_not_written_at_all() -> None:
+    memory = seen(max_ids=5)
+    rig = Rig(seen=memory)
+    rig.count([sent("t", str(index)) for index in range(10)])
+    assert memory.after(rig.delta) == Memory([], [], {0: 10})
+
+
+def test_one_message_from_the_future_does_not_end_the_memory() -> None:
+    memory = seen()
+    rig = Rig(seen=memory)
+    rig.count([sent("t", "a")])
+    rig.commit()
+    batch = raw_batch([sent("t", "b"), sent("t", "a")], offset=1)
+    future = {0: (int(NOW_S * 1000), int(NOW_S + 3600) * 1000)}
+    rig.engine.count(replace(batch, times_ms=future), rig.delta)
+    assert rig.delta.duplicates == {0: 1}
+    assert memory.after(rig.delta).forgotten == []
+
+
+def test_what_was_not_committed_is_not_remembered() -> None:
+    memory = seen()
+    rig = Rig(seen=memory)
+    rig.count([sent("t", "a")])
+    rig.commit()
+    chunks = {0: list(memory._partitions[0].chunks)}
+    rig.count([sent("t", "b")], offset=1)
+    rig.delta.clear()
+    memory.load([0], chunks, rig.delta)
+    rig.count([sent("t", "a"), sent("t", "b")], offset=1)
+    rig.commit()
+    assert audit(rig) == (3, 2, 0, 1)
+
+
+def test_without_durable_chunks_a_rewound_partition_keeps_what_was_committed() -> None:
+    memory = seen()
+    rig = Rig(seen=memory)
+    rig.count([sent("t", "a")])
+    rig.commit()
+    rig.count([sent("t", "b")], offset=1)
+    rig.delta.clear()
+    memory.load([0], None, rig.delta)
+    rig.count([sent("t", "a"), sent("t", "b")], offset=1)
+    assert (rig.delta.counted, rig.delta.duplicates) == ({0: 1}, {0: 1})
+
+
+def test_a_partition_that_went_and_came_back_has_what_its_owner_left() -> None:
+    memory = seen()
+    rig = Rig(seen=memory)
+    rig.count([sent("t", "a"), sent("t", "b")])
+    rig.count([sent("t", "a")], partition=1)
+    rig.commit()
+    memory.forget([0])
+    assert list(memory.remembered()) == [1]
+    memory.load([0], {0: []}, rig.delta)
+    rig.count([sent("t", "a")], offset=2)
+    rig.count([sent("t", "a")], partition=1, offset=1)
+    assert (rig.delta.counted, rig.delta.duplicates) == ({0: 1}, {1: 1})
+
+
+def test_pending_spans_of_other_partitions_survive_an_assignment() -> None:
+    memory = seen()
+    rig = Rig(seen=memory)
+    rig.count([sent("t", "a")], partition=1)
+    memory.load([0], {}, rig.delta)
+    rig.count([sent("t", "a")], partition=1, offset=1)
+    assert rig.delta.duplicates == {1: 1}
+
+
+def test_the_table_grows_and_forgets_nothing() -> None:
+    memory = seen()
+    rng = random.Random(3)
+    ids = [f"{rng.getrandbits(64):016x}" for _ in range(30_000)]
+    delta = Delta(LAYOUT)
+    for first in range(0, len(ids), 5_000):
+        part = span_batch(*({"trace_id": "t", "span_id": each} for each in ids[first : first + 5_000]))
+        batch = raw_batch([b""] * 5_000, offset=first)
+        delta.positions.update(batch.positions)
+        assert memory.fresh(part, batch, delta).all()
+    again = span_batch(*({"trace_id": "t", "span_id": each} for each in ids))
+    assert not memory.fresh(again, raw_batch([b""] * len(ids)), delta).any()
+
+
+def test_many_ids_are_several_chunks() -> None:
+    memory = seen()
+    delta = Delta(LAYOUT)
+    count = CHUNK_IDS + 7
+    part = span_batch(*({"span_id": str(index)} for index in range(count)))
+    batch = raw_batch([b""] * count)
+    delta.positions.update(batch.positions)
+    memory.fresh(part, batch, delta)
+    kept = memory.after(delta).kept
+    assert [(chunk.piece, len(chunk.keys)) for chunk in kept] == [(0, CHUNK_IDS), (1, 7)]
+    for chunk in kept:
+        name = _parse_key("spans", chunk_key("spans", chunk))
+        assert name == (0, count, chunk.piece)
+        back = decode_chunk(*name, encode_chunk(chunk))
+        assert back[:4] == chunk[:4]
+        assert (back.keys == chunk.keys).all()
+        assert _parse_key("others", chunk_key("spans", chunk)) is None
+    for other in (b'["spans"]', b'["spans","a",1,2]', b"no json", None):
+        assert _parse_key("spans", other) is None
+
+
+def test_keys_differ_wherever_ids_do() -> None:
+    """Ids of every length, ids that end in zero bytes, and the same text cut elsewhere."""
+    text = "abcdefgh" * 40
+    ids = [("", text[:length]) for length in range(1, 300)]
+    ids += [(text[:length], "x") for length in range(1, 300)]
+    ids += [("a" + "\0" * zeros, "b") for zeros in range(1, 20)] + [("a", "b" + "\0" * zeros) for zeros in range(20)]
+    ids += [(text[:cut], text[cut:64]) for cut in range(1, 63)]
+    ids += [("t", text[:200] + last) for last in "xyz"] + [(text[:200] + last, "s") for last in "xyz"]
+    ids = list(dict.fromkeys(ids))
+    batch = span_batch(*({"trace_id": trace, "span_id": each} for trace, each in ids))
+    keys = [span_keys(batch, np.full(len(ids), partition, np.int32)) for partition in range(3)]
+    assert len(np.unique(np.concatenate(keys))) == 3 * len(ids)
+    # A key is its span's own, whatever its neighbours in the batch are.
+    for index in (0, 5, 299, 400, len(ids) - 1, LONGEST_ID_BYTES, LONGEST_ID_BYTES + 1):
+        alone = span_batch({"trace_id": ids[index][0], "span_id": ids[index][1]})
+        assert span_keys(alone, np.full(1, 2, np.int32))[0] == keys[2][index]
+
+
+def test_counters_spread_over_the_table() -> None:
+    """Ids that count up, as some tracers make them: no more equal low bits than chance gives."""
+    batch = span_batch(
+        *({"trace_id": f"trace-{index // 100}", "span_id": f"{index % 100:08d}"} for index in range(20_000))
+    )
+    keys = span_keys(batch, np.zeros(20_000, np.int32))
+    assert len(np.unique(keys)) == 20_000
+    buckets = np.bincount((keys & np.uint64(1023)).astype(np.int64), minlength=1024)
+    assert 0 < buckets.min() < buckets.max() < 60
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=60), st.integers(0, 4))
+def test_the_table_agrees_with_a_dict(entries: list[tuple[int, bool]], later: int) -> None:
+    """Few slots and few keys, so that every way of colliding comes up; and two calls, the second some time later."""
+    table, stamps = _Table(16), {}
+    for stamp, horizon in ((5, 2), (5 + later, 2 + later)):
+        # Keys that share their slots: the low bits are equal.
+        keys = np.array([(key << 4) | (8 if high else 3) for key, high in entries], np.uint64)
+        fresh = table.enter(keys, np.full(len(keys), stamp), np.full(len(keys), horizon))
+        for key, new in zip(keys.tolist(), fresh.tolist(), strict=True):
+            assert new == (stamps.get(key, -1) < horizon)
+            if new:
+                stamps[key] = stamp
+
+
+@given(st.data())
+def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(data: st.DataObject) -> None:
+    """Against a plain set, with time standing still. Two owners, what is committed between them in a dict."""
+    owners = [Rig(seen=seen()) for _ in range(2)]
+    durable: dict[tuple[int, int, int], bytes] = {}
+    truth: set[tuple[int, str]] = set()
+    tally: Counter[str] = Counter()
+    position, owner = 0, owners[0]
+    pending: list[tuple[int, str]] = []
+
+    def stored() -> dict[int, list[Any]]:
+        found: dict[int, list[Any]] = {0: [], 1: []}
+        for name in sorted(durable):
+            found[name[0]].append(decode_chunk(*name, durable[name]))
+        return found
+
+    for action in data.draw(st.lists(st.sampled_from(["batch", "batch", "commit", "abort", "move"]), max_size=25)):
+        memory = owner.seen
+        assert memory is not None
+        if action == "batch":
+            batch = data.draw(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcdef")), min_size=1, max_size=8))
+            owner.count([sent("t", each) for _, each in batch], [each for each, _ in batch], position)
+            position += len(batch)
+            pending += batch
+        elif action == "commit":
+            change = memory.after(owner.delta)
+            durable.update({chunk[:3]: encode_chunk(chunk) for chunk in change.kept})
+            owner.commit()
+            tally["polled"] += len(pending)
+            truth.update(pending)
+            pending = []
+        else:
+            owner.delta.clear()
+            pending = []
+            if action == "move":
+                memory.forget([0, 1])
+                owner = owners[1 - owners.index(owner)]
+            assert owner.seen is not None
+            owner.seen.load([0, 1], stored(), owner.delta)
+    audits = [each for rig in owners for each in rig.ledger.snapshot.partitions.values()]
+    assert sum(each.counted for each in audits) == len(truth)
+    assert sum(each.polled for each in audits) == tally["polled"]
+    assert all(each.polled == each.counted + each.rejected + each.duplicates for each in audits)

@@ -1,0 +1,160 @@
+"""The journal: what a new evaluator knows of the one before, and what it makes of rules that are not what they were."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.alerts.helpers import FIRST, Feed, evaluation_of, rule
+from tests.spanfactory import span
+from tokentrace.alerts.evaluation import Evaluation, Event
+from tokentrace.alerts.payload import alert_record
+from tokentrace.alerts.rules import Rule
+from tokentrace.alerts.store import KEPT_US, Journal, entry, parse_key, rule_record, standing_of
+
+NOW_US = FIRST * 60_000_000
+
+
+def in_minute(minute: int, count: int, **fields: Any) -> list[dict[str, Any]]:
+    ended_us = (FIRST + minute) * 60_000_000 + 30_000_000
+    return [span(ended_at=ended_us, started_at=ended_us - 1_000, **fields) for _ in range(count)]
+
+
+def handed_over(before: Evaluation, *rules: Rule) -> Evaluation:
+    """An evaluation that goes on with these rules from what was remembered."""
+    journal = Journal()
+    for name, standing in before.standing.items():
+        known = next(each for each in before.rules if each.name == name)
+        journal.take(*entry("rule", name, rule_record(known, standing, 3)))
+    after = evaluation_of(*rules)
+    for each in rules:
+        if each.name in journal.rules:
+            after.standing[each.name] = standing_of(each, journal.rules[each.name])
+    return after
+
+
+def fired_then_changed(first: Rule, second: Rule) -> list[Event]:
+    """What happens in the minute after a hand-over, when `first` was firing over ten spans a minute."""
+    before = evaluation_of(first)
+    Feed(before).give(in_minute(0, 10))
+    assert [event.status for event in before.advance(FIRST)] == ["firing"]
+    after = handed_over(before, second)
+    feed = Feed(after)
+    # The windows are read again from the rollups.
+    feed.give(in_minute(0, 10))
+    after.windows.begin(FIRST)
+    feed.give(in_minute(1, 10))
+    return after.advance(FIRST + 1)
+
+
+BASE: dict[str, Any] = {"metric": "span_count", "op": "gt", "threshold": 5.0, "window": "5m"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"threshold": 8.0}, {"window": "2m"}, {"cooldown": "1h"}, {"severity": "critical"}, {"min_spans": 2}],
+    ids=str,
+)
+def test_what_is_firing_does_not_fire_again_when_a_rule_is_tuned(changed: dict[str, Any]) -> None:
+    assert fired_then_changed(rule(**BASE), rule(**{**BASE, **changed})) == []
+
+
+@pytest.mark.parametrize("changed", [{"threshold": 1000.0}, {"min_spans": 100}, {"window": "1m", "threshold": 10.0}])
+def test_what_a_tuned_rule_would_not_fire_for_is_resolved(changed: dict[str, Any]) -> None:
+    (event,) = fired_then_changed(rule(**BASE), rule(**{**BASE, **changed}))
+    assert event.status == "resolved"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"metric": "error_count"},
+        {"op": "lt"},
+        {"filter": {"model": "none*"}},
+        {"metric": "total_tokens", "threshold": 1e9},
+    ],
+    ids=str,
+)
+def test_a_rule_about_something_else_neither_inherits_nor_fires_falsely(changed: dict[str, Any]) -> None:
+    assert fired_then_changed(rule(**BASE), rule(**{**BASE, **changed})) == []
+
+
+def test_a_rule_about_something_else_fires_when_that_is_true() -> None:
+    (event,) = fired_then_changed(rule(**BASE), rule(**{**BASE, "group_by": ["model"]}))
+    assert (event.status, event.labels) == ("firing", (span()["model"],))
+
+
+def test_a_cool_down_is_remembered() -> None:
+    cooling = rule(**BASE | {"window": "1m", "cooldown": "10m"})
+    before = evaluation_of(cooling)
+    Feed(before).give(in_minute(0, 10))
+    assert [event.status for event in before.advance(FIRST + 1)] == ["firing", "resolved"]
+    after = handed_over(before, cooling)
+    after.windows.begin(FIRST + 1)
+    feed = Feed(after)
+    fired = []
+    for minute in range(2, 14):
+        feed.give(in_minute(minute, 10))
+        fired += [(minute, event.status) for event in after.advance(FIRST + minute)]
+    assert fired == [(10, "firing")]
+
+
+def test_counts_outlive_what_a_rule_is_about() -> None:
+    known = rule(**BASE)
+    before = evaluation_of(known)
+    Feed(before).give(in_minute(0, 10))
+    before.advance(FIRST)
+    record = rule_record(known, before.standing["r"], 3)
+    other = standing_of(rule(**{**BASE, "op": "lt"}), record)
+    assert (other.firings, other.fired_at_s, other.instances) == (1, (FIRST + 1) * 60, {})
+
+
+def event_of(each: Rule, minute: int) -> Event:
+    return Event("firing", each, (), (FIRST + minute) * 60, 7.0, 7)
+
+
+def test_what_is_pending_is_what_nobody_has_finished() -> None:
+    http = {"delivery": {"type": "http", "url": "http://hook"}}
+    rules = {
+        "waits": rule("waits", **BASE, **http),
+        "done": rule("done", **BASE, **http),
+        "topic": rule("topic", **BASE, delivery={"type": "kafka"}),
+        "quiet": rule("quiet", **BASE, **http),
+    }
+    journal = Journal()
+    for name, each in rules.items():
+        record = alert_record(event_of(each, 0), "g", NOW_US / 1e6, silenced=name == "quiet")
+        journal.take(*entry("alert", record["id"], record))
+        if name == "done":
+            journal.take(*entry("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
+    assert [record["alert"] for record in journal.pending()] == ["waits"]
+
+
+def test_old_alerts_and_rules_that_are_gone_leave_the_topic() -> None:
+    here, gone = rule("here", **BASE), rule("gone", **BASE)
+    journal = Journal()
+    for each in (here, gone):
+        journal.take(*entry("rule", each.name, rule_record(each, evaluation_of(each).standing[each.name], 0)))
+        journal.take(*entry("silence", each.name, {"until": NOW_US, "asked_at": NOW_US}))
+    records = [
+        alert_record(event_of(here, minute), "g", (NOW_US - age_us) / 1e6, False)
+        for minute, age_us in enumerate([KEPT_US + 1_000_000, KEPT_US - 1_000_000])
+    ]
+    for record in records:
+        journal.take(*entry("alert", record["id"], record))
+        journal.take(*entry("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
+    removed = journal.outdated(NOW_US, {"here": here})
+    assert {parse_key(key) for key, _ in removed} == {
+        ("alert", records[0]["id"]), ("delivery", records[0]["id"]), ("rule", "gone"), ("silence", "gone"),
+    }  # fmt: skip
+    assert {value for _, value in removed} == {None}
+    for key, value in removed:
+        journal.take(key, value)
+    assert journal.outdated(NOW_US, {"here": here}) == []
+    assert set(journal.alerts) == {records[1]["id"]}
+
+
+def test_keys_of_others_are_left_alone() -> None:
+    assert [parse_key(key) for key in (None, b"", b"x", b"{}", b"[]", b'["other","a"]', b"[1]")] == [None] * 7
+    assert parse_key(b'["evaluator"]') == ("evaluator", "")

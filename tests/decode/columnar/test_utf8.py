@@ -1,0 +1,51 @@
+"""Which strings are not ASCII, and which are no UTF-8, at any place of the buffer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.decode.differential import left_over
+from tests.decode.helpers import record_schema, string
+from tokentrace.decode.columnar.utf8 import NotAscii, invalid_utf8
+from tokentrace.model.spans import Strings
+
+
+@given(st.lists(st.text("aé", max_size=70), min_size=1, max_size=30), st.data())
+def test_strings_that_are_not_ascii_are_found(texts: list[str], data: st.DataObject) -> None:
+    names = [each.encode() for each in texts]
+    buffer = np.frombuffer(b"\xff" * 9 + b"\xff".join(names) + b"\xff" * 9, np.uint8)
+    length = np.array([len(each) for each in names])
+    offset = 9 + np.cumsum(length + 1) - (length + 1)
+    order = np.array(data.draw(st.permutations(range(len(names)))))
+    last = int(offset[-1] + length[-1])
+    found = NotAscii(buffer, 9, last).rows(Strings(offset[order], length[order]))
+    sure = [place for place, row in enumerate(order) if not names[row].isascii()]
+    unsure = [place for place, row in enumerate(order) if len(names[row]) > 57]
+    assert found.tolist() == sorted({*sure, *unsure})
+
+
+@pytest.mark.parametrize("shift", range(8))
+def test_one_byte_that_is_not_ascii_is_found_wherever_it_is(shift: int) -> None:
+    for length in range(1, 70):
+        for place in {0, length // 2, length - 1}:
+            data = b"x" * shift + b"x" * place + b"\xff" + b"x" * (length - 1 - place)
+            bits = NotAscii(np.frombuffer(data + b"\xff" * 16, np.uint8), 0, len(data))
+            assert bits.rows(Strings(np.array([shift]), np.array([length]))).tolist() == [0]
+
+
+@given(st.lists(st.one_of(st.text(max_size=9).map(str.encode), st.binary(max_size=5)), max_size=20))
+def test_strings_that_are_no_utf8_are_found(names: list[bytes]) -> None:
+    length = np.array([len(each) for each in names], np.int64)
+    strings = Strings(np.cumsum(length) - length, length)
+    found = invalid_utf8(np.frombuffer(b"".join(names) + bytes(16), np.uint8), strings)
+    assert found == [row for row, each in enumerate(names) if each.decode(errors="replace").encode() != each]
+
+
+def test_many_long_names_are_looked_at_one_by_one() -> None:
+    names = ["é" * 20_000] * 30
+    datums = [string(name) for name in names]
+    datums[5] = string("é" * 20_000 + "x")[:-1] + b"\xff"
+    assert left_over(record_schema(model="string"), datums) == [5]

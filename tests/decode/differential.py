@@ -1,0 +1,101 @@
+"""The law of the columnar decoder: whatever the bytes, it gives what the reference decoder gives.
+
+Here is how the two are compared on one batch, and how it is seen which messages the columnar decoder gave up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tokentrace.decode import SchemaDecoder
+from tokentrace.decode.columnar.decoder import ColumnarDecoder
+from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+from tokentrace.decode.resolve import resolve
+from tokentrace.model.messages import Reject
+from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, PADDING, STRING_FIELDS, SpanBatch, SpanColumns
+
+#: Nothing is left to the reference for being too little, so that few messages show what many do.
+THOROUGH = {"min_rows": 0, "thin_rows": 0}
+
+
+def both_decoders(schema: Any, **options: int) -> tuple[ReferenceDecoder, ColumnarDecoder | None]:
+    resolution = resolve(schema)
+    reference = ReferenceDecoder(schema, resolution)
+    return reference, ColumnarDecoder.compile(schema, resolution, reference, **options)
+
+
+def run(
+    decoder: SchemaDecoder, datums: Sequence[bytes], rows: Sequence[int] | None = None, stale: bool = False
+) -> tuple[SpanBatch, list[Reject]]:
+    """The spans and rejects of datums, each at its row. stale: the columns hold other values before."""
+    order = np.arange(len(datums)) if rows is None else np.array(rows, np.int64)
+    size = int(order.max(initial=-1)) + 1
+    buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
+    end = np.cumsum([len(each) for each in datums], dtype=np.int64)
+    start = end - [len(each) for each in datums]
+    columns = SpanColumns(size, buffer)
+    if stale:
+        columns.status[:] = 1
+        for name in STRING_FIELDS:
+            getattr(columns, name).offset[:], getattr(columns, name).length[:] = 2, 5
+        for name in (*INT_FIELDS, *FLOAT_FIELDS):
+            getattr(columns, name).values[:], getattr(columns, name).present[:] = 7, True
+    rejects = decoder.decode_into(columns, order, start, end)
+    keep = np.zeros(size, np.bool_)
+    keep[order] = True
+    keep[[reject.row for reject in rejects]] = False
+    return columns.select(keep), rejects
+
+
+def assert_agreement(
+    schema: Any, datums: Sequence[bytes], reference: ReferenceDecoder, columnar: ColumnarDecoder, **how: Any
+) -> int:
+    """Compare every column of every row, and every reject. Returns how many messages were rejected."""
+    want, want_rejects = run(reference, datums, stale=True, **how)
+    got, rejects = run(columnar, datums, stale=True, **how)
+    case = f"{schema!r}\n{[each.hex() for each in datums]}"
+    assert rejects == want_rejects, case
+    assert np.array_equal(got.row, want.row), case
+    assert np.array_equal(got.status, want.status), case
+    for name in STRING_FIELDS:
+        assert texts(got, name) == texts(want, name), f"{name}: {case}"
+    for name in (*INT_FIELDS, *FLOAT_FIELDS):
+        numbers, others = getattr(got, name), getattr(want, name)
+        assert np.array_equal(numbers.present, others.present), f"{name}: {case}"
+        # By their bits: NaN is NaN, and -0.0 is not 0.0.
+        assert np.array_equal(numbers.values.view(np.int64), others.values.view(np.int64)), f"{name}: {case}"
+    return len(rejects)
+
+
+def texts(batch: SpanBatch, name: str) -> list[bytes]:
+    data, strings = batch.buffer.tobytes(), getattr(batch, name)
+    return [
+        data[offset : offset + length]
+        for offset, length in zip(strings.offset.tolist(), strings.length.tolist(), strict=True)
+    ]
+
+
+class Recorder(ReferenceDecoder):
+    """The reference, remembering which rows it was given."""
+
+    def __init__(self, schema: Any) -> None:
+        super().__init__(schema)
+        self.rows: list[int] = []
+
+    def decode_into(self, columns: SpanColumns, rows: Any, start: Any, end: Any) -> list[Reject]:
+        self.rows += rows.tolist()
+        return super().decode_into(columns, rows, start, end)
+
+
+def left_over(schema: Any, datums: Sequence[bytes], **options: int) -> list[int]:
+    """The rows that the columnar decoder leaves to the reference, after both were seen to agree."""
+    recorder = Recorder(schema)
+    columnar = ColumnarDecoder.compile(schema, resolve(schema), recorder, **(THOROUGH | options))
+    assert columnar is not None
+    run(columnar, datums)
+    rows, recorder.rows = recorder.rows, []
+    assert_agreement(schema, datums, ReferenceDecoder(schema), columnar)
+    return rows

@@ -1,0 +1,387 @@
+"""The registry, against a stand-in over real HTTP: what is asked once, what is asked again, and whose fault it is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.decode.helpers import record_schema, write
+from tests.decode.schemas.helpers import StandIn, stand_in
+from tests.decode.test_framing import confluent
+from tests.harness import Clock, Rig
+from tests.spanfactory import SPAN_SCHEMA, datum, span
+from tokentrace.decode.framing import SchemaKey
+from tokentrace.decode.schemas import registry
+from tokentrace.decode.schemas.registry import UNKNOWN_TTL_S
+from tokentrace.decode.schemas.store import Registry, RegistrySettings, WriterSchemas
+from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
+
+SPAN = record_schema("Span", model="string", prompt_tokens="long")
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with stand_in() as running:
+        yield running
+
+
+def to(server: StandIn, clock: Clock | None = None, **settings: str | float) -> Registry:
+    return Registry(RegistrySettings(server.url, **settings), clock or Clock())  # type: ignore[arg-type]
+
+
+def refused(subject: Registry, schema_id: int) -> tuple[str, str]:
+    """The reason and the sentence of a schema that is the message's fault."""
+    with pytest.raises(SchemaError) as raised:
+        subject.get(schema_id)
+    return raised.value.reason, str(raised.value)
+
+
+def unavailable(subject: Registry, schema_id: int = 1) -> str:
+    """The sentence of a registry that cannot tell now."""
+    with pytest.raises(SchemaUnavailable) as raised:
+        subject.get(schema_id)
+    return str(raised.value)
+
+
+# Schemas that are there.
+
+
+def test_a_stand_in_is_asked_once_for_each_id(server: StandIn) -> None:
+    server.add_id(1, SPAN)
+    server.add_id(2, '"string"')
+    subject = to(server)
+    assert [subject.get(schema_id) for schema_id in (1, 2, 1, 1, 2)] == [SPAN, "string", SPAN, SPAN, "string"]
+    assert server.asked == ["/schemas/ids/1", "/schemas/ids/2"]
+    assert subject.requests == {"ok": 2, "not_found": 0, "error": 0}
+
+
+def test_nothing_is_asked_before_the_first_message(server: StandIn) -> None:
+    assert to(server).requests == {"ok": 0, "not_found": 0, "error": 0}
+    assert server.asked == []
+
+
+def test_a_stand_in_may_give_a_primitive_by_its_bare_name(server: StandIn) -> None:
+    server.add_id(1, "long")
+    assert to(server).get(1) == "long"
+
+
+def test_the_largest_id_of_the_wire_is_asked_for(server: StandIn) -> None:
+    server.add_id(2**32 - 1, SPAN)
+    assert to(server).get(2**32 - 1) == SPAN
+
+
+def test_a_type_avro_may_be_named(server: StandIn) -> None:
+    server.add_id(1, SPAN, schemaType="AVRO")
+    assert to(server).get(1) == SPAN
+
+
+# Schemas that are not.
+
+MISSING = "The schema registry has no schema with id 7."
+
+
+def test_an_id_that_a_stand_in_does_not_know_is_the_messages_fault(server: StandIn) -> None:
+    assert refused(to(server), 7) == ("unknown_schema_id", MISSING)
+
+
+def test_an_unknown_id_is_asked_for_again_when_its_time_is_over(server: StandIn) -> None:
+    clock = Clock()
+    subject = to(server, clock)
+    start_s = clock.now_s
+    asked = {}
+    for after_s in (0, 1, UNKNOWN_TTL_S - 0.5, UNKNOWN_TTL_S, UNKNOWN_TTL_S + 1, 2 * UNKNOWN_TTL_S):
+        clock.now_s = start_s + after_s
+        assert refused(subject, 7) == ("unknown_schema_id", MISSING)
+        asked[after_s] = len(server.asked)
+    assert list(asked.values()) == [1, 1, 1, 2, 2, 3]
+    assert subject.requests == {"ok": 0, "not_found": 3, "error": 0}
+
+
+def test_an_id_that_is_registered_later_is_found(server: StandIn) -> None:
+    clock = Clock()
+    subject = to(server, clock)
+    refused(subject, 7)
+    server.add_id(7, SPAN)
+    refused(subject, 7)
+    clock.now_s += UNKNOWN_TTL_S
+    assert subject.get(7) == SPAN
+    assert subject.requests == {"ok": 1, "not_found": 1, "error": 0}
+
+
+def test_one_unknown_id_does_not_hide_another(server: StandIn) -> None:
+    server.add_id(2, SPAN)
+    subject = to(server)
+    refused(subject, 7)
+    assert subject.get(2) == SPAN
+
+
+def test_a_publisher_of_any_ids_does_not_fill_the_memory(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "MAX_UNKNOWN", 3)
+    subject = to(server)
+    for schema_id in range(8):
+        refused(subject, schema_id)
+    assert len(subject._unknown) <= 3
+    asked = len(server.asked)
+    refused(subject, 7)
+    assert len(server.asked) == asked
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ({"schema": 'syntax = "proto3";', "schemaType": "PROTOBUF"}, "Schema id 1 is of type PROTOBUF, not AVRO."),
+        ({"schema": "{}", "schemaType": "JSON"}, "Schema id 1 is of type JSON, not AVRO."),
+        ({"schema": "[" * 100_000}, "Schema id 1 is nested too deeply to be read."),
+        ({"schema": "[" * 600 + "]" * 600}, "Schema id 1 is nested too deeply to be read."),
+        ({"schema": "{nonsense"}, "Schema id 1 is no JSON (Expecting property name enclosed in double quotes: line 1"),
+    ],
+    ids=["protobuf", "json schema", "nesting without end", "nesting too deep", "no json"],
+)
+def test_what_is_no_avro_is_unusable_and_is_not_asked_for_again(
+    server: StandIn, body: dict[str, str], error: str
+) -> None:
+    server.answers["/schemas/ids/1"] = (200, json.dumps(body).encode())
+    subject = to(server)
+    for _ in range(3):
+        reason, sentence = refused(subject, 1)
+        assert (reason, sentence[: len(error)]) == ("schema_unusable", error)
+    assert len(server.asked) == 1
+    assert subject.requests == {"ok": 1, "not_found": 0, "error": 0}
+
+
+# Registries that cannot tell.
+
+REFUSAL = "The schema registry at {} {}."
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "what"),
+    [
+        (500, b'{"error_code": 50001, "message": "no"}', "answers HTTP 500; tokentrace asks again until it recovers"),
+        (503, b"<html>", "answers HTTP 503; tokentrace asks again until it recovers"),
+        (429, b"{}", "answers HTTP 429; tokentrace asks again until it recovers"),
+        (401, b'{"error_code": 401}', "refuses the credentials (HTTP 401); check schema_registry.auth"),
+        (403, b"", "refuses the credentials (HTTP 403); check schema_registry.auth"),
+        (404, b"<html>no page</html>", "answers HTTP 404 as no registry does; check the path in schema_registry.url"),
+        (404, b'{"error_code": 404}', "answers HTTP 404 as no registry does; check the path in schema_registry.url"),
+        (404, b"[]", "answers HTTP 404 as no registry does; check the path in schema_registry.url"),
+    ],
+)
+def test_a_stand_in_that_refuses_is_not_the_messages_fault(
+    server: StandIn, status: int, body: bytes, what: str
+) -> None:
+    server.otherwise = (status, body)
+    subject = to(server)
+    assert [unavailable(subject), unavailable(subject)] == [REFUSAL.format(server.url, what)] * 2
+    assert len(server.asked) == 2
+    assert subject.requests == {"ok": 0, "not_found": 0, "error": 2}
+
+
+@pytest.mark.parametrize("code", [40401, 40402, 40403])
+def test_the_registrys_own_codes_tell_a_missing_schema_from_a_wrong_address(server: StandIn, code: int) -> None:
+    server.otherwise = (404, b'{"error_code": %d, "message": "not found"}' % code)
+    assert refused(to(server), 7) == ("unknown_schema_id", MISSING)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>hello</html>", b"{}", b"[]", b"7", b'{"schema": ""}', b'{"schema": null}']
+)
+def test_an_answer_that_is_no_schema_is_not_the_messages_fault(server: StandIn, body: bytes) -> None:
+    server.otherwise = (200, body)
+    subject = to(server)
+    for _ in range(2):
+        sentence = unavailable(subject)
+        assert sentence.startswith(f"The schema registry at {server.url} ")
+        assert sentence.endswith("; check schema_registry.url.")
+    assert subject.requests == {"ok": 0, "not_found": 0, "error": 2}
+    server.add_id(1, SPAN)
+    assert subject.get(1) == SPAN
+
+
+def test_a_stand_in_that_does_not_answer_in_time_is_not_the_messages_fault(server: StandIn) -> None:
+    server.hang = True
+    subject = to(server, timeout_s=0.2)
+    sentence = unavailable(subject)
+    assert sentence.startswith(f"The schema registry at {server.url} does not answer (ReadTimeout")
+    assert sentence.endswith("); check schema_registry.url.")
+    assert subject.requests == {"ok": 0, "not_found": 0, "error": 1}
+
+
+def test_a_refused_connection_is_not_the_messages_fault() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        subject = Registry(RegistrySettings(url))
+        assert unavailable(subject) == (
+            f"The schema registry at {url} does not answer (ConnectError: [Errno 111] Connection refused); "
+            "check schema_registry.url."
+        )
+    assert subject.requests == {"ok": 0, "not_found": 0, "error": 1}
+
+
+def test_a_stand_in_that_recovers_is_asked_again_at_once(server: StandIn) -> None:
+    server.otherwise = (500, b"")
+    subject = to(server)
+    unavailable(subject)
+    server.add_id(1, SPAN)
+    assert subject.get(1) == SPAN
+    assert subject.requests == {"ok": 1, "not_found": 0, "error": 1}
+
+
+# References.
+
+COST = record_schema("com.example.Cost", usd="double")
+STATUS = {"type": "enum", "name": "com.example.Status", "symbols": ["ok", "error"]}
+CALL = record_schema("com.example.Call", cost="Cost", status="Status")
+OUTER = record_schema("Span", model="string", call="com.example.Call", again=["null", "com.example.Cost"])
+
+
+def add_referring(server: StandIn) -> None:
+    server.add_id(
+        1, OUTER, ("com.example.Call", "call", 3), ("com.example.Cost", "cost", 1), ("com.example.Call", "call", 3)
+    )
+    server.add_subject("call", 3, CALL, ("com.example.Cost", "cost", 1), ("com.example.Status", "status-value", 12))
+    server.add_subject("cost", 1, COST)
+    server.add_subject("status-value", 12, STATUS)
+
+
+STANDS_ALONE = record_schema(
+    "Span",
+    model="string",
+    call=record_schema("com.example.Call", cost=COST, status=STATUS),
+    again=["null", "com.example.Cost"],
+)
+
+
+def test_references_of_a_stand_ins_schema_are_fetched_and_put_in(server: StandIn) -> None:
+    add_referring(server)
+    subject = to(server)
+    assert subject.get(1) == subject.get(1) == STANDS_ALONE
+    paths = ["/schemas/ids/1", "/subjects/call/versions/3", "/subjects/cost/versions/1"]
+    assert server.asked == [*paths, "/subjects/status-value/versions/12"]
+    assert subject.requests == {"ok": 4, "not_found": 0, "error": 0}
+
+
+def test_a_reference_that_a_stand_in_does_not_have_is_unknown_for_a_while(server: StandIn) -> None:
+    add_referring(server)
+    del server.answers["/subjects/status-value/versions/12"]
+    clock = Clock()
+    subject = to(server, clock)
+    why = "Schema id 1 refers to status-value version 12, which the registry does not have."
+    assert [refused(subject, 1), refused(subject, 1)] == [("unknown_schema_id", why)] * 2
+    asked = list(server.asked)
+    add_referring(server)
+    clock.now_s += UNKNOWN_TTL_S
+    assert subject.get(1) == STANDS_ALONE
+    assert server.asked == [*asked, "/subjects/status-value/versions/12"]
+    assert subject.requests == {"ok": 4, "not_found": 1, "error": 0}
+
+
+def test_a_reference_that_cannot_be_had_now_is_not_the_messages_fault(server: StandIn) -> None:
+    add_referring(server)
+    answer = server.answers["/subjects/cost/versions/1"]
+    server.answers["/subjects/cost/versions/1"] = (500, b"")
+    subject = to(server)
+    assert unavailable(subject).endswith("answers HTTP 500; tokentrace asks again until it recovers.")
+    server.answers["/subjects/cost/versions/1"] = answer
+    assert subject.get(1) == STANDS_ALONE
+    assert subject.requests == {"ok": 4, "not_found": 0, "error": 1}
+
+
+def test_a_reference_that_is_no_avro_makes_its_schema_unusable(server: StandIn) -> None:
+    server.add_id(1, OUTER, ("com.example.Call", "call", 3))
+    server.add_subject("call", 3, "{nonsense")
+    reason, sentence = refused(to(server), 1)
+    assert (reason, sentence.split(" (")[0]) == ("schema_unusable", "Schema id 1 is no JSON")
+
+
+def test_schemas_that_refer_to_each_other_end(server: StandIn) -> None:
+    server.add_id(1, record_schema("A", b=["null", "B"]), ("B", "b", 1))
+    server.add_subject("b", 1, record_schema("B", c=["null", "C"]), ("C", "c", 1))
+    server.add_subject("c", 1, record_schema("C", b=["null", "B"]), ("B", "b", 1))
+    inner = record_schema("C", b=["null", "B"])
+    b = record_schema("B", c=["null", {"namespace": "", **inner}])
+    assert to(server).get(1) == record_schema("A", b=["null", {"namespace": "", **b}])
+
+
+def test_an_incomplete_reference_is_left_alone(server: StandIn) -> None:
+    body = {"schema": json.dumps(SPAN), "references": [{"name": "X"}]}
+    server.answers["/schemas/ids/1"] = (200, json.dumps(body).encode())
+    assert to(server).get(1) == SPAN
+
+
+# Settings.
+
+
+def test_credentials_are_sent_to_the_stand_in(server: StandIn) -> None:
+    server.add_id(1, SPAN)
+    to(server, credentials="user:pass:word").get(1)
+    to(server, bearer_token="secret").get(1)
+    to(server).get(1)
+    basic = "Basic " + base64.b64encode(b"user:pass:word").decode()
+    assert server.authorizations == [basic, "Bearer secret", None]
+
+
+def test_a_path_of_the_address_is_kept(server: StandIn) -> None:
+    server.answers["/apis/ccompat/v7/schemas/ids/1"] = (200, json.dumps({"schema": json.dumps(SPAN)}).encode())
+    assert Registry(RegistrySettings(f"{server.url}/apis/ccompat/v7/")).get(1) == SPAN
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RegistrySettings("ftp://registry"),
+        RegistrySettings("http://registry", credentials="no-colon"),
+        RegistrySettings("https://registry", ca="/does/not/exist.pem"),
+        RegistrySettings("https://registry", certificate="/does/not/exist.pem", key="/does/not/exist.key"),
+        RegistrySettings("https://registry", key="/does/not/exist.key"),
+    ],
+    ids=["scheme", "credentials", "ca", "certificate", "key alone"],
+)
+def test_settings_that_cannot_be_right_are_a_wrong_configuration(settings: RegistrySettings) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Registry(settings)
+    assert [problem[: len("schema_registry: ")] for problem in raised.value.problems] == ["schema_registry: "]
+
+
+# Through the worker's own path.
+
+
+def test_writer_schemas_ask_the_registry_for_ids(server: StandIn, tmp_path: Path) -> None:
+    server.add_id(5, SPAN)
+    schemas = WriterSchemas.load([tmp_path], registry=RegistrySettings(server.url))
+    assert schemas.get(SchemaKey("id", 5)) == SPAN
+    assert schemas.requests == {"ok": 1, "not_found": 0, "error": 0}
+
+
+def test_spans_of_a_stand_ins_schemas_are_counted_and_others_rejected(server: StandIn) -> None:
+    server.add_id(5, SPAN_SCHEMA)
+    server.add_id(6, SPAN)
+    rig = Rig(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
+    values = [
+        confluent(5, datum(span())),
+        confluent(7, b"x"),
+        confluent(6, write(SPAN, {"model": "gpt-4o", "prompt_tokens": 3})),
+    ]
+    rig.count(values)
+    rig.count(values, offset=3)
+    letters = [(letter.envelope.offset, letter.reason, letter.error) for letter in rig.delta.dead_letters]
+    assert letters == [(1, "unknown_schema_id", MISSING), (4, "unknown_schema_id", MISSING)]
+    assert sum(rig.delta.counted.values()) == 4
+    assert sorted(server.asked) == ["/schemas/ids/5", "/schemas/ids/6", "/schemas/ids/7"]
+
+
+def test_a_batch_waits_for_a_stand_in_that_is_down(server: StandIn) -> None:
+    server.otherwise = (503, b"")
+    rig = Rig(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
+    with pytest.raises(SchemaUnavailable):
+        rig.count([confluent(5, datum(span())), b"junk"])
+    assert not rig.delta
+    server.add_id(5, SPAN_SCHEMA)
+    rig.count([confluent(5, datum(span())), b"junk"])
+    assert (dict(rig.delta.counted), dict(rig.delta.rejected)) == ({0: 1}, {0: 1})

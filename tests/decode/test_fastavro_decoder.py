@@ -1,0 +1,506 @@
+"""The reference decoder: what a span's fields come out as, and what is rejected."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+import fastavro
+import numpy as np
+import pytest
+from fastavro.utils import generate_one
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.decode.helpers import ABSENT, decode, expected, record_schema, string, write, zigzag
+from tests.spanfactory import SPAN_SCHEMA, datum, random_span, span
+from tokentrace.decode.datum_check import MAX_EMPTY_ITEMS
+from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+from tokentrace.model.messages import Reject
+from tokentrace.model.spans import PADDING, SpanColumns
+
+NULL_STRING = ["null", "string"]
+MAP = {"type": "map", "values": ["null", "boolean", "long", "double", "string"]}
+
+
+def only(schema: Any, data: bytes) -> dict[str, Any]:
+    """The one span of one datum that is not rejected."""
+    spans, rejects = decode(schema, data)
+    assert rejects == []
+    return spans[0]
+
+
+def reason(schema: Any, data: bytes) -> str:
+    """The reason why one datum is rejected, after the sentence was seen to be one."""
+    spans, rejects = decode(schema, data)
+    assert spans == []
+    (reject,) = rejects
+    assert reject.row == 0
+    assert reject.error.endswith(".")
+    return reject.reason
+
+
+# What comes out.
+
+
+def test_every_column_holds_what_the_writer_wrote() -> None:
+    rng = random.Random(1)
+    records = [random_span(rng) for _ in range(300)]
+    assert decode(SPAN_SCHEMA, *map(datum, records)) == ([expected(record) for record in records], [])
+
+
+def test_a_schema_without_optional_fields_gives_their_defaults() -> None:
+    schema = record_schema(model="string", prompt_tokens="long")
+    data = write(schema, {"model": "m", "prompt_tokens": 7})
+    assert only(schema, data) == {**ABSENT, "model": b"m", "prompt_tokens": 7}
+
+
+def test_fields_may_come_in_any_order() -> None:
+    rng = random.Random(2)
+    for _ in range(20):
+        schema = {**SPAN_SCHEMA, "fields": rng.sample(SPAN_SCHEMA["fields"], len(SPAN_SCHEMA["fields"]))}
+        record = random_span(rng)
+        assert only(schema, write(schema, record)) == expected(record)
+
+
+EXTRA_TYPES: dict[str, tuple[Any, Any]] = {
+    "null": ("null", None),
+    "boolean": ("boolean", True),
+    "int": ("int", -70000),
+    "long": ("long", 2**62),
+    "float": ("float", 1.5),
+    "double": ("double", math.inf),
+    "bytes": ("bytes", b"\xff\x00"),
+    "string": ("string", "wörd"),
+    "fixed": ({"type": "fixed", "name": "Hash", "size": 5}, b"12345"),
+    "enum": ({"type": "enum", "name": "Colour", "symbols": ["red", "blue"]}, "blue"),
+    "array": ({"type": "array", "items": "string"}, ["a", "", "ccc"]),
+    "empty array": ({"type": "array", "items": "string"}, []),
+    "array of nulls": ({"type": "array", "items": "null"}, [None] * 5),
+    "map": ({"type": "map", "values": {"type": "array", "items": "int"}}, {"x": [1, 2], "y": []}),
+    "union": (["null", "double", {"type": "map", "values": "long"}], {"k": 1}),
+    "record": (record_schema("Inner", a="int", b=NULL_STRING), {"a": 1, "b": "x"}),
+    "recursive": (
+        record_schema("Node", value="int", next=["null", "Node"]),
+        {"value": 1, "next": {"value": 2, "next": None}},
+    ),
+    "decimal": ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, b"\x01\x00"),
+    "date": ({"type": "int", "logicalType": "date"}, 20000),
+    "uuid": ({"type": "string", "logicalType": "uuid"}, "not a uuid"),
+    "unknown logical type": ({"type": "long", "logicalType": "moon-phase"}, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("type_", "value"), EXTRA_TYPES.values(), ids=EXTRA_TYPES)
+def test_a_field_of_any_type_that_tokentrace_does_not_know_is_skipped(type_: Any, value: Any) -> None:
+    schema = record_schema(model="string", extra=type_, prompt_tokens="long")
+    plain = record_schema(model="string", extra=_without_logical_type(type_), prompt_tokens="long")
+    data = write(plain, {"model": "m", "extra": value, "prompt_tokens": 3})
+    assert only(schema, data) == {**ABSENT, "model": b"m", "prompt_tokens": 3}
+
+
+def _without_logical_type(type_: Any) -> Any:
+    """For writing raw values, of which fastavro would otherwise ask for dates and decimals."""
+    return {k: v for k, v in type_.items() if k != "logicalType"} if isinstance(type_, dict) else type_
+
+
+def test_a_named_type_may_be_used_again() -> None:
+    inner = record_schema("Inner", a="int", b="string")
+    schema = record_schema(x=inner, model="string", y=["null", "Inner"], z={"type": "array", "items": "Inner"})
+    one = {"a": 1, "b": "one"}
+    data = write(schema, {"x": one, "model": "m", "y": one, "z": [one, one]})
+    assert only(schema, data) == {**ABSENT, "model": b"m"}
+
+
+@pytest.mark.parametrize(
+    ("field", "type_", "value", "column", "want"),
+    [
+        ("comp_tokens", "long", 9, "completion_tokens", 9),
+        ("cost", "double", 0.25, "cost_usd", 0.25),
+        ("cost", ["double", "null"], 0.25, "cost_usd", 0.25),
+    ],
+)
+def test_a_field_may_go_by_its_alias(field: str, type_: Any, value: Any, column: str, want: Any) -> None:
+    schema = record_schema(**{field: type_})
+    assert only(schema, write(schema, {field: value})) == {**ABSENT, column: want}
+
+
+def test_a_field_of_the_proper_name_goes_before_its_alias() -> None:
+    for order in (("cost", "cost_usd"), ("cost_usd", "cost")):
+        schema = record_schema(**dict.fromkeys(order, "double"))
+        assert only(schema, write(schema, {"cost": 9.0, "cost_usd": 0.5})) == {**ABSENT, "cost_usd": 0.5}
+
+
+@pytest.mark.parametrize("field", ["prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens"])
+@pytest.mark.parametrize("type_", ["int", "long", ["null", "int"], ["long", "null"], ["string", "null", "long"]])
+@pytest.mark.parametrize("value", [0, 1, -1, 63, 64, -65, 2**31 - 1, -(2**31)])
+def test_a_count_may_be_an_int_or_a_long(field: str, type_: Any, value: int) -> None:
+    schema = record_schema(**{field: type_})
+    assert only(schema, write(schema, {field: value})) == {**ABSENT, field: value}
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**53 + 1, 2**55, 2**56, -(2**62)])
+def test_a_long_keeps_its_64_bits(value: int) -> None:
+    schema = record_schema(prompt_tokens="long")
+    assert only(schema, zigzag(value)) == {**ABSENT, "prompt_tokens": value}
+
+
+def test_an_int_beyond_32_bits_is_taken_as_it_stands() -> None:
+    assert only(record_schema(prompt_tokens="int"), zigzag(2**40)) == {**ABSENT, "prompt_tokens": 2**40}
+
+
+@pytest.mark.parametrize("field", ["cost_usd", "latency_ms", "ttft_ms"])
+@pytest.mark.parametrize(
+    ("type_", "value", "want"),
+    [
+        ("int", 3, 3.0),
+        ("long", 2**53 + 1, float(2**53 + 1)),
+        ("float", 0.5, 0.5),
+        ("float", 0.1, 0.10000000149011612),
+        ("double", 0.1, 0.1),
+        ("double", -0.0, -0.0),
+        ("double", math.inf, math.inf),
+        (["null", "double"], None, None),
+        (["float", "null", "long"], 7, 7.0),
+    ],
+)
+def test_a_real_number_may_be_of_any_numeric_type(field: str, type_: Any, value: Any, want: float | None) -> None:
+    schema = record_schema(**{field: type_})
+    assert only(schema, write(schema, {field: value})) == {**ABSENT, field: want}
+
+
+def test_a_nan_stays_a_nan() -> None:
+    schema = record_schema(cost_usd="double")
+    assert math.isnan(only(schema, write(schema, {"cost_usd": math.nan}))["cost_usd"])
+
+
+@pytest.mark.parametrize("field", ["model", "provider", "caller", "span_id"])
+@pytest.mark.parametrize(
+    ("type_", "value", "want"),
+    [
+        ("string", "modèle", "modèle".encode()),
+        ("bytes", b"gpt", b"gpt"),
+        ({"type": "enum", "name": "E", "symbols": ["a", "bc"]}, "bc", b"bc"),
+        (NULL_STRING, None, b""),
+        (NULL_STRING, "x", b"x"),
+        (["long", "bytes", "null"], b"x", b"x"),
+        ("string", "", b""),
+    ],
+)
+def test_a_string_may_be_bytes_or_an_enum_and_null_is_empty(field: str, type_: Any, value: Any, want: bytes) -> None:
+    schema = record_schema(**{field: type_})
+    assert only(schema, write(schema, {field: value})) == {**ABSENT, field: want}
+
+
+ORDERED_OTHERWISE = {"type": "enum", "name": "S", "symbols": ["timeout", "cancelled", "ok", "error"]}
+
+
+@pytest.mark.parametrize(
+    ("type_", "value", "want"),
+    [
+        *((ORDERED_OTHERWISE, word, word) for word in ("ok", "error", "timeout")),
+        (ORDERED_OTHERWISE, "cancelled", "unknown"),
+        ("string", "timeout", "timeout"),
+        ("string", "OK", "unknown"),
+        ("string", "", "unknown"),
+        (["null", ORDERED_OTHERWISE], None, "ok"),
+        (["null", ORDERED_OTHERWISE], "error", "error"),
+        (["string", "null"], "error", "error"),
+    ],
+)
+def test_status_goes_by_its_word_whatever_its_type(type_: Any, value: Any, want: str) -> None:
+    schema = record_schema(status=type_)
+    assert only(schema, write(schema, {"status": value})) == {**ABSENT, "status": want}
+
+
+def test_a_status_that_is_no_utf8_is_unknown() -> None:
+    assert only(record_schema(status="string"), string(b"\xff\xfe")) == {**ABSENT, "status": "unknown"}
+
+
+@pytest.mark.parametrize("prefix", ["timestamp", "local-timestamp"])
+@pytest.mark.parametrize(
+    ("unit", "value", "want_us"),
+    [
+        ("millis", 1_790_000_000_123, 1_790_000_000_123_000),
+        ("micros", 1_790_000_000_123_456, 1_790_000_000_123_456),
+        ("nanos", 1_790_000_000_123_456_789, 1_790_000_000_123_456),
+        ("nanos", -1, -1),
+        ("millis", 2**62, 2**63 - 1),
+        ("millis", -(2**62), -(2**63)),
+    ],
+)
+def test_a_timestamp_of_any_unit_comes_out_in_microseconds(prefix: str, unit: str, value: int, want_us: int) -> None:
+    stamp = {"type": "long", "logicalType": f"{prefix}-{unit}"}
+    schema = record_schema(started_at=stamp, ended_at=["null", stamp])
+    data = zigzag(value) + zigzag(1) + zigzag(value)
+    assert only(schema, data) == {**ABSENT, "started_at_us": want_us, "ended_at_us": want_us}
+
+
+def test_a_timestamp_without_a_unit_is_in_microseconds() -> None:
+    assert only(record_schema(ended_at="long"), zigzag(5)) == {**ABSENT, "ended_at_us": 5}
+
+
+ANY = ["null", "boolean", "int", "long", "float", "double", "string", "bytes", {"type": "array", "items": "int"}]
+
+
+@pytest.mark.parametrize(
+    ("values", "value", "want"),
+    [
+        (ANY, 0.75, 0.75),
+        (ANY, 1, 1.0),
+        ("float", 0.1, 0.10000000149011612),
+        ("long", -5, -5.0),
+        (["string", "double"], 0.5, 0.5),
+        (ANY, None, None),
+        ("null", None, None),
+    ],
+)
+def test_the_score_may_be_any_number_or_null(values: Any, value: Any, want: float | None) -> None:
+    schema = record_schema(attributes={"type": "map", "values": values})
+    data = write(schema, {"attributes": {"eval.score": value}})
+    assert only(schema, data) == {**ABSENT, "eval_score": want}
+
+
+@pytest.mark.parametrize("value", ["0.5", True, False, b"1", [1], []])
+def test_a_score_that_is_no_number_is_present_and_nan(value: Any) -> None:
+    schema = record_schema(attributes={"type": "map", "values": ANY})
+    score = only(schema, write(schema, {"attributes": {"eval.score": value}}))["eval_score"]
+    assert score is not None
+    assert math.isnan(score)
+
+
+def test_the_last_of_a_repeated_attribute_holds() -> None:
+    schema = record_schema(attributes={"type": "map", "values": "long"})
+    entries = [string("eval.score") + zigzag(value) for value in (1, 0)]
+    one_block = zigzag(2) + entries[0] + entries[1] + zigzag(0)
+    two_blocks = zigzag(1) + entries[0] + zigzag(1) + entries[1] + zigzag(0)
+    for data in (one_block, two_blocks):
+        assert only(schema, data) == {**ABSENT, "eval_score": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [("string", "eval.score"), (record_schema("A", score="double"), {"score": 1.0}), (["null", MAP], None)],
+)
+def test_attributes_that_are_no_map_are_skipped(type_: Any, value: Any) -> None:
+    schema = record_schema(attributes=type_, model="string")
+    assert only(schema, write(schema, {"attributes": value, "model": "m"})) == {**ABSENT, "model": b"m"}
+
+
+def test_a_row_that_held_other_values_is_written_over() -> None:
+    schema = {**SPAN_SCHEMA, "fields": [{**field} for field in SPAN_SCHEMA["fields"]]}
+    full = random_span(random.Random(3)) | {
+        "cost_usd": 1.0, "latency_ms": 2.0, "ttft_ms": 3.0, "total_tokens": 4, "cached_prompt_tokens": 5,
+        "reasoning_tokens": 6, "status": "error", "caller": "c", "attributes": {"eval.score": 1.0},
+    }  # fmt: skip
+    datums = [datum(full), datum(span())]
+    buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
+    columns, decoder = SpanColumns(1, buffer), ReferenceDecoder(schema)
+    ends = np.cumsum([len(each) for each in datums])
+    for start, end in ((0, ends[0]), (ends[0], ends[1])):
+        assert decoder.decode_into(columns, np.array([0]), np.array([start]), np.array([end])) == []
+    from tests.decode.helpers import spans_of
+
+    assert spans_of(columns.select(np.array([True]))) == [expected(span())]
+    assert int(columns.caller.offset[0]) < len(buffer)
+
+
+# Large, but sound.
+
+
+def test_a_string_of_a_mebibyte_is_decoded() -> None:
+    text = "é" * (1 << 19)
+    record = span(model=text, error=text)
+    assert only(SPAN_SCHEMA, datum(record)) == expected(record)
+
+
+def test_ten_thousand_attributes_are_decoded() -> None:
+    record = span(attributes={f"key{number}": number for number in range(10_000)} | {"eval.score": 0.5})
+    assert only(SPAN_SCHEMA, datum(record)) == expected(record)
+
+
+def test_blocks_that_state_their_size_are_read() -> None:
+    schema = record_schema(tags={"type": "array", "items": "string"}, attributes=MAP, model="string")
+    tags = string("a") + string("bc")
+    score = string("eval.score") + zigzag(3) + b"\0\0\0\0\0\0\xe0\x3f"
+    blocks = [zigzag(-2) + zigzag(len(tags)) + tags + zigzag(1) + string("d") + zigzag(0)]
+    blocks.append(zigzag(-1) + zigzag(len(score)) + score + zigzag(0))
+    assert only(schema, b"".join(blocks) + string("m")) == {**ABSENT, "eval_score": 0.5, "model": b"m"}
+
+
+# What is rejected.
+
+
+def test_a_message_cut_anywhere_is_malformed() -> None:
+    record = random_span(random.Random(4)) | {"attributes": {"eval.score": 0.5, "user": "u", "n": None}, "error": "e"}
+    data = datum(record)
+    spans, rejects = decode(SPAN_SCHEMA, *(data[:cut] for cut in range(len(data))))
+    assert spans == []
+    assert [(reject.row, reject.reason) for reject in rejects] == [(cut, "malformed") for cut in range(len(data))]
+
+
+def test_a_truncated_message_costs_one_reject_and_no_neighbour() -> None:
+    records = [random_span(random.Random(seed)) for seed in range(3)]
+    datums = [datum(record) for record in records]
+    spans, rejects = decode(SPAN_SCHEMA, datums[0], datums[1][:-1], datums[2])
+    assert spans == [expected(records[0]), expected(records[2])]
+    error = "The bytes are not a datum of their writer schema: it ends in the middle of a value."
+    assert rejects == [Reject(1, "malformed", error)]
+
+
+@pytest.mark.parametrize("extra", [b"\0", b"\0\0", b"anything"])
+def test_bytes_after_the_end_are_malformed(extra: bytes) -> None:
+    spans, rejects = decode(SPAN_SCHEMA, datum(span()) + extra)
+    error = f"The bytes are not a datum of their writer schema: {len(extra)} bytes follow its end."
+    assert (spans, rejects) == ([], [Reject(0, "malformed", error)])
+
+
+E = {"type": "enum", "name": "E", "symbols": ["ok", "error"]}
+ARRAY = {"type": "array", "items": "int"}
+
+UNSOUND: dict[str, tuple[Any, bytes]] = {
+    "negative string length": ("string", zigzag(-1)),
+    "negative bytes length": ("bytes", zigzag(-3) + b"abc"),
+    "string length of 2^60": ("string", zigzag(2**60) + b"abc"),
+    "string length of 2^63-1": ("string", zigzag(2**63 - 1) + b"abc"),
+    "string length of -2^63": ("string", zigzag(-(2**63)) + b"abc"),
+    "union index -1": (NULL_STRING, zigzag(-1) + string("m")),
+    "union index 2": (NULL_STRING, zigzag(2)),
+    "enum index -1": (E, zigzag(-1)),
+    "enum index 2": (E, zigzag(2)),
+    "long of 65 bits": ("long", zigzag(2**63)),
+    "long of 70 bits": ("long", b"\xff" * 9 + b"\x7f"),
+    "long of 11 bytes": ("long", b"\x80" * 10 + b"\0"),
+    "long without end": ("long", b"\x80" * 40),
+    "int of 70 bits": ("int", b"\xff" * 9 + b"\x7f"),
+    "more items than bytes": (ARRAY, zigzag(2**40) + zigzag(0)),
+    "-2^63 items": (ARRAY, zigzag(-(2**63)) + zigzag(1) + zigzag(0) + zigzag(0)),
+    "block larger than it states": (ARRAY, zigzag(-2) + zigzag(1) + zigzag(7) + zigzag(8) + zigzag(0)),
+    "block smaller than it states": (ARRAY, zigzag(-2) + zigzag(3) + zigzag(7) + zigzag(8) + zigzag(0)),
+    "negative block size": (ARRAY, zigzag(-1) + zigzag(-1) + zigzag(7) + zigzag(0)),
+    "map of 2^60 entries": (MAP, zigzag(2**60)),
+    "array without end": (ARRAY, zigzag(1) + zigzag(7)),
+    "2^40 nulls": ({"type": "array", "items": "null"}, zigzag(2**40) + zigzag(0)),
+    "2^40 nulls in many blocks": ({"type": "array", "items": "null"}, zigzag(50_000) * 200 + zigzag(0)),
+    "2^40 empty records": ({"type": "array", "items": record_schema("Nothing")}, zigzag(2**40) + zigzag(0)),
+    "arrays of nulls in an array": (
+        {"type": "array", "items": {"type": "array", "items": "null"}},
+        zigzag(100) + (zigzag(90_000) + zigzag(0)) * 100 + zigzag(0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("type_", "data"), UNSOUND.values(), ids=UNSOUND)
+@pytest.mark.parametrize("field", ["extra", "read"])
+def test_bytes_that_no_writer_wrote_are_malformed_and_cost_no_time(field: str, type_: Any, data: bytes) -> None:
+    names = {"read": {"string": "model", "bytes": "model", "long": "prompt_tokens", "int": "prompt_tokens"}}
+    kind = type_ if isinstance(type_, str) else "union"
+    schema = record_schema(**{names.get(field, {}).get(kind, "extra"): type_})
+    started_s = time.perf_counter()
+    assert reason(schema, data) == "malformed"
+    assert time.perf_counter() - started_s < 2.0
+
+
+def test_as_many_items_without_bytes_as_are_allowed_are_read() -> None:
+    schema = record_schema(extra={"type": "array", "items": "null"}, model="string")
+    data = zigzag(MAX_EMPTY_ITEMS) + zigzag(0) + string("m")
+    assert only(schema, data) == {**ABSENT, "model": b"m"}
+
+
+@pytest.mark.parametrize("depth", [1_000, 100_000, 1_000_000])
+@pytest.mark.parametrize(
+    "inside",
+    [["null", "Node"], {"type": "array", "items": "Node"}, {"type": "map", "values": "Node"}],
+    ids=["union", "array", "map"],
+)
+def test_nesting_deeper_than_the_stack_is_malformed(inside: Any, depth: int) -> None:
+    schema = record_schema("Node", next=inside)
+    level = zigzag(1) + (string("k") if isinstance(inside, dict) and inside["type"] == "map" else b"")
+    assert reason(schema, level * depth + zigzag(0) * (depth + 1)) == "malformed"
+
+
+def test_a_record_directly_within_itself_has_no_data_and_is_malformed() -> None:
+    assert reason(record_schema("Node", next="Node"), b"\0" * 50) == "malformed"
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"gpt\xc3", b"\xed\xa0\x80", b"\xc0\x80", b"\xf4\x90\x80\x80"])
+@pytest.mark.parametrize("field", ["model", "provider", "caller"])
+@pytest.mark.parametrize("type_", ["string", "bytes", NULL_STRING])
+def test_a_label_that_is_no_utf8_is_rejected(bad: bytes, field: str, type_: Any) -> None:
+    data = (zigzag(1) if isinstance(type_, list) else b"") + string(bad)
+    spans, rejects = decode(record_schema(**{field: type_}), data)
+    assert (spans, rejects) == ([], [Reject(0, "invalid_utf8", f"Field {field!r} is not valid UTF-8.")])
+
+
+def test_invalid_utf8_in_what_is_no_label_does_not_matter() -> None:
+    bad = string(b"\xff\xfe")
+    schema = record_schema(name="string", error=NULL_STRING, span_id="string", attributes=MAP, model="string")
+    entries = bad + zigzag(4) + bad + string("eval.score") + zigzag(2) + zigzag(1)
+    data = bad + zigzag(1) + bad + bad + zigzag(2) + entries + zigzag(0) + string("m")
+    assert only(schema, data) == {**ABSENT, "span_id": b"\xff\xfe", "eval_score": 1.0, "model": b"m"}
+
+
+@pytest.mark.parametrize(
+    ("field", "type_", "data", "holds", "takes"),
+    [
+        ("prompt_tokens", ["long", "string"], zigzag(1) + string("12"), "string", "prompt_tokens takes int or long"),
+        ("prompt_tokens", ["long", "double"], zigzag(1) + bytes(8), "double", "prompt_tokens takes int or long"),
+        ("prompt_tokens", ["long", "boolean"], zigzag(1) + b"\1", "boolean", "prompt_tokens takes int or long"),
+        ("started_at", ["long", "float"], zigzag(1) + bytes(4), "float", "started_at_us takes int or long"),
+        ("cost", ["double", "boolean"], zigzag(1) + b"\1", "boolean", "cost_usd takes double or float or int or long"),
+        ("model", ["string", "long"], zigzag(1) + zigzag(4), "long", "model takes bytes or enum or string"),
+        (
+            "model",
+            ["string", {"type": "fixed", "name": "F", "size": 2}],
+            zigzag(1) + b"ab",
+            "fixed",
+            "model takes bytes or enum or string",
+        ),
+        ("status", ["string", MAP], zigzag(1) + zigzag(0), "map", "status takes bytes or enum or string"),
+    ],
+)
+def test_a_branch_that_cannot_feed_the_field_is_a_type_mismatch(
+    field: str, type_: Any, data: bytes, holds: str, takes: str
+) -> None:
+    error = f"Field {field!r} holds a value of type {holds}; {takes}."
+    assert decode(record_schema(**{field: type_}), data) == ([], [Reject(0, "type_mismatch", error)])
+
+
+def test_of_several_faults_the_first_of_malformed_mismatch_and_utf8_is_named() -> None:
+    schema = record_schema(model="string", prompt_tokens=["long", "string"])
+    wrong = string(b"\xff") + zigzag(1) + string("12")
+    assert reason(schema, wrong) == "type_mismatch"
+    assert reason(schema, wrong + b"\0") == "malformed"
+
+
+SCHEMAS = [
+    SPAN_SCHEMA,
+    record_schema("Node", model="string", next=["null", "Node"], kids={"type": "array", "items": "Node"}),
+    record_schema(
+        a={"type": "array", "items": "null"}, b={"type": "map", "values": ANY}, cost=["int", "float", "null"]
+    ),
+    record_schema(model=E, started_at={"type": "long", "logicalType": "timestamp-nanos"}, attributes=["null", MAP]),
+]
+WIRE = st.lists(
+    st.one_of(
+        st.integers(-(2**63), 2**63 - 1).map(zigzag), st.integers(-3, 6).map(zigzag), st.text(max_size=5).map(string),
+        st.binary(max_size=9),
+    ),
+    max_size=25,
+).map(b"".join)  # fmt: skip
+
+
+@given(st.sampled_from(SCHEMAS), st.lists(WIRE, min_size=1, max_size=4))
+def test_any_bytes_give_a_span_or_a_reject(schema: Any, datums: list[bytes]) -> None:
+    spans, rejects = decode(schema, *datums)
+    assert len(spans) + len(rejects) == len(datums)
+    assert {reject.reason for reject in rejects} <= {"malformed", "type_mismatch", "invalid_utf8"}
+
+
+@given(st.sampled_from([schema for schema in SCHEMAS if schema["name"] != "Node"]), st.integers(0, 2**32))
+def test_whatever_fastavro_writes_is_read(schema: Any, seed: int) -> None:
+    random.seed(seed)
+    spans, rejects = decode(schema, write(schema, generate_one(fastavro.parse_schema(schema))))
+    assert (len(spans), rejects) == (1, [])

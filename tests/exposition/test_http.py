@@ -1,0 +1,256 @@
+"""The HTTP server, over real connections: negotiation, token, TLS, health."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import json
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Rig
+from tests.services.workers import wait_for
+from tests.spanfactory import message, span
+from tokentrace.errors import UsageError
+from tokentrace.exposition import Address, Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape
+from tokentrace.model.snapshot import Snapshot
+
+METRICS = "/metrics/prometheus"
+
+
+class Served:
+    """A running server and what it told."""
+
+    def __init__(self, **settings: object) -> None:
+        counting = Rig()
+        counting.count([message(span())])
+        counting.commit()
+        self.snapshot = counting.ledger.snapshot
+        self.scraped: list[Snapshot] = []
+        self.scrapers: list[tuple[Address, Collection[Address]]] = []
+        self.report = HealthReport(live=True, ready=True)
+        self.delay_s = 0.0
+        renderer = Renderer({})
+
+        def render(snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
+            time.sleep(self.delay_s)
+            return renderer.scrape(snapshot, [], form, by_prometheus)
+
+        values = {"host": "127.0.0.1", "port": 0, **settings}
+        self.server = HttpServer(
+            HttpSettings(**values),  # type: ignore[arg-type]
+            lambda: self.snapshot,
+            render,
+            lambda: self.report,
+            self._on_scraped,
+        )
+        self.server.start()
+
+    def _on_scraped(self, snapshot: Snapshot, _: Scrape, scraper: Address, connected: Collection[Address]) -> None:
+        self.scraped.append(snapshot)
+        self.scrapers.append((scraper, connected))
+
+    def ask(
+        self, path: str, method: str = "GET", context: ssl.SSLContext | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], bytes]:
+        if context is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=10)
+        else:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=10, context=context)
+        try:
+            connection.request(method, path, headers={name.replace("_", "-"): each for name, each in headers.items()})
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+
+Serve = Callable[..., Served]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    started: list[Served] = []
+
+    def start(**settings: object) -> Served:
+        started.append(Served(**settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.server.stop()
+
+
+def test_a_plain_request_gets_text(serve: Serve) -> None:
+    served = serve()
+    status, headers, body = served.ask(METRICS)
+    assert status == 200
+    assert headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert headers["vary"] == "Accept, Accept-Encoding"
+    assert "content-encoding" not in headers
+    assert b'tokentrace_spans_total{status="ok",model="gpt-4o",provider="openai"} 1\n' in body
+    assert served.scraped == [served.snapshot]
+
+
+def test_openmetrics_and_gzip_are_given_to_those_who_ask(serve: Serve) -> None:
+    served = serve()
+    accept = "application/openmetrics-text;version=1.0.0"
+    status, headers, body = served.ask(METRICS, Accept=accept, Accept_Encoding="gzip")
+    assert (status, headers["content-encoding"]) == (200, "gzip")
+    assert headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert gzip.decompress(body).endswith(b"# EOF\n")
+    _, headers, _ = served.ask(METRICS, Accept_Encoding="gzip;q=0")
+    assert "content-encoding" not in headers
+
+
+def test_who_scrapes_is_told_with_the_connections_that_are_open(serve: Serve) -> None:
+    served = serve()
+    kept = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+
+    def scrape() -> tuple[Address, Collection[Address]]:
+        before = len(served.scrapers)
+        kept.request("GET", METRICS)
+        kept.getresponse().read()
+        assert wait_for(lambda: len(served.scrapers) > before)
+        return served.scrapers[-1]
+
+    try:
+        own, connected = scrape()
+        assert (own, connected) == (kept.sock.getsockname(), {own})
+        served.ask(METRICS)
+        assert wait_for(lambda: len(served.scrapers) == 2)
+        other, connected = served.scrapers[-1]
+        assert other != own
+        assert connected == {own, other}
+        assert wait_for(lambda: scrape() == (own, {own})), "the other has closed its connection"
+    finally:
+        kept.close()
+
+
+def test_a_head_request_is_no_scrape(serve: Serve) -> None:
+    served = serve()
+    status, _, body = served.ask(METRICS, "HEAD")
+    assert (status, body, served.scraped) == (200, b"", [])
+
+
+def test_other_methods_and_paths_are_refused(serve: Serve) -> None:
+    served = serve()
+    assert served.ask(METRICS, "POST")[0] == 405
+    assert served.ask("/nowhere")[0] == 404
+    assert METRICS.encode() in served.ask("/")[2]
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer wrong",
+        "Bearer s3cret-token-and-more",
+        "Basic s3cret-token",
+        "s3cret-token",
+        "Bearer ÿ",
+    ],
+)
+def test_without_the_token_there_is_401_with_the_remedy(serve: Serve, authorization: str | None) -> None:
+    served = serve(auth_token="s3cret-token")
+    given = {} if authorization is None else {"Authorization": authorization.encode("latin-1").decode("latin-1")}
+    status, headers, body = served.ask(METRICS, **given)
+    assert status == 401
+    assert headers["www-authenticate"].startswith("Bearer")
+    assert b"Authorization: Bearer" in body
+    assert b"s3cret" not in body
+    assert b"tokentrace_spans_total" not in body
+    assert served.scraped == []
+    assert served.ask("/nowhere", **given)[0] == 401
+
+
+def test_with_the_token_there_are_metrics_and_health_never_asks_for_it(serve: Serve) -> None:
+    served = serve(auth_token="s3cret-token")
+    assert served.ask(METRICS, Authorization="Bearer s3cret-token")[0] == 200
+    assert served.ask(METRICS, Authorization="bearer s3cret-token")[0] == 200
+    for path in ("/health", "/health/live", "/health/ready"):
+        assert served.ask(path)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("live", "ready", "statuses"), [(True, True, (200, 200)), (True, False, (200, 503)), (False, True, (503, 503))]
+)
+def test_liveness_and_readiness(serve: Serve, live: bool, ready: bool, statuses: tuple[int, int]) -> None:
+    served = serve()
+    served.report = HealthReport(live=live, ready=ready, detail={"waiting_for": "x"})
+    assert (served.ask("/health")[0], served.ask("/health/ready")[0]) == statuses
+    assert served.ask("/health/live")[0] == statuses[0]
+    assert json.loads(served.ask("/health/ready")[2]) == {"live": live, "ready": ready, "waiting_for": "x"}
+
+
+def test_paths_can_be_chosen(serve: Serve) -> None:
+    served = serve(prometheus_path="/m", health_path="/up")
+    assert [served.ask(path)[0] for path in ("/m", "/up", "/up/ready", METRICS)] == [200, 200, 200, 404]
+
+
+def test_a_slow_scrape_does_not_hold_up_the_health_probe(serve: Serve) -> None:
+    served = serve()
+    served.delay_s = 1.5
+    slow = threading.Thread(target=served.ask, args=(METRICS,))
+    slow.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    assert served.ask("/health/live")[0] == 200
+    assert time.monotonic() - began < 1.0
+    slow.join()
+
+
+def test_a_scraper_that_goes_away_does_not_count_as_a_scrape(serve: Serve) -> None:
+    served = serve()
+    served.delay_s = 0.3
+    with socket.create_connection(("127.0.0.1", served.server.port)) as connection:
+        connection.sendall(f"GET {METRICS} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    time.sleep(0.8)
+    assert served.ask("/health")[0] == 200
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=rf"Cannot listen on 127.0.0.1:{port} \(.*\); change http_server.addr"):
+            Served(port=port)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    return cert, key
+
+
+def test_tls(serve: Serve, certificate: tuple[Path, Path]) -> None:
+    served = serve(certificate=certificate[0], key=certificate[1])
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    assert served.ask(METRICS, context=context)[0] == 200
+    with pytest.raises((http.client.HTTPException, OSError)):
+        served.ask(METRICS)
+
+
+def test_tls_files_that_are_none_are_named(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pem"
+    bad.write_text("nothing")
+    with pytest.raises(UsageError, match=r"http_server.tls: .*bad.pem and .*bad.pem cannot be used"):
+        Served(certificate=bad, key=bad)
+    with pytest.raises(UsageError, match=r"http_server\.tls"):
+        Served(certificate=tmp_path / "none.pem", key=bad)

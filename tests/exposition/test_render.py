@@ -1,0 +1,222 @@
+"""The exposition of a snapshot: the same as the client library would write for the same numbers, in both formats."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from tests.harness import Rig
+from tests.oracle import DURATIONS, SCORES, TOKENS, Key, cost_of, recount
+from tests.services.workers import in_units
+from tests.spanfactory import message, random_span, span
+from tokentrace.exposition import Format, Renderer, health_metrics
+from tokentrace.model.families import CELL_FAMILIES
+from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.worker_stats import Recorder
+
+Samples = dict[Key, float]
+PARSERS: dict[str, Callable[[str], Any]] = {"text": parse_text, "openmetrics": parse_openmetrics}
+NASTY = ['quote " here', "back\\slash", "line\nfeed", "percent %d %s {}", "ünïcödé 模型", "\x00nul", "a,b=c", "}"]
+
+
+def counted(spans: list[dict[str, Any]]) -> Snapshot:
+    counting = Rig()
+    counting.count([message(each) for each in spans])
+    counting.commit()
+    return counting.ledger.snapshot
+
+
+def rendered(snapshot: Snapshot, form: Format = "text", **labels: list[str]) -> Samples:
+    """Every sample of the families over spans, parsed back."""
+    text = Renderer(labels).render(snapshot, [], form).decode()
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in PARSERS[form](text)
+        for sample in family.samples
+    }
+
+
+def by_the_client_library(spans: list[dict[str, Any]]) -> Samples:
+    """The same families, observed span by span with prometheus_client's own metrics."""
+    registry = CollectorRegistry()
+    two, three = ["model", "provider"], ["model", "provider", "caller"]
+
+    def counter(name: str, labels: list[str]) -> Counter:
+        return Counter(f"tokentrace_{name}", name, labels, registry=registry)
+
+    def histogram(name: str, bounds: tuple[float, ...]) -> Histogram:
+        return Histogram(f"tokentrace_{name}", name, two, registry=registry, buckets=bounds)
+
+    cost, total = counter("cost", three), counter("spans", ["status", *two])
+    tokens = counter("tokens", [*three, "token_type"])
+    cached, reasoning = counter("cached_prompt_tokens", three), counter("reasoning_tokens", three)
+    pricing = counter("span_pricing", ["source", *two])
+    latency, ttft = histogram("latency_ms", DURATIONS), histogram("ttft_ms", DURATIONS)
+    prompt, completion = histogram("prompt_tokens", TOKENS), histogram("completion_tokens", TOKENS)
+    score = histogram("eval_score", SCORES)
+    for each in spans:
+        model = {name: each[name] for name in two}
+        caller = {name: each[name] for name in three}
+        nano, source = cost_of(each)
+        cost.labels(**caller).inc(nano / 1e9)
+        total.labels(status=each["status"], **model).inc()
+        tokens.labels(token_type="prompt", **caller).inc(each["prompt_tokens"])
+        tokens.labels(token_type="completion", **caller).inc(each["completion_tokens"])
+        cached.labels(**caller).inc(each["cached_prompt_tokens"] or 0)
+        reasoning.labels(**caller).inc(each["reasoning_tokens"] or 0)
+        pricing.labels(source=source, **model).inc()
+        prompt.labels(**model).observe(each["prompt_tokens"])
+        completion.labels(**model).observe(each["completion_tokens"])
+        for metric, name in ((latency, "latency_ms"), (ttft, "ttft_ms")):
+            if each[name]:
+                metric.labels(**model).observe(each[name])
+        if "eval.score" in each["attributes"]:
+            score.labels(**model).observe(each["attributes"]["eval.score"])
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in parse_text(generate_latest(registry).decode())
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    }
+
+
+def without_gauges(samples: Samples) -> Samples:
+    others = ("tokentrace_groups", "tokentrace_quality", "tokentrace_spans_rejected")
+    return {
+        key: value
+        for key, value in samples.items()
+        if not key[0].startswith(others) and not key[0].endswith("_created")
+    }
+
+
+def random_spans(count: int, seed: int) -> list[dict[str, Any]]:
+    rng = random.Random(seed)
+    return [random_span(rng) for _ in range(count)]
+
+
+@pytest.mark.parametrize("form", ["text", "openmetrics"])
+def test_it_is_what_the_client_library_writes_for_the_same_spans(form: Format) -> None:
+    spans = random_spans(2000, 1) + [span(model=name, provider=name, caller=name) for name in NASTY]
+    found = without_gauges(rendered(counted(spans), form))
+    expected = by_the_client_library(spans)
+    assert found.keys() == expected.keys()
+    # It does not round each duration to the microsecond, and its sums drift; ours are checked as integers below.
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("form", ["text", "openmetrics"])
+def test_every_number_is_exact(form: Format) -> None:
+    spans = random_spans(2000, 2)
+    found = {key: in_units(key[0], value) for key, value in without_gauges(rendered(counted(spans), form)).items()}
+    assert {key: value for key, value in found.items() if value} == {
+        key: value for key, value in recount(spans).items() if value
+    }
+
+
+def test_money_is_written_to_the_last_nano_dollar_where_a_float_could_not_hold_it() -> None:
+    spans = [span(cost_usd=1_000_000.0)] * 90 + [span(cost_usd=1e-9)]
+    text = Renderer({}).render(counted(spans), [], "text").decode()
+    (line,) = (line for line in text.splitlines() if line.startswith("tokentrace_cost_total{"))
+    assert line.rsplit(" ", 1)[1] == "90000000.000000001"
+
+
+LABEL_SETS = [[], ["model"], ["caller"], ["status"], ["caller", "status"], ["status", "model", "provider", "caller"]]
+
+
+@pytest.mark.parametrize("labels", LABEL_SETS, ids=",".join)
+def test_other_labels_are_a_projection_that_keeps_every_sum(labels: list[str]) -> None:
+    spans = random_spans(800, 3)
+    snapshot = counted(spans)
+    names = [family.name.removeprefix("tokentrace_") for family in CELL_FAMILIES]
+    found = without_gauges(rendered(snapshot, **dict.fromkeys(names, labels)))
+    kept = {*labels, "le", "token_type", "source"}
+    finest = ["status", "model", "provider", "caller"]
+    everything = without_gauges(rendered(snapshot, **dict.fromkeys(names, finest)))
+    expected: dict[Key, int] = defaultdict(int)
+    for (name, series), value in everything.items():
+        expected[name, frozenset(pair for pair in series if pair[0] in kept)] += in_units(name, value)
+    assert {key: in_units(key[0], value) for key, value in found.items()} == dict(expected)
+
+
+def test_quality_is_the_mean_of_the_scores_and_absent_without_any() -> None:
+    spans = [span(attributes={"eval.score": 0.5}), span(attributes={"eval.score": 0.75}), span(model="unscored")]
+    found = {key: value for key, value in rendered(counted(spans)).items() if key[0] == "tokentrace_quality_score"}
+    assert found == {("tokentrace_quality_score", frozenset({("model", "gpt-4o"), ("provider", "openai")})): 0.625}
+
+
+def test_what_is_not_committed_is_not_shown() -> None:
+    counting = Rig()
+    counting.count([message(span())])
+    counting.commit()
+    before = rendered(counting.ledger.snapshot)
+    counting.count([message(span()), message(span(model="new"))])
+    assert rendered(counting.ledger.snapshot) == before
+
+
+def test_openmetrics_names_the_time_at_which_each_series_was_first_committed() -> None:
+    counting = Rig()
+    clock = counting.clock
+    clock.now_s = 1000.0
+    counting.count([message(span(status="ok"))])
+    counting.commit()
+    clock.now_s = 2000.0
+    counting.count([message(span(status="error")), message(span(model="later"))])
+    counting.commit()
+    found = rendered(counting.ledger.snapshot, "openmetrics")
+    first = frozenset({("model", "gpt-4o"), ("provider", "openai")})
+    later = frozenset({("model", "later"), ("provider", "openai")})
+    assert found["tokentrace_prompt_tokens_created", first] == 1000.0
+    assert found["tokentrace_prompt_tokens_created", later] == 2000.0
+    assert found["tokentrace_spans_created", first | {("status", "error")}] == 2000.0
+
+
+def test_help_and_type_stand_before_every_family_once() -> None:
+    text = Renderer({}).render(counted(random_spans(50, 5)), [], "text").decode().splitlines()
+    names = [family.name for family in CELL_FAMILIES]
+    for kind in ("HELP", "TYPE"):
+        heads = [line.split(" ")[2] for line in text if line.startswith(f"# {kind} ")]
+        assert heads[: len(names)] == names
+        assert len(set(heads)) == len(heads)
+    assert "# HELP tokentrace_cost_total Total cost in USD." in text
+    assert "# HELP tokentrace_spans_total Total spans recorded." in text
+
+
+def test_promtool_accepts_all_of_it() -> None:
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    snapshot = counted(random_spans(300, 6) + [span(model=name) for name in NASTY])
+    text = Renderer({}).render(snapshot, health_metrics(Recorder("r", "g", 0.0).snapshot(), snapshot, 1.0), "text")
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
+    lines = [line for line in checked.stderr.decode().splitlines() if line]
+    assert [line.split(" ")[0] for line in lines] == ["tokentrace_latency_ms", "tokentrace_ttft_ms"]
+
+
+def test_series_that_appear_later_join_a_renderer_that_has_rendered_before() -> None:
+    counting = Rig()
+    renderer = Renderer({})
+    spans = random_spans(600, 7)
+    for first in range(0, 600, 200):
+        counting.count([message(each) for each in spans[first : first + 200]])
+        counting.commit()
+        text = renderer.render(counting.ledger.snapshot, [], "text")
+        assert text == Renderer({}).render(counting.ledger.snapshot, [], "text")
+
+
+def test_an_empty_snapshot_has_every_family_without_series() -> None:
+    text = Renderer({}).render(Rig().ledger.snapshot, [], "text").decode()
+    samples = [line for line in text.splitlines() if not line.startswith("#")]
+    assert [line.split(" ")[0] for line in samples] == [
+        "tokentrace_groups",
+        "tokentrace_groups_limit",
+        "tokentrace_groups_overflowed_total",
+    ]

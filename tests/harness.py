@@ -1,0 +1,200 @@
+"""Span batches from plain dicts, an engine with its ledger around it, and totals back as plain values."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.oracle import Key, bound_text, key
+from tokentrace.aggregate.dedup import SeenSpans
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.decode import SpanDecoder
+from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.model.measures import SUMS, Layout
+from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.spans import (
+    FLOAT_FIELDS,
+    INT_FIELDS,
+    PADDING,
+    STATUSES,
+    STRING_FIELDS,
+    UNKNOWN_STATUS,
+    SpanBatch,
+    SpanColumns,
+)
+from tokentrace.model.worker_stats import STAGES
+from tokentrace.pricing import SOURCES, Pricer
+from tokentrace.state.ledger import Ledger
+
+LAYOUT = Layout.build()
+NOW_S = 1_790_000_300.0
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self, now_s: float = NOW_S) -> None:
+        self.now_s = now_s
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def span_batch(*records: dict[str, Any]) -> SpanBatch:
+    """Spans in the shape of `tests.spanfactory.span`; a field that is None or not there is absent."""
+    columns = SpanColumns(len(records), np.zeros(PADDING, np.uint8))
+    for row, record in enumerate(records):
+        for name in STRING_FIELDS:
+            columns.put_string(getattr(columns, name), row, record.get(name, "").encode())
+        score = record.get("attributes", {}).get("eval.score")
+        fields = {"eval_score": score, **{name: record.get(name.removesuffix("_us")) for name in INT_FIELDS}}
+        fields |= {name: record.get(name) for name in FLOAT_FIELDS if name != "eval_score"}
+        for name, value in fields.items():
+            if value is not None:
+                column = getattr(columns, name)
+                column.values[row], column.present[row] = value, True
+        status = record.get("status", "ok")
+        columns.status[row] = STATUSES.index(status) if status in STATUSES else UNKNOWN_STATUS
+    return columns.select(np.ones(len(records), np.bool_))
+
+
+def raw_batch(
+    values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0, now_s: float = NOW_S
+) -> RawBatch:
+    """Messages of one partition, or of one partition each; every partition's offsets go on from `offset`.
+
+    now_s: when they were published.
+    """
+    partitions = [partition] * len(values) if isinstance(partition, int) else list(partition)
+    positions = dict.fromkeys(partitions, offset)
+    offsets = []
+    for each in partitions:
+        offsets.append(positions[each])
+        positions[each] += 1
+
+    def envelope(row: int) -> Envelope:
+        headers = (("trace", b"%d" % row), ("none", None))
+        return Envelope("spans", partitions[row], offsets[row], b"key-%d" % row, values[row], headers, 1000 + row)
+
+    times_ms = dict.fromkeys(positions, (int(now_s * 1000),) * 2)
+    published_ms = lambda rows: np.full(len(rows), int(now_s * 1000))  # noqa: E731
+    return RawBatch(values, np.array(partitions, np.int32), positions, envelope, times_ms, published_ms)
+
+
+@cache
+def published_pricer() -> Pricer:
+    """One for all tests: it remembers what it has looked up."""
+    return Pricer({}, clock=Clock())
+
+
+class Rig:
+    """An engine, its delta and its ledger, on a clock of their own."""
+
+    def __init__(
+        self,
+        *,
+        max_groups: int = 10_000,
+        hash_bits: int = 64,
+        pricer: Pricer | None = None,
+        schemas: Any = None,
+        quality_window_s: float = 300.0,
+        layout: Layout = LAYOUT,
+        seen: SeenSpans | None = None,
+    ) -> None:
+        self.seen = seen
+        self.clock = Clock()
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.groups = GroupIndex(max_groups, hash_bits)
+        self.delta = Delta(layout)
+        self.ledger = Ledger(layout, self.groups, quality_window_s, self.clock)
+        self.engine = Engine(
+            SpanDecoder(schemas if schemas is not None else WriterSchemas()),
+            self.groups,
+            pricer or published_pricer(),
+            layout,
+            StageTimer(self.seconds),
+            self.clock,
+            seen,
+        )
+
+    def count(self, values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> None:
+        self.engine.count(raw_batch(values, partition, offset, self.clock.now_s), self.delta)
+
+    def commit(self) -> Snapshot:
+        self.ledger.accept(*self.ledger.after(self.delta))
+        if self.seen is not None:
+            self.seen.accept(self.seen.after(self.delta))
+        self.delta.clear()
+        return self.ledger.snapshot
+
+
+Cell = tuple[str, str, str, str]
+
+
+def plain(row: NDArray[np.int64], layout: Layout = LAYOUT) -> dict[str, Any]:
+    """A cell's row by name: every sum that is not 0, every histogram that is not empty as (buckets, sum)."""
+    named: dict[str, Any] = {name: int(row[layout.column(name)]) for name in SUMS}
+    for name, histogram in layout.histograms.items():
+        named[f"histogram {name}"] = (row[histogram.buckets].tolist(), int(row[histogram.sum]))
+    return {
+        name: value for name, value in named.items() if value and not (isinstance(value, tuple) and not any(value[0]))
+    }
+
+
+def cells_of(snapshot: Snapshot) -> dict[Cell, dict[str, Any]]:
+    """(model, provider, caller, status) -> what was counted, without regard to how cells are numbered."""
+    cells: dict[Cell, dict[str, Any]] = {}
+    for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, snapshot.values, strict=True):
+        if row.any():
+            cell = (*snapshot.groups[group], STATUSES[status])
+            assert cell not in cells
+            cells[cell] = plain(row, snapshot.layout)
+    return cells
+
+
+def samples(snapshot: Snapshot) -> Counter[Key]:
+    """The counters and histograms with their default labels, keyed as `tests.oracle` keys them."""
+    totals: Counter[Key] = Counter()
+    for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, snapshot.values, strict=True):
+        labels = snapshot.groups[group]._asdict()
+        two = {"model": labels["model"], "provider": labels["provider"]}
+
+        def sum_of(name: str, row: NDArray[np.int64] = row) -> int:
+            return int(row[Layout.column(name)])
+
+        totals[key("tokentrace_cost_total", **labels)] += sum_of("cost_nano_usd")
+        totals[key("tokentrace_spans_total", status=STATUSES[status], **two)] += sum_of("spans")
+        for kind in ("prompt", "completion"):
+            totals[key("tokentrace_tokens_total", token_type=kind, **labels)] += sum_of(f"{kind}_tokens")
+        for name in ("cached_prompt_tokens", "reasoning_tokens"):
+            totals[key(f"tokentrace_{name}_total", **labels)] += sum_of(name)
+        for source, column in zip(SOURCES, ("priced_reported", "priced_computed", "unpriced"), strict=True):
+            totals[key("tokentrace_span_pricing_total", source=source, **two)] += sum_of(column)
+        for name, histogram in snapshot.layout.histograms.items():
+            cumulative = np.cumsum(row[histogram.buckets]).tolist()
+            for bound, count in zip([*map(bound_text, histogram.bounds), "+Inf"], cumulative, strict=True):
+                totals[key(f"tokentrace_{name}_bucket", le=bound, **two)] += count
+            totals[key(f"tokentrace_{name}_count", **two)] += cumulative[-1]
+            totals[key(f"tokentrace_{name}_sum", **two)] += int(row[histogram.sum])
+    return totals
+
+
+def qualities(snapshot: Snapshot) -> dict[tuple[str, str], float]:
+    """(model, provider) -> the mean score in the quality window; absent without scores."""
+    sums: Counter[tuple[str, str]] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
+    for group, score_sum, count in zip(
+        snapshot.cell_group, snapshot.quality_sum.tolist(), snapshot.quality_count.tolist(), strict=True
+    ):
+        labels = snapshot.groups[group][:2]
+        sums[labels] += score_sum
+        counts[labels] += count
+    return {labels: sums[labels] / 1e6 / count for labels, count in counts.items() if count}

@@ -1,0 +1,309 @@
+"""The consumer at its edges: errors that arrive as messages, stale fetches, offsets that are not stable yet.
+
+The consumer here is a script. That groups work is proven on a real Kafka: tests/integration/test_group.py, tests/chaos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Message
+
+from tests.harness import Clock
+from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.kafka import source as module
+from tokentrace.kafka.source import KafkaSource, SourceSettings
+
+
+def record(partition: int, offset: int, code: int | None = None, timestamp: tuple[int, int] = (1, 5000)) -> Message:
+    """A consumed message, or an error in a message's place."""
+    error = None if code is None else KafkaError(code, "scripted")
+    value = b"%d@%d" % (partition, offset)
+    return Message(topic="spans", partition=partition, offset=offset, value=value, error=error, timestamp=timestamp)
+
+
+class Scripted:
+    """A consumer that gives what it was told to give."""
+
+    def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
+        self.config = config
+        self.batches: list[Any] = []
+        self.committed_answers: list[Any] = []
+        self.watermarks: list[Any] = []
+        self.calls: list[tuple[str, Any]] = []
+        self.metadata: Any = None
+
+    def subscribe(self, topics: list[str], **callbacks: Any) -> None:
+        self.callbacks = callbacks
+
+    def consume(self, *_: Any) -> list[Message]:
+        batch = self.batches.pop(0) if self.batches else []
+        return list(batch() if callable(batch) else batch)
+
+    def committed(self, partitions: list[Any], timeout: float) -> Any:
+        answer = self.committed_answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        for partition in partitions:
+            partition.offset = answer.get(partition.partition, -1001)
+        return partitions
+
+    def get_watermark_offsets(self, *_: Any, **__: Any) -> Any:
+        answer = self.watermarks.pop(0) if self.watermarks else (0, 100)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def list_topics(self, *_: Any, **__: Any) -> Any:
+        if isinstance(self.metadata, BaseException):
+            raise self.metadata
+        return self.metadata
+
+    def poll(self, *_: Any) -> None:
+        self.calls.append(("poll", None))
+
+    def __getattr__(self, name: str) -> Any:
+        def note(partitions: Any = None, **_: Any) -> Any:
+            found = [(each.partition, each.offset) for each in partitions] if partitions else partitions
+            self.calls.append((name, found))
+
+        return note
+
+
+class Loop:
+    """What the worker's loop is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, list[int]]] = []
+        self.refuse: set[int] = set()
+        self.failure: BaseException | None = None
+        #: Partitions that were announced, and the consumer's calls up to then.
+        self.prepared: list[tuple[list[int], list[str]]] = []
+        self.consumer: Any = None
+
+    def may_start(self, partition: int, offset: int | None) -> bool:
+        return partition not in self.refuse
+
+    def before_start(self, partitions: Sequence[int]) -> None:
+        self.prepared.append((list(partitions), [name for name, _ in self.consumer.calls] if self.consumer else []))
+
+    def on_assign(self, partitions: Sequence[int]) -> None:
+        self.told.append(("assign", list(partitions)))
+        if self.failure is not None:
+            raise self.failure
+
+    def on_revoke(self, partitions: Sequence[int]) -> None:
+        self.told.append(("revoke", list(partitions)))
+
+    def on_lost(self, partitions: Sequence[int]) -> None:
+        self.told.append(("lost", list(partitions)))
+
+
+def at(*partitions: int) -> list[Any]:
+    return [SimpleNamespace(partition=partition, offset=-1001) for partition in partitions]
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[KafkaSource, Scripted, Loop]:
+    monkeypatch.setattr(module, "Consumer", Scripted)
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+    source = KafkaSource(SourceSettings("x:1", "spans", "g", "r0"), Clock(10.0))
+    loop = Loop()
+    source.subscribe(loop)
+    return source, source._consumer, loop  # type: ignore[return-value]
+
+
+def assign(source: KafkaSource, consumer: Scripted, **offsets: int) -> None:
+    """Assign partitions p0, p1, ... that have these committed offsets."""
+    numbers = {int(name[1:]): offset for name, offset in offsets.items()}
+    consumer.committed_answers.append(numbers)
+    consumer.callbacks["on_assign"](consumer, at(*numbers))
+
+
+Parts = tuple[KafkaSource, Scripted, Loop]
+
+
+def test_it_starts_where_the_group_has_committed_and_asks_until_the_answer_is_stable(parts: Parts) -> None:
+    source, consumer, loop = parts
+    unstable = KafkaException(KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT, "unstable"))
+    consumer.committed_answers += [unstable, unstable]
+    loop.consumer = consumer
+    assign(source, consumer, p0=7, p1=3)
+    assert ("incremental_assign", [(0, 7), (1, 3)]) in consumer.calls
+    [(prepared, calls)] = loop.prepared
+    assert prepared == [0, 1]
+    assert "incremental_assign" not in calls, "what is known of a partition is read before it is"
+    assert loop.told == [("assign", [0, 1])]
+    assert source.assigned == (0, 1)
+
+
+def test_a_partition_that_was_never_committed_starts_at_the_configured_end(parts: Parts) -> None:
+    source, consumer, _ = parts
+    no_leader = KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, "none"))
+    consumer.watermarks = [no_leader, (4, 90)]
+    assign(source, consumer, p0=-1001)
+    assert ("incremental_assign", [(0, 4)]) in consumer.calls
+
+
+def test_offsets_that_are_refused_for_good_end_the_worker(parts: Parts) -> None:
+    source, consumer, _ = parts
+    consumer.committed_answers.append(KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no")))
+    consumer.callbacks["on_assign"](consumer, at(0))
+    with pytest.raises(RuntimeFailure, match="refuses this worker's offsets"):
+        source.poll(10, 0.0)
+
+
+def test_an_exception_in_a_callback_is_raised_from_poll_and_not_inside_the_library(parts: Parts) -> None:
+    source, consumer, loop = parts
+    loop.failure = ValueError("in a callback")
+    assign(source, consumer, p0=0)
+    with pytest.raises(ValueError, match="in a callback"):
+        source.poll(10, 0.0)
+    assert source.poll(10, 0.0) is None
+
+
+def test_a_partition_that_may_not_start_is_held(parts: Parts) -> None:
+    source, consumer, loop = parts
+    loop.refuse = {1}
+    assign(source, consumer, p0=5, p1=5)
+    assert ("pause", [(1, 5)]) in consumer.calls
+    assert source.refused == {1}
+    source.pause()
+    source.resume()
+    assert consumer.calls[-1] == ("resume", [(0, -1001)])
+    consumer.callbacks["on_revoke"](consumer, at(1))
+    assert source.refused == set()
+
+
+def test_messages_from_before_a_rebalance_are_not_given_again(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=5)
+    consumer.batches = [[record(0, 3), record(0, 4), record(0, 5), record(9, 1)], [record(9, 2)]]
+    batch = source.poll(10, 0.0)
+    assert batch is not None
+    assert list(batch.values) == [b"0@5"]
+    assert batch.positions == {0: 6}
+    assert source.poll(10, 0.0) is None
+
+
+def test_lag_is_the_distance_to_the_end_and_gone_when_the_partition_is(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=5)
+    consumer.batches = [[record(0, 5)], [record(0, 6, KafkaError._PARTITION_EOF)]]
+    source.poll(10, 0.0)
+    consumer.watermarks = [(0, 16)]
+    assert source.lag() == {0: (10, 5.0)}
+    source.poll(10, 0.0)
+    assert source.lag() == {0: (0, 0.0)}
+    consumer.callbacks["on_lost"](consumer, at(0))
+    assert source.lag() == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (KafkaError._FATAL, "no longer accepts this worker"),
+        (KafkaError._FENCED, "no longer accepts this worker"),
+        (KafkaError.FENCED_INSTANCE_ID, "give every worker its own worker.replica_id"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "refuses this worker"),
+    ],
+)
+def test_errors_that_are_final_end_the_worker(parts: Parts, code: int, message: str) -> None:
+    source, consumer, _ = parts
+    consumer.batches = [[record(0, 0, code)]]
+    with pytest.raises(RuntimeFailure, match=message):
+        source.poll(10, 0.0)
+
+
+@pytest.mark.parametrize("code", [KafkaError._MAX_POLL_EXCEEDED, KafkaError._TRANSPORT])
+def test_errors_that_pass_are_only_told(parts: Parts, code: int) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=0)
+    consumer.batches = [[record(0, 0, code), record(0, 0)]]
+    batch = source.poll(10, 0.0)
+    assert batch is not None
+    assert len(batch) == 1
+
+
+def test_a_position_that_retention_removed_moves_on_and_is_counted(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=5)
+    consumer.watermarks = [(12, 40)]
+    consumer.batches = [[record(0, 5, KafkaError._AUTO_OFFSET_RESET), record(8, 5, KafkaError._AUTO_OFFSET_RESET)]]
+    assert source.poll(10, 0.0) is None
+    assert source.lost_records == {0: 7}
+    assert consumer.calls[-1] == ("incremental_assign", [(0, 12)])
+
+
+def test_a_rewind_reads_again_from_what_is_committed(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=5)
+    consumer.batches = [[record(0, 5)]]
+    source.poll(10, 0.0)
+    consumer.committed_answers = [{0: 2}]
+    source.rewind()
+    assert consumer.calls[-2:] == [("incremental_unassign", [(0, -1001)]), ("incremental_assign", [(0, 2)])]
+
+
+def test_a_pause_holds_over_a_rebalance(parts: Parts) -> None:
+    source, consumer, _ = parts
+    source.pause()
+    assign(source, consumer, p3=1)
+    assert consumer.calls[-1] == ("pause", [(3, 1)])
+
+
+def test_refused_credentials_are_told_with_what_to_check(parts: Parts) -> None:
+    source, consumer, _ = parts
+    consumer.config["error_cb"](KafkaError(KafkaError._AUTHENTICATION, "bad password"))
+    with pytest.raises(UsageError, match=r"sasl\.password"):
+        source.poll(10, 0.0)
+
+
+def test_all_brokers_down_is_remembered_until_a_message_comes(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=0)
+    consumer.config["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN, "down"))
+    assert source.unreachable == "No Kafka broker answers at x:1."
+    consumer.batches = [[record(0, 0)]]
+    source.poll(10, 0.0)
+    assert source.unreachable == ""
+
+
+def topics(code: int | None) -> Any:
+    error = None if code is None else KafkaError(code, "scripted")
+    return SimpleNamespace(topics={"spans": SimpleNamespace(error=error, partitions={0: None})})
+
+
+def test_connecting_waits_longer_each_time_and_stops_when_told(parts: Parts) -> None:
+    source, consumer, _ = parts
+    waits: list[float] = []
+    consumer.metadata = KafkaException(KafkaError(KafkaError._TRANSPORT, "down"))
+    assert source.connect(lambda: len(waits) == 6, waits.append) is False
+    assert waits == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
+    consumer.metadata = topics(KafkaError.UNKNOWN_TOPIC_OR_PART)
+    assert source.connect(lambda: len(waits) == 7, waits.append) is False
+    assert "Topic 'spans' does not exist" in source.unreachable
+    consumer.metadata = topics(None)
+    assert source.connect(lambda: False, waits.append) is True
+    assert source.unreachable == ""
+
+
+def test_a_topic_that_this_user_may_not_read_is_told(parts: Parts) -> None:
+    source, consumer, _ = parts
+    consumer.metadata = topics(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(UsageError, match="refuses access to topic 'spans'"):
+        source.connect(lambda: False)
+
+
+def test_a_record_without_a_timestamp_is_as_old_as_now(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=0)
+    consumer.batches = [[record(0, 0, timestamp=(0, 0))]]
+    batch = source.poll(10, 0.0)
+    assert batch is not None
+    assert batch.envelope(0).timestamp_ms is None
+    consumer.watermarks = [(0, 2)]
+    assert source.lag()[0].seconds == 0.0

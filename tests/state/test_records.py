@@ -1,0 +1,136 @@
+"""The records of the state: what goes in comes out, by name, and what cannot be read is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+
+import fastavro
+import numpy as np
+import pytest
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from tests.harness import LAYOUT, Rig
+from tests.services import ROOT
+from tests.spanfactory import message, random_span
+from tokentrace.errors import RuntimeFailure
+from tokentrace.model.measures import SUMS, Layout
+from tokentrace.model.snapshot import Group
+from tokentrace.state import StateCodec, Stored, cell_key, replica_key
+from tokentrace.state.records import ROLLUP_BYTES, Progress, decode_record, parse_key
+from tokentrace.state.restore import counted_up_to, partition_of
+
+
+@pytest.fixture
+def rig() -> Rig:
+    rig = Rig()
+    rng = random.Random(3)
+    rig.count([message(random_span(rng)) for _ in range(500)] + [b"junk"])
+    return rig
+
+
+@pytest.mark.parametrize("name", ["x", "ünï-cödé", 'quo"te', ""])
+def test_keys_come_back(name: str) -> None:
+    assert parse_key(replica_key(name)) == (name, None)
+    assert parse_key(cell_key("r", Group(name, "p", name), 2)) == ("r", (Group(name, "p", name), 2))
+
+
+@pytest.mark.parametrize(
+    "key", [None, b"", b"no json", b"{}", b"[1]", b'["a","b"]', b'["r","m","p","c","fine"]', b"\xff"]
+)
+def test_other_keys_are_none_of_ours(key: bytes | None) -> None:
+    assert parse_key(key) is None
+
+
+def test_totals_come_back(rig: Rig) -> None:
+    rig.commit()
+    totals = rig.ledger.totals
+    codec = StateCodec(LAYOUT)
+    cells = [codec.cell(value) for value in codec.cells(totals.values, totals.created_s)]
+    rows = np.array([row for row, _ in cells], np.int64)
+    created_s = np.array([created for _, created in cells])
+    value = codec.replica("r0", "spans", totals)
+    again = codec.totals(value, rows, created_s, totals.changed_s, "spans")
+    assert (again.values == totals.values).all()
+    assert again.created_s == pytest.approx(totals.created_s)
+    assert again.rejected == totals.rejected
+    assert sum(totals.rejected.values()) >= 1
+    assert (dict(again.partitions), dict(again.positions)) == (dict(totals.partitions), dict(totals.positions))
+    assert codec.totals(value, rows, created_s, totals.changed_s, "another topic").positions == {}
+    assert codec.positions(value, "spans") == {0: 501}
+
+
+PROGRESS = Progress(12, {3: 1_790_000_000_000_000, 0: 1_790_000_000_000_001}, 7)
+
+
+def test_a_commit_tells_how_far_event_time_has_come_once_and_after_its_rows() -> None:
+    codec = StateCodec(LAYOUT)
+    rows = ROLLUP_BYTES // 75
+    minutes, cells = np.arange(rows), [(Group("m", "p", "c"), 0)] * rows
+    values = np.ones((rows, LAYOUT.width), np.int64)
+    records = [decode_record(value) for value in codec.rollups("r", 5.0, minutes, cells, values, PROGRESS)]
+    assert sum(len(record["rows"]) for record in records) == rows
+    assert [record["clamped"] for record in records] == [0, 7]
+    assert [record["source_partitions"] for record in records] == [12, 12]
+    reached = [{each["partition"]: each["event_time"] for each in record["reached"]} for record in records]
+    assert reached == [{}, PROGRESS.reached_us]
+    alone = list(codec.rollups("r", 5.0, minutes[:0], [], values[:0], PROGRESS))
+    assert [(record["rows"], record["clamped"]) for record in map(decode_record, alone)] == [([], 7)]
+    assert list(codec.rollups("r", 5.0, minutes[:0], [], values[:0], Progress(12))) == []
+
+
+def test_rollups_add_up_to_the_changes_and_come_back_by_name(rig: Rig) -> None:
+    changes = rig.delta.changes()
+    rows = rig.delta.by_minute()
+    groups = rig.groups
+    cells = [(groups.groups[groups.cell_group[cell]], int(groups.cell_status[cell])) for cell in rows.cells]
+    codec = StateCodec(LAYOUT)
+    records = [decode_record(value) for value in codec.rollups("r0", 5.0, rows.minutes, cells, rows.values, PROGRESS)]
+    assert {record["replica"] for record in records} == {"r0"}
+    total = np.zeros(LAYOUT.width, np.int64)
+    for record in records:
+        minutes, found, values = codec.rollup_rows(record)
+        assert len(minutes) == len(found) == len(values)
+        total += values.sum(axis=0)
+        for row, each in zip(record["rows"], values, strict=True):
+            assert {name: row["counts"][name] for name in SUMS} == dict(zip(SUMS, each.tolist(), strict=False))
+    assert (total == changes.values.sum(axis=0)).all()
+
+
+def test_records_can_be_read_with_the_schema_files_alone(rig: Rig) -> None:
+    """As a warehouse would: by fastavro, with the file whose fingerprint the value names."""
+    rig.commit()
+    totals = rig.ledger.totals
+    value = next(iter(StateCodec(LAYOUT).cells(totals.values, totals.created_s)))
+    schema = json.loads((ROOT / "schemas" / "state-cell.avsc").read_text())
+    header = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+    assert value[:10] == header
+    record = fastavro.schemaless_reader(io.BytesIO(value[10:]), fastavro.parse_schema(schema), None)
+    assert record["counts"]["spans"] == totals.values[0, 0]
+
+
+def test_other_buckets_are_refused(rig: Rig) -> None:
+    rig.commit()
+    totals = rig.ledger.totals
+    value = StateCodec(LAYOUT).replica("r0", "spans", totals)
+    other = StateCodec(Layout.build({"ttft_ms": (1.0, 2.0)}))
+    with pytest.raises(RuntimeFailure, match=r"other buckets \(ttft_ms\)"):
+        other.totals(value, totals.values, totals.created_s, totals.changed_s, "spans")
+
+
+def test_what_a_newer_version_wrote_is_refused() -> None:
+    with pytest.raises(RuntimeFailure, match="newer version"):
+        decode_record(b"\xc3\x01" + bytes(8) + b"x")
+
+
+def test_replicas_are_spread_over_the_partitions_and_stay_there() -> None:
+    found = [partition_of(f"tokentrace-{index}", 12) for index in range(200)]
+    assert set(found) == set(range(12))
+    assert found == [partition_of(f"tokentrace-{index}", 12) for index in range(200)]
+
+
+def test_the_highest_offset_of_any_replica_counts(rig: Rig) -> None:
+    rig.commit()
+    value = StateCodec(LAYOUT).replica("r0", "spans", rig.ledger.totals)
+    assert counted_up_to(StateCodec(LAYOUT), [Stored(value), Stored(None)], "spans") == {0: 501}

@@ -1,0 +1,173 @@
+"""The engine: one batch of raw messages becomes an addition to the delta. No Kafka and no HTTP.
+
+frame -> decode -> validate -> (seen) -> index -> price -> aggregate, each stage over whole arrays. A batch is
+counted whole or not at all: when a writer schema cannot be had right now, `SchemaUnavailable` leaves the delta
+as it was and the caller offers the same batch again later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.aggregate.dedup import SeenSpans
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.sums import aggregate
+from tokentrace.aggregate.validate import judge, mend
+from tokentrace.decode import SpanDecoder
+from tokentrace.model import reasons
+from tokentrace.model.measures import Layout
+from tokentrace.model.messages import DeadLetter, RawBatch, Reject
+from tokentrace.model.spans import SpanBatch
+from tokentrace.pricing import Priced, Pricer
+
+MINUTE_US: Final = 60_000_000
+#: How far a span may end after its message was published: clocks differ.
+AHEAD_US: Final = 60_000_000
+#: 2020-01-01: a time before it is in another unit, or of a clock that was never set.
+EARLIEST_US: Final = 1_577_836_800_000_000
+
+
+class StageTimer:
+    """Adds the time since the last mark to a stage's account."""
+
+    def __init__(self, seconds: dict[str, float], timer: Callable[[], float] = time.perf_counter) -> None:
+        self._seconds = seconds
+        self._timer = timer
+        self._last = timer()
+
+    def start(self) -> None:
+        self._last = self._timer()
+
+    def mark(self, stage: str) -> None:
+        now = self._timer()
+        self._seconds[stage] += now - self._last
+        self._last = now
+
+
+class Engine:
+    """Counts batches into a delta."""
+
+    def __init__(
+        self,
+        decoder: SpanDecoder,
+        groups: GroupIndex,
+        pricer: Pricer,
+        layout: Layout,
+        timer: StageTimer,
+        clock: Callable[[], float] = time.time,
+        seen: SeenSpans | None = None,
+    ) -> None:
+        """seen: the spans that are not to be counted again; None where every span is counted."""
+        self._seen = seen
+        self._decoder = decoder
+        self._groups = groups
+        self._pricer = pricer
+        self._layout = layout
+        self._timer = timer
+        self._clock = clock
+
+    def count(self, batch: RawBatch, delta: Delta) -> None:
+        """Count every message of the batch into `delta`: as a span, or as a reject with its dead letter.
+
+        Raises SchemaUnavailable, with `delta` unchanged, when a writer schema cannot be fetched now.
+        """
+        timer = self._timer
+        timer.start()
+        decoded = self._decoder.decode(batch.values)
+        timer.mark("decode")
+        spans, rejected = judge(decoded.spans)
+        if self._seen is not None:
+            timer.mark("validate")
+            # After the judgement: a span that was rejected may be sent again, mended. Before parts are counted.
+            fresh = self._seen.fresh(spans, batch, delta)
+            if not fresh.all():
+                _tally(delta.duplicates, batch.partitions[spans.row[~fresh]])
+                spans = spans.take(np.flatnonzero(fresh))
+            timer.mark("deduplicate")
+        spans, parts = mend(spans)
+        timer.mark("validate")
+        group = self._groups.lookup(spans)
+        cell = self._groups.cells(group, spans.status)
+        timer.mark("index")
+        priced = self._pricer.price(spans, group, self._groups.groups)
+        timer.mark("price")
+        if len(spans):
+            times_us, clamped = event_times(spans, batch, self._clock())
+            delta.clamped += clamped
+            self._add(times_us // MINUTE_US, spans, cell, priced, delta)
+            _reach(batch.partitions[spans.row], times_us, delta)
+        # Dead letters keep the order of the log.
+        rejects = sorted([*decoded.rejects, *rejected], key=lambda reject: reject.row)
+        delta.reasons.update(Counter(reject.reason for reject in rejects))
+        delta.reasons.update(parts)
+        delta.dead_letters.extend(_dead_letters(batch, rejects))
+        _tally(delta.polled, batch.partitions)
+        _tally(delta.counted, batch.partitions[spans.row])
+        _tally(delta.rejected, batch.partitions[[reject.row for reject in rejects]] if rejects else [])
+        delta.positions.update(batch.positions)
+        timer.mark("aggregate")
+
+    def _add(
+        self, minute: NDArray[np.int64], spans: SpanBatch, cell: NDArray[np.int64], priced: Priced, delta: Delta
+    ) -> None:
+        """Aggregate by event minute and cell together, then hand each minute's part to the delta."""
+        first = int(minute.min())
+        cells = int(cell.max()) + 1
+        sums = aggregate(spans, (minute - first) * cells + cell, priced, self._layout)
+        bounds = np.flatnonzero(np.diff(sums.keys // cells)) + 1
+        for part, values in zip(np.split(sums.keys, bounds), np.split(sums.values, bounds), strict=True):
+            delta.add(first + int(part[0]) // cells, part % cells, values)
+
+
+def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArray[np.int64], int]:
+    """(int64[m], when each span ended, microseconds of Unix time; how many of them were clamped).
+
+    A span without an end counts when it started. What the span says is not believed where it says nothing, lies
+    before EARLIEST_US, or lies more than AHEAD_US after the message was published: it is clamped to that moment.
+    """
+    ended, started = spans.ended_at_us, spans.started_at_us
+    times_us = np.where(ended.present & (ended.values > 0), ended.values, started.values)
+    now_us = int(now_s * 1e6)
+    # A message's own timestamp costs a call. Those of a partition ascend, but for the skew of producers' clocks, so
+    # only spans that are far ahead of its first one need to be compared with their own.
+    first_us = np.zeros(max(batch.times_ms, default=0) + 1, np.int64)
+    for partition, (first_ms, _) in batch.times_ms.items():
+        first_us[partition] = min(first_ms * 1000, now_us)
+    limit_us = first_us[batch.partitions[spans.row]] + AHEAD_US
+    suspects = np.flatnonzero((times_us > limit_us) | (times_us < EARLIEST_US))
+    if not len(suspects):
+        return times_us, 0
+    published_us = np.minimum(batch.timestamps_ms(spans.row[suspects]) * 1000, now_us)
+    claimed_us = times_us[suspects]
+    wrong = (claimed_us > published_us + AHEAD_US) | (claimed_us < EARLIEST_US)
+    times_us[suspects[wrong]] = published_us[wrong]
+    return times_us, int(wrong.sum())
+
+
+def _reach(partitions: NDArray[np.int32], times_us: NDArray[np.int64], delta: Delta) -> None:
+    latest_us = np.zeros(int(partitions.max()) + 1, np.int64)
+    np.maximum.at(latest_us, partitions, times_us)
+    for partition in np.flatnonzero(latest_us).tolist():
+        delta.reach(partition, int(latest_us[partition]))
+
+
+def _dead_letters(batch: RawBatch, rejects: Sequence[Reject]) -> list[DeadLetter]:
+    """A tombstone carries nothing that could be looked at again, so it is counted and not kept."""
+    return [
+        DeadLetter(batch.envelope(reject.row), reject.reason, reject.error)
+        for reject in rejects
+        if reject.reason != reasons.TOMBSTONE
+    ]
+
+
+def _tally(counter: Counter[int], partitions: NDArray[np.int32] | Sequence[int]) -> None:
+    counts = np.bincount(partitions) if len(partitions) else np.zeros(0, np.int64)
+    for partition in np.flatnonzero(counts):
+        counter[int(partition)] += int(counts[partition])

@@ -1,0 +1,194 @@
+"""Validate: what a span must be to be counted. All spans of a batch at once.
+
+A whole reason takes a span out; a part reason takes out the part. Where the counts allow it, a missing prompt or
+completion count is derived from the total. The words and the bounds are those of `reasons`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.model import reasons
+from tokentrace.model.messages import Reject
+from tokentrace.model.spans import UNKNOWN_STATUS, Numbers, SpanBatch
+
+TOKEN_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens", "reasoning_tokens")
+DURATION_FIELDS = ("latency_ms", "ttft_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """spans: those to count, absent numbers 0. rejects: the others. parts: part reason -> spans it was found in."""
+
+    spans: SpanBatch
+    rejects: list[Reject]
+    parts: dict[str, int]
+
+
+def validate(spans: SpanBatch) -> Validated:
+    """Judge every span, and mend those that are left; arrays of `spans` are never written to."""
+    spans, rejects = judge(spans)
+    spans, parts = mend(spans)
+    return Validated(spans, rejects, parts)
+
+
+def judge(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
+    """(the spans that can be counted, the others)."""
+    reason = np.zeros(len(spans), np.uint8)
+    for code, (_, test) in enumerate(_CHECKS, start=1):
+        bad = test(spans)
+        if bad.any():
+            reason[bad & (reason == 0)] = code
+    rejects = []
+    if reason.any():
+        rejects = [_reject(spans, int(index), _CHECKS[reason[index] - 1][0]) for index in np.flatnonzero(reason)]
+        spans = spans.take(np.flatnonzero(reason == 0))
+    return spans, rejects
+
+
+def mend(spans: SpanBatch) -> tuple[SpanBatch, dict[str, int]]:
+    """(the spans without parts that cannot be believed and with what can be derived, part reason -> spans)."""
+    parts: dict[str, int] = {}
+    spans = _split_totals(spans, parts)
+    spans = _drop_excess(spans, "cached_prompt_tokens", "prompt_tokens", "cached_tokens_invalid", parts)
+    spans = _drop_excess(spans, "reasoning_tokens", "completion_tokens", "reasoning_tokens_invalid", parts)
+    score = spans.eval_score
+    # Written so that NaN, which stands for an attribute that is no number, fails.
+    bad_score = score.present & ~((score.values >= 0.0) & (score.values <= 1.0))
+    if bad_score.any():
+        spans = replace(spans, eval_score=_without(score, bad_score, "eval_score_invalid", parts))
+    return spans, parts
+
+
+def _split_totals(spans: SpanBatch, parts: dict[str, int]) -> SpanBatch:
+    """Derive a missing prompt or completion count from the total and the other."""
+    prompt, completion, total = spans.prompt_tokens, spans.completion_tokens, spans.total_tokens
+    lacking = total.present & ~(prompt.present & completion.present)
+    if not lacking.any():
+        return spans
+    unsplit = lacking & ~prompt.present & ~completion.present
+    if unsplit.any():
+        parts["total_tokens_unsplit"] = int(unsplit.sum())
+    rest = total.values - prompt.values - completion.values
+    usable = lacking & ~unsplit & (rest >= 0)
+
+    def filled(column: Numbers) -> Numbers:
+        fill = usable & ~column.present
+        return Numbers(np.where(fill, rest, column.values), column.present | fill)
+
+    return replace(spans, prompt_tokens=filled(prompt), completion_tokens=filled(completion))
+
+
+def _drop_excess(spans: SpanBatch, part: str, whole: str, reason: str, parts: dict[str, int]) -> SpanBatch:
+    """A part that is larger than its whole cannot be believed."""
+    column: Numbers = getattr(spans, part)
+    excess = column.present & (column.values > getattr(spans, whole).values)
+    if not excess.any():
+        return spans
+    changes: dict[str, Any] = {part: _without(column, excess, reason, parts)}
+    return replace(spans, **changes)
+
+
+def _without(column: Numbers, bad: NDArray[np.bool_], reason: str, parts: dict[str, int]) -> Numbers:
+    parts[reason] = int(bad.sum())
+    return Numbers(np.where(bad, 0, column.values), column.present & ~bad)
+
+
+# -- whole-span checks, in the order of reasons.WHOLE ------------------------------------------------------------------
+
+Check = Callable[[SpanBatch], NDArray[np.bool_]]
+
+
+def _unknown_status(spans: SpanBatch) -> NDArray[np.bool_]:
+    return np.equal(spans.status, UNKNOWN_STATUS)
+
+
+def _model_missing(spans: SpanBatch) -> NDArray[np.bool_]:
+    return np.equal(spans.model.length, 0)
+
+
+def _label_too_long(spans: SpanBatch) -> NDArray[np.bool_]:
+    longest = np.maximum(np.maximum(spans.model.length, spans.provider.length), spans.caller.length)
+    return longest > reasons.MAX_LABEL_BYTES
+
+
+def _no_token_count(spans: SpanBatch) -> NDArray[np.bool_]:
+    return ~(spans.prompt_tokens.present | spans.completion_tokens.present | spans.total_tokens.present)
+
+
+def _negative_tokens(spans: SpanBatch) -> NDArray[np.bool_]:
+    return _any(spans, TOKEN_FIELDS, lambda values: values < 0)
+
+
+def _tokens_out_of_range(spans: SpanBatch) -> NDArray[np.bool_]:
+    return _any(spans, TOKEN_FIELDS, lambda values: values > reasons.MAX_TOKENS)
+
+
+def _cost_invalid(spans: SpanBatch) -> NDArray[np.bool_]:
+    return _any(spans, ("cost_usd",), _not_a_quantity)
+
+
+def _cost_out_of_range(spans: SpanBatch) -> NDArray[np.bool_]:
+    return _any(spans, ("cost_usd",), lambda values: values > reasons.MAX_COST_USD)
+
+
+def _latency_invalid(spans: SpanBatch) -> NDArray[np.bool_]:
+    return _any(spans, DURATION_FIELDS, _not_a_quantity)
+
+
+def _latency_out_of_range(spans: SpanBatch) -> NDArray[np.bool_]:
+    return _any(spans, DURATION_FIELDS, lambda values: values > reasons.MAX_LATENCY_MS)
+
+
+def _any(
+    spans: SpanBatch, fields: tuple[str, ...], test: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+) -> NDArray[np.bool_]:
+    """Absent values are 0 and pass every test."""
+    bad = test(getattr(spans, fields[0]).values)
+    for name in fields[1:]:
+        bad = bad | test(getattr(spans, name).values)
+    return bad
+
+
+def _not_a_quantity(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """NaN, infinite or negative; -0.0 is zero."""
+    return ~((values >= 0.0) & (values < np.inf))
+
+
+_CHECKS: tuple[tuple[str, Check], ...] = (
+    ("unknown_status", _unknown_status),
+    ("model_missing", _model_missing),
+    ("label_too_long", _label_too_long),
+    ("no_token_count", _no_token_count),
+    ("negative_tokens", _negative_tokens),
+    ("tokens_out_of_range", _tokens_out_of_range),
+    ("cost_invalid", _cost_invalid),
+    ("cost_out_of_range", _cost_out_of_range),
+    ("latency_invalid", _latency_invalid),
+    ("latency_out_of_range", _latency_out_of_range),
+)
+
+_FIELDS_OF: dict[str, tuple[str, ...]] = {
+    "negative_tokens": TOKEN_FIELDS,
+    "tokens_out_of_range": TOKEN_FIELDS,
+    "cost_invalid": ("cost_usd",),
+    "cost_out_of_range": ("cost_usd",),
+    "latency_invalid": DURATION_FIELDS,
+    "latency_out_of_range": DURATION_FIELDS,
+}
+
+
+def _reject(spans: SpanBatch, index: int, reason: str) -> Reject:
+    """The reject, with the values that were looked at."""
+    values = [
+        f"{name}={column.values[index].item()!r}"
+        for name in _FIELDS_OF.get(reason, ())
+        if (column := getattr(spans, name)).present[index]
+    ]
+    seen = f" ({', '.join(values)})" if values else ""
+    return Reject(int(spans.row[index]), reason, reasons.WHOLE[reason].rstrip(".") + f"{seen}.")

@@ -1,0 +1,178 @@
+"""Replay: what the rules would have fired over spans that are history, from a file or a topic.
+
+The spans go through the engine and the evaluation that workers use. All of them are known before the first minute is
+evaluated, so none is late.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import fastavro
+import numpy as np
+from confluent_kafka import Message
+from numpy.typing import NDArray
+
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.alerts.evaluation import Evaluation, Event
+from tokentrace.alerts.rules import Rule
+from tokentrace.config import Config
+from tokentrace.decode import SpanDecoder
+from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
+from tokentrace.errors import UsageError
+from tokentrace.model.measures import Layout
+from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.pricing import Pricer
+from tokentrace.state.restore import StateReader
+from tokentrace.tools.publish import MARKER
+
+BATCH: Final = 10_000
+
+
+class Replay:
+    """Collects spans, then evaluates. spans, rejected: how many; left_out: of them without a time that can be true."""
+
+    def __init__(self, config: Config, pricer: Pricer) -> None:
+        metrics = config.metrics
+        self._config = config
+        self._layout = Layout.build(
+            {name: getattr(metrics.buckets, name) for name in type(metrics.buckets).model_fields}
+        )
+        self._pricer = pricer
+        self._groups = GroupIndex(metrics.max_groups)
+        self._delta = Delta(self._layout)
+        self._rules = [Rule.of(rule) for rule in config.alerts]
+        self._evaluation = Evaluation(self._layout, self._rules)
+        self._last: int | None = None
+        self.spans = self.left_out = 0
+        self.rejected: Counter[str] = Counter()
+
+    def take(self, batches: Iterator[RawBatch], schemas: WriterSchemas) -> None:
+        """Count these messages."""
+        engine = Engine(
+            SpanDecoder(schemas, self._config.kafka.framing),
+            self._groups,
+            self._pricer,
+            self._layout,
+            StageTimer(Counter()),  # type: ignore[arg-type]
+        )
+        for batch in batches:
+            engine.count(batch, self._delta)
+            self._flush()
+
+    def _flush(self) -> None:
+        delta, groups = self._delta, self._groups
+        rows = delta.by_minute()
+        timely = rows.minutes > 0
+        self.left_out += int(rows.values[~timely, 0].sum())
+        minutes, cells = rows.minutes[timely], rows.cells[timely]
+        self.spans += sum(delta.counted.values())
+        self.rejected.update(delta.reasons)
+        if len(minutes):
+            known = groups.groups
+            numbers = [self._evaluation.number(known[group]) for group in groups.cell_group[cells].tolist()]
+            needed = self._evaluation.windows.columns.needed
+            statuses = groups.cell_status[cells].astype(np.int64)
+            self._evaluation.add(minutes, np.array(numbers, np.int64), statuses, rows.values[timely][:, needed])
+            self._last = max(self._last or 0, int(minutes.max()))
+        delta.clear()
+
+    def events(self) -> list[Event]:
+        """What would have fired and resolved, up to each rule's first evaluation after the last span."""
+        if self._last is None or not self._rules:
+            return []
+        evaluation, end = self._evaluation, self._last + 1
+        events = evaluation.advance(self._last)
+        open_rules = [rule for rule in self._rules if end % rule.interval]
+        while open_rules:
+            end = evaluation.windows.advance() + 1
+            due = [rule for rule in open_rules if end % rule.interval == 0]
+            events += evaluation.evaluate(due)
+            open_rules = [rule for rule in open_rules if rule not in due]
+        return events
+
+
+def from_file(path: Path) -> tuple[Iterator[RawBatch], WriterSchemas]:
+    """The spans of an Avro object container file. Raises UsageError where it is none."""
+    try:
+        with path.open("rb") as stream:
+            schema = fastavro.reader(stream).writer_schema
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UsageError(f"{path} is no Avro object container file of spans ({error}).") from error
+    header = MARKER + fingerprint_of(schema)
+    parsed = fastavro.parse_schema(schema)
+
+    def messages() -> Iterator[bytes]:
+        with path.open("rb") as stream:
+            records = fastavro.reader(stream)
+            try:
+                for record in records:
+                    out = io.BytesIO(header)
+                    out.seek(len(header))
+                    fastavro.schemaless_writer(out, parsed, record)
+                    yield out.getvalue()
+            except (ValueError, EOFError, IndexError) as error:
+                raise UsageError(f"{path} is damaged ({error}).") from error
+
+    def batches() -> Iterator[RawBatch]:
+        values: list[bytes] = []
+        for value in messages():
+            values.append(value)
+            if len(values) == BATCH:
+                yield _batch_of_file(values)
+                values = []
+        if values:
+            yield _batch_of_file(values)
+
+    return batches(), WriterSchemas({fingerprint_of(schema): schema})
+
+
+def _batch_of_file(values: Sequence[bytes]) -> RawBatch:
+    """Nothing is known of when they were published, so a time that cannot be true becomes 0, and is left out."""
+
+    def envelope(row: int) -> Envelope:
+        return Envelope("", 0, row, None, values[row], (), None)
+
+    def unknown(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.zeros(len(rows), np.int64)
+
+    latest_ms = 1 << 50
+    return RawBatch(values, np.zeros(len(values), np.int32), {0: 0}, envelope, {0: (latest_ms, latest_ms)}, unknown)
+
+
+def from_topic(client_config: Mapping[str, Any], topic: str, group_id: str) -> Iterator[RawBatch]:
+    """The spans of a topic, from its beginning to the end that it has now. Raises RuntimeFailure without it."""
+    reader = StateReader(client_config, topic, group_id)
+    messages: list[Message] = []
+    for message in reader.messages(list(range(reader.partitions()))):
+        messages.append(message)
+        if len(messages) == BATCH:
+            yield _batch_of_topic(messages)
+            messages = []
+    if messages:
+        yield _batch_of_topic(messages)
+
+
+def _batch_of_topic(messages: Sequence[Message]) -> RawBatch:
+    partitions = np.array([message.partition() for message in messages], np.int32)
+    times_ms = np.array([message.timestamp()[1] for message in messages], np.int64)
+    edges = {
+        int(partition): (int(times_ms[rows[0]]), int(times_ms[rows[-1]]))
+        for partition in np.unique(partitions)
+        if len(rows := np.flatnonzero(partitions == partition))
+    }
+
+    def envelope(row: int) -> Envelope:
+        message = messages[row]
+        return Envelope(
+            message.topic() or "", int(partitions[row]), message.offset() or 0, None, message.value(), (), None
+        )
+
+    positions = dict.fromkeys(edges, 0)
+    return RawBatch([m.value() for m in messages], partitions, positions, envelope, edges, lambda rows: times_ms[rows])

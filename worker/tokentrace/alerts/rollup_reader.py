@@ -1,0 +1,274 @@
+"""Reading rollups: a record becomes arrays, without an object for each number in it.
+
+Every number ends at a byte whose high bit is clear, so all of them are found at once. What could be the minute of a row
+is known by its length and its last byte; for each of these it is computed where the next row would begin, for all at
+once, and Python only follows the chain from the first. Only the columns that are needed are decoded, and names are read
+when they are met for the first time. A record that does not look as tokentrace writes it is read by fastavro instead.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import fastavro
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.decode.resolve import parse
+from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
+from tokentrace.errors import RuntimeFailure
+from tokentrace.model.measures import SUMS, Layout
+from tokentrace.model.snapshot import Group
+from tokentrace.model.spans import STATUSES
+from tokentrace.state.records import decode_record
+from tokentrace.tools.publish import MARKER
+
+log = logging.getLogger(__name__)
+
+Ints = NDArray[np.int64]
+HEADER_BYTES: Final = 10
+_LONGEST_VARINT: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Rollup:
+    """A record of r rows. minutes, groups, statuses: int64[r]. values: int64[r, columns that were asked for].
+
+    source_partitions, reached_us, clamped: see `Progress` of `state.codec`.
+    """
+
+    committed_at_us: int
+    minutes: Ints
+    groups: Ints
+    statuses: Ints
+    values: Ints
+    source_partitions: int
+    reached_us: Mapping[int, int]
+    clamped: int
+
+
+class _NotPlain(Exception):
+    """The record has to be read the slow way."""
+
+
+class RollupReader:
+    """Reads the columns that are needed of rollup records."""
+
+    def __init__(self, layout: Layout, columns: Ints, number: Callable[[Group], int]) -> None:
+        """columns: int64[c], numbers of columns of the layout. number: group -> the number to give it."""
+        schema = bundled_schema("rollup")
+        self._header = MARKER + fingerprint_of(schema)
+        assert isinstance(schema, dict)
+        # Everything but the rows, which are the last field.
+        self._head = parse({**schema, "fields": schema["fields"][:-1]})
+        self._layout = layout
+        self._bounds = {name: list(each.bounds) for name, each in layout.histograms.items()}
+        self._columns = columns
+        self._number = number
+        self._names: dict[bytes, int] = {}
+        self._told = False
+        #: Histograms in the order of a row: (first column, buckets, whether its own sum follows).
+        self._arrays = [
+            (each.first, len(each.bounds) + 1, each.sum >= each.first) for each in layout.histograms.values()
+        ]
+        self._patterns: dict[int, Ints] = {}
+
+    def read(self, value: bytes) -> Rollup:
+        """Raises RuntimeFailure for a record of another version."""
+        if value[:HEADER_BYTES] != self._header:
+            decode_record(value)  # It says what is wrong.
+            raise RuntimeFailure("A record of the rollups topic is no rollup.")
+        stream = io.BytesIO(value)
+        stream.seek(HEADER_BYTES)
+        head: Any = fastavro.schemaless_reader(stream, self._head, None)
+        try:
+            if head["bounds"] != self._bounds:
+                raise _NotPlain
+            rows = self._rows(value, stream.tell())
+        except (_NotPlain, IndexError, EOFError):
+            rows = self._slowly(value)
+        return Rollup(
+            head["committed_at"],
+            *rows,
+            head["source_partitions"],
+            {each["partition"]: each["event_time"] for each in head["reached"]},
+            head["clamped"],
+        )
+
+    def _rows(self, value: bytes, first: int) -> tuple[Ints, Ints, Ints, Ints]:
+        found = _Numbers(np.frombuffer(value, np.uint8, offset=first))
+        rows = found.rows(len(SUMS), self._arrays)
+        spans = zip((rows.names_begin + first).tolist(), (rows.names_end + first).tolist(), strict=True)
+        names = [value[begin:end] for begin, end in spans]
+        groups = list(map(self._names.get, names))
+        for row in [row for row, group in enumerate(groups) if group is None]:
+            groups[row] = self._new_group(names[row])
+        # Histograms that are written, as one number: rows of the same have their columns at the same places.
+        patterns, which = np.unique(rows.present @ (1 << np.arange(len(self._arrays))), return_inverse=True)
+        offsets = np.zeros((len(patterns), len(self._columns)), np.int64)
+        for each, pattern in zip(offsets, patterns.tolist(), strict=True):
+            each[:] = self._offsets(pattern)
+        offsets = offsets[which]
+        places = rows.sums[:, None] + offsets
+        values = found.numbered(places.ravel()).reshape(places.shape)
+        values[offsets < 0] = 0
+        return rows.minutes, np.array(groups, np.int64), rows.statuses, values
+
+    def _offsets(self, pattern: int) -> Ints:
+        """Column -> how many numbers behind the first sum it is, -1 where it is 0 and not written. pattern: bit i is
+        set where histogram i is written."""
+        found = self._patterns.get(pattern)
+        if found is None:
+            offsets = np.full(self._layout.width, -1, np.int64)
+            offsets[: len(SUMS)] = range(len(SUMS))
+            end = len(SUMS)
+            for number, (first, size, own_sum) in enumerate(self._arrays):
+                if pattern >> number & 1:
+                    offsets[first : first + size] = range(end + 1, end + 1 + size)
+                    end += size + 2
+                else:
+                    end += 1
+                if own_sum:
+                    offsets[first + size] = end
+                    end += 1
+            found = self._patterns[pattern] = offsets[self._columns]
+        return found
+
+    def _new_group(self, name: bytes) -> int:
+        """name: three strings, each behind its length."""
+        stream = io.BytesIO(name)
+        group = Group(*(fastavro.schemaless_reader(stream, "string", None) for _ in Group._fields))  # type: ignore[arg-type]
+        self._names[name] = number = self._number(group)
+        return number
+
+    def _slowly(self, value: bytes) -> tuple[Ints, Ints, Ints, Ints]:
+        record = decode_record(value)
+        rows = record["rows"]
+        values = np.zeros((len(rows), self._layout.width), np.int64)
+        other = [name for name, bounds in self._bounds.items() if record["bounds"].get(name) != bounds]
+        if other and not self._told:
+            self._told = True
+            log.warning(
+                "Some replicas count with other buckets (%s); alerts leave these out until all have the same "
+                "metrics.buckets.",
+                ", ".join(other),
+            )
+        for row, each in zip(rows, values, strict=True):
+            counts = row["counts"]
+            each[: len(SUMS)] = [counts[name] for name in SUMS]
+            for name, histogram in self._layout.histograms.items():
+                if name not in other and counts[f"{name}_buckets"]:
+                    each[histogram.buckets] = counts[f"{name}_buckets"]
+            each[self._layout.histograms["eval_score"].sum] = counts["eval_score_millionths_sum"]
+        return (
+            np.array([row["minute"] for row in rows], np.int64),
+            np.array([self._number(Group(row["model"], row["provider"], row["caller"])) for row in rows], np.int64),
+            np.array([STATUSES.index(row["status"]) for row in rows], np.int64),
+            values[:, self._columns],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """r rows. minutes, statuses: int64[r]. names_begin, names_end: int64[r], bytes. sums: int64[r], the number that is
+    the first sum. present: bool[r, histograms], whether its buckets are written."""
+
+    minutes: Ints
+    statuses: Ints
+    names_begin: Ints
+    names_end: Ints
+    sums: Ints
+    present: NDArray[np.bool_]
+
+
+class _Numbers:
+    """The numbers of an array of rows. From a place that is none anything may be computed, without an error."""
+
+    def __init__(self, data: NDArray[np.uint8]) -> None:
+        ending = data < 0x80
+        self._data = data
+        self._ends = np.flatnonzero(ending)
+        self._ended = np.cumsum(ending, dtype=np.int32)
+
+    def numbered(self, places: Ints) -> Ints:
+        """The numbers at these places, from 1 on: each begins where the one before ends."""
+        return self._decoded(self._end(places - 1) + 1, self._end(places))
+
+    def rows(self, sums: int, arrays: Sequence[tuple[int, int, bool]]) -> _Rows:
+        """All rows, of `sums` numbers and then these arrays. Raises _NotPlain unless they are one block, and all there
+        is."""
+        count = int(self._decoded(np.zeros(1, np.int64), self._ends[:1])[0]) if len(self._ends) else -1
+        if count < 0:
+            raise _NotPlain
+        starts = self._like_the_first() if count else np.zeros(0, np.int64)
+        if count > len(starts):
+            raise _NotPlain
+        rows, following = self._read(starts, sums, arrays)
+        chosen, last = self._chained(starts, following, count)
+        if last != len(self._ends) - 1 or self._data[-1]:
+            raise _NotPlain
+        return _Rows(*(each[chosen] for each in rows))
+
+    def _like_the_first(self) -> Ints:
+        """Where a row may begin: minutes of one record are as long as each other and have the same highest bits."""
+        ends = self._ends
+        alike = self._place(np.flatnonzero(self._data == self._data[ends[1]]))
+        alike = alike[alike > 0]
+        same: NDArray[np.bool_] = ends[alike] - ends[alike - 1] == ends[1] - ends[0]
+        return alike[same]
+
+    def _read(self, places: Ints, sums: int, arrays: Sequence[tuple[int, int, bool]]) -> tuple[tuple[Any, ...], Ints]:
+        """The rows that would begin at these places, and the place behind each."""
+        minutes = self.numbered(places)
+        names_begin = begin = self._end(places) + 1
+        for _ in Group._fields:
+            end = self._end(self._place(begin))
+            begin = end + 1 + self._decoded(begin, end)
+        place = self._place(begin)
+        statuses = self._decoded(begin, self._end(place))
+        following = place + 1 + sums
+        present = np.zeros((len(places), len(arrays)), np.bool_)
+        for number, (_, size, own_sum) in enumerate(arrays):
+            present[:, number] = some = self._data.take(self._end(following - 1) + 1, mode="clip") != 0
+            following = following + np.where(some, size + 2, 1) + own_sum
+        return (minutes, statuses, names_begin, begin, place + 1, present), following
+
+    @staticmethod
+    def _chained(starts: Ints, following: Ints, count: int) -> tuple[Ints, int]:
+        """Which of the starts are rows, and the place behind the last row."""
+        links = np.searchsorted(starts, following).clip(max=len(starts) - 1)
+        links[starts[links] != following] = -1
+        link = links.tolist()
+        chosen = np.zeros(count, np.int64)
+        at = 0
+        for row in range(count):
+            if at < 0:
+                raise _NotPlain
+            chosen[row] = at
+            at = link[at]
+        return chosen, int(following[chosen[-1]]) if count else 0
+
+    def _end(self, places: Ints) -> Ints:
+        return self._ends.take(places, mode="clip")
+
+    def _place(self, begins: Ints) -> Ints:
+        """Of the numbers that begin at these bytes, from 1 on: behind a string, which may look like numbers itself."""
+        return self._ended.take(begins - 1, mode="clip").astype(np.int64)
+
+    def _decoded(self, begins: Ints, ends: Ints) -> Ints:
+        """Zigzag varints: int64[n]."""
+        data = self._data
+        lengths = ends - begins
+        raw = (data.take(begins, mode="clip") & np.uint8(0x7F)).astype(np.uint64)
+        longer = np.flatnonzero(lengths > 0)
+        for place in range(1, _LONGEST_VARINT):
+            if not len(longer):
+                break
+            more = data.take(begins[longer] + place, mode="clip") & np.uint8(0x7F)
+            raw[longer] |= more.astype(np.uint64) << np.uint64(7 * place)
+            longer = longer[lengths[longer] > place]
+        return (raw >> np.uint64(1)).astype(np.int64) ^ -(raw & np.uint64(1)).astype(np.int64)

@@ -1,0 +1,132 @@
+"""The board: where all rules stand, told by any replica; and silence, asked of any replica.
+
+The evaluator tells what it knows; any other reads the journal. Silence is a record of the journal, so it is durable and
+holds whoever the evaluator is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from tokentrace.alerts.evaluation import Standing
+from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
+from tokentrace.alerts.payload import moment
+from tokentrace.alerts.rules import Rule
+from tokentrace.alerts.store import Journal, entry, standing_of
+from tokentrace.config.fields import format_duration
+from tokentrace.errors import RuntimeFailure
+
+TIMEOUT_S: Final = 15.0
+
+
+class Board:
+    """Answers for the rules of one consumer group. Its methods may block, and may be called from any thread."""
+
+    def __init__(
+        self,
+        settings: EvaluatorSettings,
+        rules: Sequence[Rule],
+        evaluator: Evaluator | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """evaluator: of this process, None where there is none."""
+        self._settings = settings
+        self._rules = {rule.name: rule for rule in rules}
+        self._evaluator = evaluator
+        self._clock = clock
+
+    def describe(self) -> dict[str, Any]:
+        """Every rule's state, as a JSON object. Raises RuntimeFailure where Kafka does not tell it."""
+        view = self._evaluator.view if self._evaluator is not None else None
+        if view is not None:
+            values = {name: each.value for name, each in view.standings.items() if each.value is not None}
+            return self._told(view.replica, view.time_s, view.standings, view.delivery_failed, view.silenced, values)
+        settings = self._settings
+        journal = Journal.read(settings.client_config, settings.alerts_topic, settings.group_id)
+        memory = journal.evaluator
+        minute = memory["minute"] if memory is not None else None
+        known = journal.rules
+        return self._told(
+            memory["replica"] if memory is not None else None,
+            0.0 if minute is None else (minute + 1) * 60.0,
+            {name: standing_of(rule, known[name]) for name, rule in self._rules.items() if name in known},
+            {name: record["delivery_failed"] for name, record in known.items()},
+            {name: record["until"] / 1e6 for name, record in journal.silences.items()},
+            memory["values"] if memory is not None else {},
+        )
+
+    def silence(self, name: str, duration_s: float) -> dict[str, Any]:
+        """Deliver nothing of a rule for a while. Raises KeyError for an unknown rule, RuntimeFailure without Kafka."""
+        rule = self._rules[name]
+        now_s = self._clock()
+        until_s = now_s + duration_s
+        key, value = entry("silence", rule.name, {"until": round(until_s * 1e6), "asked_at": round(now_s * 1e6)})
+        failures: list[str] = []
+
+        def told(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                failures.append(error.str())
+
+        producer = Producer(
+            {
+                **self._settings.client_config,
+                "enable.idempotence": True,
+                "message.timeout.ms": int(TIMEOUT_S * 1000),
+            }
+        )
+        producer.produce(self._settings.alerts_topic, key=key, value=value, partition=0, on_delivery=told)
+        if producer.flush(TIMEOUT_S + 1.0) or failures:
+            raise RuntimeFailure(f"Kafka did not take the silence ({', '.join(failures) or 'no answer'}); try again.")
+        return {"alert": name, "silenced_until": moment(until_s)}
+
+    def _told(
+        self,
+        replica: str | None,
+        time_s: float,
+        standings: Mapping[str, Standing],
+        delivery_failed: Mapping[str, int],
+        silenced: Mapping[str, float],
+        values: Mapping[str, float],
+    ) -> dict[str, Any]:
+        return {
+            "evaluator": replica,
+            "evaluated_until": moment(time_s) if time_s else None,
+            "alerts": [
+                {
+                    **_rule(rule),
+                    **_standing(rule, standings.get(name, Standing())),
+                    "value": values.get(name),
+                    "delivery_failed": delivery_failed.get(name, 0),
+                    "silenced_until": (moment(silenced[name]) if silenced.get(name, 0.0) > self._clock() else None),
+                }
+                for name, rule in self._rules.items()
+            ],
+        }
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    return {
+        "name": rule.name,
+        "severity": rule.severity,
+        "metric": rule.metric,
+        "op": rule.op,
+        "threshold": rule.threshold,
+        "window": format_duration(rule.window * 60.0),
+    }
+
+
+def _standing(rule: Rule, standing: Standing) -> dict[str, Any]:
+    return {
+        "state": "firing" if standing.firing else "ok",
+        "firings": standing.firings,
+        "last_fired_at": moment(standing.fired_at_s) if standing.fired_at_s else None,
+        "instances": [
+            {"group": dict(zip(rule.selection.group_by, labels, strict=True)), "fired_at": moment(each.fired_at_s)}
+            for labels, each in standing.instances.items()
+            if each.firing
+        ],
+    }

@@ -1,0 +1,138 @@
+"""Journal: the alerts topic. What fired, what became of its delivery, and the evaluator's memory.
+
+One compacted partition. The evaluator's records are written in transactions with its position in the rollups, so what a
+new owner reads is either before an evaluation or after it. Silences are written by whichever replica is asked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tokentrace.alerts.evaluation import Instance, Standing
+from tokentrace.alerts.rules import Rule
+from tokentrace.state.records import decode_record, encode_record
+from tokentrace.state.restore import StateReader
+
+#: Alerts that were recorded longer ago than this are removed by the next evaluator that takes over.
+KEPT_US: Final = 30 * 24 * 3600 * 1_000_000
+_SCHEMAS: Final = {
+    "alert": "alert",
+    "delivery": "alert-delivery",
+    "rule": "alert-rule",
+    "evaluator": "alert-evaluator",
+    "silence": "alert-silence",
+}
+
+Entry = tuple[bytes, bytes | None]
+
+
+def entry(kind: str, name: str | None, record: Mapping[str, Any] | None) -> Entry:
+    """Key and value of a record of the journal; None removes it."""
+    key = json.dumps([kind] if name is None else [kind, name], separators=(",", ":"), ensure_ascii=False).encode()
+    return key, None if record is None else encode_record(_SCHEMAS[kind], record)
+
+
+def parse_key(key: bytes | None) -> tuple[str, str] | None:
+    """(kind, name), None for a key that is not of this topic."""
+    try:
+        parts = json.loads(key or b"")
+    except ValueError:
+        return None
+    if not isinstance(parts, list) or not 1 <= len(parts) <= 2 or not all(isinstance(part, str) for part in parts):
+        return None
+    return (parts[0], parts[1] if len(parts) == 2 else "") if parts[0] in _SCHEMAS else None
+
+
+@dataclass(slots=True)
+class Journal:
+    """What the topic holds. Records by name, as their schemas have them. end: the offset behind the last of them."""
+
+    evaluator: Mapping[str, Any] | None = None
+    rules: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    silences: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    alerts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    deliveries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    end: int = 0
+
+    @classmethod
+    def read(cls, client_config: Mapping[str, Any], topic: str, group_id: str) -> Journal:
+        """As it is committed now. Raises RuntimeFailure where it cannot be read."""
+        journal = cls()
+        for message in StateReader(client_config, topic, group_id).messages([0]):
+            journal.take(message.key(), message.value())
+            journal.end = (message.offset() or 0) + 1
+        return journal
+
+    def take(self, key: bytes | None, value: bytes | None) -> None:
+        """One record of the topic, in its order."""
+        parsed = parse_key(key)
+        if parsed is None:
+            return
+        kind, name = parsed
+        record = None if value is None else decode_record(value)
+        if kind == "evaluator":
+            self.evaluator = record
+            return
+        kept = {
+            "alert": self.alerts,
+            "delivery": self.deliveries,
+            "rule": self.rules,
+            "silence": self.silences,
+        }[kind]
+        if record is None:
+            kept.pop(name, None)
+        else:
+            kept[name] = record
+
+    def pending(self) -> list[Mapping[str, Any]]:
+        """Alerts that are still to be delivered, in the order in which they were found."""
+        return [
+            alert
+            for id_, alert in self.alerts.items()
+            if alert["delivery"] != "kafka" and not alert["silenced"] and id_ not in self.deliveries
+        ]
+
+    def outdated(self, now_us: int, rules: Mapping[str, Rule]) -> list[Entry]:
+        """What can be removed: old alerts with their deliveries, and the memory of rules that are no more."""
+        entries = []
+        for id_, alert in self.alerts.items():
+            if alert["recorded_at"] < now_us - KEPT_US:
+                entries += [entry("alert", id_, None), entry("delivery", id_, None)]
+        entries += [entry("delivery", id_, None) for id_ in self.deliveries.keys() - self.alerts.keys()]
+        entries += [entry("rule", name, None) for name in self.rules.keys() - rules.keys()]
+        entries += [
+            entry("silence", name, None)
+            for name, silence in self.silences.items()
+            if name not in rules or silence["until"] < now_us - KEPT_US
+        ]
+        return entries
+
+
+def rule_record(rule: Rule, standing: Standing, delivery_failed: int) -> dict[str, Any]:
+    """Where a rule stands, as it is remembered."""
+    return {
+        "rule_id": rule.rule_id,
+        "subject": rule.subject,
+        "firings": standing.firings,
+        "fired_at": standing.fired_at_s * 1_000_000,
+        "delivery_failed": delivery_failed,
+        "instances": [
+            {"labels": list(labels), "firing": each.firing, "fired_at": each.fired_at_s * 1_000_000}
+            for labels, each in standing.instances.items()
+        ],
+    }
+
+
+def standing_of(rule: Rule, record: Mapping[str, Any]) -> Standing:
+    """Where a rule stood. Of a rule that is about something else now, only the counts are kept."""
+    instances = record["instances"] if record["subject"] == rule.subject else []
+    return Standing(
+        firings=record["firings"],
+        fired_at_s=record["fired_at"] // 1_000_000,
+        instances={
+            tuple(each["labels"]): Instance(each["firing"], each["fired_at"] // 1_000_000) for each in instances
+        },
+    )

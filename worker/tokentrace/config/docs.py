@@ -1,0 +1,65 @@
+"""What is generated from the models: the JSON Schema for editors, and the table in `docs/configuration.md`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from tokentrace.config.models import Config
+
+
+def json_schema() -> str:
+    """The JSON Schema of tokentrace.yml, as text with a final line feed."""
+    schema = Config.model_json_schema(mode="validation")
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tokentrace.yml"}
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def markdown_table() -> str:
+    """Every key with its default and meaning, as Markdown."""
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    rows += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in _keys(Config, "")]
+    return "\n".join(rows) + "\n"
+
+
+def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{name}"
+        inner, suffix = _section(field.annotation)
+        if inner is not None:
+            yield from _keys(inner, f"{key}{suffix}.")
+            continue
+        yield key, _default(model, name), (field.description or "").replace("|", "\\|")
+
+
+def _section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    """The model that a key holds, and how its entries are named: `[]` of a list, `.<name>` of a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, ""
+    arguments = get_args(annotation)
+    for each in arguments:
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            if Ellipsis in arguments:
+                return each, "[]"
+            return each, ".<name>" if str in arguments else ""
+    return None, ""
+
+
+def _default(model: type[BaseModel], name: str) -> str:
+    field = model.model_fields[name]
+    if field.default_factory is not None:
+        return "host name"
+    if field.is_required():
+        return "required"
+    if field.default is None or field.default == "":
+        return "unset"
+    value = field.default
+    for metadata in field.metadata:
+        if hasattr(metadata, "func") and type(metadata).__name__ == "PlainSerializer":
+            value = metadata.func(value)
+    if isinstance(value, tuple):
+        value = ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value) or "none"
+    return f"`{str(value).lower() if isinstance(value, bool) else value or 'none'}`"

@@ -1,0 +1,138 @@
+"""The reference decoder: fastavro, one message at a time, into the columns of a batch.
+
+Slow and certain. It serves schemas that have no column form and messages that leave the columnar decoder's fast path,
+and it is what every differential test compares with. Any bytes give a row or a reject, never an exception.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import fastavro
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.decode.datum_check import Malformed, branch_at, walk
+from tokentrace.decode.resolve import Resolution, Type, accepted_kinds, parse, resolve, timestamp_scale, wanted_kinds
+from tokentrace.model import reasons
+from tokentrace.model.messages import Reject
+from tokentrace.model.spans import STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
+
+LABEL_FIELDS = ("model", "provider", "caller")
+
+_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+
+
+class ReferenceDecoder:
+    """Decodes the messages of one writer schema."""
+
+    def __init__(self, schema: Any, resolution: Resolution | None = None) -> None:
+        """schema: parsed JSON; resolution: its own, where it is at hand. Raises SchemaError("schema_unusable")."""
+        resolution = resolution or resolve(schema)
+        self._schema = parse(schema)
+        self._root = resolution.root
+        self._feeds = [
+            (index, name, resolution.feeds[name], type_)
+            for index, (name, type_) in enumerate(resolution.root.fields)
+            if name in resolution.feeds
+        ]
+
+    def decode_into(
+        self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
+    ) -> list[Reject]:
+        """Decode messages into `columns` at `rows`, over whatever is there.
+
+        rows: int64[k]. start, end: int64[k], each datum's bounds in columns.buffer.
+        A message that is wrong in several ways is rejected for the first of malformed, type_mismatch, invalid_utf8.
+        A rejected row leaves its columns in any state.
+        """
+        rejects = []
+        for row, first, last in zip(rows.tolist(), start.tolist(), end.tolist(), strict=True):
+            reject = self._decode_one(columns, row, columns.buffer[first:last].tobytes())
+            if reject is not None:
+                rejects.append(reject)
+        return rejects
+
+    def _decode_one(self, columns: SpanColumns, row: int, data: bytes) -> Reject | None:
+        try:
+            starts = walk(self._root, data)
+        except Malformed as error:
+            return _malformed(row, str(error))
+        values = []
+        for index, name, column, type_ in self._feeds:
+            branch = branch_at(type_, data, starts[index])
+            if column != "attributes" and branch.kind != "null" and branch.kind not in accepted_kinds(column):
+                why = f"Field {name!r} holds a value of type {branch.kind}; {column} takes {wanted_kinds(column)}."
+                return Reject(row, "type_mismatch", why)
+            values.append((name, column, branch))
+        try:
+            # Undecodable bytes survive as surrogates: whether they matter depends on the field.
+            record: Any = fastavro.schemaless_reader(
+                io.BytesIO(data), self._schema, None, handle_unicode_errors="surrogateescape"
+            )
+        except Exception as error:
+            # Its exceptions are no closed set; whatever it cannot read is the message's fault.
+            return _malformed(row, f"{type(error).__name__}: {error}"[:200])
+        for name, column, branch in values:
+            if not _store(columns, row, column, branch, record[name]):
+                return Reject(row, "invalid_utf8", f"Field {name!r} is not valid UTF-8.")
+        return None
+
+
+def _malformed(row: int, why: str) -> Reject:
+    return Reject(row, "malformed", f"{reasons.WHOLE['malformed'].rstrip('.')}: {why}.")
+
+
+def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any) -> bool:
+    """Put a value into its column; false for a label that is no UTF-8."""
+    if column in STRING_FIELDS:
+        data = _bytes(value)
+        if column in LABEL_FIELDS and not _is_utf8(data):
+            return False
+        strings = getattr(columns, column)
+        strings.offset[row] = strings.length[row] = 0
+        if data:
+            columns.put_string(strings, row, data)
+        return True
+    if column == "status":
+        columns.status[row] = 0 if value is None else _status_code(_bytes(value))
+        return True
+    if column == "attributes":
+        column, value = "eval_score", _score(value) if branch.kind == "map" else None
+    elif column.endswith("_at_us") and value is not None:
+        multiply, divide = timestamp_scale(branch)
+        value = min(max(value * multiply // divide, _INT64_MIN), _INT64_MAX)
+    numbers = getattr(columns, column)
+    numbers.values[row] = 0 if value is None else value
+    numbers.present[row] = value is not None
+    return True
+
+
+def _bytes(value: str | bytes | None) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    return value or b""
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _status_code(symbol: bytes) -> int:
+    text = symbol.decode("utf-8", "replace")
+    return STATUSES.index(text) if text in STATUSES else UNKNOWN_STATUS
+
+
+def _score(attributes: dict[str, Any]) -> float | None:
+    """The attribute's number; NaN where it is there but is no number."""
+    value = attributes.get("eval.score")
+    if value is None:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number else math.nan

@@ -1,0 +1,68 @@
+"""Schema files: `.avsc` folders, their fingerprints, and the schemas that ship with tokentrace."""
+
+from __future__ import annotations
+
+import copy
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import fastavro
+from fastavro.schema import SchemaParseException, UnknownType, fingerprint, to_parsing_canonical_form
+
+from tokentrace.errors import ConfigError
+
+_PACKAGE = Path(__file__).parent.parent.parent
+
+
+def bundled_schema(name: str) -> Any:
+    """A schema that ships with tokentrace, as parsed JSON of the caller's own: `span` is `schemas/span.avsc`."""
+    return copy.deepcopy(_bundled(name))
+
+
+@cache
+def _bundled(name: str) -> Any:
+    # An installed wheel carries the schemas inside the package; a source tree has them at its top.
+    for folder in (_PACKAGE / "_schemas", _PACKAGE.parent.parent / "schemas"):
+        if (path := folder / f"{name}.avsc").is_file():
+            return json.loads(path.read_text("utf-8"))
+    raise FileNotFoundError(f"tokentrace is not completely installed: schema {name!r} is missing")
+
+
+def fingerprint_of(schema: Any) -> bytes:
+    """CRC-64-AVRO of the schema's Parsing Canonical Form, 8 bytes little-endian as in a single-object header."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+
+
+def load_schema(path: Path, key: str) -> Any:
+    """One schema file, as parsed JSON. key: the configuration key that led to it, for the ConfigError."""
+    try:
+        schema = json.loads(path.read_text("utf-8"))
+        fastavro.parse_schema(schema)
+    except OSError as error:
+        raise ConfigError([f"{key}: {path} cannot be read ({error.strerror})"]) from error
+    except UnknownType as error:
+        name = error.name["type"] if isinstance(error.name, dict) else error.name
+        raise ConfigError([f"{key}: {path} names the type {name}, which the file does not define"]) from error
+    except (ValueError, SchemaParseException, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError([f"{key}: {path} is no Avro schema ({error})"]) from error
+    return schema
+
+
+def load_folder(folder: Path, key: str) -> dict[bytes, Any]:
+    """Fingerprint -> schema for every `.avsc` file in a folder. Raises ConfigError naming every wrong file."""
+    if not folder.is_dir():
+        raise ConfigError([f"{key}: {folder} is not a folder"])
+    schemas: dict[bytes, Any] = {}
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.avsc")):
+        try:
+            schema = load_schema(path, key)
+        except ConfigError as error:
+            problems += error.problems
+        else:
+            schemas[fingerprint_of(schema)] = schema
+    if problems:
+        raise ConfigError(problems)
+    return schemas

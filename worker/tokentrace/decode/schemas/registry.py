@@ -1,0 +1,195 @@
+"""The Schema Registry, through confluent-kafka's own client: schemas by id, kept for good since ids never change.
+
+An id that the registry does not know is remembered for a few seconds only: it may be registered a moment later.
+Whatever else goes wrong (no answer, no access, an address that is no registry) is not the message's fault and is
+`SchemaUnavailable`; the client does not retry by itself, so that the worker's loop keeps turning in between.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry.error import SchemaRegistryError
+
+from tokentrace.decode.schemas.references import inline
+from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
+
+#: How long an unknown id is taken for unknown without asking again.
+UNKNOWN_TTL_S: Final = 10.0
+#: Unknown ids remembered; a broken publisher may name any number.
+MAX_UNKNOWN: Final = 10_000
+
+#: The registry API's own codes: subject, version, schema not found. A 404 without one is a wrong address.
+_NOT_FOUND: Final = frozenset({40401, 40402, 40403})
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySettings:
+    """Where the registry is and how to sign in.
+
+    credentials: `user:password`. ca, certificate, key: paths of PEM files. timeout_s: for one request, in seconds.
+    """
+
+    url: str
+    credentials: str | None = None
+    bearer_token: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
+    timeout_s: float = 5.0
+
+    def client_config(self) -> dict[str, Any]:
+        """The properties of SchemaRegistryClient."""
+        config: dict[str, Any] = {"url": self.url, "timeout": self.timeout_s, "max.retries": 0}
+        optional = {
+            "basic.auth.user.info": self.credentials,
+            "ssl.ca.location": self.ca,
+            "ssl.certificate.location": self.certificate,
+            "ssl.key.location": self.key,
+        }
+        config |= {key: value for key, value in optional.items() if value is not None}
+        if self.bearer_token is not None:
+            config |= {
+                "bearer.auth.credentials.source": "STATIC_TOKEN",
+                "bearer.auth.token": self.bearer_token,
+                # The client insists on a cluster, which only Confluent Cloud looks at.
+                "bearer.auth.logical.cluster": "none",
+                "bearer.auth.identity.pool.id": "none",
+            }
+        return config
+
+
+class Registry:
+    """Schemas by id. requests: outcome (ok, not_found, error) -> how often the registry was asked."""
+
+    def __init__(self, settings: RegistrySettings, clock: Callable[[], float] = time.monotonic) -> None:
+        """Connects at the first request. Raises ConfigError where the settings cannot be right."""
+        self._url = settings.url
+        self._clock = clock
+        self._known: dict[int, Any] = {}
+        #: Answers by id, or by subject and version: what was had once is neither asked for nor counted again.
+        self._answers: dict[int | tuple[str, int], Schema] = {}
+        self._unknown: dict[int, tuple[float, str]] = {}
+        self.requests: dict[str, int] = {"ok": 0, "not_found": 0, "error": 0}
+        try:
+            self._client = SchemaRegistryClient(settings.client_config())
+        except (ValueError, TypeError, OSError) as error:
+            raise ConfigError([f"schema_registry: {error}"]) from error
+
+    def get(self, schema_id: int) -> Any:
+        """The Avro schema, as parsed JSON, with its references put in.
+
+        Raises SchemaError (no such id, no Avro schema) or SchemaUnavailable (no answer, no access).
+        """
+        if schema_id in self._known:
+            return self._known[schema_id]
+        if schema_id in self._unknown:
+            expires_at, why = self._unknown[schema_id]
+            if self._clock() < expires_at:
+                raise SchemaError("unknown_schema_id", why)
+            del self._unknown[schema_id]
+        schema = self._ask(
+            schema_id,
+            schema_id,
+            lambda: self._client.get_schema(schema_id),
+            f"The schema registry has no schema with id {schema_id}.",
+        )
+        references: dict[str, Any] = {}
+        self._collect(schema_id, schema, references)
+        parsed = _inlined(schema_id, _parse(schema_id, schema), references)
+        self._known[schema_id] = parsed
+        return parsed
+
+    def _collect(self, schema_id: int, schema: Schema, references: dict[str, Any]) -> None:
+        """Fetch what a schema refers to, and what that refers to, into `references`: full name -> schema."""
+        for reference in schema.references or []:
+            name, subject, version = reference.name, reference.subject, reference.version
+            if name is None or subject is None or version is None or name in references:
+                continue
+            referenced = self._ask(
+                schema_id,
+                (subject, version),
+                lambda subject=subject, version=version: self._client.get_version(subject, version).schema,  # type: ignore[misc]
+                f"Schema id {schema_id} refers to {subject} version {version}, which the registry does not have.",
+            )
+            references[name] = _parse(schema_id, referenced)
+            self._collect(schema_id, referenced, references)
+
+    def _ask(self, schema_id: int, name: int | tuple[str, int], request: Callable[[], Schema], missing: str) -> Schema:
+        """The schema of this name, by one request at most. `missing`: the sentence for a schema that is not there."""
+        if name in self._answers:
+            return self._answers[name]
+        try:
+            answer = request()
+        except SchemaRegistryError as error:
+            if error.http_status_code == 404 and error.error_code in _NOT_FOUND:
+                self.requests["not_found"] += 1
+                self._remember_unknown(schema_id, missing)
+                raise SchemaError("unknown_schema_id", missing) from error
+            self.requests["error"] += 1
+            raise SchemaUnavailable(f"The schema registry at {self._url} {_refusal(error)}.") from error
+        except Exception as error:
+            # The HTTP library below has its own exceptions for refused, reset and timed-out connections.
+            self.requests["error"] += 1
+            raise SchemaUnavailable(
+                f"The schema registry at {self._url} does not answer ({_describe(error)}); check schema_registry.url."
+            ) from error
+        if not answer.schema_str:
+            self.requests["error"] += 1
+            self._client.clear_caches()  # type: ignore[no-untyped-call]
+            raise SchemaUnavailable(
+                f"The schema registry at {self._url} answers without a schema, as no registry does; "
+                "check schema_registry.url."
+            )
+        self.requests["ok"] += 1
+        self._answers[name] = answer
+        return answer
+
+    def _remember_unknown(self, schema_id: int, why: str) -> None:
+        if len(self._unknown) >= MAX_UNKNOWN:
+            self._unknown.clear()
+        self._unknown[schema_id] = (self._clock() + UNKNOWN_TTL_S, why)
+
+
+def _parse(schema_id: int, schema: Schema) -> Any:
+    if (schema.schema_type or "AVRO") != "AVRO":
+        raise SchemaError("schema_unusable", f"Schema id {schema_id} is of type {schema.schema_type}, not AVRO.")
+    text = schema.schema_str or ""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise _too_deep(schema_id) from error
+    except ValueError as error:
+        # The registry allows a primitive type by its bare name.
+        if text.isidentifier():
+            return text
+        raise SchemaError("schema_unusable", f"Schema id {schema_id} is no JSON ({error}).") from error
+
+
+def _inlined(schema_id: int, schema: Any, references: Mapping[str, Any]) -> Any:
+    try:
+        return inline(schema, references)
+    except RecursionError as error:
+        raise _too_deep(schema_id) from error
+
+
+def _too_deep(schema_id: int) -> SchemaError:
+    return SchemaError("schema_unusable", f"Schema id {schema_id} is nested too deeply to be read.")
+
+
+def _refusal(error: SchemaRegistryError) -> str:
+    status = error.http_status_code
+    if status in (401, 403):
+        return f"refuses the credentials (HTTP {status}); check schema_registry.auth"
+    if status == 404:
+        return "answers HTTP 404 as no registry does; check the path in schema_registry.url"
+    return f"answers HTTP {status}; tokentrace asks again until it recovers"
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,21 @@
+"""Expose: what Prometheus sees. Reads immutable snapshots only, on threads of its own."""
+
+from __future__ import annotations
+
+from tokentrace.exposition.alert_metrics import alert_metrics
+from tokentrace.exposition.http import HealthReport, HttpServer, HttpSettings
+from tokentrace.exposition.render import Format, Renderer, Scrape
+from tokentrace.exposition.worker_metrics import health_metrics
+from tokentrace.exposition.zero_init import Address
+
+__all__ = [
+    "Address",
+    "Format",
+    "HealthReport",
+    "HttpServer",
+    "HttpSettings",
+    "Renderer",
+    "Scrape",
+    "alert_metrics",
+    "health_metrics",
+]

@@ -1,0 +1,51 @@
+"""The metrics of the built-in alerts, from the evaluator's view. Who is not the evaluator serves none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from tokentrace.model import families
+from tokentrace.model.families import GaugeFamily, PlainCounter
+
+if TYPE_CHECKING:
+    from tokentrace.alerts.evaluator import View
+
+
+def alert_metrics(view: View | None) -> Iterator[Metric]:
+    """Every family of the alerts at this moment; none without a view."""
+    if view is None:
+        return
+    standings = view.standings
+    yield _by_rule(families.ALERT_FIRINGS, {name: each.firings for name, each in standings.items()})
+    yield _by_rule(families.ALERT_DELIVERY_FAILED, view.delivery_failed)
+    yield _by_rule(families.ALERT_FIRING, {name: each.firing for name, each in standings.items()})
+    yield _by_rule(
+        families.ALERT_LAST_VALUE, {name: each.value for name, each in standings.items() if each.value is not None}
+    )
+    yield _by_rule(families.ALERT_LAST_FIRED, {name: each.fired_at_s for name, each in standings.items()})
+    for family, value in (
+        (families.ALERT_LATE, view.late),
+        (families.ALERT_CLAMPED, view.clamped),
+        (families.ALERT_TIME, view.time_s),
+        (families.ALERT_PENDING, view.pending),
+        (families.ALERT_SECONDS, view.evaluation_seconds),
+        (families.ALERT_BYTES, view.bytes),
+    ):
+        metric = _metric(family)
+        metric.add_metric([], value)
+        yield metric
+
+
+def _by_rule(family: PlainCounter | GaugeFamily, values: Mapping[str, float]) -> Metric:
+    metric = _metric(family)
+    for name, value in values.items():
+        metric.add_metric([name], value)
+    return metric
+
+
+def _metric(family: PlainCounter | GaugeFamily) -> CounterMetricFamily | GaugeMetricFamily:
+    kind = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
+    return kind(family.name, family.help, labels=family.labels)

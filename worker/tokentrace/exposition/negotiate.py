@@ -1,0 +1,44 @@
+"""Content negotiation: which exposition format, and whether compressed (RFC 9110, sections 12.4 and 12.5)."""
+
+from __future__ import annotations
+
+from tokentrace.exposition.render import Format
+
+CONTENT_TYPES: dict[Format, str] = {
+    "text": "text/plain; version=0.0.4; charset=utf-8",
+    "openmetrics": "application/openmetrics-text; version=1.0.0; charset=utf-8",
+}
+
+
+def choose_format(accept: str) -> Format:
+    """OpenMetrics where the client likes it at least as much as plain text, else text."""
+    openmetrics = text = 0.0
+    for media, parameters, quality in _items(accept):
+        if media == "application/openmetrics-text" and parameters.get("version", "1.0.0") in ("1.0.0", "0.0.1"):
+            openmetrics = max(openmetrics, quality)
+        elif media in ("text/plain", "text/*", "*/*"):
+            text = max(text, quality)
+    return "openmetrics" if openmetrics > 0.0 and openmetrics >= text else "text"
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether the client takes gzip; `gzip;q=0` refuses it, whatever `*` says."""
+    qualities = {coding: quality for coding, _, quality in _items(accept_encoding)}
+    return qualities.get("gzip", qualities.get("*", 0.0)) > 0.0
+
+
+def _items(header: str) -> list[tuple[str, dict[str, str], float]]:
+    """(value, parameters, quality) of each element of a list header; what cannot be read counts as refused."""
+    items = []
+    for element in header.split(","):
+        value, *rest = (part.strip() for part in element.split(";"))
+        parameters = {
+            name.strip().lower(): text.strip().strip('"') for name, _, text in (p.partition("=") for p in rest)
+        }
+        try:
+            quality = float(parameters.pop("q", "1"))
+        except ValueError:
+            quality = 0.0
+        if value:
+            items.append((value.lower(), parameters, quality))
+    return items

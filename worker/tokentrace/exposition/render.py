@@ -1,0 +1,271 @@
+"""Render: a snapshot as Prometheus text 0.0.4 or OpenMetrics 1.0, straight from its arrays.
+
+A family is summed over its projection at once, then each series is one `%` of a line template: no sample objects.
+Sums are integers in the smallest unit, so they are written as exact decimals.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from tokentrace.exposition.projection import Projection, escaped, label_text
+from tokentrace.exposition.zero_init import Address, Continuity
+from tokentrace.model import families
+from tokentrace.model.families import CounterFamily, GaugeFamily, HistogramFamily
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Snapshot
+
+Format = Literal["text", "openmetrics"]
+
+#: Stands for a series' labels in a template; no escaped label value contains it.
+_LABELS: Final = "\x00"
+_EOF: Final = b"# EOF\n"
+
+
+class Scrape(NamedTuple):
+    """One exposition. number: of a scrape that shows new series as 0 first, else 0. complete: none was held at 0."""
+
+    body: bytes
+    number: int = 0
+    complete: bool = True
+
+
+class Renderer:
+    """Renders snapshots. labels: family name without `tokentrace_` -> label names, where they are not the default.
+
+    zero_first: whether a Prometheus sees new series as 0 first. Safe to call from several threads; they take turns.
+    """
+
+    def __init__(self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False) -> None:
+        self._continuity = Continuity() if zero_first else None
+        chosen = labels or {}
+        self._families = [
+            (family, tuple(chosen.get(name, _group_labels(family)))) for name, family in families.LABELLED.items()
+        ]
+        self._projections = {labels: Projection(labels) for _, labels in self._families}
+        self._lock = threading.Lock()
+
+    def render(self, snapshot: Snapshot, others: Iterable[Metric], form: Format) -> bytes:
+        """The exposition of a snapshot, followed by `others`, which the client library writes."""
+        with self._lock:
+            lines = self._lines(snapshot, form, None)
+        return "".join(lines).encode() + _library_text(others, form)
+
+    def scrape(self, snapshot: Snapshot, others: Iterable[Metric], form: Format, by_prometheus: bool) -> Scrape:
+        """As `render`, for a client that may be a Prometheus; `scraped` has to be told when it has all of it."""
+        continuity = self._continuity if by_prometheus else None
+        if continuity is None:
+            return Scrape(self.render(snapshot, others, form))
+        with self._lock:
+            number = continuity.begin()
+            lines = self._lines(snapshot, form, continuity)
+            complete = not continuity.holding
+        return Scrape("".join(lines).encode() + _library_text(others, form), number, complete)
+
+    def scraped(self, scraper: Address, number: int, connected: Collection[Address]) -> None:
+        """A Prometheus has received the scrape of this number whole. connected: from where connections are open now."""
+        if self._continuity is not None and number:
+            with self._lock:
+                self._continuity.finish(scraper, number, connected)
+
+    def scrapers(self) -> frozenset[Address]:
+        """The Prometheus servers that are expected to come again."""
+        if self._continuity is None:
+            return frozenset()
+        with self._lock:
+            return self._continuity.active()
+
+    def adopt(self, snapshot: Snapshot) -> None:
+        """What an earlier process has shown already: these series are not new."""
+        if self._continuity is not None:
+            with self._lock:
+                self._continuity.begin(adopting=True)
+                self._lines(snapshot, "text", self._continuity)
+
+    @property
+    def label_sets(self) -> list[frozenset[str]]:
+        """The labels of each family over groups."""
+        return [frozenset(labels) for _, labels in self._families]
+
+    def _lines(self, snapshot: Snapshot, form: Format, continuity: Continuity | None) -> list[str]:
+        moved = {labels: projection.update(snapshot) for labels, projection in self._projections.items()}
+        if self._continuity is not None:
+            for family, labels in self._families:
+                if (numbers := moved[labels]) is not None:
+                    self._continuity.renumber(family.name, numbers)
+        lines: list[str] = []
+        for family, labels in self._families:
+            projection = self._projections[labels]
+            counted = projection.sums(snapshot.values[:, Layout.column("spans")]) > 0
+            if isinstance(family, HistogramFamily):
+                lines += _histogram(family, projection, snapshot, form, continuity)
+            elif isinstance(family, CounterFamily):
+                lines += _counter(family, projection, snapshot, counted, form, continuity)
+            else:
+                lines += _quality(projection, snapshot, form)
+        return lines + _others(snapshot, form, continuity)
+
+
+def _group_labels(family: CounterFamily | HistogramFamily | GaugeFamily) -> tuple[str, ...]:
+    """The default labels that can be chosen: a counter's extra label is not one of them."""
+    return tuple(label for label in family.labels if label in families.GROUP_LABELS)
+
+
+def _head(name: str, type_: str, help_: str, form: Format) -> str:
+    if form == "openmetrics" and type_ == "counter":
+        name = name.removesuffix("_total")
+    return f"# HELP {name} {help_}\n# TYPE {name} {type_}\n"
+
+
+def _created(name: str, labels: str, created_s: float) -> str:
+    return f"{name}_created{{{labels}}} {created_s!r}\n" if labels else f"{name}_created {created_s!r}\n"
+
+
+def _number(decimals: int) -> str:
+    """The template of one number: whole units and, behind the point, the rest."""
+    return f"%d.%0{decimals}d" if decimals else "%d"
+
+
+def _split(units: NDArray[np.int64], decimals: int) -> list[list[int]]:
+    """The columns that fill `_number`'s template."""
+    if not decimals:
+        return [units.tolist()]
+    whole, rest = np.divmod(units, 10**decimals)
+    return [whole.tolist(), rest.tolist()]
+
+
+def _counter(
+    family: CounterFamily,
+    projection: Projection,
+    snapshot: Snapshot,
+    counted: NDArray[np.bool_],
+    form: Format,
+    continuity: Continuity | None,
+) -> list[str]:
+    lines = [_head(family.name, family.type, family.help, form)]
+    created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
+    base = family.name.removesuffix("_total")
+    for extra, column in family.columns:
+        units = projection.sums(snapshot.values[:, Layout.column(column)])
+        shown = np.flatnonzero(units > 0) if family.present_only else np.flatnonzero(counted)
+        number = _number(family.decimals)
+        values = units[shown]
+        if continuity is not None:
+            values[continuity.hold((family.name, extra), shown)] = 0
+        for series, *value in zip(shown.tolist(), *_split(values, family.decimals), strict=True):
+            labels = _with_extra(projection.label_text[series], family.extra_label, extra)
+            lines.append(_sample(family.name, labels, number % tuple(value)))
+            if created_s:
+                lines.append(_created(base, labels, created_s[series]))
+    return lines
+
+
+def _with_extra(labels: str, name: str, value: str) -> str:
+    if not name:
+        return labels
+    return f'{labels},{name}="{value}"' if labels else f'{name}="{value}"'
+
+
+def _sample(name: str, labels: str, value: str) -> str:
+    return f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
+
+
+def _histogram(
+    family: HistogramFamily,
+    projection: Projection,
+    snapshot: Snapshot,
+    form: Format,
+    continuity: Continuity | None,
+) -> list[str]:
+    histogram = snapshot.layout.histograms[family.measure]
+    counts = np.cumsum(projection.sums(snapshot.values[:, histogram.buckets]), axis=1)
+    sums = projection.sums(snapshot.values[:, histogram.sum])
+    observed = np.flatnonzero(counts[:, -1])
+    counts, sums = counts[observed], sums[observed]
+    if continuity is not None:
+        held = continuity.hold((family.name, ""), observed)
+        counts[held], sums[held] = 0, 0
+    columns = [*counts.T.tolist(), counts[:, -1].tolist(), *_split(sums, family.decimals)]
+    created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
+    labelled = _histogram_template(family, histogram.bounds, "{" + _LABELS, "{" + _LABELS + "}")
+    bare = _histogram_template(family, histogram.bounds, "{", "")
+    lines = [_head(family.name, family.type, family.help, form)]
+    for series, *values in zip(observed.tolist(), *columns, strict=True):
+        labels = projection.label_text[series]
+        template = labelled.replace(_LABELS, labels.replace("%", "%%")) if labels else bare
+        lines.append(template % tuple(values))
+        if created_s:
+            lines.append(_created(family.name, labels, created_s[series]))
+    return lines
+
+
+def _histogram_template(family: HistogramFamily, bounds: Sequence[float], before_le: str, alone: str) -> str:
+    """All lines of one series: buckets, count, sum."""
+    comma = "," if alone else ""
+    buckets = "".join(
+        f'{family.name}_bucket{before_le}{comma}le="{bound}"}} %d\n'
+        for bound in (*map(floatToGoString, bounds), "+Inf")
+    )
+    return f"{buckets}{family.name}_count{alone} %d\n{family.name}_sum{alone} {_number(family.decimals)}\n"
+
+
+def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[str]:
+    family = families.QUALITY
+    sums, counts = projection.sums(snapshot.quality_sum), projection.sums(snapshot.quality_count)
+    scored = np.flatnonzero(counts)
+    means = (sums[scored] / counts[scored] / 1e6).tolist()
+    lines = [_head(family.name, family.type, family.help, form)]
+    for series, mean in zip(scored.tolist(), means, strict=True):
+        lines.append(_sample(family.name, projection.label_text[series], repr(mean)))
+    return lines
+
+
+def _others(snapshot: Snapshot, form: Format, continuity: Continuity | None) -> list[str]:
+    """The families that are not over cells."""
+    rejected = families.REJECTED
+    lines = [_head(rejected.name, rejected.type, rejected.help, form)]
+    for reason, count in sorted(snapshot.rejected.items()):
+        if continuity is not None and continuity.hold((rejected.name, reason), np.zeros(1, np.int64))[0]:
+            count = 0
+        labels = label_text(rejected.labels, (reason,))
+        lines.append(_sample(rejected.name, labels, str(count)))
+        if form == "openmetrics":
+            lines.append(_created(rejected.name.removesuffix("_total"), labels, snapshot.rejected_created_s[reason]))
+    for family, value in (
+        (families.GROUPS, snapshot.groups_count),
+        (families.GROUPS_LIMIT, snapshot.groups_limit),
+        (families.OVERFLOWED, snapshot.overflowed_spans),
+    ):
+        lines += [_head(family.name, family.type, family.help, form), _sample(family.name, "", str(value))]
+    return lines
+
+
+class _Fixed(Collector):
+    """Metrics that are there already."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _library_text(metrics: Iterable[Metric], form: Format) -> bytes:
+    """Few and small families, as the client library writes them; in OpenMetrics, its `# EOF` ends everything."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Fixed(list(metrics)))
+    return generate_openmetrics(registry) if form == "openmetrics" else generate_latest(registry)
+
+
+__all__ = ["Format", "Renderer", "Scrape", "escaped"]

@@ -1,0 +1,1 @@
+"""The vocabulary: types and tables, no I/O."""

@@ -1,0 +1,116 @@
+"""The published prices: plans of the models in the table that is installed with genai-prices. Never the network.
+
+Names are matched by the library, and each rate is what the library charges for one token of its sort, so that what is
+charged how stays the library's knowledge. Tiers and conditions become data, for whole arrays of calls.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Final
+
+from genai_prices import Usage
+from genai_prices.data_snapshot import DataSnapshot
+from genai_prices.types import ModelInfo, ModelPrice, StartDateConstraint, TieredPrices, TimeOfDateConstraint
+
+from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, Plan, PriceList, RateRow, Tier
+
+#: Digits that hold every rate of a token exactly.
+_DIGITS: Final = 60
+_EPOCH: Final = date(1970, 1, 1)
+
+
+class PublishedPrices:
+    """Finds plans by model and provider."""
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what the library remembers of every name that it was asked for, which nothing else bounds."""
+        from genai_prices.data import providers  # A large module: loaded when it is wanted.
+
+        self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
+
+    def find(self, model: str, provider: str) -> Plan | None:
+        """The model's plan; None where the table has none, or no price for its tokens.
+
+        Without a provider the model's name decides; a provider that the table does not know is never guessed.
+        """
+        try:
+            _, info = self._snapshot.find_provider_model(model, None, provider or None, None)
+        except LookupError:
+            return None
+        try:
+            return plan_of(info)
+        except ValueError:  # Prices that contradict each other: the library refuses to charge by them.
+            return None
+
+
+def plan_of(info: ModelInfo) -> Plan | None:
+    """The plan of one entry of the table; None where it has no price for tokens. Raises ValueError as the library does
+    for prices that it cannot charge by."""
+    if isinstance(info.prices, ModelPrice):
+        conditional = [(ALWAYS, info.prices)]
+    else:
+        # The library tries them last to first, and falls back on the first.
+        conditional = [(_condition(each.constraint), each.prices) for each in reversed(info.prices)]
+        conditional.append((ALWAYS, info.prices[0].prices))
+    if any(prices.input_mtok is None and prices.output_mtok is None for _, prices in conditional):
+        return None
+    lists = []
+    for condition, prices in conditional:
+        lists.append(PriceList(_tiers(prices), condition))
+        if condition == ALWAYS:
+            break
+    return tuple(lists)
+
+
+def _tiers(prices: ModelPrice) -> tuple[Tier, ...]:
+    tiered = [price for price in vars(prices).values() if isinstance(price, TieredPrices)]
+    bounds = sorted({-1, *(tier.start for price in tiered for tier in price.tiers)})
+    return tuple(Tier(above, _rates(_within(prices, above))) for above in bounds)
+
+
+def _within(prices: ModelPrice, above: int) -> ModelPrice:
+    """The prices without tiers, as they are for calls with just more than `above` prompt tokens."""
+    flat: dict[str, Decimal | TieredPrices | None] = {}
+    for key, price in vars(prices).items():
+        if isinstance(price, TieredPrices):
+            reached = [tier.price for tier in price.tiers if tier.start <= above]
+            price = reached[-1] if reached else price.base
+        flat[key] = price
+    return ModelPrice(**flat)
+
+
+def _rates(prices: ModelPrice) -> RateRow:
+    """What the library charges for one call, and for one token more of each sort."""
+    with localcontext() as context:
+        context.prec = _DIGITS
+        call, prompt, cached, completion = (
+            Fraction(
+                prices.calc_price(
+                    Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion),
+                )["total_price"]
+            )
+            for prompt, cached, completion in ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1))
+        )
+    return RateRow.of_usd(call, prompt - call, cached - prompt, completion - call)
+
+
+def _condition(constraint: StartDateConstraint | TimeOfDateConstraint | None) -> Condition:
+    if constraint is None:
+        return ALWAYS
+    if isinstance(constraint, StartDateConstraint):
+        return Condition(since_us=(constraint.start_date - _EPOCH).days * US_PER_DAY)
+    start_us, end_us = _after_midnight_us(constraint.start_time), _after_midnight_us(constraint.end_time)
+    return Condition(daily_from_us=start_us, daily_for_us=(end_us - start_us) % US_PER_DAY)
+
+
+def _after_midnight_us(moment: time) -> int:
+    """Microseconds after midnight UTC. A time without a zone is UTC."""
+    aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    utc = datetime.combine(_EPOCH, aware).astimezone(UTC)
+    return (utc - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) % US_PER_DAY

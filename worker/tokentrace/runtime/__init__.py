@@ -1,0 +1,1 @@
+"""Runtime: one replica, from start to drained."""

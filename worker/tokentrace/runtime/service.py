@@ -1,0 +1,357 @@
+"""The service: a worker with its HTTP server, put together from one `Config`, from start to drained.
+
+This is the only module that knows both the configuration and the parts. It owns the order of things: HTTP first (a
+pod that waits for its broker can say so), then the broker, the topics, the group; at the end commit, leave, and
+keep serving until the final totals have been scraped.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from tokentrace.aggregate.dedup import SeenSpans
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
+from tokentrace.alerts.rules import Rule
+from tokentrace.alerts.status import Board
+from tokentrace.commit import Committer
+from tokentrace.commit.at_least_once import AtLeastOnce
+from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
+from tokentrace.config import Config
+from tokentrace.config.fields import format_duration
+from tokentrace.decode import SpanDecoder
+from tokentrace.decode.resolve import resolve
+from tokentrace.decode.schemas.store import Registry, RegistrySettings, WriterSchemas, load_folder, load_schema
+from tokentrace.errors import ConfigError, SchemaError
+from tokentrace.exposition import (
+    Address,
+    Format,
+    HealthReport,
+    HttpServer,
+    HttpSettings,
+    Renderer,
+    Scrape,
+    alert_metrics,
+    health_metrics,
+)
+from tokentrace.kafka.source import KafkaSource, SourceSettings
+from tokentrace.kafka.topics import READ, Topics, alerts_topic, rollups_topic, state_topic
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.worker_stats import Recorder
+from tokentrace.pricing import Pricer, Rates
+from tokentrace.runtime.allocator import keep_freed_memory
+from tokentrace.runtime.worker import LoopSettings, Worker
+from tokentrace.state.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+#: A loop that has not turned for this long is stuck, whatever it waits for.
+LIVE_TURN_AGE_S: Final = 120.0
+#: With alerts, a replica without traffic still tells so often that nothing has come.
+HEARTBEAT_S: Final = 5.0
+
+
+class Service:
+    """One replica. Build it, `run` it on the thread that is to count, `stop` it from anywhere."""
+
+    def __init__(self, config: Config, clock: Callable[[], float] = time.time, *, make_topics: bool = True) -> None:
+        """make_topics: whether to create and check tokentrace's own topics; an emulated broker may not allow it."""
+        self._config = config
+        self._make_topics = make_topics
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._drain = True
+        self._connected = False
+        self._final: Snapshot | None = None
+        self._seen_by: dict[Address, Snapshot] = {}
+        self._final_scraped = threading.Event()
+        #: Set while the endpoint answers.
+        self.serving = threading.Event()
+
+        section, metrics = config.worker, config.metrics
+        layout = Layout.build({name: getattr(metrics.buckets, name) for name in type(metrics.buckets).model_fields})
+        groups = GroupIndex(metrics.max_groups)
+        self._recorder = Recorder(section.replica_id, section.guarantee, clock())
+        schemas = writer_schemas(config)
+        seen = seen_spans(config)
+        decoder = SpanDecoder(schemas, config.kafka.framing, identity=seen is not None)
+        self._recorder.registry_requests = schemas.requests
+        self._recorder.schemas = decoder.paths
+        self._renderer = Renderer(metrics.labels, metrics.zero_first)
+        timer = StageTimer(self._recorder.stage_seconds)
+        self._source = KafkaSource(source_settings(config), clock)
+        self._worker = Worker(
+            LoopSettings(
+                section.commit_interval,
+                section.batch_size,
+                section.batch_wait,
+                HEARTBEAT_S if config.alerts else None,
+            ),
+            self._source,
+            Engine(decoder, groups, pricer(config, clock), layout, timer, clock, seen),
+            Delta(layout),
+            Ledger(layout, groups, metrics.quality_window, clock, metrics.expire_after, self._renderer.label_sets),
+            committer(config, self._source, groups, layout),
+            self._recorder,
+            timer,
+            clock,
+            self._renderer.adopt,
+            seen,
+        )
+        self._evaluator: Evaluator | None = None
+        board = None
+        if config.alerts:
+            settings, rules = evaluator_settings(config), [Rule.of(each) for each in config.alerts]
+            self._evaluator = Evaluator(settings, rules, layout, clock)
+            board = Board(settings, rules, self._evaluator, clock)
+        self.http: HttpServer | None = None
+        if config.http_server.enabled:
+            self.http = HttpServer(
+                http_settings(config),
+                lambda: self._worker.snapshot,
+                self._render,
+                self._health,
+                self._on_scraped,
+                board,
+            )
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The committed totals."""
+        return self._worker.snapshot
+
+    def stop(self, drain: bool = True) -> None:
+        """Ask for an orderly end; without `drain`, the final values are not held for a last scrape."""
+        self._drain = drain
+        self._stopping.set()
+        self._worker.stop()
+
+    def run(self) -> None:
+        """Serve and count until `stop`. Raises UsageError or RuntimeFailure when this replica cannot go on."""
+        keep_freed_memory()
+        if self.http is not None:
+            self.http.start()
+            scheme = "https" if self._config.http_server.tls is not None else "http"
+            path = self._config.http_server.prometheus_path
+            self.serving.set()
+            log.info("Serving metrics at %s://%s:%d%s", scheme, _shown_host(self._config), self.http.port, path)
+        try:
+            if self._source.connect(self._stopping.is_set, self._stopping.wait):
+                self._connected = True
+                if self._make_topics:
+                    self._ensure_topics()
+                if self._evaluator is not None:
+                    self._evaluator.start()
+                try:
+                    self._worker.run()
+                finally:
+                    if self._evaluator is not None:
+                        self._evaluator.stop()
+                self._hold_for_last_scrape()
+        finally:
+            self.serving.clear()
+            if self.http is not None:
+                self.http.stop()
+
+    def _ensure_topics(self) -> None:
+        kafka = self._config.kafka
+        topics = Topics(client_config(self._config))
+        specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
+        if self._config.worker.guarantee == "exactly_once":
+            specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic, bool(self._config.alerts))]
+            if self._config.worker.deduplicate is not None:
+                specs.append(topics.ids(kafka.ids_topic, kafka.topic))
+        if self._config.alerts:
+            specs.append(alerts_topic(kafka.alerts_topic))
+        topics.ensure(specs)
+        topics.check_rights({kafka.topic: READ, **{spec.name: spec.operations for spec in specs}})
+        if self._config.alerts:
+            self._check_windows(topics.retention_s(kafka.rollups_topic))
+
+    def _check_windows(self, retention_s: float | None) -> None:
+        """A window must be there to be read again, by who evaluates next. Raises ConfigError."""
+        problems = [
+            f"alerts[{index}].window: {format_duration(rule.window)} is longer than the topic "
+            f"{self._config.kafka.rollups_topic!r} is kept ({format_duration(retention_s)}); shorten it, or raise the "
+            "topic's retention.ms"
+            for index, rule in enumerate(self._config.alerts)
+            if retention_s is not None and rule.window >= retention_s
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def _hold_for_last_scrape(self) -> None:
+        """Prometheus would never see what was counted since its last scrape, if the process just ended."""
+        timeout_s = self._config.worker.drain_timeout
+        self._final = self._worker.snapshot
+        self._check_final()
+        if self.http is None or not self._drain or not timeout_s or not len(self._final.values):
+            return
+        log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
+        if self._final_scraped.wait(timeout_s):
+            log.info("The final values have been scraped.")
+        else:
+            log.warning("The final values were not scraped within worker.drain_timeout (%.0f s).", timeout_s)
+
+    # -- called on the HTTP server's threads -------------------------------------------------------------------------
+
+    def _render(self, snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
+        others = list(health_metrics(self._worker.health, snapshot, self._clock()))
+        if self._evaluator is not None:
+            others += alert_metrics(self._evaluator.view)
+        return self._renderer.scrape(snapshot, others, form, by_prometheus)
+
+    def _health(self) -> HealthReport:
+        health = self._worker.health
+        turn_age_s = self._clock() - health.last_turn_at_s if self._connected else 0.0
+        waiting_for = self._source.unreachable or health.not_ready
+        detail = {
+            "replica_id": health.replica_id,
+            "waiting_for": waiting_for,
+            "partitions": sorted(health.lag),
+            "last_commit_age_seconds": round(self._clock() - health.last_commit_at_s, 3)
+            if health.last_commit_at_s
+            else None,
+        }
+        return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
+
+    def _on_scraped(self, snapshot: Snapshot, scrape: Scrape, scraper: Address, connected: Collection[Address]) -> None:
+        self._renderer.scraped(scraper, scrape.number, connected)
+        # Whoever is not expected again must not keep an old snapshot in memory.
+        expected = self._renderer.scrapers()
+        self._seen_by = {each: seen for each, seen in self._seen_by.items() if each in expected}
+        if scrape.complete:
+            self._seen_by[scraper] = snapshot
+        self._check_final()
+
+    def _check_final(self) -> None:
+        """Whether every Prometheus that comes here, or anybody where none does, has seen the final values."""
+        final = self._final
+        seen = {name for name, snapshot in self._seen_by.items() if snapshot is final}
+        if final is not None and seen and self._renderer.scrapers() <= seen:
+            self._final_scraped.set()
+
+
+# -- from the configuration to the parts -------------------------------------------------------------------------------
+
+
+def client_config(config: Config) -> dict[str, Any]:
+    """What every Kafka client of this worker is made with, under its own settings."""
+    kafka = config.kafka
+    return {
+        **kafka.properties,
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "client.id": config.worker.replica_id,
+    }
+
+
+def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: Layout) -> Committer:
+    """The commit of the configured guarantee."""
+    kafka = config.kafka
+    if config.worker.guarantee == "at_least_once":
+        return AtLeastOnce(source, client_config(config), kafka.dead_letters)
+    settings = ExactlyOnceSettings(
+        client_config(config),
+        kafka.group_id,
+        config.worker.replica_id,
+        kafka.topic,
+        kafka.dead_letters,
+        kafka.state_topic,
+        kafka.rollups_topic,
+        kafka.ids_topic if config.worker.deduplicate is not None else "",
+    )
+    return ExactlyOnce(settings, source, groups, layout)
+
+
+def seen_spans(config: Config) -> SeenSpans | None:
+    """The memory of counted spans, where spans that are published again are looked for."""
+    section = config.worker.deduplicate
+    if section is None:
+        return None
+    # `by` has one value so far.
+    return {"span_id": SeenSpans}[section.by](section.window, section.max_ids)
+
+
+def evaluator_settings(config: Config) -> EvaluatorSettings:
+    kafka, section = config.kafka, config.worker
+    return EvaluatorSettings(
+        client_config=client_config(config),
+        group_id=kafka.group_id,
+        replica=section.replica_id,
+        rollups_topic=kafka.rollups_topic,
+        alerts_topic=kafka.alerts_topic,
+        session_timeout_s=section.session_timeout,
+    )
+
+
+def source_settings(config: Config) -> SourceSettings:
+    kafka, section = config.kafka, config.worker
+    return SourceSettings(
+        bootstrap_servers=kafka.bootstrap_servers,
+        topic=kafka.topic,
+        group_id=kafka.group_id,
+        member_id=section.replica_id,
+        start=kafka.start,
+        protocol=kafka.group_protocol,
+        session_timeout_s=section.session_timeout,
+        properties=kafka.properties,
+    )
+
+
+def http_settings(config: Config) -> HttpSettings:
+    http = config.http_server
+    return HttpSettings(
+        host=http.addr.host,
+        port=http.addr.port,
+        prometheus_path=http.prometheus_path,
+        health_path=http.health_path,
+        auth_token=http.auth_token.get_secret_value() if http.auth_token is not None else None,
+        certificate=http.tls.certificate if http.tls is not None else None,
+        key=http.tls.key if http.tls is not None else None,
+        keep_alive_s=http.keep_alive_timeout,
+    )
+
+
+def writer_schemas(config: Config) -> WriterSchemas:
+    """Raises ConfigError for a schema file that cannot be read."""
+    files: dict[bytes, Any] = {}
+    for index, folder in enumerate(config.schemas.paths):
+        files |= load_folder(folder, f"schemas.paths[{index}]")
+    raw = load_schema(config.schemas.raw, "schemas.raw") if config.schemas.raw is not None else None
+    if raw is not None:
+        try:
+            resolve(raw)
+        except SchemaError as error:
+            raise ConfigError([f"schemas.raw: {error}"]) from error
+    registry = None
+    section = config.schema_registry
+    if section.url:
+        auth, tls = section.auth, section.tls
+        credentials = token = None
+        if auth is not None and auth.password is not None:
+            credentials = f"{auth.username}:{auth.password.get_secret_value()}"
+        if auth is not None and auth.bearer_token is not None:
+            token = auth.bearer_token.get_secret_value()
+        files_ = {name: str(path) for name in ("ca", "certificate", "key") if (path := getattr(tls, name)) is not None}
+        registry = Registry(RegistrySettings(section.url, credentials, token, timeout_s=section.timeout, **files_))
+    return WriterSchemas(files, raw, registry)
+
+
+def pricer(config: Config, clock: Callable[[], float] = time.time) -> Pricer:
+    rates = {
+        pattern: Rates(each.prompt_per_1m, each.completion_per_1m, each.cached_prompt_per_1m)
+        for pattern, each in config.pricing.models.items()
+    }
+    return Pricer(rates, config.pricing.builtin, clock)
+
+
+def _shown_host(config: Config) -> str:
+    host = config.http_server.addr.host
+    return "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host

@@ -1,0 +1,307 @@
+"""The worker: one thread that polls, counts and commits, until it is told to drain.
+
+A turn is: poll a batch, count it into the delta, commit when it is time, publish health. Everything that the HTTP
+thread shows is an immutable object that a turn published by one assignment. Rebalances arrive inside `poll`, on
+this thread: a revoke commits first, a loss drops what was not committed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tokentrace.aggregate.dedup import NOTHING_SEEN, SeenSpans
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.commit import Committer, Outcome
+from tokentrace.errors import SchemaUnavailable
+from tokentrace.kafka.source import KafkaSource
+from tokentrace.model.messages import RawBatch
+from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.worker_stats import Health, Recorder
+from tokentrace.state.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+#: A delta that holds this many dead letters is committed early, so that they cannot fill the memory.
+MAX_DEAD_LETTERS = 2000
+#: How long a revoke may go on trying to commit before the delta is left to the next owner.
+REVOKE_PATIENCE_S = 10.0
+HEALTH_INTERVAL_S = 0.25
+RETRY_FIRST_S, RETRY_LAST_S = 0.25, 15.0
+#: A partition that was read to its end and gave no span for so long has no span that ended before that: spans are
+#: published soon after they end.
+QUIET_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """Pace of the loop."""
+
+    commit_interval_s: float
+    batch_size: int
+    batch_wait_s: float
+    #: Longest time without a commit while nothing is published, so that event time moves on; None: any.
+    heartbeat_s: float | None = None
+
+
+class Worker:
+    """Joins the pieces and runs the loop. `snapshot` and `health` may be read from any thread at any time."""
+
+    def __init__(
+        self,
+        settings: LoopSettings,
+        source: KafkaSource,
+        engine: Engine,
+        delta: Delta,
+        ledger: Ledger,
+        committer: Committer,
+        recorder: Recorder,
+        timer: StageTimer,
+        clock: Callable[[], float] = time.time,
+        on_restored: Callable[[Snapshot], None] = lambda _: None,
+        seen: SeenSpans | None = None,
+    ) -> None:
+        """on_restored: told what earlier runs have committed, before any of it is shown.
+
+        seen: the memory of counted spans, which is the engine's too.
+        """
+        self._seen = seen
+        self._settings = settings
+        self._on_restored = on_restored
+        self._source = source
+        self._engine = engine
+        self._delta = delta
+        self._ledger = ledger
+        self._committer = committer
+        self._recorder = recorder
+        self._timer = timer
+        self._clock = clock
+        self._stopping = threading.Event()
+        self._waiting: RawBatch | None = None
+        self._retry_at_s = 0.0
+        self._retry_delay_s = RETRY_FIRST_S
+        self._commit_due_s = 0.0
+        self._rewind = False
+        self._last_span_s: dict[int, float] = {}
+        self._heartbeat_due_s = 0.0
+        self.health: Health = recorder.snapshot()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The last committed totals."""
+        return self._ledger.snapshot
+
+    def stop(self) -> None:
+        """Ask the loop to commit, leave the group and return. Safe from signal handlers and other threads."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Run until `stop`. Raises RuntimeFailure or UsageError when this worker cannot go on."""
+        try:
+            self._restore()
+            self._recorder.not_ready = "joining the consumer group"
+            self._publish_health()
+            self._source.subscribe(self)
+            self._commit_due_s = self._clock() + self._settings.commit_interval_s
+            while not self._stopping.is_set():
+                self._turn()
+            self._recorder.not_ready = "draining"
+            self._commit()
+        finally:
+            # Closing runs a last revoke, which commits what the line above could not.
+            self._source.close()
+            self._committer.close()
+            self._recorder.lag = {}
+            self._publish_health()
+
+    def _restore(self) -> None:
+        """Go on from what this replica has committed in earlier runs."""
+        self._recorder.not_ready = "restoring the committed totals"
+        self._publish_health()
+        began = time.perf_counter()
+        totals = self._committer.start()
+        if totals is not None:
+            self._ledger.restore(totals)
+            self._on_restored(self._ledger.snapshot)
+            self._recorder.last_commit_at_s = totals.committed_at_s
+            log.info("Restored the totals of %d series groups.", len(self._ledger.snapshot.groups) - 1)
+        self._recorder.restore_seconds = time.perf_counter() - began
+
+    # -- one turn --------------------------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._timer.start()
+        batch = self._source.poll(self._settings.batch_size, self._poll_timeout_s())
+        self._timer.mark("poll")
+        if self._rewind:
+            self._rewind = False
+            self._source.rewind()
+            batch = None
+        if batch is not None:
+            self._recorder.batch_sizes.observe(len(batch))
+            self._count(batch)
+        elif self._waiting is not None and self._clock() >= self._retry_at_s:
+            self._count(self._waiting)
+        now_s = self._clock()
+        if now_s >= self._commit_due_s or len(self._delta.dead_letters) >= MAX_DEAD_LETTERS:
+            self._commit()
+            self._commit_due_s = now_s + self._settings.commit_interval_s
+            self._ledger.refresh()
+        if now_s >= self.health.last_turn_at_s + HEALTH_INTERVAL_S:
+            self._publish_health()
+
+    def _poll_timeout_s(self) -> float:
+        """Never sleep past the next commit: a quiet topic's last spans must still show in time."""
+        until_commit_s = self._commit_due_s - self._clock()
+        return min(self._settings.batch_wait_s, max(until_commit_s, 0.0))
+
+    def _count(self, batch: RawBatch) -> None:
+        counted = {partition: self._delta.counted[partition] for partition in batch.positions}
+        try:
+            self._engine.count(batch, self._delta)
+        except SchemaUnavailable as unavailable:
+            # The group membership must be kept alive by polling meanwhile, so pause rather than wait here.
+            if self._waiting is None:
+                self._retry_delay_s = RETRY_FIRST_S
+            self._waiting = batch
+            self._retry_at_s = self._clock() + self._retry_delay_s
+            log.warning("%s Counting is paused; trying again in %.2g s.", unavailable, self._retry_delay_s)
+            self._retry_delay_s = min(self._retry_delay_s * 2, RETRY_LAST_S)
+            self._source.pause()
+            self._recorder.paused = True
+            self._recorder.not_ready = str(unavailable)
+        else:
+            now_s = self._clock()
+            for partition, before in counted.items():
+                if self._delta.counted[partition] > before:
+                    self._last_span_s[partition] = now_s
+            if self._waiting is not None:
+                log.info("The schema is available again; counting goes on.")
+                self._resume()
+
+    def _resume(self) -> None:
+        self._waiting = None
+        self._source.resume()
+        self._recorder.paused = False
+        self._recorder.not_ready = ""
+
+    def _commit(self) -> Outcome:
+        """Commit the delta and accept or drop it."""
+        self._tell_quiet_partitions()
+        began = time.perf_counter()
+        totals, changes = self._ledger.after(self._delta)
+        ended = self._ledger.expiry(totals)
+        if not self._delta and not ended:
+            return Outcome.COMMITTED
+        self._timer.start()
+        memory = self._seen.after(self._delta) if self._seen is not None else NOTHING_SEEN
+        outcome = self._committer.commit(self._delta, totals, changes, memory, ended)
+        if outcome is Outcome.COMMITTED:
+            self._ledger.accept(totals, changes, ended)
+            if ended:
+                log.info("%d groups were idle for metrics.expire_after, and expired.", int((~ended.keep).sum()))
+            if self._seen is not None:
+                self._seen.accept(memory)
+            self._delta.clear()
+            self._recorder.last_commit_at_s = self._clock()
+        elif outcome is Outcome.DROPPED:
+            self._drop()
+        self._recorder.commit_seconds.observe(time.perf_counter() - began)
+        self._recorder.commits[outcome.value] += 1
+        self._recorder.last_commit_ok = outcome is Outcome.COMMITTED
+        self._timer.mark("commit")
+        return outcome
+
+    def _tell_quiet_partitions(self) -> None:
+        """Where nothing comes, event time moves on with the clock; it is told with a commit, or when it is time to."""
+        now_s = self._clock()
+        heartbeat_s = self._settings.heartbeat_s
+        if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
+            return
+        quiet_since_s = now_s - QUIET_S
+        quiet = [p for p in self._source.read_to_end if self._last_span_s.get(p, now_s) <= quiet_since_s]
+        for partition in quiet:
+            self._delta.reach(partition, int(quiet_since_s * 1e6))
+        if quiet and not self._delta:
+            # Offsets go with it, so that a replica that lost them cannot tell anything.
+            self._delta.positions.update(self._source.positions)
+        self._heartbeat_due_s = now_s + (heartbeat_s or 0.0)
+
+    def _drop(self) -> None:
+        """Forget what is not committed, and read it again where it is still ours."""
+        self._delta.clear()
+        if self._waiting is not None:
+            self._resume()
+        self._rewind = True
+
+    def _publish_health(self) -> None:
+        recorder = self._recorder
+        recorder.last_turn_at_s = self._clock()
+        if self._source.assigned:
+            recorder.lag = self._source.lag()
+        recorder.unreachable = self._source.unreachable
+        recorder.lost_records = dict(self._source.lost_records)
+        if self._seen is not None:
+            recorder.remembered = self._seen.remembered()
+        recorder.refused_partitions = tuple(sorted(self._source.refused))
+        self.health = recorder.snapshot()
+
+    # -- rebalance, called by the source inside poll ---------------------------------------------------------------
+
+    def may_start(self, partition: int, offset: int | None) -> bool:
+        """Whether counting may go on from the group's offset, None where it has none.
+
+        Before what is known to be counted it may not: somebody has set the offsets back, or restored a cluster.
+        """
+        counted = max(self._committer.counted_up_to.get(partition, 0), self._ledger.totals.positions.get(partition, 0))
+        if (offset or 0) >= counted:
+            return True
+        found = "no offset" if offset is None else f"offset {offset}"
+        log.error(
+            "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are counted already and "
+            "would be counted again. See `tokentrace state show`; then either set the offsets forward "
+            "(`tokentrace state reset --offsets`) or accept it (`tokentrace state reset --positions`), and restart.",
+            partition, found, counted,
+        )  # fmt: skip
+        return False
+
+    def before_start(self, partitions: Sequence[int]) -> None:
+        """Know what is committed of partitions before they are read, for the first time or again."""
+        if self._seen is not None:
+            self._seen.load(partitions, self._committer.seen(partitions), self._delta)
+
+    def on_assign(self, partitions: Sequence[int]) -> None:
+        self._recorder.rebalances["assign"] += 1
+        if partitions:
+            log.info("Assigned partitions %s.", sorted(partitions))
+        self._last_span_s.update(dict.fromkeys(partitions, self._clock()))
+        if self._waiting is None:
+            self._recorder.not_ready = ""
+
+    def on_revoke(self, partitions: Sequence[int]) -> None:
+        self._recorder.rebalances["revoke"] += 1
+        log.info("Giving up partitions %s.", sorted(partitions))
+        deadline_s = self._clock() + REVOKE_PATIENCE_S
+        outcome = self._commit()
+        while outcome is Outcome.RETRY and self._clock() < deadline_s:
+            time.sleep(0.1)
+            outcome = self._commit()
+        if outcome is Outcome.RETRY or self._waiting is not None:
+            self._drop()
+        self._forget(partitions)
+
+    def on_lost(self, partitions: Sequence[int]) -> None:
+        self._recorder.rebalances["lost"] += 1
+        log.warning("Lost partitions %s; what was not committed of them is counted by their next owner.", partitions)
+        self._drop()
+        self._forget(partitions)
+
+    def _forget(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._recorder.lag.pop(partition, None)
+        if self._seen is not None:
+            self._seen.forget(partitions)

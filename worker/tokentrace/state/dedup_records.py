@@ -1,0 +1,81 @@
+"""Chunks: the memory of counted spans, kept by input partition, so that whoever owns a partition next knows it.
+
+A topic of its own, with a partition for each input partition: a new owner reads what was written of its partitions, and
+nothing else. A record holds what one commit counted; a tombstone ends it when its window is over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tokentrace.aggregate.dedup import Chunk
+from tokentrace.state.records import decode_record, encode_record
+from tokentrace.state.restore import StateReader
+
+
+def chunk_key(topic: str, chunk: Chunk) -> bytes:
+    """The key of a chunk's record: a JSON array."""
+    return json.dumps([topic, chunk.partition, chunk.position, chunk.piece], separators=(",", ":")).encode()
+
+
+def encode_chunk(chunk: Chunk) -> bytes:
+    """A chunk's record."""
+    keys = chunk.keys.astype("<u8", copy=False).tobytes()
+    return encode_record("seen-chunk", {"published_at": chunk.stamp_s * 1_000_000, "keys": keys})
+
+
+def decode_chunk(partition: int, position: int, piece: int, value: bytes) -> Chunk:
+    """A chunk from the parts of its key, and its record."""
+    record = decode_record(value)
+    keys = np.frombuffer(record["keys"], "<u8").astype(np.uint64)
+    return Chunk(partition, position, piece, record["published_at"] // 1_000_000, keys)
+
+
+class ChunkReader:
+    """Reads the chunks of one consumer group."""
+
+    def __init__(self, client_config: Mapping[str, Any], topic: str, group_id: str) -> None:
+        self._reader = StateReader(client_config, topic, group_id)
+        self._count = 0
+
+    def partition(self, partition: int) -> int:
+        """The partition that holds an input partition's chunks. Input partitions may be added later."""
+        self._count = self._count or self._reader.partitions()
+        return partition % self._count
+
+    def read(self, topic: str, partitions: Sequence[int]) -> dict[int, list[Chunk]]:
+        """Input partition -> its chunks in the order of their commits, as they are committed now.
+
+        Waits until transactions that are open on them now have ended. Raises RuntimeFailure where they cannot be read.
+        """
+        found: dict[tuple[int, int, int], bytes] = {}
+        for message in self._reader.messages(sorted({self.partition(partition) for partition in partitions})):
+            name = _parse_key(topic, message.key())
+            value = message.value()
+            if name is None:
+                continue
+            if value is None:
+                found.pop(name, None)
+            elif name[0] in partitions:
+                found[name] = value
+        chunks: dict[int, list[Chunk]] = {partition: [] for partition in partitions}
+        for name in sorted(found):
+            chunks[name[0]].append(decode_chunk(*name, found[name]))
+        return chunks
+
+
+def _parse_key(topic: str, key: bytes | None) -> tuple[int, int, int] | None:
+    """(partition, position, piece) of a chunk of this topic, None for any other key."""
+    try:
+        parts = json.loads(key or b"")
+    except ValueError:
+        return None
+    if not (isinstance(parts, list) and len(parts) == 4 and parts[0] == topic):
+        return None
+    if not all(isinstance(part, int) for part in parts[1:]):
+        return None
+    return parts[1], parts[2], parts[3]

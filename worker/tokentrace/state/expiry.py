@@ -1,0 +1,116 @@
+"""Expiry: groups that were idle for so long that their series end, and where their sums go.
+
+A series never steps back while it is shown. Most families have fewer labels than a group has, so what a group has
+counted is kept for them: it is folded into its model and provider, and with the last group of those into one sum over
+everything, which no series with a label shows. Every sum over a replica's state thus stays what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.aggregate.groups import OVERFLOW_GROUP, GroupIndex
+from tokentrace.model.snapshot import Folded, FoldedTotals, Group
+
+if TYPE_CHECKING:
+    from tokentrace.state.ledger import Totals
+
+#: The labels that expired sums are kept by.
+_KEPT: Final = frozenset({"model", "provider"})
+_WHOLE: Final = frozenset(Group._fields)
+
+
+class Expiry(NamedTuple):
+    """What a commit ends. False where it ends nothing.
+
+    keep: bool[g], the groups that go on. gone: int64[c], the cells of the others.
+    folded: everything that is folded afterwards. written: keys of it that change. removed: keys that are in it no more.
+    """
+
+    keep: NDArray[np.bool_]
+    gone: NDArray[np.int64]
+    folded: Mapping[Folded, FoldedTotals]
+    written: Sequence[Folded] = ()
+    removed: Sequence[Folded] = ()
+
+    def __bool__(self) -> bool:
+        return bool(len(self.gone))
+
+
+NOTHING_EXPIRED: Final = Expiry(np.zeros(0, np.bool_), np.zeros(0, np.int64), {})
+
+
+def expiry(groups: GroupIndex, totals: Totals, idle_since_s: float, label_sets: Iterable[frozenset[str]]) -> Expiry:
+    """What ends of the groups that have counted nothing since `idle_since_s` (Unix time).
+
+    label_sets: the labels of the families that are exposed. A group goes on while a series that it is part of, and
+    that names its caller, does.
+    """
+    sets = {labels & _WHOLE for labels in label_sets}
+    idle = _idle(groups, totals, idle_since_s)
+    if not idle.any():
+        return NOTHING_EXPIRED
+    _spare(idle, groups.groups, [labels for labels in sets if "caller" in labels and labels != _WHOLE])
+    gone = np.flatnonzero(idle[groups.cell_group[: len(totals.values)]])
+    if not len(gone):
+        return NOTHING_EXPIRED
+    folded = dict(totals.folded)
+    for cell in gone.tolist():
+        group = groups.groups[groups.cell_group[cell]]
+        key = Folded(group.model, group.provider, int(groups.cell_status[cell]))
+        _add(folded, key, FoldedTotals(totals.values[cell], float(totals.created_s[cell])))
+    kept = [groups.groups[number] for number in np.flatnonzero(~idle).tolist()]
+    _fold_the_ended(folded, kept, [labels for labels in sets if labels and labels <= _KEPT])
+    return Expiry(
+        ~idle,
+        gone,
+        folded,
+        [key for key, each in folded.items() if totals.folded.get(key) is not each],
+        [key for key in totals.folded if key not in folded],
+    )
+
+
+def _idle(groups: GroupIndex, totals: Totals, idle_since_s: float) -> NDArray[np.bool_]:
+    """bool[g]: the groups whose cells have all changed before."""
+    committed = len(totals.values)
+    last_s = np.full(len(groups.groups), -np.inf)
+    np.maximum.at(last_s, groups.cell_group[:committed], totals.changed_s)
+    # What is counted and not committed is no more idle than the overflow, which any new group may need.
+    last_s[groups.cell_group[committed:]] = np.inf
+    last_s[OVERFLOW_GROUP] = np.inf
+    return last_s <= idle_since_s
+
+
+def _spare(idle: NDArray[np.bool_], groups: Sequence[Group], sets: Sequence[frozenset[str]]) -> None:
+    """Let idle groups go on that share one of these families' series with a group that goes on."""
+    sparing = bool(sets)
+    while sparing:
+        sparing = False
+        for labels in sets:
+            shown = {_labels(groups[number], labels) for number in np.flatnonzero(~idle).tolist()}
+            spared = [number for number in np.flatnonzero(idle).tolist() if _labels(groups[number], labels) in shown]
+            idle[spared] = False
+            sparing = sparing or bool(spared)
+
+
+def _fold_the_ended(folded: dict[Folded, FoldedTotals], kept: Sequence[Group], sets: Sequence[frozenset[str]]) -> None:
+    """Fold models and providers of which no series is left into everything."""
+    shown = {labels: {_labels(group, labels) for group in kept} for labels in sets}
+    for key in [key for key in folded if key.model is not None]:
+        if not any(_labels(key, labels) in series for labels, series in shown.items()):
+            _add(folded, Folded(None, None, key.status), folded.pop(key))
+
+
+def _labels(labelled: Group | Folded, labels: frozenset[str]) -> tuple[str, ...]:
+    return tuple(getattr(labelled, name) for name in sorted(labels))
+
+
+def _add(folded: dict[Folded, FoldedTotals], key: Folded, more: FoldedTotals) -> None:
+    before = folded.get(key)
+    folded[key] = (
+        more if before is None else FoldedTotals(before.values + more.values, min(before.created_s, more.created_s))
+    )

@@ -1,0 +1,1 @@
+"""Tools: what is not the worker."""

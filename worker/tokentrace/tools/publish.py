@@ -1,0 +1,40 @@
+"""Publish: a span as the bytes of a Kafka message, for programs that have tokentrace installed.
+
+Single-object encoding with the bundled schema: no Schema Registry is needed. `docs/publishing.md` shows the same
+without this package.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import fastavro
+
+from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
+
+#: First bytes of the Avro single-object encoding (Avro 1.12, "Single-object encoding").
+MARKER = b"\xc3\x01"
+
+
+@cache
+def _writer() -> tuple[Any, bytes]:
+    schema = bundled_schema("span")
+    return fastavro.parse_schema(schema), MARKER + fingerprint_of(schema)
+
+
+def span_message(span: Mapping[str, Any]) -> bytes:
+    """The message value of one span, a mapping in the shape of `schemas/span.avsc`.
+
+    Fields that have a default may be left out. Raises ValueError for a span that does not fit the schema.
+    """
+    schema, header = _writer()
+    out = io.BytesIO()
+    out.write(header)
+    try:
+        fastavro.schemaless_writer(out, schema, span)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(f"The span does not fit schemas/span.avsc: {type(error).__name__}: {error}") from error
+    return out.getvalue()
