@@ -17,13 +17,13 @@ from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Engine, StageTimer
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.model.arrays import PADDING
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.spans import (
     FLOAT_FIELDS,
     INT_FIELDS,
-    PADDING,
     STATUSES,
     STRING_FIELDS,
     UNKNOWN_STATUS,

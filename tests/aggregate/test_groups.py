@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.harness import span_batch
 from tests.spanfactory import span
-from tokentrace.aggregate.groups import OVERFLOW_GROUP, GroupIndex
-from tokentrace.model.snapshot import OVERFLOW, Group
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.model.snapshot import OVERFLOW, OVERFLOW_GROUP, Group
 
 HASH_BITS = pytest.mark.parametrize("hash_bits", [0, 5, 64])
 Triple = tuple[str, str, str]

@@ -21,13 +21,12 @@ from tests.harness import NOW_S, Rig, cells_of, raw_batch, samples, span_batch
 from tests.oracle import Key, key, recount
 from tests.spanfactory import NOW_US, message, random_span, single_object_header, span
 from tokentrace.aggregate.delta import Delta
-from tokentrace.aggregate.groups import OVERFLOW_GROUP
 from tokentrace.aggregate.pipeline import AHEAD_US, EARLIEST_US, StageTimer, event_times
 from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
 from tokentrace.errors import SchemaUnavailable
 from tokentrace.model import reasons
 from tokentrace.model.messages import DeadLetter, RawBatch
-from tokentrace.model.snapshot import PartitionAudit, Snapshot
+from tokentrace.model.snapshot import OVERFLOW_GROUP, PartitionAudit, Snapshot
 
 Record = dict[str, Any]
 

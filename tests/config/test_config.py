@@ -16,9 +16,9 @@ from pydantic import BaseModel
 from tests.services import ROOT
 from tokentrace.config import Config, load_config
 from tokentrace.config.docs import _section, json_schema
-from tokentrace.config.fields import format_duration
 from tokentrace.config.models import OWNED_PROPERTIES
 from tokentrace.errors import ConfigError
+from tokentrace.model.durations import format_duration
 
 
 def load(tmp_path: Path, text: str, **environment: str) -> Config:

@@ -14,8 +14,9 @@ from tokentrace.decode import SchemaDecoder
 from tokentrace.decode.columnar.decoder import ColumnarDecoder
 from tokentrace.decode.fastavro_decoder import ReferenceDecoder
 from tokentrace.decode.resolve import resolve
+from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, PADDING, STRING_FIELDS, SpanBatch, SpanColumns
+from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS, SpanBatch, SpanColumns
 
 #: Nothing is left to the reference for being too little, so that few messages show what many do.
 THOROUGH = {"min_rows": 0, "thin_rows": 0}

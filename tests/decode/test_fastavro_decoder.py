@@ -18,8 +18,9 @@ from tests.decode.helpers import ABSENT, decode, expected, record_schema, string
 from tests.spanfactory import SPAN_SCHEMA, datum, random_span, span
 from tokentrace.decode.datum_check import MAX_EMPTY_ITEMS
 from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import PADDING, SpanColumns
+from tokentrace.model.spans import SpanColumns
 
 NULL_STRING = ["null", "string"]
 MAP = {"type": "map", "values": ["null", "boolean", "long", "double", "string"]}

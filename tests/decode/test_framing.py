@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tokentrace.decode.framing import RAW, Framing, SchemaKey, frame
 from tokentrace.model import reasons
+from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import PADDING
 
 MODES: tuple[Framing, ...] = get_args(Framing)
 

@@ -27,9 +27,12 @@ def test_garbage_in_cycles_is_still_collected_when_it_is_looked_for_seldom() -> 
 
 
 def test_a_setting_of_the_user_is_left_alone() -> None:
-    program = (
-        "import os; from tokentrace.runtime import process; process.before_imports(); print(os.environ['OPENBLAS_NUM_THREADS'])"
-    )
+    program = """
+import os
+from tokentrace.runtime import process
+process.before_imports()
+print(os.environ['OPENBLAS_NUM_THREADS'])
+"""
     done = subprocess.run(
         [sys.executable, "-c", program], env={"OPENBLAS_NUM_THREADS": "3"}, capture_output=True, text=True, check=True
     )

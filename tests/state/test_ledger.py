@@ -19,7 +19,8 @@ from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.errors import RuntimeFailure
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group, PartitionAudit, Snapshot
-from tokentrace.state.ledger import Ledger, Totals
+from tokentrace.state.ledger import Ledger
+from tokentrace.state.totals import Totals
 
 SPANS = Layout.column("spans")
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.resolve import parse
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.model.measures import SUMS, Layout
@@ -19,7 +20,6 @@ from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.records import ROLLUP_BYTES, Progress, StateCodec, decode_record
 from tokentrace.state.varint import encode_rows, long
-from tokentrace.tools import publish
 
 LAYOUTS = [Layout.build(), Layout.build({"latency_ms": (1.0,), "eval_score": (0.5, 1.0)})]
 OWN_SUMS = {"latency_ms": "latency_us_sum", "ttft_ms": "ttft_us_sum", "eval_score": "eval_score_millionths_sum"}
@@ -33,7 +33,7 @@ def by_fastavro(schema: Any, value: Any) -> bytes:
 
 def record(name: str, value: Any) -> bytes:
     schema = bundled_schema(name)
-    return publish.MARKER + fingerprint_of(schema) + by_fastavro(parse(schema), value)
+    return SINGLE_OBJECT_MARKER + fingerprint_of(schema) + by_fastavro(parse(schema), value)
 
 
 def counts(layout: Layout, row: list[int]) -> dict[str, Any]:

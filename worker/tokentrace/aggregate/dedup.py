@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tokentrace.aggregate.delta import Delta, Ids
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.spans import SpanBatch, Strings, string_words
+from tokentrace.model.worker_stats import Remembered
 
 #: Ids of one chunk: its record stays well below the megabyte that a broker takes by default.
 CHUNK_IDS: Final = 65_536
@@ -62,14 +63,6 @@ class Memory(NamedTuple):
 
 #: No span is remembered or forgotten.
 NOTHING_SEEN: Final = Memory()
-
-
-class Remembered(NamedTuple):
-    """How much is remembered of one partition: ids, how many seconds they reach back, and ids forgotten early."""
-
-    ids: int
-    seconds: int
-    early: int
 
 
 @dataclass(slots=True)

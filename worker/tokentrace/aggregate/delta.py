@@ -7,15 +7,14 @@ consumer thread touches a delta. A commit takes all of it or, when it is given u
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.model.arrays import grown
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter
-
-ScalarT = TypeVar("ScalarT", bound=np.generic)
 
 #: A table of a minute's cells has at most so many entries for each row that it leads to, and is free up to a size.
 _TABLE_PER_ROW: Final = 32
@@ -175,16 +174,3 @@ class Delta:
             tally.clear()
         self.clamped = 0
         self.dead_letters = []
-
-
-def resized(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
-    """A copy with `size` rows: cut, or filled up with zeros."""
-    copy = np.zeros((size, *array.shape[1:]), array.dtype)
-    kept = min(size, len(array))
-    copy[:kept] = array[:kept]
-    return copy
-
-
-def grown(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
-    """The array itself when it has `size` rows, else a larger one; doubling keeps the cost linear in total."""
-    return array if len(array) >= size else resized(array, max(size, 2 * len(array), 64))

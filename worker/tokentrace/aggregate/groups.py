@@ -14,11 +14,10 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import grown
-from tokentrace.model.snapshot import OVERFLOW, Group
-from tokentrace.model.spans import PADDING, Strings, string_words
+from tokentrace.model.arrays import PADDING, grown
+from tokentrace.model.snapshot import OVERFLOW, OVERFLOW_GROUP, Group
+from tokentrace.model.spans import Strings, string_words
 
-OVERFLOW_GROUP: Final = 0
 _STATUS_COUNT: Final = 3
 _EMPTY: Final = -1
 #: Odd multipliers of a 64-bit hash (the golden ratio, and the finaliser of SplitMix64).

@@ -24,13 +24,13 @@ from tokentrace.alerts.evaluation import Evaluation, Event
 from tokentrace.alerts.rules import Rule
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
+from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
 from tokentrace.errors import UsageError
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.pricing import Pricer
 from tokentrace.state.restore import StateReader
-from tokentrace.tools.publish import MARKER
 
 BATCH: Final = 10_000
 
@@ -105,7 +105,7 @@ def from_file(path: Path) -> tuple[Iterator[RawBatch], WriterSchemas]:
             schema = fastavro.reader(stream).writer_schema
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UsageError(f"{path} is no Avro object container file of spans ({error}).") from error
-    header = MARKER + fingerprint_of(schema)
+    header = SINGLE_OBJECT_MARKER + fingerprint_of(schema)
     parsed = fastavro.parse_schema(schema)
 
     def messages() -> Iterator[bytes]:

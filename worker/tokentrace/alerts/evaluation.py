@@ -17,8 +17,9 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.alerts.rules import OPERATORS, SPANS, Floats, Ints, Rule, Selection, digest
+from tokentrace.alerts.rules import OPERATORS, SPANS, Floats, Rule, Selection, digest
 from tokentrace.alerts.windows import SUMS, Windows
+from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 

@@ -19,15 +19,16 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from tokentrace import __version__
 from tokentrace.alerts.delivery import Deliverer, delivery_record
-from tokentrace.alerts.evaluation import Evaluation, Event, Standing
+from tokentrace.alerts.evaluation import Evaluation, Event
 from tokentrace.alerts.payload import alert_record
 from tokentrace.alerts.rollup_reader import RollupReader
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.store import Entry, Journal, entry, rule_record, standing_of
+from tokentrace.alerts.view import View
 from tokentrace.alerts.watermark import MINUTE_US, Watermark
 from tokentrace.commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog, discard
 from tokentrace.errors import RuntimeFailure
-from tokentrace.kafka.source import FENCED, MEMBERSHIP_LOST, REFUSED, UNAUTHORIZED
+from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, UNAUTHORIZED
 from tokentrace.model.measures import Layout
 
 log = logging.getLogger(__name__)
@@ -62,27 +63,6 @@ class EvaluatorSettings:
     rollups_topic: str
     alerts_topic: str
     session_timeout_s: float = 45.0
-
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What is committed, while this replica is the evaluator. standings, delivery_failed, silenced: by rule.
-
-    silenced: event time until which nothing is delivered, Unix time. time_s: event time that is evaluated, Unix time,
-    0 before the first. bytes: memory of the windows.
-    """
-
-    replica: str
-    rules: Sequence[Rule]
-    standings: Mapping[str, Standing]
-    delivery_failed: Mapping[str, int]
-    silenced: Mapping[str, float]
-    late: int
-    clamped: int
-    time_s: float
-    pending: int
-    evaluation_seconds: float
-    bytes: int
 
 
 @dataclass(slots=True)

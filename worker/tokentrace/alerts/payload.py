@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from tokentrace.alerts.evaluation import Event
-from tokentrace.config.fields import format_duration
+from tokentrace.model.durations import format_duration
 
 #: What an alert is, as `alert.avsc` has it; timestamps are microseconds.
 Record = Mapping[str, Any]

@@ -18,18 +18,18 @@ import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.resolve import parse
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.errors import RuntimeFailure
+from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.records import decode_record
-from tokentrace.tools.publish import MARKER
 
 log = logging.getLogger(__name__)
 
-Ints = NDArray[np.int64]
 HEADER_BYTES: Final = 10
 _LONGEST_VARINT: Final = 10
 
@@ -61,7 +61,7 @@ class RollupReader:
     def __init__(self, layout: Layout, columns: Ints, number: Callable[[Group], int]) -> None:
         """columns: int64[c], numbers of columns of the layout. number: group -> the number to give it."""
         schema = bundled_schema("rollup")
-        self._header = MARKER + fingerprint_of(schema)
+        self._header = SINGLE_OBJECT_MARKER + fingerprint_of(schema)
         assert isinstance(schema, dict)
         # Everything but the rows, which are the last field.
         self._head = parse({**schema, "fields": schema["fields"][:-1]})

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.config.alerts import AlertRule, Delivery
+from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: Columns of the block `sums`, which every rule needs.
 SPANS, ERRORS, TIMEOUTS, COST, TOKENS = range(5)

@@ -17,8 +17,8 @@ from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
 from tokentrace.alerts.payload import moment
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.store import Journal, entry, standing_of
-from tokentrace.config.fields import format_duration
 from tokentrace.errors import RuntimeFailure
+from tokentrace.model.durations import format_duration
 
 TIMEOUT_S: Final = 15.0
 

@@ -12,12 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import grown
 from tokentrace.alerts.rules import COST, ERRORS, SPANS, TIMEOUTS, TOKENS, Rule
+from tokentrace.model.arrays import Ints, grown
 from tokentrace.model.measures import Layout
 from tokentrace.model.spans import STATUSES
 
-Ints = NDArray[np.int64]
 SUMS: Final = "sums"
 
 

@@ -39,7 +39,7 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     from tokentrace.alerts.payload import alert_record, payload
     from tokentrace.errors import UsageError
     from tokentrace.runtime import log
-    from tokentrace.runtime.service import client_config, pricer, writer_schemas
+    from tokentrace.runtime.wiring import client_config, pricer, writer_schemas
 
     config = _with_rules(rules_path)
     log.set_up("warning", "text")
@@ -75,7 +75,7 @@ def list_(config_path: Path, as_json: bool) -> None:
     from tokentrace.alerts.rules import Rule
     from tokentrace.alerts.status import Board
     from tokentrace.runtime import log
-    from tokentrace.runtime.service import evaluator_settings
+    from tokentrace.runtime.wiring import evaluator_settings
 
     config = _with_rules(config_path)
     log.set_up("warning", "text")
@@ -101,7 +101,7 @@ def _with_rules(path: Path) -> Config:
 
 def _line(event: Event) -> str:
     from tokentrace.alerts.payload import moment
-    from tokentrace.config.fields import format_duration
+    from tokentrace.model.durations import format_duration
 
     rule = event.rule
     group = "".join(f" {name}={value}" for name, value in zip(rule.selection.group_by, event.labels, strict=True))

@@ -68,7 +68,7 @@ def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) ->
 def _dead_letters(config_path: Path) -> Iterator[DeadLetters]:
     from tokentrace.config import load_config
     from tokentrace.runtime import log
-    from tokentrace.runtime.service import client_config
+    from tokentrace.runtime.wiring import client_config
     from tokentrace.tools.dlq import DeadLetters
 
     config = load_config(config_path)

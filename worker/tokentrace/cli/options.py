@@ -29,7 +29,7 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from tokentrace.config.fields import positive_duration
+        from tokentrace.model.durations import positive_duration
 
         if isinstance(value, float):
             return value

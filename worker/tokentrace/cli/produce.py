@@ -22,7 +22,7 @@ def command(config_path: Path, rate: int, count: int | None, seed: int) -> None:
 
     from tokentrace.config import load_config
     from tokentrace.runtime import log
-    from tokentrace.runtime.service import client_config
+    from tokentrace.runtime.wiring import client_config
     from tokentrace.tools.produce import produce
 
     config = load_config(config_path)

@@ -109,7 +109,7 @@ def _ask(yes: bool, question: str) -> None:
 def _admin(config_path: Path) -> StateAdmin:
     from tokentrace.config import load_config
     from tokentrace.runtime import log
-    from tokentrace.runtime.service import client_config
+    from tokentrace.runtime.wiring import client_config
     from tokentrace.state.admin import StateAdmin
 
     config = load_config(config_path)

@@ -12,8 +12,7 @@ from typing import Protocol
 
 from tokentrace.aggregate.dedup import NOTHING_SEEN, Chunk, Memory
 from tokentrace.aggregate.delta import Changes, Delta
-from tokentrace.state.expiry import NOTHING_EXPIRED, Expiry
-from tokentrace.state.ledger import Totals
+from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
 
 class Outcome(Enum):

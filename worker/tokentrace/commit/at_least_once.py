@@ -16,10 +16,10 @@ from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import headers_of
 from tokentrace.errors import RuntimeFailure
-from tokentrace.kafka.source import FENCED, MEMBERSHIP_LOST, KafkaSource
+from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST
+from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import DeadLetter
-from tokentrace.state.expiry import NOTHING_EXPIRED, Expiry
-from tokentrace.state.ledger import Totals
+from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
 log = logging.getLogger(__name__)
 

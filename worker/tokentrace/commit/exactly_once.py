@@ -25,15 +25,15 @@ from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import headers_of
 from tokentrace.errors import RuntimeFailure
-from tokentrace.kafka.source import FENCED, MEMBERSHIP_LOST, UNAUTHORIZED, KafkaSource
+from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, UNAUTHORIZED
+from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, folded_key, replica_key
 from tokentrace.state.dedup_records import ChunkReader, chunk_key, encode_chunk
-from tokentrace.state.expiry import NOTHING_EXPIRED, Expiry
-from tokentrace.state.ledger import Totals
 from tokentrace.state.records import Progress
 from tokentrace.state.restore import partition_of
+from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
 log = logging.getLogger(__name__)
 

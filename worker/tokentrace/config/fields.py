@@ -10,32 +10,7 @@ from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-
-
-def _duration(value: Any) -> float:
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return float(match[1]) * _UNITS[match[2]]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f"{value} has no unit; write a duration such as 500ms, 15s, 5m or 1h")
-    raise ValueError(f"{value!r} is no duration; write one such as 500ms, 15s, 5m or 1h")
-
-
-def positive_duration(value: Any) -> float:
-    seconds = _duration(value)
-    if seconds <= 0:
-        raise ValueError("must be longer than zero")
-    return seconds
-
-
-def format_duration(seconds: float) -> str:
-    """The shortest text that gives these seconds back."""
-    for unit in ("d", "h", "m", "s"):
-        if seconds and seconds % _UNITS[unit] == 0:
-            return f"{int(seconds / _UNITS[unit])}{unit}"
-    return f"{seconds * 1000:g}ms"
-
+from tokentrace.model.durations import duration, format_duration, positive_duration
 
 _DURATION_SCHEMA: Final = {
     "type": "string",
@@ -45,7 +20,7 @@ _DURATION_SCHEMA: Final = {
 
 #: Seconds, zero allowed.
 Duration = Annotated[
-    float, BeforeValidator(_duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
+    float, BeforeValidator(duration), PlainSerializer(format_duration), WithJsonSchema(_DURATION_SCHEMA)
 ]
 #: Seconds, more than zero.
 PositiveDuration = Annotated[

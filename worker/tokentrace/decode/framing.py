@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model import reasons
+from tokentrace.model.arrays import PADDING, unaligned_words
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import PADDING, unaligned_words
 
 Framing = Literal["auto", "confluent", "single_object", "raw"]
 

@@ -11,7 +11,7 @@ from tokentrace.model import families
 from tokentrace.model.families import GaugeFamily, PlainCounter
 
 if TYPE_CHECKING:
-    from tokentrace.alerts.evaluator import View
+    from tokentrace.alerts.view import View
 
 
 def alert_metrics(view: View | None) -> Iterator[Metric]:

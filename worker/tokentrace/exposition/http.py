@@ -26,11 +26,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from tokentrace.config.fields import positive_duration
 from tokentrace.errors import RuntimeFailure, UsageError
 from tokentrace.exposition.negotiate import CONTENT_TYPES, accepts_gzip, choose_format
 from tokentrace.exposition.render import Format, Scrape
 from tokentrace.exposition.zero_init import Address
+from tokentrace.model.durations import positive_duration
 from tokentrace.model.snapshot import Snapshot
 
 log = logging.getLogger(__name__)

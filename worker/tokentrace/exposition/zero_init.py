@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import grown
+from tokentrace.model.arrays import grown
 
 #: Host and port that a connection comes from.
 Address = tuple[str, int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,3 +86,6 @@ class Snapshot:
     overflowed_spans: int
     committed_at_s: float
     folded: Sequence[Folded] = ()
+
+
+OVERFLOW_GROUP: Final = 0

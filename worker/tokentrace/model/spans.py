@@ -14,8 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-#: Zero bytes after the last datum, so that an unaligned 64-bit load never leaves the buffer.
-PADDING: Final = 16
+from tokentrace.model.arrays import LOW_BYTES, PADDING, unaligned_words
 
 INT_FIELDS: Final = (
     "prompt_tokens",
@@ -34,12 +33,6 @@ IDENTITY_FIELDS: Final = ("trace_id", "span_id")
 #: Codes of `status`, in the order of the schema's enum; UNKNOWN_STATUS for a writer's symbol outside it.
 STATUSES: Final = ("ok", "error", "timeout")
 UNKNOWN_STATUS: Final = 255
-_LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
-
-
-def unaligned_words(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """uint64[len(buffer) - 7]: the eight bytes from each position on, little-endian; a view."""
-    return np.ndarray(shape=(len(buffer) - 7,), dtype="<u8", buffer=buffer, strides=(1,))
 
 
 @dataclass(slots=True)
@@ -82,7 +75,7 @@ def string_words(
             offset, length = offset.take(rows), length.take(rows)
         words = loads[offset + start]
         if shortest < start + 8:
-            words &= _LOW_BYTES.take(length - start, mode="clip")
+            words &= LOW_BYTES.take(length - start, mode="clip")
         yield rows, words
 
 

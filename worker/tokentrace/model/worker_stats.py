@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from tokentrace.aggregate.dedup import Remembered
-
 #: Upper bounds of the health histograms: messages a batch, and seconds of a commit.
 BATCH_BOUNDS: Final = (1, 10, 100, 500, 1000, 2000, 5000, 10000, 20000)
 SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -144,3 +142,11 @@ class Recorder:
             refused_partitions=self.refused_partitions,
             remembered=dict(self.remembered),
         )
+
+
+class Remembered(NamedTuple):
+    """How much is remembered of one partition: ids, how many seconds they reach back, and ids forgotten early."""
+
+    ids: int
+    seconds: int
+    early: int

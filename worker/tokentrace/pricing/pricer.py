@@ -12,9 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import grown
-from tokentrace.aggregate.groups import OVERFLOW_GROUP
-from tokentrace.model.snapshot import Group
+from tokentrace.model.arrays import grown
+from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import SpanBatch, Strings
 from tokentrace.pricing.genai_prices import PublishedPrices
 from tokentrace.pricing.rates import Plan, Rates, configured_plan

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import grown
+from tokentrace.model.arrays import Ints, grown
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, PICO_PER_USD, US_PER_DAY, Plan, RateRow
 
@@ -22,8 +22,6 @@ _PICO_PER_NANO: Final = PICO_PER_USD // NANO_PER_USD
 _NEVER: Final = (1 << 63) - 1
 #: Bound on a call's pico-USD that leaves every step of the arithmetic within int64.
 _INT64_SAFE: Final = 1 << 62
-
-Ints = NDArray[np.int64]
 
 
 class RateTable:

@@ -7,41 +7,22 @@ everything, which no series with a label shows. Every sum over a replica's state
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.groups import OVERFLOW_GROUP, GroupIndex
-from tokentrace.model.snapshot import Folded, FoldedTotals, Group
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.model.snapshot import OVERFLOW_GROUP, Folded, FoldedTotals, Group
+from tokentrace.state.totals import NOTHING_EXPIRED, Expiry
 
 if TYPE_CHECKING:
-    from tokentrace.state.ledger import Totals
+    from tokentrace.state.totals import Totals
 
 #: The labels that expired sums are kept by.
 _KEPT: Final = frozenset({"model", "provider"})
 _WHOLE: Final = frozenset(Group._fields)
-
-
-class Expiry(NamedTuple):
-    """What a commit ends. False where it ends nothing.
-
-    keep: bool[g], the groups that go on. gone: int64[c], the cells of the others.
-    folded: everything that is folded afterwards. written: keys of it that change. removed: keys that are in it no more.
-    """
-
-    keep: NDArray[np.bool_]
-    gone: NDArray[np.int64]
-    folded: Mapping[Folded, FoldedTotals]
-    written: Sequence[Folded] = ()
-    removed: Sequence[Folded] = ()
-
-    def __bool__(self) -> bool:
-        return bool(len(self.gone))
-
-
-NOTHING_EXPIRED: Final = Expiry(np.zeros(0, np.bool_), np.zeros(0, np.int64), {})
 
 
 def expiry(groups: GroupIndex, totals: Totals, idle_since_s: float, label_sets: Iterable[frozenset[str]]) -> Expiry:

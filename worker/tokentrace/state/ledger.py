@@ -7,96 +7,22 @@ them; `accept` makes them the committed ones. A commit that is given up accepts 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import Changes, Delta, resized
+from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.errors import RuntimeFailure
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Folded, FoldedTotals, PartitionAudit, Snapshot
-from tokentrace.state.expiry import NOTHING_EXPIRED, Expiry, expiry
+from tokentrace.model.snapshot import Snapshot
+from tokentrace.state.expiry import expiry
 from tokentrace.state.quality import QualityWindow
+from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
 #: Idle groups are looked for so many times in the time after which they expire, and at most once in so long.
 _LOOKS: Final = 20
 _LOOK_AT_MOST_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Everything that was ever counted by this replica; immutable.
-
-    values: int64[k, width]. created_s: float64[k], Unix time of the cell's first commit, 0 where it has none yet.
-    changed_s: float64[k], Unix time of the last commit that changed the cell.
-    rejected: reason -> messages or parts; rejected_created_s: reason -> Unix time of its first.
-    partitions: partition -> audit. positions: partition -> offset up to which this replica has counted.
-    folded: what expired groups have counted, which are in no cell any more.
-    """
-
-    values: NDArray[np.int64]
-    created_s: NDArray[np.float64]
-    changed_s: NDArray[np.float64]
-    rejected: Mapping[str, int]
-    rejected_created_s: Mapping[str, float]
-    partitions: Mapping[int, PartitionAudit]
-    positions: Mapping[int, int]
-    committed_at_s: float
-    folded: Mapping[Folded, FoldedTotals] = field(default_factory=dict)
-
-    @classmethod
-    def empty(cls, layout: Layout) -> Totals:
-        times_s = np.zeros(0, np.float64)
-        return cls(np.zeros((0, layout.width), np.int64), times_s, times_s, {}, {}, {}, {}, 0.0)
-
-    def plus(self, delta: Delta, changes: Changes, now_s: float) -> Totals:
-        """These totals and the delta's.
-
-        Raises RuntimeFailure when a total leaves int64 (9.2 billion USD in one cell).
-        """
-        values, created_s, changed_s = self.values, self.created_s, self.changed_s
-        cells = changes.cells
-        if len(cells):
-            size = max(len(values), int(cells[-1]) + 1)
-            values = resized(values, size)
-            created_s, changed_s = resized(created_s, size), resized(changed_s, size)
-            values[cells] += changes.values
-            if (values[cells] < 0).any():
-                raise RuntimeFailure("A total has outgrown 64 bits; give this replica a new worker.replica_id.")
-            created_s[cells[created_s[cells] == 0.0]] = now_s
-            changed_s[cells] = now_s
-        rejected, rejected_created_s = dict(self.rejected), dict(self.rejected_created_s)
-        for reason, count in delta.reasons.items():
-            rejected[reason] = rejected.get(reason, 0) + count
-            rejected_created_s.setdefault(reason, now_s)
-        partitions = dict(self.partitions)
-        for partition in delta.positions:
-            before = partitions.get(partition, PartitionAudit(0, 0, 0))
-            partitions[partition] = PartitionAudit(
-                before.polled + delta.polled[partition],
-                before.counted + delta.counted[partition],
-                before.rejected + delta.rejected[partition],
-                before.duplicates + delta.duplicates[partition],
-            )
-        positions = {**self.positions, **delta.positions}
-        return Totals(
-            values, created_s, changed_s, rejected, rejected_created_s, partitions, positions, now_s, self.folded
-        )
-
-    def without(self, ended: Expiry, before: NDArray[np.int64], now: NDArray[np.int64]) -> Totals:
-        """These totals when expired cells have gone. before, now: int64[c], numbers of the cells that are left."""
-        size = int(now.max(initial=-1)) + 1
-        columns = []
-        for column in (self.values, self.created_s, self.changed_s):
-            moved = np.zeros((size, *column.shape[1:]), column.dtype)
-            moved[now] = column[before]
-            columns.append(moved)
-        values, created_s, changed_s = columns
-        return replace(self, values=values, created_s=created_s, changed_s=changed_s, folded=ended.folded)
 
 
 class Ledger:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import Changes, grown, resized
+from tokentrace.aggregate.delta import Changes
+from tokentrace.model.arrays import grown, resized
 from tokentrace.model.measures import Layout
 
 

@@ -20,15 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace import __version__
+from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.resolve import parse
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.errors import RuntimeFailure
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Folded, FoldedTotals, Group, PartitionAudit
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.ledger import Totals
+from tokentrace.state.totals import Totals
 from tokentrace.state.varint import encode_rows, long
-from tokentrace.tools.publish import MARKER
 
 #: Histogram -> the field of its sum; the token histograms' sums are the token sums.
 _OWN_SUMS: Final = {
@@ -298,7 +298,7 @@ _NAMES: Final = (
 def _writer(name: str) -> tuple[Any, bytes]:
     schema = bundled_schema(name)
     # Parsed without logical types: timestamps stay the integers that they are.
-    return parse(schema), MARKER + fingerprint_of(schema)
+    return parse(schema), SINGLE_OBJECT_MARKER + fingerprint_of(schema)
 
 
 @cache

@@ -22,8 +22,8 @@ from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.errors import RuntimeFailure
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Folded, FoldedTotals
-from tokentrace.state.ledger import Totals
 from tokentrace.state.records import Cell, StateCodec, parse_key
+from tokentrace.state.totals import Totals
 
 #: How long the topic may stand still before the restore is given up. An open transaction of another replica holds
 #: readers back for at most its own time-out, which is far shorter.

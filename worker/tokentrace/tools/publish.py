@@ -13,16 +13,14 @@ from typing import Any
 
 import fastavro
 
+from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
-
-#: First bytes of the Avro single-object encoding (Avro 1.12, "Single-object encoding").
-MARKER = b"\xc3\x01"
 
 
 @cache
 def _writer() -> tuple[Any, bytes]:
     schema = bundled_schema("span")
-    return fastavro.parse_schema(schema), MARKER + fingerprint_of(schema)
+    return fastavro.parse_schema(schema), SINGLE_OBJECT_MARKER + fingerprint_of(schema)
 
 
 def span_message(span: Mapping[str, Any]) -> bytes:

@@ -20,8 +20,9 @@ from tokentrace.decode.columnar.steps import Steps, run
 from tokentrace.decode.columnar.utf8 import NotAscii, invalid_utf8
 from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, ReferenceDecoder
 from tokentrace.decode.resolve import Resolution
+from tokentrace.model.arrays import unaligned_words
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import Numbers, SpanColumns, Strings, unaligned_words
+from tokentrace.model.spans import Numbers, SpanColumns, Strings
 
 #: Messages decoded together: each temporary array stays below the 128 KiB from which malloc asks the kernel for pages.
 CHUNK_ROWS: Final = 12_000

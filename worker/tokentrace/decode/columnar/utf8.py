@@ -11,7 +11,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.spans import Strings, unaligned_words
+from tokentrace.model.arrays import unaligned_words
+from tokentrace.model.spans import Strings
 
 #: Bytes looked at at a time, a multiple of 8, so that what is in between stays in the cache.
 _BLOCK: Final = 1 << 18

@@ -1,0 +1,30 @@
+"""View: what the evaluator has committed, as an immutable value that other threads read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tokentrace.alerts.evaluation import Standing
+from tokentrace.alerts.rules import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is committed, while this replica is the evaluator. standings, delivery_failed, silenced: by rule.
+
+    silenced: event time until which nothing is delivered, Unix time. time_s: event time that is evaluated, Unix time,
+    0 before the first. bytes: memory of the windows.
+    """
+
+    replica: str
+    rules: Sequence[Rule]
+    standings: Mapping[str, Standing]
+    delivery_failed: Mapping[str, int]
+    silenced: Mapping[str, float]
+    late: int
+    clamped: int
+    time_s: float
+    pending: int
+    evaluation_seconds: float
+    bytes: int

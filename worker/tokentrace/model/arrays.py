@@ -1,0 +1,37 @@
+"""Array helpers: growing arrays without copying each time, and reading bytes as 64-bit words."""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: int64[n].
+Ints = NDArray[np.int64]
+
+#: Zero bytes after the last datum, so that an unaligned 64-bit load never leaves the buffer.
+PADDING: Final = 16
+
+#: uint64[9]: entry k is the mask that keeps the k low bytes of a word.
+LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
+
+ScalarT = TypeVar("ScalarT", bound=np.generic)
+
+
+def resized(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
+    """A copy with `size` rows: cut, or filled up with zeros."""
+    copy = np.zeros((size, *array.shape[1:]), array.dtype)
+    kept = min(size, len(array))
+    copy[:kept] = array[:kept]
+    return copy
+
+
+def grown(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
+    """The array itself when it has `size` rows, else a larger one; doubling keeps the cost linear in total."""
+    return array if len(array) >= size else resized(array, max(size, 2 * len(array), 64))
+
+
+def unaligned_words(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """uint64[len(buffer) - 7]: the eight bytes from each position on, little-endian; a view."""
+    return np.ndarray(shape=(len(buffer) - 7,), dtype="<u8", buffer=buffer, strides=(1,))
