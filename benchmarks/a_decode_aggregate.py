@@ -1,4 +1,4 @@
-"""(a) Decode and aggregate on one core: `Engine.count` against fastavro with a dict, and with prometheus_client.
+"""(a) Decode and aggregate on one core: `Pipeline.count` against fastavro with a dict, and with prometheus_client.
 
 All of them do the same work, from message values to every family; see `baselines`. Everything is warm: groups, label
 children and prices have been seen once.
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .baselines import FastavroDict, FastavroPrometheus
 from .effort import Effort
 from .measure import Figure, Measure, Row, in_turns
-from .rig import Rig
+from .rig import Harness
 from .workload import SCHEMAS, Workload, workload
 
 TYPICAL_GROUPS = 1_000
@@ -58,7 +58,7 @@ def run(effort: Effort) -> Figure:
 
 def _compare(load: Workload, effort: Effort) -> tuple[Measure, Measure, Measure]:
     """Spans a second of tokentrace, fastavro + dict, fastavro + prometheus_client."""
-    rig = Rig(load)
+    rig = Harness(load)
     plain, client = FastavroDict(load.schema), FastavroPrometheus(load.schema)
     few, some = load.messages[: effort.baseline_spans], load.messages[: 2 * effort.baseline_spans]
     runs = [

@@ -15,7 +15,7 @@ from tests.services.kafka import KafkaBroker
 from .broker import fill
 from .effort import Effort
 from .measure import Figure, Measure, Row, in_turns
-from .rig import Rig
+from .rig import Harness
 from .workers import probe, scraped_every_second, timed, url_of, write_config
 from .workload import BATCH, workload
 
@@ -37,7 +37,7 @@ def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[li
     load = workload("default", 200_000, GROUPS)
     count = effort.topic_spans
     fill(broker, "bench-spans", load.messages, count)
-    rig = Rig(load)
+    rig = Harness(load)
     rig.count()
     stages: list[dict[str, float]] = []
     settings = {"commit_interval": effort.commit_interval, "batch_size": BATCH}

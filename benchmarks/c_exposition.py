@@ -15,7 +15,7 @@ from tokentrace.exposition import Format, Renderer
 from .baselines import FastavroPrometheus
 from .effort import Effort
 from .measure import Figure, Row, in_turns
-from .rig import Rig
+from .rig import Harness
 from .workload import workload
 
 #: Series that one model with one caller has, near enough.
@@ -51,7 +51,7 @@ class _SameData:
     def __init__(self, models: int) -> None:
         load = workload("default", models * SPANS_PER_MODEL, models, only_models=True)
         self.series = 0
-        self._rig = Rig(load)
+        self._rig = Harness(load)
         self._delta = self._rig.count()
         self._renderer = Renderer()
         self._baseline = FastavroPrometheus(load.schema)

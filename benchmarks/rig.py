@@ -1,16 +1,16 @@
-"""Rig: tokentrace's engine and ledger over a workload, without Kafka."""
+"""Harness: tokentrace's engine and ledger over a workload, without Kafka."""
 
 from __future__ import annotations
 
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.decode import SpanDecoder
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import STAGES
 from tokentrace.pricing import Pricer
-from tokentrace.runtime.allocator import keep_freed_memory
+from tokentrace.runtime.allocator import tune_malloc
 from tokentrace.state.ledger import Ledger
 
 from .workload import Workload
@@ -18,16 +18,16 @@ from .workload import Workload
 LAYOUT = Layout.build()
 
 
-class Rig:
+class Harness:
     """An engine whose parts are the worker's. seconds: stage -> seconds spent in it."""
 
     def __init__(self, workload: Workload, max_groups: int = 100_000) -> None:
-        keep_freed_memory()  # As a worker does.
+        tune_malloc()  # As a worker does.
         self.batches = workload.batches()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._groups = GroupIndex(max_groups)
         self.ledger = Ledger(LAYOUT, self._groups, 300.0)
-        self._engine = Engine(
+        self._engine = Pipeline(
             SpanDecoder(workload.writer_schemas()), self._groups, Pricer({}), LAYOUT, StageTimer(self.seconds)
         )
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.exposition.render import Renderer
@@ -76,7 +76,7 @@ def measure(groups: int) -> None:
     layout, index, seconds = Layout.build(), GroupIndex(1_000_000), dict.fromkeys(STAGES, 0.0)
     delta, ledger = Delta(layout), Ledger(layout, index, 300.0)
     decoder = SpanDecoder(WriterSchemas())
-    engine = Engine(decoder, index, Pricer({}), layout, StageTimer(seconds))
+    engine = Pipeline(decoder, index, Pricer({}), layout, StageTimer(seconds))
     codec, renderer = StateCodec(layout), Renderer()
 
     def envelope(row: int) -> Envelope:

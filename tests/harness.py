@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracle import Key, bound_text, key
-from tokentrace.aggregate.dedup import SeenSpans
+from tokentrace.aggregate.dedup import Deduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.arrays import PADDING
@@ -95,7 +95,7 @@ def published_pricer() -> Pricer:
     return Pricer({}, clock=Clock())
 
 
-class Rig:
+class Harness:
     """An engine, its delta and its ledger, on a clock of their own."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Rig:
         schemas: Any = None,
         quality_window_s: float = 300.0,
         layout: Layout = LAYOUT,
-        seen: SeenSpans | None = None,
+        seen: Deduplicator | None = None,
     ) -> None:
         self.seen = seen
         self.clock = Clock()
@@ -115,7 +115,7 @@ class Rig:
         self.groups = GroupIndex(max_groups, hash_bits)
         self.delta = Delta(layout)
         self.ledger = Ledger(layout, self.groups, quality_window_s, self.clock)
-        self.engine = Engine(
+        self.engine = Pipeline(
             SpanDecoder(schemas if schemas is not None else WriterSchemas()),
             self.groups,
             pricer or published_pricer(),

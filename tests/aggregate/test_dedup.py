@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness import LAYOUT, NOW_S, Rig, cells_of, raw_batch, span_batch
+from tests.harness import LAYOUT, NOW_S, Harness, cells_of, raw_batch, span_batch
 from tests.spanfactory import message, span
-from tokentrace.aggregate.dedup import CHUNK_IDS, LONGEST_ID_BYTES, Memory, SeenSpans, _Table, span_keys
+from tokentrace.aggregate.dedup import CHUNK_IDS, LONGEST_ID_BYTES, DedupChanges, Deduplicator, _Table, span_keys
 from tokentrace.aggregate.delta import Delta
-from tokentrace.state.dedup_records import _parse_key, chunk_key, decode_chunk, encode_chunk
+from tokentrace.state.dedup_records import _parse_key, decode_dedup_chunk, dedup_key, encode_dedup_chunk
 
 WINDOW_S = 600
 
@@ -25,20 +25,20 @@ def sent(trace: str, span_id: str, **more: Any) -> bytes:
     return message(span(trace_id=trace, span_id=span_id, cost_usd=1.0, **more))
 
 
-def seen(max_ids: int = 1_000_000, window_s: float = WINDOW_S) -> SeenSpans:
-    return SeenSpans(window_s, max_ids)
+def seen(max_ids: int = 1_000_000, window_s: float = WINDOW_S) -> Deduplicator:
+    return Deduplicator(window_s, max_ids)
 
 
-def counted(rig: Rig) -> int:
+def counted(rig: Harness) -> int:
     return sum(row["spans"] for row in cells_of(rig.ledger.snapshot).values())
 
 
-def audit(rig: Rig, partition: int = 0) -> tuple[int, ...]:
+def audit(rig: Harness, partition: int = 0) -> tuple[int, ...]:
     return tuple(rig.ledger.snapshot.partitions[partition])
 
 
 def test_a_repeated_span_is_counted_once_within_a_batch_and_after_it() -> None:
-    rig = Rig(seen=seen())
+    rig = Harness(seen=seen())
     rig.count([sent("t", "a"), sent("t", "b"), sent("t", "a"), b"junk"])
     rig.count([sent("t", "b"), sent("t", "c")], offset=4)
     rig.commit()
@@ -49,21 +49,21 @@ def test_a_repeated_span_is_counted_once_within_a_batch_and_after_it() -> None:
 
 
 def test_without_it_every_span_counts() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([sent("t", "a")] * 3)
     rig.commit()
     assert audit(rig) == (3, 3, 0, 0)
 
 
 def test_the_first_in_the_order_of_offsets_is_the_one_that_counts() -> None:
-    rig = Rig(seen=seen())
+    rig = Harness(seen=seen())
     rig.count([sent("t", "a", model=f"m{index}") for index in range(50)])
     rig.commit()
     assert [cell[0] for cell in cells_of(rig.ledger.snapshot)] == ["m0"]
 
 
 def test_a_span_is_the_same_only_with_its_trace_and_its_partition() -> None:
-    rig = Rig(seen=seen())
+    rig = Harness(seen=seen())
     rig.count([sent("t", "a"), sent("u", "a"), sent("ta", ""), sent("", "ta"), sent("", "a")])
     rig.count([sent("t", "a")], partition=1)
     rig.commit()
@@ -72,14 +72,14 @@ def test_a_span_is_the_same_only_with_its_trace_and_its_partition() -> None:
 
 
 def test_a_span_without_a_span_id_is_counted_always() -> None:
-    rig = Rig(seen=seen())
+    rig = Harness(seen=seen())
     rig.count([sent("t", "")] * 2 + [sent("t", "a")] * 2)
     rig.commit()
     assert audit(rig) == (4, 3, 0, 1)
 
 
 def test_a_rejected_span_may_be_sent_again_mended_and_parts_are_not_counted_twice() -> None:
-    rig = Rig(seen=seen())
+    rig = Harness(seen=seen())
     odd = sent("t", "b", reasoning_tokens=9_000)
     rig.count([sent("t", "a", model=""), sent("t", "a"), odd, odd])
     snapshot = rig.commit()
@@ -88,14 +88,14 @@ def test_a_rejected_span_may_be_sent_again_mended_and_parts_are_not_counted_twic
 
 
 def test_a_repetition_creates_no_group() -> None:
-    rig = Rig(seen=seen())
+    rig = Harness(seen=seen())
     rig.count([sent("t", "a"), sent("t", "a", model="other")])
     assert rig.commit().groups_count == 1
 
 
 @pytest.mark.parametrize(("later_s", "counts"), [(WINDOW_S, 1), (WINDOW_S + 1, 2)])
 def test_a_span_is_remembered_for_the_window(later_s: int, counts: int) -> None:
-    rig = Rig(seen=seen())
+    rig = Harness(seen=seen())
     rig.count([sent("t", "a")])
     rig.commit()
     rig.clock.now_s += later_s
@@ -110,7 +110,7 @@ def test_a_span_is_remembered_for_the_window(later_s: int, counts: int) -> None:
 
 def test_what_leaves_the_window_is_forgotten_with_the_commit() -> None:
     memory = seen()
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     for minute in range(30):
         rig.count([sent("t", f"{minute}-{index}") for index in range(10)], offset=10 * minute)
         rig.commit()
@@ -121,7 +121,7 @@ def test_what_leaves_the_window_is_forgotten_with_the_commit() -> None:
 
 def test_beyond_the_limit_the_oldest_are_forgotten_and_counted() -> None:
     memory = seen(max_ids=25)
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     for step in range(5):
         rig.count([sent("t", f"{step}-{index}") for index in range(10)], offset=10 * step)
         rig.commit()
@@ -133,14 +133,14 @@ def test_beyond_the_limit_the_oldest_are_forgotten_and_counted() -> None:
 
 def test_a_commit_of_more_than_the_limit_is_not_written_at_all() -> None:
     memory = seen(max_ids=5)
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     rig.count([sent("t", str(index)) for index in range(10)])
-    assert memory.after(rig.delta) == Memory([], [], {0: 10})
+    assert memory.after(rig.delta) == DedupChanges([], [], {0: 10})
 
 
 def test_one_message_from_the_future_does_not_end_the_memory() -> None:
     memory = seen()
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     rig.count([sent("t", "a")])
     rig.commit()
     batch = raw_batch([sent("t", "b"), sent("t", "a")], offset=1)
@@ -152,7 +152,7 @@ def test_one_message_from_the_future_does_not_end_the_memory() -> None:
 
 def test_what_was_not_committed_is_not_remembered() -> None:
     memory = seen()
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     rig.count([sent("t", "a")])
     rig.commit()
     chunks = {0: list(memory._partitions[0].chunks)}
@@ -166,7 +166,7 @@ def test_what_was_not_committed_is_not_remembered() -> None:
 
 def test_without_durable_chunks_a_rewound_partition_keeps_what_was_committed() -> None:
     memory = seen()
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     rig.count([sent("t", "a")])
     rig.commit()
     rig.count([sent("t", "b")], offset=1)
@@ -178,7 +178,7 @@ def test_without_durable_chunks_a_rewound_partition_keeps_what_was_committed() -
 
 def test_a_partition_that_went_and_came_back_has_what_its_owner_left() -> None:
     memory = seen()
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     rig.count([sent("t", "a"), sent("t", "b")])
     rig.count([sent("t", "a")], partition=1)
     rig.commit()
@@ -192,7 +192,7 @@ def test_a_partition_that_went_and_came_back_has_what_its_owner_left() -> None:
 
 def test_pending_spans_of_other_partitions_survive_an_assignment() -> None:
     memory = seen()
-    rig = Rig(seen=memory)
+    rig = Harness(seen=memory)
     rig.count([sent("t", "a")], partition=1)
     memory.load([0], {}, rig.delta)
     rig.count([sent("t", "a")], partition=1, offset=1)
@@ -224,12 +224,12 @@ def test_many_ids_are_several_chunks() -> None:
     kept = memory.after(delta).kept
     assert [(chunk.piece, len(chunk.keys)) for chunk in kept] == [(0, CHUNK_IDS), (1, 7)]
     for chunk in kept:
-        name = _parse_key("spans", chunk_key("spans", chunk))
+        name = _parse_key("spans", dedup_key("spans", chunk))
         assert name == (0, count, chunk.piece)
-        back = decode_chunk(*name, encode_chunk(chunk))
+        back = decode_dedup_chunk(*name, encode_dedup_chunk(chunk))
         assert back[:4] == chunk[:4]
         assert (back.keys == chunk.keys).all()
-        assert _parse_key("others", chunk_key("spans", chunk)) is None
+        assert _parse_key("others", dedup_key("spans", chunk)) is None
     for other in (b'["spans"]', b'["spans","a",1,2]', b"no json", None):
         assert _parse_key("spans", other) is None
 
@@ -280,7 +280,7 @@ def test_the_table_agrees_with_a_dict(entries: list[tuple[int, bool]], later: in
 @given(st.data())
 def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(data: st.DataObject) -> None:
     """Against a plain set, with time standing still. Two owners, what is committed between them in a dict."""
-    owners = [Rig(seen=seen()) for _ in range(2)]
+    owners = [Harness(seen=seen()) for _ in range(2)]
     durable: dict[tuple[int, int, int], bytes] = {}
     truth: set[tuple[int, str]] = set()
     tally: Counter[str] = Counter()
@@ -290,7 +290,7 @@ def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(da
     def stored() -> dict[int, list[Any]]:
         found: dict[int, list[Any]] = {0: [], 1: []}
         for name in sorted(durable):
-            found[name[0]].append(decode_chunk(*name, durable[name]))
+            found[name[0]].append(decode_dedup_chunk(*name, durable[name]))
         return found
 
     for action in data.draw(st.lists(st.sampled_from(["batch", "batch", "commit", "abort", "move"]), max_size=25)):
@@ -303,7 +303,7 @@ def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(da
             pending += batch
         elif action == "commit":
             change = memory.after(owner.delta)
-            durable.update({chunk[:3]: encode_chunk(chunk) for chunk in change.kept})
+            durable.update({chunk[:3]: encode_dedup_chunk(chunk) for chunk in change.kept})
             owner.commit()
             tally["polled"] += len(pending)
             truth.update(pending)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.decode.helpers import record_schema, string, write, zigzag
 from tests.decode.test_framing import confluent
-from tests.harness import NOW_S, Rig, cells_of, raw_batch, samples, span_batch
+from tests.harness import NOW_S, Harness, cells_of, raw_batch, samples, span_batch
 from tests.oracle import Key, key, recount
 from tests.spanfactory import NOW_US, message, random_span, single_object_header, span
 from tokentrace.aggregate.delta import Delta
@@ -51,7 +51,7 @@ def values_of(seeds: Sequence[int]) -> list[bytes]:
 
 def committed(*batches: Sequence[bytes | None], **rig: Any) -> Snapshot:
     """The snapshot after these batches, committed together."""
-    engine = Rig(**rig)
+    engine = Harness(**rig)
     for batch in batches:
         engine.count(batch)
     return engine.commit()
@@ -77,7 +77,7 @@ def test_order_and_batching_and_commits_do_not_matter(data: st.DataObject, seeds
     expected = cells_of(committed(values_of(seeds)))
     shuffled = data.draw(st.permutations(seeds))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(seeds)), max_size=6)))
-    rig = Rig(hash_bits=hash_bits)
+    rig = Harness(hash_bits=hash_bits)
     for start, end in itertools.pairwise([0, *cuts, len(seeds)]):
         rig.count(values_of(shuffled[start:end]))
         if data.draw(st.booleans()):
@@ -103,7 +103,7 @@ def test_a_limit_of_groups_loses_nothing(seeds: list[int], max_groups: int) -> N
 
 @given(st.lists(SEEDS, max_size=3))
 def test_each_event_minute_holds_the_spans_that_ended_in_it(batches: list[list[int]]) -> None:
-    rig = Rig()
+    rig = Harness()
     for seeds in batches:
         rig.count(values_of(seeds))
     minutes, cells, values = (array.copy() for array in rig.delta.by_minute())
@@ -138,7 +138,7 @@ MESSAGE = st.tuples(st.integers(0, 20) | st.sampled_from(list(JUNK)), st.integer
 
 @given(st.lists(st.lists(MESSAGE, max_size=8), max_size=4))
 def test_every_polled_message_is_counted_or_rejected_and_none_is_both(batches: list[list[tuple[Any, int]]]) -> None:
-    rig = Rig()
+    rig = Harness()
     dead_letters: list[Any] = []
     everything = [each for batch in batches for each in batch]
     for batch in batches:
@@ -210,7 +210,7 @@ def test_every_reason_of_the_contract_is_reached() -> None:
 def test_a_message_that_cannot_be_counted_is_rejected_by_its_reason_and_its_neighbours_are_counted(
     reason: str, value: bytes | None
 ) -> None:
-    rig = Rig(schemas=WriterSchemas(SCHEMAS))
+    rig = Harness(schemas=WriterSchemas(SCHEMAS))
     batch = raw_batch([*values_of([1, 2]), value, *values_of([3])], partition=2, offset=50)
     rig.engine.count(batch, rig.delta)
     assert rig.delta.reasons == {reason: 1}
@@ -230,7 +230,7 @@ def test_a_message_that_cannot_be_counted_is_rejected_by_its_reason_and_its_neig
 
 @pytest.mark.parametrize(("reason", "value"), PART.items(), ids=PART)
 def test_a_span_without_a_part_is_counted_and_the_part_is_counted_by_its_reason(reason: str, value: bytes) -> None:
-    rig = Rig(schemas=WriterSchemas(SCHEMAS))
+    rig = Harness(schemas=WriterSchemas(SCHEMAS))
     rig.count([value, *values_of([1])])
     assert (rig.delta.reasons, rig.delta.dead_letters) == ({reason: 1}, [])
     snapshot = rig.commit()
@@ -245,14 +245,14 @@ def test_a_span_without_a_part_is_counted_and_the_part_is_counted_by_its_reason(
 
 
 def test_a_batch_of_rejects_alone_moves_the_positions() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([None, b""], partition=[3, 1], offset=7)
     assert cells_of(rig.commit()) == {}
     assert rig.ledger.totals.positions == {3: 8, 1: 8}
 
 
 def test_a_batch_without_messages_counts_nothing() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([])
     assert not rig.delta
     assert rig.commit().partitions == {}
@@ -280,7 +280,7 @@ def state(delta: Delta) -> Any:
 
 def test_a_batch_whose_schema_cannot_be_had_now_is_counted_later_and_whole() -> None:
     schemas = _Unreachable()
-    rig = Rig(schemas=schemas)
+    rig = Harness(schemas=schemas)
     rig.count(values_of([1]))
     before = state(rig.delta)
     batch = [*values_of([2]), b"junk", confluent(5, write(BARE, {"model": "m", "total_tokens": 1}))]
@@ -337,7 +337,7 @@ def test_each_span_is_compared_with_its_own_message() -> None:
 
 
 def test_a_batch_tells_how_far_event_time_has_come_by_partition() -> None:
-    rig = Rig()
+    rig = Harness()
     ends = [NOW_US - 5, NOW_US - 9, NOW_US + 3600 * 1_000_000, NOW_US - 7]
     rig.count([message(span(ended_at=end)) for end in ends], partition=[0, 0, 3, 5])
     assert rig.delta.event_times_us == {0: NOW_US - 5, 3: int(NOW_S * 1e6), 5: NOW_US - 7}
@@ -348,7 +348,7 @@ def test_a_batch_tells_how_far_event_time_has_come_by_partition() -> None:
 
 def test_minutes_of_any_distance_may_share_a_batch() -> None:
     ends = [EARLIEST_US, NOW_US, NOW_US - 86_400_000_000, EARLIEST_US + 60_000_000]
-    rig = Rig()
+    rig = Harness()
     rig.count([message(span(ended_at=ended)) for ended in ends])
     assert sorted(rig.delta.by_minute().minutes.tolist()) == sorted(ended // 60_000_000 for ended in ends)
     assert samples(rig.commit()) == recount([span(ended_at=ended) for ended in ends])
@@ -368,7 +368,7 @@ def test_each_stage_is_accounted_its_time() -> None:
 
 
 def test_a_batch_takes_time_of_every_stage_of_the_engine_and_of_no_other() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count(values_of(range(50)))
     used = {stage for stage, seconds in rig.seconds.items() if seconds > 0.0}
     assert used == {"decode", "validate", "index", "price", "aggregate"}

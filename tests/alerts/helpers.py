@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.harness import LAYOUT, Rig
+from tests.harness import LAYOUT, Harness
 from tests.spanfactory import NOW_US, message, random_span
 from tokentrace.alerts.evaluation import Evaluation
 from tokentrace.alerts.rules import Rule
@@ -39,7 +39,7 @@ class Feed:
 
     def __init__(self, evaluation: Evaluation) -> None:
         self._evaluation = evaluation
-        self._rig = Rig()
+        self._rig = Harness()
 
     def give(self, spans: Iterable[Record]) -> int:
         """Late spans among them."""

@@ -17,7 +17,7 @@ from tests.services.webhook import Webhook, ok, status
 from tests.services.workers import wait_for
 from tokentrace.alerts import delivery as module
 from tokentrace.alerts.delivery import Deliverer, Outcome
-from tokentrace.alerts.evaluation import Event
+from tokentrace.alerts.evaluation import AlertTransition
 from tokentrace.alerts.payload import alert_record
 from tokentrace.config.alerts import Delivery
 
@@ -45,7 +45,7 @@ def to(url: str, **fields: Any) -> Delivery:
 
 def record(name: str = "r", at_s: int = 60, labels: tuple[str, ...] = (), age_s: float = 0.0) -> dict[str, Any]:
     group_by = ("model",) if labels else ()
-    event = Event("firing", rule(name, group_by=group_by), labels, at_s, 2.5, 7)
+    event = AlertTransition("firing", rule(name, group_by=group_by), labels, at_s, 2.5, 7)
     return alert_record(event, "g", time.time() - age_s, silenced=False)
 
 

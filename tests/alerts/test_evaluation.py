@@ -15,7 +15,7 @@ from tests.alerts.helpers import FIRST, Feed, Record, evaluation_of, rule, spans
 from tests.alerts.oracle import METRICS, in_window, matching
 from tests.alerts.oracle import quantile as quantile_by_hand
 from tests.spanfactory import span
-from tokentrace.alerts.evaluation import Event
+from tokentrace.alerts.evaluation import AlertTransition
 from tokentrace.alerts.rules import MEASURES, Rule, quantile
 
 MINUTES = 40
@@ -76,7 +76,7 @@ def simulate(spans: list[Record], rule: Rule, last_minute: int) -> list[tuple[An
     return events
 
 
-def same(found: list[Event], expected: list[tuple[Any, ...]]) -> None:
+def same(found: list[AlertTransition], expected: list[tuple[Any, ...]]) -> None:
     key = [(event.at_s, event.status == "firing", event.labels) for event in found]
     told = [(at_s, status == "firing", labels) for status, labels, at_s, _, _ in expected]
     assert sorted(key) == sorted(told)
@@ -164,12 +164,14 @@ def test_windows_that_were_read_again_are_the_windows_that_were(cut: int) -> Non
 
 
 def test_an_event_has_the_same_id_in_every_process() -> None:
-    event = Event("firing", rule(), ("x",), 60, 1.0, 2)
-    assert event.id("g") == Event("firing", rule(), ("x",), 60, 5.0, 9).id("g")
+    event = AlertTransition("firing", rule(), ("x",), 60, 1.0, 2)
+    assert event.id("g") == AlertTransition("firing", rule(), ("x",), 60, 5.0, 9).id("g")
     others = [
-        Event("resolved", rule(), ("x",), 60, 1.0, 2).id("g"), Event("firing", rule(), ("y",), 60, 1.0, 2).id("g"),
-        Event("firing", rule(), ("x",), 120, 1.0, 2).id("g"), event.id("h"),
-        Event("firing", rule(threshold=2), ("x",), 60, 1.0, 2).id("g"),
+        AlertTransition("resolved", rule(), ("x",), 60, 1.0, 2).id("g"),
+        AlertTransition("firing", rule(), ("y",), 60, 1.0, 2).id("g"),
+        AlertTransition("firing", rule(), ("x",), 120, 1.0, 2).id("g"),
+        event.id("h"),
+        AlertTransition("firing", rule(threshold=2), ("x",), 60, 1.0, 2).id("g"),
     ]  # fmt: skip
     assert len({event.id("g"), *others}) == 6
 

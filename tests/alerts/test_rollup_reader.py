@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.harness import LAYOUT
 from tests.state.test_varint import random_rows
 from tokentrace.alerts.rollup_reader import RollupReader
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, replica_key
@@ -125,5 +125,5 @@ def test_a_record_of_something_else_is_refused() -> None:
     cell = next(codec.cells(np.zeros((1, LAYOUT.width), np.int64), np.zeros(1)))
     reader = RollupReader(LAYOUT, EVERY, Numbers())
     for value in (cell, b"", replica_key("r")):
-        with pytest.raises(RuntimeFailure):
+        with pytest.raises(FatalError):
             reader.read(value)

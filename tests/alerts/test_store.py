@@ -8,10 +8,10 @@ import pytest
 
 from tests.alerts.helpers import FIRST, Feed, evaluation_of, rule
 from tests.spanfactory import span
-from tokentrace.alerts.evaluation import Evaluation, Event
+from tokentrace.alerts.evaluation import AlertTransition, Evaluation
 from tokentrace.alerts.payload import alert_record
 from tokentrace.alerts.rules import Rule
-from tokentrace.alerts.store import KEPT_US, Journal, entry, parse_key, rule_record, standing_of
+from tokentrace.alerts.store import KEPT_US, AlertStore, entry, parse_key, rule_record, standing_of
 
 NOW_US = FIRST * 60_000_000
 
@@ -23,7 +23,7 @@ def in_minute(minute: int, count: int, **fields: Any) -> list[dict[str, Any]]:
 
 def handed_over(before: Evaluation, *rules: Rule) -> Evaluation:
     """An evaluation that goes on with these rules from what was remembered."""
-    journal = Journal()
+    journal = AlertStore()
     for name, standing in before.standing.items():
         known = next(each for each in before.rules if each.name == name)
         journal.take(*entry("rule", name, rule_record(known, standing, 3)))
@@ -34,7 +34,7 @@ def handed_over(before: Evaluation, *rules: Rule) -> Evaluation:
     return after
 
 
-def fired_then_changed(first: Rule, second: Rule) -> list[Event]:
+def fired_then_changed(first: Rule, second: Rule) -> list[AlertTransition]:
     """What happens in the minute after a hand-over, when `first` was firing over ten spans a minute."""
     before = evaluation_of(first)
     Feed(before).give(in_minute(0, 10))
@@ -110,8 +110,8 @@ def test_counts_outlive_what_a_rule_is_about() -> None:
     assert (other.firings, other.fired_at_s, other.instances) == (1, (FIRST + 1) * 60, {})
 
 
-def event_of(each: Rule, minute: int) -> Event:
-    return Event("firing", each, (), (FIRST + minute) * 60, 7.0, 7)
+def event_of(each: Rule, minute: int) -> AlertTransition:
+    return AlertTransition("firing", each, (), (FIRST + minute) * 60, 7.0, 7)
 
 
 def test_what_is_pending_is_what_nobody_has_finished() -> None:
@@ -122,7 +122,7 @@ def test_what_is_pending_is_what_nobody_has_finished() -> None:
         "topic": rule("topic", **BASE, delivery={"type": "kafka"}),
         "quiet": rule("quiet", **BASE, **http),
     }
-    journal = Journal()
+    journal = AlertStore()
     for name, each in rules.items():
         record = alert_record(event_of(each, 0), "g", NOW_US / 1e6, silenced=name == "quiet")
         journal.take(*entry("alert", record["id"], record))
@@ -133,7 +133,7 @@ def test_what_is_pending_is_what_nobody_has_finished() -> None:
 
 def test_old_alerts_and_rules_that_are_gone_leave_the_topic() -> None:
     here, gone = rule("here", **BASE), rule("gone", **BASE)
-    journal = Journal()
+    journal = AlertStore()
     for each in (here, gone):
         journal.take(*entry("rule", each.name, rule_record(each, evaluation_of(each).standing[each.name], 0)))
         journal.take(*entry("silence", each.name, {"until": NOW_US, "asked_at": NOW_US}))

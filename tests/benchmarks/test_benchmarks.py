@@ -11,7 +11,7 @@ from benchmarks.__main__ import KEYS, run
 from benchmarks.baselines import FastavroDict, FastavroPrometheus
 from benchmarks.effort import Effort
 from benchmarks.measure import Measure, in_turns, table
-from benchmarks.rig import Rig
+from benchmarks.rig import Harness
 from benchmarks.workload import HEADER, SCHEMAS, workload
 
 from tests.services.kafka import KafkaBroker
@@ -66,7 +66,7 @@ def test_without_a_kafka_what_needs_one_is_null() -> None:
 def test_the_baselines_count_what_tokentrace_counts(kind: str) -> None:
     """A baseline that did less would flatter."""
     load = workload(kind, 500, 20)
-    rig = Rig(load)
+    rig = Harness(load)
     snapshot = rig.commit(rig.count())
     totals = snapshot.values.sum(axis=0)
     plain, client = FastavroDict(load.schema), FastavroPrometheus(load.schema)
@@ -100,7 +100,7 @@ def test_messages_are_as_large_and_the_groups_as_many_as_asked_for() -> None:
     assert 140 < default.mean_bytes() - HEADER < 180
     assert small.mean_bytes() < default.mean_bytes() < wide.mean_bytes()
     assert len(wide.schema["fields"]) == 60
-    rig = Rig(default)
+    rig = Harness(default)
     assert rig.commit(rig.count()).groups_count == 1_000
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.spanfactory import message, span
 from tokentrace.commit import Outcome
 from tokentrace.commit import at_least_once as plain
 from tokentrace.commit import exactly_once as transactional
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 
 
 def failure(code: int, fatal: bool = False, retriable: bool = False, abort: bool = False) -> KafkaException:
@@ -76,21 +76,21 @@ class Source:
 
 
 @pytest.fixture
-def rig() -> Rig:
-    rig = Rig()
+def rig() -> Harness:
+    rig = Harness()
     rig.count([message(span()), b"junk", b"rubbish"])
     return rig
 
 
 @pytest.fixture
-def exactly(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> tuple[ExactlyOnce, Scripted]:
+def exactly(rig: Harness, monkeypatch: pytest.MonkeyPatch) -> tuple[ExactlyOnce, Scripted]:
     monkeypatch.setattr(transactional, "Producer", Scripted)
     settings = ExactlyOnceSettings({"bootstrap.servers": "x"}, "workers", "r0", "spans", "dead", "state", "rollups")
     committer = ExactlyOnce(settings, Source(), rig.groups, rig.ledger._layout)  # type: ignore[arg-type]
     return committer, committer._producer  # type: ignore[return-value]
 
 
-def commit(committer: Any, rig: Rig) -> Outcome:
+def commit(committer: Any, rig: Harness) -> Outcome:
     outcome = committer.commit(rig.delta, *rig.ledger.after(rig.delta))
     assert isinstance(outcome, Outcome)
     return outcome
@@ -99,7 +99,7 @@ def commit(committer: Any, rig: Rig) -> Outcome:
 STEPS = ["begin_transaction", "produce", "send_offsets_to_transaction", "commit_transaction"]
 
 
-def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, Scripted], rig: Rig) -> None:
+def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, Scripted], rig: Harness) -> None:
     committer, producer = exactly
     assert commit(committer, rig) is Outcome.COMMITTED
     assert list(dict.fromkeys(producer.calls)) == STEPS
@@ -109,7 +109,7 @@ def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, Scripted], ri
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fails_aborts_and_keeps_the_delta(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Rig, step: str
+    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, step: str
 ) -> None:
     committer, producer = exactly
     producer.errors[step] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
@@ -122,7 +122,7 @@ def test_a_step_that_fails_aborts_and_keeps_the_delta(
     "code", [KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.STALE_MEMBER_EPOCH]
 )
 def test_a_member_that_the_group_has_left_behind_drops_the_delta(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Rig, code: int
+    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, code: int
 ) -> None:
     committer, producer = exactly
     producer.errors["send_offsets_to_transaction"] = [failure(code, abort=True)]
@@ -141,16 +141,16 @@ def test_a_member_that_the_group_has_left_behind_drops_the_delta(
     ids=["fenced", "instance", "epoch", "fatal"],
 )
 def test_a_fenced_worker_ends_whatever_the_flags_say(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Rig, step: str, error: KafkaException
+    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, step: str, error: KafkaException
 ) -> None:
     committer, producer = exactly
     producer.errors[step] = [error]
-    with pytest.raises(RuntimeFailure, match=r"give every worker its own worker\.replica_id"):
+    with pytest.raises(FatalError, match=r"give every worker its own worker\.replica_id"):
         commit(committer, rig)
 
 
 def test_a_commit_of_which_nothing_is_known_is_asked_for_until_it_is(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Rig, monkeypatch: pytest.MonkeyPatch
+    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committer, producer = exactly
     producer.errors["commit_transaction"] = [failure(KafkaError._TIMED_OUT, retriable=True) for _ in range(3)]
@@ -160,16 +160,16 @@ def test_a_commit_of_which_nothing_is_known_is_asked_for_until_it_is(
 
 
 def test_a_transaction_that_cannot_even_be_aborted_ends_the_worker(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Rig
+    exactly: tuple[ExactlyOnce, Scripted], rig: Harness
 ) -> None:
     committer, producer = exactly
     producer.errors["begin_transaction"] = [failure(KafkaError._STATE)]
     producer.errors["abort_transaction"] = [failure(KafkaError._STATE)]
-    with pytest.raises(RuntimeFailure, match=r"neither committed .* nor aborted"):
+    with pytest.raises(FatalError, match=r"neither committed .* nor aborted"):
         commit(committer, rig)
 
 
-def test_a_full_queue_is_waited_for(exactly: tuple[ExactlyOnce, Scripted], rig: Rig) -> None:
+def test_a_full_queue_is_waited_for(exactly: tuple[ExactlyOnce, Scripted], rig: Harness) -> None:
     committer, producer = exactly
     producer.errors["produce"] = [BufferError(), BufferError()]
     assert commit(committer, rig) is Outcome.COMMITTED
@@ -201,7 +201,7 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> tuple[AtLeastOnce, Scripted, Sou
     return committer, committer._producer, source  # type: ignore[return-value]
 
 
-def test_dead_letters_come_before_the_offsets(plainly: tuple[AtLeastOnce, Scripted, Source], rig: Rig) -> None:
+def test_dead_letters_come_before_the_offsets(plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness) -> None:
     committer, producer, source = plainly
     assert commit(committer, rig) is Outcome.COMMITTED
     assert [key for _, key in producer.produced] == [b"key-1", b"key-2"]
@@ -211,7 +211,7 @@ def test_dead_letters_come_before_the_offsets(plainly: tuple[AtLeastOnce, Script
 
 
 def test_only_dead_letters_that_were_not_delivered_are_tried_again(
-    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Rig
+    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness
 ) -> None:
     committer, producer, source = plainly
     producer.deliver = lambda index: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large") if index == 0 else None
@@ -224,7 +224,7 @@ def test_only_dead_letters_that_were_not_delivered_are_tried_again(
 
 
 def test_a_dead_letter_that_cannot_be_queued_holds_the_commit_back(
-    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Rig
+    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness
 ) -> None:
     committer, producer, _ = plainly
     producer.errors["produce"] = [BufferError(), failure(KafkaError.MSG_SIZE_TOO_LARGE)]
@@ -241,15 +241,15 @@ def test_a_dead_letter_that_cannot_be_queued_holds_the_commit_back(
     ],
 )
 def test_offsets_that_are_refused(
-    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Rig, error: KafkaException, outcome: Outcome
+    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness, error: KafkaException, outcome: Outcome
 ) -> None:
     committer, _, source = plainly
     source.error = error
     assert commit(committer, rig) is outcome
 
 
-def test_a_fenced_member_ends(plainly: tuple[AtLeastOnce, Scripted, Source], rig: Rig) -> None:
+def test_a_fenced_member_ends(plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness) -> None:
     committer, _, source = plainly
     source.error = failure(KafkaError.FENCED_INSTANCE_ID)
-    with pytest.raises(RuntimeFailure, match=r"is its worker\.replica_id unique"):
+    with pytest.raises(FatalError, match=r"is its worker\.replica_id unique"):
         commit(committer, rig)

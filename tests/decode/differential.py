@@ -12,7 +12,7 @@ import numpy as np
 
 from tokentrace.decode import SchemaDecoder
 from tokentrace.decode.columnar.decoder import ColumnarDecoder
-from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.decode.resolve import resolve
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
@@ -22,9 +22,9 @@ from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS, Span
 THOROUGH = {"min_rows": 0, "thin_rows": 0}
 
 
-def both_decoders(schema: Any, **options: int) -> tuple[ReferenceDecoder, ColumnarDecoder | None]:
+def both_decoders(schema: Any, **options: int) -> tuple[FastavroDecoder, ColumnarDecoder | None]:
     resolution = resolve(schema)
-    reference = ReferenceDecoder(schema, resolution)
+    reference = FastavroDecoder(schema, resolution)
     return reference, ColumnarDecoder.compile(schema, resolution, reference, **options)
 
 
@@ -52,7 +52,7 @@ def run(
 
 
 def assert_agreement(
-    schema: Any, datums: Sequence[bytes], reference: ReferenceDecoder, columnar: ColumnarDecoder, **how: Any
+    schema: Any, datums: Sequence[bytes], reference: FastavroDecoder, columnar: ColumnarDecoder, **how: Any
 ) -> int:
     """Compare every column of every row, and every reject. Returns how many messages were rejected."""
     want, want_rejects = run(reference, datums, stale=True, **how)
@@ -79,7 +79,7 @@ def texts(batch: SpanBatch, name: str) -> list[bytes]:
     ]
 
 
-class Recorder(ReferenceDecoder):
+class Recorder(FastavroDecoder):
     """The reference, remembering which rows it was given."""
 
     def __init__(self, schema: Any) -> None:
@@ -98,5 +98,5 @@ def left_over(schema: Any, datums: Sequence[bytes], **options: int) -> list[int]
     assert columnar is not None
     run(columnar, datums)
     rows, recorder.rows = recorder.rows, []
-    assert_agreement(schema, datums, ReferenceDecoder(schema), columnar)
+    assert_agreement(schema, datums, FastavroDecoder(schema), columnar)
     return rows

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.decode.helpers import ABSENT, decode, expected, record_schema, string, write, zigzag
 from tests.spanfactory import SPAN_SCHEMA, datum, random_span, span
 from tokentrace.decode.datum_check import MAX_EMPTY_ITEMS
-from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import SpanColumns
@@ -298,7 +298,7 @@ def test_a_row_that_held_other_values_is_written_over() -> None:
     }  # fmt: skip
     datums = [datum(full), datum(span())]
     buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
-    columns, decoder = SpanColumns(1, buffer), ReferenceDecoder(schema)
+    columns, decoder = SpanColumns(1, buffer), FastavroDecoder(schema)
     ends = np.cumsum([len(each) for each in datums])
     for start, end in ((0, ends[0]), (ends[0], ends[1])):
         assert decoder.decode_into(columns, np.array([0]), np.array([start]), np.array([end])) == []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.services.workers import wait_for
 from tests.spanfactory import message, span
 from tokentrace.errors import UsageError
@@ -30,7 +30,7 @@ class Served:
     """A running server and what it told."""
 
     def __init__(self, **settings: object) -> None:
-        counting = Rig()
+        counting = Harness()
         counting.count([message(span())])
         counting.commit()
         self.snapshot = counting.ledger.snapshot

@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from tests.harness import Rig
+from tests.harness import Harness
 from tests.oracle import DURATIONS, SCORES, TOKENS, Key, cost_of, recount
 from tests.services.workers import in_units
 from tests.spanfactory import message, random_span, span
@@ -30,7 +30,7 @@ NASTY = ['quote " here', "back\\slash", "line\nfeed", "percent %d %s {}", "ünï
 
 
 def counted(spans: list[dict[str, Any]]) -> Snapshot:
-    counting = Rig()
+    counting = Harness()
     counting.count([message(each) for each in spans])
     counting.commit()
     return counting.ledger.snapshot
@@ -155,7 +155,7 @@ def test_quality_is_the_mean_of_the_scores_and_absent_without_any() -> None:
 
 
 def test_what_is_not_committed_is_not_shown() -> None:
-    counting = Rig()
+    counting = Harness()
     counting.count([message(span())])
     counting.commit()
     before = rendered(counting.ledger.snapshot)
@@ -164,7 +164,7 @@ def test_what_is_not_committed_is_not_shown() -> None:
 
 
 def test_openmetrics_names_the_time_at_which_each_series_was_first_committed() -> None:
-    counting = Rig()
+    counting = Harness()
     clock = counting.clock
     clock.now_s = 1000.0
     counting.count([message(span(status="ok"))])
@@ -202,7 +202,7 @@ def test_promtool_accepts_all_of_it() -> None:
 
 
 def test_series_that_appear_later_join_a_renderer_that_has_rendered_before() -> None:
-    counting = Rig()
+    counting = Harness()
     renderer = Renderer({})
     spans = random_spans(600, 7)
     for first in range(0, 600, 200):
@@ -213,7 +213,7 @@ def test_series_that_appear_later_join_a_renderer_that_has_rendered_before() -> 
 
 
 def test_an_empty_snapshot_has_every_family_without_series() -> None:
-    text = Renderer({}).render(Rig().ledger.snapshot, [], "text").decode()
+    text = Renderer({}).render(Harness().ledger.snapshot, [], "text").decode()
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     assert [line.split(" ")[0] for line in samples] == [
         "tokentrace_groups",

@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness import Clock, Rig
+from tests.harness import Clock, Harness
 from tests.spanfactory import message, span
 from tokentrace.exposition import Renderer
-from tokentrace.exposition.zero_init import FIRST_PATIENCE_S, Continuity
+from tokentrace.exposition.zero_init import FIRST_PATIENCE_S, ZeroInit
 
 
-def held(continuity: Continuity, scraper: str, *series: int) -> list[bool]:
+def held(continuity: ZeroInit, scraper: str, *series: int) -> list[bool]:
     """One whole scrape of one family, by a server that keeps its connection."""
     number = continuity.begin()
     found = continuity.hold(("family", ""), np.array(series, np.int64)).tolist()
@@ -21,7 +21,7 @@ def held(continuity: Continuity, scraper: str, *series: int) -> list[bool]:
 
 
 def test_a_series_is_held_for_the_first_scrape_and_shown_from_the_next() -> None:
-    continuity = Continuity(Clock())
+    continuity = ZeroInit(Clock())
     assert held(continuity, "a", 0, 1) == [True, True]
     assert held(continuity, "a", 0, 1, 2) == [False, False, True]
     assert held(continuity, "a", 0, 1, 2) == [False, False, False]
@@ -29,7 +29,7 @@ def test_a_series_is_held_for_the_first_scrape_and_shown_from_the_next() -> None
 
 def test_with_two_servers_both_see_the_zero_before_either_sees_the_value() -> None:
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     held(continuity, "a")
     held(continuity, "b")
     assert held(continuity, "a", 0) == [True]
@@ -41,7 +41,7 @@ def test_with_two_servers_both_see_the_zero_before_either_sees_the_value() -> No
 
 def test_a_server_that_is_gone_is_not_waited_for_longer_than_some_scrapes() -> None:
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     for _ in range(2):
         held(continuity, "gone")
         held(continuity, "here")
@@ -54,7 +54,7 @@ def test_a_server_that_is_gone_is_not_waited_for_longer_than_some_scrapes() -> N
 
 def test_a_server_that_came_once_is_given_time() -> None:
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     held(continuity, "once")
     held(continuity, "here", 0)
     assert held(continuity, "here", 0) == [True]
@@ -64,7 +64,7 @@ def test_a_server_that_came_once_is_given_time() -> None:
 
 def test_a_server_that_was_away_for_long_sees_no_counter_fall() -> None:
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     held(continuity, "a", 0)
     assert held(continuity, "a", 0) == [False]
     clock.now_s += 3600.0
@@ -74,7 +74,7 @@ def test_a_server_that_was_away_for_long_sees_no_counter_fall() -> None:
 
 def test_a_scrape_that_arrives_late_takes_no_value_back() -> None:
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     late = continuity.begin()
     held(continuity, "a", 0)
     assert held(continuity, "a", 0) == [False]
@@ -86,7 +86,7 @@ def test_a_scrape_that_arrives_late_takes_no_value_back() -> None:
 
 def test_a_server_that_comes_more_seldom_than_is_waited_for_sees_values() -> None:
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     found = []
     for _ in range(3):
         found += held(continuity, "seldom", 0)
@@ -94,7 +94,7 @@ def test_a_server_that_comes_more_seldom_than_is_waited_for_sees_values() -> Non
     assert found == [True, False, False]
 
 
-def scrape_from(continuity: Continuity, port: int, *others: int) -> list[bool]:
+def scrape_from(continuity: ZeroInit, port: int, *others: int) -> list[bool]:
     """One whole scrape of series 0 by a new connection from one host, on which others are open."""
     number = continuity.begin()
     found = continuity.hold(("family", ""), np.zeros(1, np.int64)).tolist()
@@ -103,13 +103,13 @@ def scrape_from(continuity: Continuity, port: int, *others: int) -> list[bool]:
 
 
 def test_a_server_with_a_new_connection_each_time_is_one_server() -> None:
-    continuity = Continuity(Clock())
+    continuity = ZeroInit(Clock())
     assert [scrape_from(continuity, port) for port in range(4)] == [[True], [False], [False], [False]]
     assert continuity.active() == {("host", 3)}
 
 
 def test_two_connections_that_are_open_are_two_servers() -> None:
-    continuity = Continuity(Clock())
+    continuity = ZeroInit(Clock())
     continuity.finish(("host", 2), continuity.begin(), {("host", 1), ("host", 2)})
     assert scrape_from(continuity, 1, 2) == [True]
     assert scrape_from(continuity, 1, 2) == [True], "the other has not seen it yet"
@@ -120,7 +120,7 @@ def test_two_connections_that_are_open_are_two_servers() -> None:
 def test_a_closed_connection_goes_on_in_that_of_who_was_away_for_longest() -> None:
     """Two servers behind one address, whose connections are closed between scrapes."""
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     continuity.finish(("host", 1), continuity.begin(), {("host", 1), ("host", 2)})
     clock.now_s += 60.0
     continuity.finish(("host", 2), continuity.begin(), {("host", 1), ("host", 2)})
@@ -134,7 +134,7 @@ def test_a_closed_connection_goes_on_in_that_of_who_was_away_for_longest() -> No
 
 
 def test_a_scrape_that_never_arrived_does_not_count() -> None:
-    continuity = Continuity(Clock())
+    continuity = ZeroInit(Clock())
     continuity.begin()
     assert continuity.hold(("family", ""), np.array([0])).tolist() == [True]
     assert held(continuity, "a", 0) == [True]
@@ -142,7 +142,7 @@ def test_a_scrape_that_never_arrived_does_not_count() -> None:
 
 
 def test_what_was_restored_is_shown_at_once() -> None:
-    continuity = Continuity(Clock())
+    continuity = ZeroInit(Clock())
     continuity.begin(adopting=True)
     continuity.hold(("family", ""), np.array([0, 1]))
     assert held(continuity, "a", 0, 1, 2) == [False, False, True]
@@ -156,7 +156,7 @@ def test_no_server_ever_sees_a_value_without_the_zero_or_a_zero_after_the_value(
     scrapes: list[tuple[str, int, bool]],
 ) -> None:
     """While all three are known from the beginning and none goes away."""
-    continuity = Continuity(Clock())
+    continuity = ZeroInit(Clock())
     for name in "abc":
         held(continuity, name)
     seen: dict[tuple[str, int], str] = {}
@@ -178,7 +178,7 @@ def test_no_server_ever_sees_a_value_without_the_zero_or_a_zero_after_the_value(
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 6), st.integers(0, 400)), max_size=40))
 def test_nobody_sees_a_zero_after_the_value_whoever_comes_and_goes(scrapes: list[tuple[str, int, int]]) -> None:
     clock = Clock()
-    continuity = Continuity(clock)
+    continuity = ZeroInit(clock)
     shown: set[int] = set()
     top = 0
     for scraper, more, pause_s in scrapes:
@@ -194,7 +194,7 @@ def cost_lines(body: bytes) -> list[str]:
 
 
 def test_every_family_of_a_new_series_begins_at_zero_for_prometheus_and_nobody_else() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([message(span(cost_usd=0.5, latency_ms=5.0, ttft_ms=1.0, attributes={"eval.score": 1.0})), b"junk"])
     snapshot = rig.commit()
     renderer = Renderer({}, zero_first=True)
@@ -215,7 +215,7 @@ def test_every_family_of_a_new_series_begins_at_zero_for_prometheus_and_nobody_e
 
 
 def test_without_zero_first_a_prometheus_sees_the_values() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([message(span())])
     snapshot = rig.commit()
     scrape = Renderer({}).scrape(snapshot, [], "text", by_prometheus=True)
@@ -223,7 +223,7 @@ def test_without_zero_first_a_prometheus_sees_the_values() -> None:
 
 
 def test_a_restored_snapshot_is_no_news() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([message(span(cost_usd=0.5))])
     snapshot = rig.commit()
     renderer = Renderer({}, zero_first=True)

@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=["tokentrace.decode"]) if atheris else c
     from tests.decode.generate import Generator
     from tests.spanfactory import SPAN_SCHEMA
     from tokentrace.decode.columnar.decoder import ColumnarDecoder
-    from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+    from tokentrace.decode.fastavro_decoder import FastavroDecoder
 
 #: Numbers of schemas; every fourth is the span's own.
 SCHEMAS = 4000
@@ -47,7 +47,7 @@ def schema_of(number: int) -> Any:
 
 
 @lru_cache(maxsize=2 * SCHEMAS)
-def decoders_of(number: int, options: int) -> tuple[Any, ReferenceDecoder, ColumnarDecoder] | None:
+def decoders_of(number: int, options: int) -> tuple[Any, FastavroDecoder, ColumnarDecoder] | None:
     """The schema of a number and its decoders, or None where it has no column form."""
     schema = schema_of(number)
     reference, columnar = both_decoders(schema, **OPTIONS[options])

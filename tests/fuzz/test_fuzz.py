@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.fuzz import fuzz_decode
-from tokentrace.decode.columnar.cursors import Lanes
+from tokentrace.decode.columnar.cursors import Cursors
 
 
 def test_a_short_run_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -21,13 +21,13 @@ def test_a_short_run_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_decoder_that_goes_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = Lanes.integer
+    right = Cursors.integer
 
-    def wrong(lanes: Lanes, wide: bool = False) -> np.ndarray[Any, Any]:
+    def wrong(lanes: Cursors, wide: bool = False) -> np.ndarray[Any, Any]:
         values = right(lanes, wide)
         return np.where(values == -64, 64, values)
 
-    monkeypatch.setattr(Lanes, "integer", wrong)
+    monkeypatch.setattr(Cursors, "integer", wrong)
     with pytest.raises(AssertionError):
         fuzz_decode.plain(random.Random(8), [], seconds=20.0)
 

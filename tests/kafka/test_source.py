@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from tests.harness import Clock
-from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka import source as module
 from tokentrace.kafka.source import KafkaSource, SourceSettings
 
@@ -84,10 +84,10 @@ class Loop:
         self.prepared: list[tuple[list[int], list[str]]] = []
         self.consumer: Any = None
 
-    def may_start(self, partition: int, offset: int | None) -> bool:
+    def accept_offset(self, partition: int, offset: int | None) -> bool:
         return partition not in self.refuse
 
-    def before_start(self, partitions: Sequence[int]) -> None:
+    def load_state(self, partitions: Sequence[int]) -> None:
         self.prepared.append((list(partitions), [name for name, _ in self.consumer.calls] if self.consumer else []))
 
     def on_assign(self, partitions: Sequence[int]) -> None:
@@ -152,7 +152,7 @@ def test_offsets_that_are_refused_for_good_end_the_worker(parts: Parts) -> None:
     source, consumer, _ = parts
     consumer.committed_answers.append(KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED, "no")))
     consumer.callbacks["on_assign"](consumer, at(0))
-    with pytest.raises(RuntimeFailure, match="refuses this worker's offsets"):
+    with pytest.raises(FatalError, match="refuses this worker's offsets"):
         source.poll(10, 0.0)
 
 
@@ -214,7 +214,7 @@ def test_lag_is_the_distance_to_the_end_and_gone_when_the_partition_is(parts: Pa
 def test_errors_that_are_final_end_the_worker(parts: Parts, code: int, message: str) -> None:
     source, consumer, _ = parts
     consumer.batches = [[record(0, 0, code)]]
-    with pytest.raises(RuntimeFailure, match=message):
+    with pytest.raises(FatalError, match=message):
         source.poll(10, 0.0)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness import Clock, Rig, cells_of, samples, span_batch
+from tests.harness import Clock, Harness, cells_of, samples, span_batch
 from tests.oracle import computed_nano_usd, recount
 from tests.spanfactory import NOW_US, message, span
 from tokentrace.aggregate.groups import GroupIndex
@@ -286,7 +286,7 @@ def test_the_bill_is_the_same_however_many_groups_overflow() -> None:
     records = [span(model=model, caller=caller) for model in ("gpt-4o", "gpt-4o-mini", "o3") for caller in "abc"]
     nano_usd = sum(published(record)[0] for record in records)
     for max_groups in (1, 4, 9):
-        rig = Rig(max_groups=max_groups)
+        rig = Harness(max_groups=max_groups)
         rig.count([message(record) for record in records])
         assert sum(cell["cost_nano_usd"] for cell in cells_of(rig.commit()).values()) == nano_usd
 
@@ -323,7 +323,7 @@ def test_names_that_were_forgotten_are_looked_up_again(monkeypatch: pytest.Monke
 
 def test_the_engine_counts_spans_by_the_source_of_their_price() -> None:
     records = [span(cost_usd=0.25), span(), span(model="house-llm", provider="vllm"), span(cost_usd=0.0)]
-    rig = Rig()
+    rig = Harness()
     rig.count([message(record) for record in records])
     assert samples(rig.commit()) == recount(records)
 

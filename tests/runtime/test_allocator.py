@@ -7,19 +7,19 @@ import sys
 
 import pytest
 
-from tokentrace.runtime.allocator import keep_freed_memory
+from tokentrace.runtime.allocator import tune_malloc
 
 FAULTS = """
 import resource, sys
 import numpy as np
-from tokentrace.runtime.allocator import keep_freed_memory
+from tokentrace.runtime.allocator import tune_malloc
 
 def batch():
     arrays = [np.ones(1 << 17) for _ in range(8)]
     del arrays
 
 if sys.argv[1] == "kept":
-    assert keep_freed_memory()
+    assert tune_malloc()
 for _ in range(20):
     batch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -36,7 +36,7 @@ def faults(how: str) -> int:
 
 
 def test_a_batch_reuses_the_memory_of_the_last() -> None:
-    if sys.platform != "linux" or not keep_freed_memory():
+    if sys.platform != "linux" or not tune_malloc():
         pytest.skip("the C library is not glibc")
     kept, returned = faults("kept"), faults("returned")
     assert kept < 100

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness import LAYOUT, Rig
+from tests.harness import LAYOUT, Harness
 from tests.spanfactory import message, span
 from tokentrace.exposition import Renderer
 from tokentrace.model.measures import SUMS
-from tokentrace.model.snapshot import Folded, Snapshot
+from tokentrace.model.snapshot import ExpiredKey, Snapshot
 from tokentrace.state.ledger import Ledger
 
 IDLE_S = 600.0
@@ -38,7 +38,7 @@ def parse(text: str) -> dict[tuple[str, Label], float]:
     }
 
 
-class Expiring(Rig):
+class Expiring(Harness):
     """A rig whose groups expire, and the renderer that shows it."""
 
     def __init__(self, labels: dict[str, tuple[str, ...]], zero_first: bool = False, **more: Any) -> None:
@@ -131,7 +131,7 @@ def test_no_series_steps_back_while_it_is_shown_and_nothing_is_lost(
 
 
 def test_without_the_setting_nothing_expires() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([message(call("a", "x"))])
     rig.commit()
     rig.clock.now_s += 1e9
@@ -152,7 +152,7 @@ def test_a_caller_ends_and_its_model_goes_on() -> None:
     assert callers(rig.shown()) == {"y"}
     by_model = {labels: value for (name, labels), value in rig.shown().items() if name == "tokentrace_spans_total"}
     assert by_model == {(("model", "a"), ("provider", "a-lab"), ("status", "ok")): 3.0}
-    assert set(snapshot.folded) == {Folded("a", "a-lab", 0), Folded(None, None, 1)}
+    assert set(snapshot.folded) == {ExpiredKey("a", "a-lab", 0), ExpiredKey(None, None, 1)}
 
 
 def test_a_series_that_names_its_caller_is_waited_for_by_all_its_groups() -> None:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness import LAYOUT, NOW_S, Clock, Rig, cells_of
+from tests.harness import LAYOUT, NOW_S, Clock, Harness, cells_of
 from tests.spanfactory import message, span
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group, PartitionAudit, Snapshot
 from tokentrace.state.ledger import Ledger
@@ -55,14 +55,14 @@ def row_of(model: str, spans: int, status: str = "ok") -> dict[Any, Any]:
 
 
 def test_nothing_is_committed_at_first() -> None:
-    rig = Rig()
+    rig = Harness()
     snapshot = rig.ledger.snapshot
     assert cells_of(snapshot) == {}
     assert (snapshot.partitions, snapshot.rejected, snapshot.groups_count, snapshot.committed_at_s) == ({}, {}, 0, 0.0)
 
 
 def test_what_is_counted_is_not_shown_before_it_is_committed() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([one_of("a"), None])
     rig.ledger.after(rig.delta)
     assert frozen(rig.ledger.totals) == frozen(Totals.empty(LAYOUT))
@@ -75,7 +75,7 @@ def test_what_is_counted_is_not_shown_before_it_is_committed() -> None:
 
 
 def test_commits_add_up() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([one_of("a"), one_of("b")])
     rig.commit()
     rig.count([one_of("a"), one_of("a", status="error"), None], partition=[1, 0, 0], offset=2)
@@ -86,7 +86,7 @@ def test_commits_add_up() -> None:
 
 
 def test_a_delta_that_is_dropped_changes_nothing() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([one_of("a")])
     before = rig.commit()
     then = frozen(before)
@@ -102,7 +102,7 @@ def test_a_delta_that_is_dropped_changes_nothing() -> None:
 
 
 def test_a_series_is_as_old_as_its_first_commit() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([one_of("a"), b"junk"])
     rig.commit()
     rig.clock.now_s += 60
@@ -114,7 +114,7 @@ def test_a_series_is_as_old_as_its_first_commit() -> None:
 
 
 def test_a_cell_whose_first_delta_was_dropped_is_not_older_than_its_commit() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([one_of("dropped"), one_of("a")])
     rig.delta.clear()
     rig.count([one_of("a")])
@@ -127,17 +127,17 @@ def test_a_total_beyond_64_bits_stops_the_worker_and_commits_nothing() -> None:
     delta.add(0, np.array([0]), np.full((1, LAYOUT.width), 2**62))
     totals, _ = ledger.after(delta)
     ledger.totals = totals
-    with pytest.raises(RuntimeFailure, match=r"outgrown 64 bits; give this replica a new worker\.replica_id"):
+    with pytest.raises(FatalError, match=r"outgrown 64 bits; give this replica a new worker\.replica_id"):
         ledger.after(delta)
     assert ledger.totals is totals
     assert (totals.values == 2**62).all()
 
 
 def test_a_restored_ledger_goes_on_where_the_earlier_one_was() -> None:
-    first = Rig()
+    first = Harness()
     first.count([one_of("a"), one_of("b"), None])
     first.commit()
-    second = Rig()
+    second = Harness()
     for group, status in zip(first.groups.cell_group, first.groups.cell_status, strict=True):
         second.groups.adopt([first.groups.groups[group]], np.array([status], np.uint8))
     second.ledger.restore(first.ledger.totals)
@@ -150,7 +150,7 @@ def test_a_restored_ledger_goes_on_where_the_earlier_one_was() -> None:
 
 
 def test_the_demand_for_groups_is_shown() -> None:
-    rig = Rig(max_groups=1)
+    rig = Harness(max_groups=1)
     rig.count([one_of("a"), one_of("b"), one_of("a"), one_of("c")])
     snapshot = rig.commit()
     assert (snapshot.groups_count, snapshot.groups_limit, snapshot.overflowed_spans) == (1, 1, 2)
@@ -216,7 +216,7 @@ STEP = st.tuples(st.sampled_from(["commit", "drop", "wait", "refresh"]), st.list
 
 @given(st.lists(STEP, max_size=8))
 def test_a_snapshot_never_changes_while_the_ledger_goes_on(steps: list[tuple[str, list[int]]]) -> None:
-    rig = Rig(quality_window_s=60.0, max_groups=8)
+    rig = Harness(quality_window_s=60.0, max_groups=8)
     held: list[tuple[Snapshot, dict[str, Any]]] = []
 
     def hold() -> None:
@@ -239,7 +239,7 @@ def test_a_snapshot_never_changes_while_the_ledger_goes_on(steps: list[tuple[str
 
 
 def test_an_old_totals_value_may_be_added_to_again() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([one_of("a")])
     rig.commit()
     old = rig.ledger.totals

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness import LAYOUT, Rig, qualities
+from tests.harness import LAYOUT, Harness, qualities
 from tests.spanfactory import message, span
 from tokentrace.aggregate.delta import Changes
 from tokentrace.state.quality import QualityWindow
@@ -22,7 +22,7 @@ def scored(*scores: float, **fields: str) -> list[bytes | None]:
 
 
 def test_quality_is_the_mean_over_the_window() -> None:
-    rig = Rig(quality_window_s=300.0)
+    rig = Harness(quality_window_s=300.0)
     rig.count([*scored(0.25, 0.5), *scored(0.0, model="claude", provider="anthropic")])
     rig.commit()
     rig.clock.now_s += 100
@@ -31,14 +31,14 @@ def test_quality_is_the_mean_over_the_window() -> None:
 
 
 def test_quality_is_absent_without_scores() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count([message(span())])
     assert qualities(rig.commit()) == {}
 
 
 @pytest.mark.parametrize("by", ["refresh", "commit"])
 def test_scores_leave_with_the_end_of_the_window(by: str) -> None:
-    rig = Rig(quality_window_s=300.0)
+    rig = Harness(quality_window_s=300.0)
     start_s = rig.clock.now_s
     rig.count(scored(0.25))
     rig.commit()
@@ -58,7 +58,7 @@ def test_scores_leave_with_the_end_of_the_window(by: str) -> None:
 
 
 def test_the_score_histogram_keeps_what_left_the_window() -> None:
-    rig = Rig(quality_window_s=300.0)
+    rig = Harness(quality_window_s=300.0)
     rig.count(scored(0.25, 0.75))
     rig.commit()
     rig.clock.now_s += 1000
@@ -69,7 +69,7 @@ def test_the_score_histogram_keeps_what_left_the_window() -> None:
 
 
 def test_a_refresh_without_change_keeps_the_snapshot() -> None:
-    rig = Rig(quality_window_s=300.0)
+    rig = Harness(quality_window_s=300.0)
     rig.count(scored(0.5))
     snapshot = rig.commit()
     rig.clock.now_s += 299
@@ -78,7 +78,7 @@ def test_a_refresh_without_change_keeps_the_snapshot() -> None:
 
 
 def test_scores_of_a_dropped_delta_are_not_in_the_window() -> None:
-    rig = Rig()
+    rig = Harness()
     rig.count(scored(0.5))
     rig.ledger.after(rig.delta)
     rig.delta.clear()

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from tests.harness import LAYOUT, Rig
+from tests.harness import LAYOUT, Harness
 from tests.services import ROOT
 from tests.spanfactory import message, random_span
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, Stored, cell_key, replica_key
@@ -23,8 +23,8 @@ from tokentrace.state.restore import counted_up_to, partition_of
 
 
 @pytest.fixture
-def rig() -> Rig:
-    rig = Rig()
+def rig() -> Harness:
+    rig = Harness()
     rng = random.Random(3)
     rig.count([message(random_span(rng)) for _ in range(500)] + [b"junk"])
     return rig
@@ -43,7 +43,7 @@ def test_other_keys_are_none_of_ours(key: bytes | None) -> None:
     assert parse_key(key) is None
 
 
-def test_totals_come_back(rig: Rig) -> None:
+def test_totals_come_back(rig: Harness) -> None:
     rig.commit()
     totals = rig.ledger.totals
     codec = StateCodec(LAYOUT)
@@ -80,7 +80,7 @@ def test_a_commit_tells_how_far_event_time_has_come_once_and_after_its_rows() ->
     assert list(codec.rollups("r", 5.0, minutes[:0], [], values[:0], Progress(12))) == []
 
 
-def test_rollups_add_up_to_the_changes_and_come_back_by_name(rig: Rig) -> None:
+def test_rollups_add_up_to_the_changes_and_come_back_by_name(rig: Harness) -> None:
     changes = rig.delta.changes()
     rows = rig.delta.by_minute()
     groups = rig.groups
@@ -98,7 +98,7 @@ def test_rollups_add_up_to_the_changes_and_come_back_by_name(rig: Rig) -> None:
     assert (total == changes.values.sum(axis=0)).all()
 
 
-def test_records_can_be_read_with_the_schema_files_alone(rig: Rig) -> None:
+def test_records_can_be_read_with_the_schema_files_alone(rig: Harness) -> None:
     """As a warehouse would: by fastavro, with the file whose fingerprint the value names."""
     rig.commit()
     totals = rig.ledger.totals
@@ -110,17 +110,17 @@ def test_records_can_be_read_with_the_schema_files_alone(rig: Rig) -> None:
     assert record["counts"]["spans"] == totals.values[0, 0]
 
 
-def test_other_buckets_are_refused(rig: Rig) -> None:
+def test_other_buckets_are_refused(rig: Harness) -> None:
     rig.commit()
     totals = rig.ledger.totals
     value = StateCodec(LAYOUT).replica("r0", "spans", totals)
     other = StateCodec(Layout.build({"ttft_ms": (1.0, 2.0)}))
-    with pytest.raises(RuntimeFailure, match=r"other buckets \(ttft_ms\)"):
+    with pytest.raises(FatalError, match=r"other buckets \(ttft_ms\)"):
         other.totals(value, totals.values, totals.created_s, totals.changed_s, "spans")
 
 
 def test_what_a_newer_version_wrote_is_refused() -> None:
-    with pytest.raises(RuntimeFailure, match="newer version"):
+    with pytest.raises(FatalError, match="newer version"):
         decode_record(b"\xc3\x01" + bytes(8) + b"x")
 
 
@@ -130,7 +130,7 @@ def test_replicas_are_spread_over_the_partitions_and_stay_there() -> None:
     assert found == [partition_of(f"tokentrace-{index}", 12) for index in range(200)]
 
 
-def test_the_highest_offset_of_any_replica_counts(rig: Rig) -> None:
+def test_the_highest_offset_of_any_replica_counts(rig: Harness) -> None:
     rig.commit()
     value = StateCodec(LAYOUT).replica("r0", "spans", rig.ledger.totals)
     assert counted_up_to(StateCodec(LAYOUT), [Stored(value), Stored(None)], "spans") == {0: 501}

@@ -29,7 +29,7 @@ class UsageError(TokentraceError):
     exit_code = 2
 
 
-class RuntimeFailure(TokentraceError):
+class FatalError(TokentraceError):
     """The worker cannot go on: fenced, a topic with wrong settings, a broker that refuses."""
 
 

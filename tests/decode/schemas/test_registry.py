@@ -13,7 +13,7 @@ import pytest
 from tests.decode.helpers import record_schema, write
 from tests.decode.schemas.helpers import StandIn, stand_in
 from tests.decode.test_framing import confluent
-from tests.harness import Clock, Rig
+from tests.harness import Clock, Harness
 from tests.spanfactory import SPAN_SCHEMA, datum, span
 from tokentrace.decode.framing import SchemaKey
 from tokentrace.decode.schemas import registry
@@ -362,7 +362,7 @@ def test_writer_schemas_ask_the_registry_for_ids(server: StandIn, tmp_path: Path
 def test_spans_of_a_stand_ins_schemas_are_counted_and_others_rejected(server: StandIn) -> None:
     server.add_id(5, SPAN_SCHEMA)
     server.add_id(6, SPAN)
-    rig = Rig(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
+    rig = Harness(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
     values = [
         confluent(5, datum(span())),
         confluent(7, b"x"),
@@ -378,7 +378,7 @@ def test_spans_of_a_stand_ins_schemas_are_counted_and_others_rejected(server: St
 
 def test_a_batch_waits_for_a_stand_in_that_is_down(server: StandIn) -> None:
     server.otherwise = (503, b"")
-    rig = Rig(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
+    rig = Harness(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
     with pytest.raises(SchemaUnavailable):
         rig.count([confluent(5, datum(span())), b"junk"])
     assert not rig.delta

@@ -2,7 +2,7 @@
 
 A span is known by 64 bits that are hashed from its input partition, trace id and span id. A whole batch is looked up
 and entered at once, in one open-addressed table; Python runs once per partition. What a commit counted of a partition
-is a `Chunk`, which is durable with that commit: chunks are the memory, the table is made from them and the delta.
+is a `DedupChunk`, which is durable with that commit: chunks are the memory, the table is made from them and the delta.
 
 Time is the messages' own timestamps, as the broker has them, read at the edges of a batch: an id is remembered for the
 window at least, and for longer by what a batch or a commit spans.
@@ -20,10 +20,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import Delta, Ids
+from tokentrace.aggregate.delta import CountedIds, Delta
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.spans import SpanBatch, Strings, string_words
-from tokentrace.model.worker_stats import Remembered
+from tokentrace.model.worker_stats import DedupStats
 
 #: Ids of one chunk: its record stays well below the megabyte that a broker takes by default.
 CHUNK_IDS: Final = 65_536
@@ -36,7 +36,7 @@ _EMPTY: Final = np.uint64(0)
 _LAST_SECOND: Final = (1 << 32) - 1
 
 
-class Chunk(NamedTuple):
+class DedupChunk(NamedTuple):
     """Ids that one commit counted of an input partition.
 
     position: the offset up to which the partition was counted; with `piece` it names the chunk.
@@ -50,30 +50,30 @@ class Chunk(NamedTuple):
     keys: NDArray[np.uint64]
 
 
-class Memory(NamedTuple):
+class DedupChanges(NamedTuple):
     """What a commit changes: chunks to be remembered, and chunks to be forgotten.
 
     early: partition -> ids that are forgotten before their window is over, since there are too many.
     """
 
-    kept: Sequence[Chunk] = ()
-    forgotten: Sequence[Chunk] = ()
+    kept: Sequence[DedupChunk] = ()
+    forgotten: Sequence[DedupChunk] = ()
     early: Mapping[int, int] = {}
 
 
 #: No span is remembered or forgotten.
-NOTHING_SEEN: Final = Memory()
+NO_DEDUP_CHANGES: Final = DedupChanges()
 
 
 @dataclass(slots=True)
 class _Partition:
     """The chunks of one partition in the order of their commits, and how many ids they hold."""
 
-    chunks: deque[Chunk] = field(default_factory=deque)
+    chunks: deque[DedupChunk] = field(default_factory=deque)
     ids: int = 0
     early: int = 0
 
-    def add(self, chunk: Chunk) -> None:
+    def add(self, chunk: DedupChunk) -> None:
         self.chunks.append(chunk)
         self.ids += len(chunk.keys)
 
@@ -81,7 +81,7 @@ class _Partition:
         self.ids -= len(self.chunks.popleft().keys)
 
 
-class SeenSpans:
+class Deduplicator:
     """The spans that were counted lately, of the assigned partitions. Used by the loop's thread alone."""
 
     def __init__(self, window_s: float, max_ids: int) -> None:
@@ -117,16 +117,18 @@ class SeenSpans:
         for partition in numbers:
             mine = keys[counted & (partitions == partition)]
             if len(mine):
-                delta.seen.setdefault(partition, []).append(Ids(int(first_s[partition]), int(last_s[partition]), mine))
+                delta.seen.setdefault(partition, []).append(
+                    CountedIds(int(first_s[partition]), int(last_s[partition]), mine)
+                )
         fresh[rows] = counted
         return fresh
 
     # -- committing --------------------------------------------------------------------------------------------------
 
-    def after(self, delta: Delta) -> Memory:
+    def after(self, delta: Delta) -> DedupChanges:
         """What committing the delta changes."""
-        kept: list[Chunk] = []
-        forgotten: list[Chunk] = []
+        kept: list[DedupChunk] = []
+        forgotten: list[DedupChunk] = []
         early: dict[int, int] = {}
         for partition, runs in delta.seen.items():
             known = self._partitions.get(partition, _Partition())
@@ -145,9 +147,9 @@ class SeenSpans:
                     early[partition] = early.get(partition, 0) + len(chunk.keys)
             forgotten += islice(known.chunks, dropped)
             kept += fresh[max(dropped - len(known.chunks), 0) :]
-        return Memory(kept, forgotten, early)
+        return DedupChanges(kept, forgotten, early)
 
-    def accept(self, memory: Memory) -> None:
+    def accept(self, memory: DedupChanges) -> None:
         """`after` has become durable. What is forgotten leaves the table when that is made anew."""
         for chunk in memory.forgotten:
             self._partitions[chunk.partition].drop_oldest()
@@ -158,7 +160,7 @@ class SeenSpans:
 
     # -- partitions come and go ----------------------------------------------------------------------------------------
 
-    def load(self, partitions: Iterable[int], chunks: Mapping[int, Sequence[Chunk]] | None, delta: Delta) -> None:
+    def load(self, partitions: Iterable[int], chunks: Mapping[int, Sequence[DedupChunk]] | None, delta: Delta) -> None:
         """Begin these partitions with what is committed of them, and nothing else.
 
         chunks: what is durable; None where nothing is, and what this process remembers holds.
@@ -176,16 +178,16 @@ class SeenSpans:
         for partition in partitions:
             self._partitions.pop(partition, None)
 
-    def remembered(self) -> dict[int, Remembered]:
+    def remembered(self) -> dict[int, DedupStats]:
         """Partition -> what is remembered of it."""
         return {
-            partition: Remembered(
+            partition: DedupStats(
                 each.ids, each.chunks[-1].stamp_s - each.chunks[0].stamp_s if each.chunks else 0, each.early
             )
             for partition, each in self._partitions.items()
         }
 
-    def _rebuild(self, pending: Mapping[int, Sequence[Ids]], room: int) -> None:
+    def _rebuild(self, pending: Mapping[int, Sequence[CountedIds]], room: int) -> None:
         """A table of what is remembered and of what the delta has counted, with room for more."""
         runs = [(chunk.stamp_s, chunk.keys) for each in self._partitions.values() for chunk in each.chunks]
         runs += [(ids.last_s, ids.keys) for each in pending.values() for ids in each]
@@ -296,9 +298,9 @@ def _bytes(spans: SpanBatch, strings: Strings, row: int) -> bytes:
     return spans.buffer[start : start + int(strings.length[row])].tobytes()
 
 
-def _chunks(partition: int, position: int, runs: Sequence[Ids]) -> Iterable[Chunk]:
+def _chunks(partition: int, position: int, runs: Sequence[CountedIds]) -> Iterable[DedupChunk]:
     if runs:
         keys = np.concatenate([ids.keys for ids in runs])
         stamp_s = max(ids.last_s for ids in runs)
         for piece, first in enumerate(range(0, len(keys), CHUNK_IDS)):
-            yield Chunk(partition, position, piece, stamp_s, keys[first : first + CHUNK_IDS])
+            yield DedupChunk(partition, position, piece, stamp_s, keys[first : first + CHUNK_IDS])

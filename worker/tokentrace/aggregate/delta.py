@@ -28,7 +28,7 @@ class Changes(NamedTuple):
     values: NDArray[np.int64]
 
 
-class Ids(NamedTuple):
+class CountedIds(NamedTuple):
     """Spans counted of one partition in one batch. first_s, last_s: when it was published, whole Unix seconds.
 
     keys: uint64[n]; see `seen`.
@@ -104,7 +104,7 @@ class Delta:
         self.duplicates: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dead_letters: list[DeadLetter] = []
-        self.seen: dict[int, list[Ids]] = {}
+        self.seen: dict[int, list[CountedIds]] = {}
         self.event_times_us: dict[int, int] = {}
         self.clamped = 0
         self._rows_of: dict[int, _Rows] = {}
@@ -139,7 +139,7 @@ class Delta:
         self._cells = grown(self._cells, rows)
         self._values = grown(self._values, rows)
 
-    def reach(self, partition: int, event_time_us: int) -> None:
+    def advance_event_time(self, partition: int, event_time_us: int) -> None:
         """Everything of a partition up to this event time is counted, as far as can be known."""
         self.event_times_us[partition] = max(event_time_us, self.event_times_us.get(partition, 0))
 

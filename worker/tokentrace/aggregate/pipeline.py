@@ -15,11 +15,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.dedup import SeenSpans
+from tokentrace.aggregate.dedup import Deduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.sums import aggregate
-from tokentrace.aggregate.validate import judge, mend
+from tokentrace.aggregate.validate import reject_invalid, repair
 from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
@@ -51,7 +51,7 @@ class StageTimer:
         self._last = now
 
 
-class Engine:
+class Pipeline:
     """Counts batches into a delta."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Engine:
         layout: Layout,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
-        seen: SeenSpans | None = None,
+        seen: Deduplicator | None = None,
     ) -> None:
         """seen: the spans that are not to be counted again; None where every span is counted."""
         self._seen = seen
@@ -82,7 +82,7 @@ class Engine:
         timer.start()
         decoded = self._decoder.decode(batch.values)
         timer.mark("decode")
-        spans, rejected = judge(decoded.spans)
+        spans, rejected = reject_invalid(decoded.spans)
         if self._seen is not None:
             timer.mark("validate")
             # After the judgement: a span that was rejected may be sent again, mended. Before parts are counted.
@@ -91,7 +91,7 @@ class Engine:
                 _tally(delta.duplicates, batch.partitions[spans.row[~fresh]])
                 spans = spans.take(np.flatnonzero(fresh))
             timer.mark("deduplicate")
-        spans, parts = mend(spans)
+        spans, parts = repair(spans)
         timer.mark("validate")
         group = self._groups.lookup(spans)
         cell = self._groups.cells(group, spans.status)
@@ -155,7 +155,7 @@ def _reach(partitions: NDArray[np.int32], times_us: NDArray[np.int64], delta: De
     latest_us = np.zeros(int(partitions.max()) + 1, np.int64)
     np.maximum.at(latest_us, partitions, times_us)
     for partition in np.flatnonzero(latest_us).tolist():
-        delta.reach(partition, int(latest_us[partition]))
+        delta.advance_event_time(partition, int(latest_us[partition]))
 
 
 def _dead_letters(batch: RawBatch, rejects: Sequence[Reject]) -> list[DeadLetter]:

@@ -32,12 +32,12 @@ class Validated:
 
 def validate(spans: SpanBatch) -> Validated:
     """Judge every span, and mend those that are left; arrays of `spans` are never written to."""
-    spans, rejects = judge(spans)
-    spans, parts = mend(spans)
+    spans, rejects = reject_invalid(spans)
+    spans, parts = repair(spans)
     return Validated(spans, rejects, parts)
 
 
-def judge(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
+def reject_invalid(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
     """(the spans that can be counted, the others)."""
     reason = np.zeros(len(spans), np.uint8)
     for code, (_, test) in enumerate(_CHECKS, start=1):
@@ -51,7 +51,7 @@ def judge(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
     return spans, rejects
 
 
-def mend(spans: SpanBatch) -> tuple[SpanBatch, dict[str, int]]:
+def repair(spans: SpanBatch) -> tuple[SpanBatch, dict[str, int]]:
     """(the spans without parts that cannot be believed and with what can be derived, part reason -> spans)."""
     parts: dict[str, int] = {}
     spans = _split_totals(spans, parts)

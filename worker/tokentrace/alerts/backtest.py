@@ -1,4 +1,4 @@
-"""Replay: what the rules would have fired over spans that are history, from a file or a topic.
+"""Backtest: what the rules would have fired over spans that are history, from a file or a topic.
 
 The spans go through the engine and the evaluation that workers use. All of them are known before the first minute is
 evaluated, so none is late.
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Engine, StageTimer
-from tokentrace.alerts.evaluation import Evaluation, Event
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.alerts.evaluation import AlertTransition, Evaluation
 from tokentrace.alerts.rules import Rule
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
@@ -35,7 +35,7 @@ from tokentrace.state.restore import StateReader
 BATCH: Final = 10_000
 
 
-class Replay:
+class Backtest:
     """Collects spans, then evaluates. spans, rejected: how many; left_out: of them without a time that can be true."""
 
     def __init__(self, config: Config, pricer: Pricer) -> None:
@@ -55,7 +55,7 @@ class Replay:
 
     def take(self, batches: Iterator[RawBatch], schemas: WriterSchemas) -> None:
         """Count these messages."""
-        engine = Engine(
+        engine = Pipeline(
             SpanDecoder(schemas, self._config.kafka.framing),
             self._groups,
             self._pricer,
@@ -83,7 +83,7 @@ class Replay:
             self._last = max(self._last or 0, int(minutes.max()))
         delta.clear()
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[AlertTransition]:
         """What would have fired and resolved, up to each rule's first evaluation after the last span."""
         if self._last is None or not self._rules:
             return []
@@ -147,7 +147,7 @@ def _batch_of_file(values: Sequence[bytes]) -> RawBatch:
 
 
 def from_topic(client_config: Mapping[str, Any], topic: str, group_id: str) -> Iterator[RawBatch]:
-    """The spans of a topic, from its beginning to the end that it has now. Raises RuntimeFailure without it."""
+    """The spans of a topic, from its beginning to the end that it has now. Raises FatalError without it."""
     reader = StateReader(client_config, topic, group_id)
     messages: list[Message] = []
     for message in reader.messages(list(range(reader.partitions()))):

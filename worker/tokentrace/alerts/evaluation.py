@@ -28,7 +28,7 @@ MINUTE_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class AlertTransition:
     """An instance of a rule fired, or is over.
 
     labels: values of the rule's `group_by`. at_s: end of the last minute of the window, Unix time. value: of the
@@ -48,7 +48,7 @@ class Event:
 
 
 @dataclass(slots=True)
-class Instance:
+class AlertInstance:
     """What is remembered of an instance. fired_at_s: of its last firing, Unix time."""
 
     firing: bool
@@ -56,14 +56,14 @@ class Instance:
 
 
 @dataclass(slots=True)
-class Standing:
+class RuleState:
     """Where a rule stands. value: of the instance that is nearest to firing, or furthest beyond; None without spans."""
 
     firings: int = 0
     fired_at_s: int = 0
     value: float | None = None
     evaluated_at_s: int = 0
-    instances: dict[Labels, Instance] = field(default_factory=dict)
+    instances: dict[Labels, AlertInstance] = field(default_factory=dict)
 
     @property
     def firing(self) -> int:
@@ -168,7 +168,7 @@ class Evaluation:
 
     def __init__(self, layout: Layout, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
-        self.standing: dict[str, Standing] = {rule.name: Standing() for rule in rules}
+        self.standing: dict[str, RuleState] = {rule.name: RuleState() for rule in rules}
         self.windows = Windows(layout, rules)
         self._layout = layout
         self._names = _Names()
@@ -195,7 +195,7 @@ class Evaluation:
 
     # -- what comes out ----------------------------------------------------------------------------------------------
 
-    def advance(self, minute: int) -> list[Event]:
+    def advance(self, minute: int) -> list[AlertTransition]:
         """Move event time on, minute by minute, up to the end of `minute`."""
         if self.windows.now is None:
             first = self.windows.first_minute
@@ -206,13 +206,13 @@ class Evaluation:
             events += self.evaluate(rule for rule in self.rules if now % rule.interval == 0)
         return events
 
-    def evaluate(self, rules: Iterable[Rule]) -> list[Event]:
+    def evaluate(self, rules: Iterable[Rule]) -> list[AlertTransition]:
         """Evaluate these rules over the windows as they are."""
         now = self.windows.now
         assert now is not None
         at_s = (now + 1) * MINUTE_S
         sums: dict[tuple[Selection, int, str], Ints] = {}
-        events: list[Event] = []
+        events: list[AlertTransition] = []
         for rule in rules:
             standing = self.standing[rule.name]
             if self._is_idle(rule, standing):
@@ -234,7 +234,7 @@ class Evaluation:
             events += self._judge(rule, standing, selected, breached, values, own[:, SPANS], at_s)
         return events
 
-    def _is_idle(self, rule: Rule, standing: Standing) -> bool:
+    def _is_idle(self, rule: Rule, standing: RuleState) -> bool:
         """Nothing of its window has changed since it was evaluated, so nothing can come of it."""
         changed = self.windows.changed.get(rule.window)
         if not standing.evaluated_at_s or changed is None:
@@ -252,13 +252,13 @@ class Evaluation:
     def _judge(
         self,
         rule: Rule,
-        standing: Standing,
+        standing: RuleState,
         selected: _Selected,
         breached: NDArray[np.bool_],
         values: Floats,
         spans: Ints,
         at_s: int,
-    ) -> list[Event]:
+    ) -> list[AlertTransition]:
         events = []
         beyond = {selected.labels[index]: index for index in np.flatnonzero(breached).tolist()}
         for each, instance in list(standing.instances.items()):
@@ -266,16 +266,16 @@ class Evaluation:
                 instance.firing = False
                 index = selected.find(each)
                 value, count = (float(values[index]), int(spans[index])) if index is not None else (float("nan"), 0)
-                events.append(Event("resolved", rule, each, at_s, value, count))
+                events.append(AlertTransition("resolved", rule, each, at_s, value, count))
             if not instance.firing and at_s - instance.fired_at_s >= rule.cooldown_s:
                 del standing.instances[each]
         for each, index in sorted(beyond.items()):
             # Firing already, or cooling down.
             if each not in standing.instances:
-                standing.instances[each] = Instance(True, at_s)
+                standing.instances[each] = AlertInstance(True, at_s)
                 standing.firings += 1
                 standing.fired_at_s = at_s
-                events.append(Event("firing", rule, each, at_s, float(values[index]), int(spans[index])))
+                events.append(AlertTransition("firing", rule, each, at_s, float(values[index]), int(spans[index])))
         return events
 
 

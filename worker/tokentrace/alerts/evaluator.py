@@ -19,15 +19,15 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 
 from tokentrace import __version__
 from tokentrace.alerts.delivery import Deliverer, delivery_record
-from tokentrace.alerts.evaluation import Evaluation, Event
+from tokentrace.alerts.evaluation import AlertTransition, Evaluation
 from tokentrace.alerts.payload import alert_record
 from tokentrace.alerts.rollup_reader import RollupReader
 from tokentrace.alerts.rules import Rule
-from tokentrace.alerts.store import Entry, Journal, entry, rule_record, standing_of
-from tokentrace.alerts.view import View
+from tokentrace.alerts.snapshot import EvaluatorSnapshot
+from tokentrace.alerts.store import AlertStore, Entry, entry, rule_record, standing_of
 from tokentrace.alerts.watermark import MINUTE_US, Watermark
 from tokentrace.commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog, discard
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, UNAUTHORIZED
 from tokentrace.model.measures import Layout
 
@@ -72,13 +72,13 @@ class _Reign:
     evaluation: Evaluation
     reader: RollupReader
     watermark: Watermark
-    journal: Journal
+    journal: AlertStore
     position: int
     minute: int | None
     late: int = 0
     clamped: int = 0
     delivery_failed: dict[str, int] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
+    events: list[AlertTransition] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     begun: bool = False
@@ -113,7 +113,7 @@ class Evaluator:
         self._evaluation_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
         #: None while another replica is the evaluator.
-        self.view: View | None = None
+        self.view: EvaluatorSnapshot | None = None
 
     def start(self) -> None:
         """Join the group and evaluate when it is this replica's turn."""
@@ -134,7 +134,7 @@ class Evaluator:
                     self._turn()
                 self._finish()
             # Counting goes on whatever happens here.
-            except RuntimeFailure as failure:
+            except FatalError as failure:
                 log.error(_FAILED, failure)
             except KafkaException as failure:
                 log.error(_FAILED, self._told(failure.args[0]))
@@ -247,9 +247,9 @@ class Evaluator:
             self._evaluate(reign, message.value() or b"", offset)
 
     def _hear(self, error: KafkaError) -> None:
-        """What Kafka says, with or without the partition. Raises RuntimeFailure where it is not going to pass."""
+        """What Kafka says, with or without the partition. Raises FatalError where it is not going to pass."""
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Topic {self._settings.rollups_topic!r} was made anew, or its retention has removed rollups that were "
                 f"not evaluated ({error.str()})."
             )
@@ -329,7 +329,7 @@ class Evaluator:
         """Know what is committed; the offset at which to begin to read."""
         settings = self._settings
         self._await_stable_offset(consumer)
-        journal = Journal.read(settings.client_config, settings.alerts_topic, settings.group_id)
+        journal = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
         evaluation = Evaluation(self._layout, tuple(self._rules.values()))
         reader = RollupReader(self._layout, evaluation.windows.columns.needed, evaluation.number)
         memory = journal.evaluator
@@ -397,7 +397,7 @@ class Evaluator:
         asked = TopicPartition(self._settings.rollups_topic, 0, max(int(time_s * 1000), 0))
         found = consumer.offsets_for_times([asked], timeout=STEP_TIMEOUT_S)[0]
         if found.error is not None:
-            raise RuntimeFailure(f"Offsets of {self._settings.rollups_topic} cannot be found: {found.error.str()}.")
+            raise FatalError(f"Offsets of {self._settings.rollups_topic} cannot be found: {found.error.str()}.")
         return int(found.offset) if found.offset >= 0 else end
 
     # -- silences ----------------------------------------------------------------------------------------------------
@@ -511,8 +511,8 @@ class Evaluator:
         self._insist(lambda: producer.abort_transaction(STEP_TIMEOUT_S))
         self._abdicate()
         if error.code() in MEMBERSHIP_LOST:
-            raise RuntimeFailure(f"another replica may evaluate them now ({error.str()}).")
-        raise RuntimeFailure(f"a transaction was aborted ({error.str()}).")
+            raise FatalError(f"another replica may evaluate them now ({error.str()}).")
+        raise FatalError(f"a transaction was aborted ({error.str()}).")
 
     def _rule_entry(self, reign: _Reign, name: str) -> Entry:
         rule, standing = self._rules[name], reign.evaluation.standing[name]
@@ -543,7 +543,7 @@ class Evaluator:
             name: replace(standing, instances={labels: replace(each) for labels, each in standing.instances.items()})
             for name, standing in reign.evaluation.standing.items()
         }
-        self.view = View(
+        self.view = EvaluatorSnapshot(
             replica=self._settings.replica,
             rules=tuple(self._rules.values()),
             standings=standings,
@@ -558,5 +558,5 @@ class Evaluator:
         )
 
 
-def _silenced(journal: Journal) -> dict[str, float]:
+def _silenced(journal: AlertStore) -> dict[str, float]:
     return {name: record["until"] / 1e6 for name, record in journal.silences.items()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from tokentrace.alerts.evaluation import Event
+from tokentrace.alerts.evaluation import AlertTransition
 from tokentrace.model.durations import format_duration
 
 #: What an alert is, as `alert.avsc` has it; timestamps are microseconds.
@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 _LABELS: Final = ("model", "provider", "caller")
 
 
-def alert_record(event: Event, group_id: str, now_s: float, silenced: bool) -> dict[str, Any]:
+def alert_record(event: AlertTransition, group_id: str, now_s: float, silenced: bool) -> dict[str, Any]:
     """The record of an event that was found just now."""
     rule = event.rule
     return {

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.resolve import parse
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
@@ -78,10 +78,10 @@ class RollupReader:
         self._patterns: dict[int, Ints] = {}
 
     def read(self, value: bytes) -> Rollup:
-        """Raises RuntimeFailure for a record of another version."""
+        """Raises FatalError for a record of another version."""
         if value[:HEADER_BYTES] != self._header:
             decode_record(value)  # It says what is wrong.
-            raise RuntimeFailure("A record of the rollups topic is no rollup.")
+            raise FatalError("A record of the rollups topic is no rollup.")
         stream = io.BytesIO(value)
         stream.seek(HEADER_BYTES)
         head: Any = fastavro.schemaless_reader(stream, self._head, None)

@@ -12,18 +12,18 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tokentrace.alerts.evaluation import Standing
+from tokentrace.alerts.evaluation import RuleState
 from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
 from tokentrace.alerts.payload import moment
 from tokentrace.alerts.rules import Rule
-from tokentrace.alerts.store import Journal, entry, standing_of
-from tokentrace.errors import RuntimeFailure
+from tokentrace.alerts.store import AlertStore, entry, standing_of
+from tokentrace.errors import FatalError
 from tokentrace.model.durations import format_duration
 
 TIMEOUT_S: Final = 15.0
 
 
-class Board:
+class AlertStatus:
     """Answers for the rules of one consumer group. Its methods may block, and may be called from any thread."""
 
     def __init__(
@@ -40,13 +40,13 @@ class Board:
         self._clock = clock
 
     def describe(self) -> dict[str, Any]:
-        """Every rule's state, as a JSON object. Raises RuntimeFailure where Kafka does not tell it."""
+        """Every rule's state, as a JSON object. Raises FatalError where Kafka does not tell it."""
         view = self._evaluator.view if self._evaluator is not None else None
         if view is not None:
             values = {name: each.value for name, each in view.standings.items() if each.value is not None}
             return self._told(view.replica, view.time_s, view.standings, view.delivery_failed, view.silenced, values)
         settings = self._settings
-        journal = Journal.read(settings.client_config, settings.alerts_topic, settings.group_id)
+        journal = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
         memory = journal.evaluator
         minute = memory["minute"] if memory is not None else None
         known = journal.rules
@@ -60,7 +60,7 @@ class Board:
         )
 
     def silence(self, name: str, duration_s: float) -> dict[str, Any]:
-        """Deliver nothing of a rule for a while. Raises KeyError for an unknown rule, RuntimeFailure without Kafka."""
+        """Deliver nothing of a rule for a while. Raises KeyError for an unknown rule, FatalError without Kafka."""
         rule = self._rules[name]
         now_s = self._clock()
         until_s = now_s + duration_s
@@ -80,14 +80,14 @@ class Board:
         )
         producer.produce(self._settings.alerts_topic, key=key, value=value, partition=0, on_delivery=told)
         if producer.flush(TIMEOUT_S + 1.0) or failures:
-            raise RuntimeFailure(f"Kafka did not take the silence ({', '.join(failures) or 'no answer'}); try again.")
+            raise FatalError(f"Kafka did not take the silence ({', '.join(failures) or 'no answer'}); try again.")
         return {"alert": name, "silenced_until": moment(until_s)}
 
     def _told(
         self,
         replica: str | None,
         time_s: float,
-        standings: Mapping[str, Standing],
+        standings: Mapping[str, RuleState],
         delivery_failed: Mapping[str, int],
         silenced: Mapping[str, float],
         values: Mapping[str, float],
@@ -98,7 +98,7 @@ class Board:
             "alerts": [
                 {
                     **_rule(rule),
-                    **_standing(rule, standings.get(name, Standing())),
+                    **_standing(rule, standings.get(name, RuleState())),
                     "value": values.get(name),
                     "delivery_failed": delivery_failed.get(name, 0),
                     "silenced_until": (moment(silenced[name]) if silenced.get(name, 0.0) > self._clock() else None),
@@ -119,7 +119,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _standing(rule: Rule, standing: Standing) -> dict[str, Any]:
+def _standing(rule: Rule, standing: RuleState) -> dict[str, Any]:
     return {
         "state": "firing" if standing.firing else "ok",
         "firings": standing.firings,

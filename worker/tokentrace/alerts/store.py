@@ -1,4 +1,4 @@
-"""Journal: the alerts topic. What fired, what became of its delivery, and the evaluator's memory.
+"""Alert store: the alerts topic. What fired, what became of its delivery, and the evaluator's memory.
 
 One compacted partition. The evaluator's records are written in transactions with its position in the rollups, so what a
 new owner reads is either before an evaluation or after it. Silences are written by whichever replica is asked.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tokentrace.alerts.evaluation import Instance, Standing
+from tokentrace.alerts.evaluation import AlertInstance, RuleState
 from tokentrace.alerts.rules import Rule
 from tokentrace.state.records import decode_record, encode_record
 from tokentrace.state.restore import StateReader
@@ -47,7 +47,7 @@ def parse_key(key: bytes | None) -> tuple[str, str] | None:
 
 
 @dataclass(slots=True)
-class Journal:
+class AlertStore:
     """What the topic holds. Records by name, as their schemas have them. end: the offset behind the last of them."""
 
     evaluator: Mapping[str, Any] | None = None
@@ -58,8 +58,8 @@ class Journal:
     end: int = 0
 
     @classmethod
-    def read(cls, client_config: Mapping[str, Any], topic: str, group_id: str) -> Journal:
-        """As it is committed now. Raises RuntimeFailure where it cannot be read."""
+    def read(cls, client_config: Mapping[str, Any], topic: str, group_id: str) -> AlertStore:
+        """As it is committed now. Raises FatalError where it cannot be read."""
         journal = cls()
         for message in StateReader(client_config, topic, group_id).messages([0]):
             journal.take(message.key(), message.value())
@@ -111,7 +111,7 @@ class Journal:
         return entries
 
 
-def rule_record(rule: Rule, standing: Standing, delivery_failed: int) -> dict[str, Any]:
+def rule_record(rule: Rule, standing: RuleState, delivery_failed: int) -> dict[str, Any]:
     """Where a rule stands, as it is remembered."""
     return {
         "rule_id": rule.rule_id,
@@ -126,13 +126,13 @@ def rule_record(rule: Rule, standing: Standing, delivery_failed: int) -> dict[st
     }
 
 
-def standing_of(rule: Rule, record: Mapping[str, Any]) -> Standing:
+def standing_of(rule: Rule, record: Mapping[str, Any]) -> RuleState:
     """Where a rule stood. Of a rule that is about something else now, only the counts are kept."""
     instances = record["instances"] if record["subject"] == rule.subject else []
-    return Standing(
+    return RuleState(
         firings=record["firings"],
         fired_at_s=record["fired_at"] // 1_000_000,
         instances={
-            tuple(each["labels"]): Instance(each["firing"], each["fired_at"] // 1_000_000) for each in instances
+            tuple(each["labels"]): AlertInstance(each["firing"], each["fired_at"] // 1_000_000) for each in instances
         },
     )

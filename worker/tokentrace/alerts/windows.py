@@ -20,7 +20,7 @@ from tokentrace.model.spans import STATUSES
 SUMS: Final = "sums"
 
 
-class Columns:
+class MetricColumns:
     """Which columns of a cell's row the blocks are made from. `needed`: their numbers in the layout."""
 
     def __init__(self, layout: Layout, blocks: Iterable[str]) -> None:
@@ -114,7 +114,7 @@ class Windows:
             for blocks in self._needs.values()
             for block in blocks
         }
-        self.columns = Columns(layout, self._keep.keys() - {SUMS})
+        self.columns = MetricColumns(layout, self._keep.keys() - {SUMS})
         self._widths = self.columns.widths()
         self._minutes: dict[int, _Minute] = {}
         self._sums = {

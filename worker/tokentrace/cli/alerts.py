@@ -12,7 +12,7 @@ import click
 from tokentrace.cli.options import config_option
 
 if TYPE_CHECKING:
-    from tokentrace.alerts.evaluation import Event
+    from tokentrace.alerts.evaluation import AlertTransition
     from tokentrace.config import Config
 
 
@@ -34,8 +34,8 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One alert payload a line.")
 @click.option("--resolved", is_flag=True, help="Also when alerts would have been over.")
 def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
-    """Replay spans that are history, and print what would have fired, when, and with which value."""
-    from tokentrace.alerts.backtest import Replay, from_file, from_topic
+    """Run the rules over past spans, and print what would have fired, when, and with which value."""
+    from tokentrace.alerts.backtest import Backtest, from_file, from_topic
     from tokentrace.alerts.payload import alert_record, payload
     from tokentrace.errors import UsageError
     from tokentrace.runtime import log
@@ -43,7 +43,7 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
 
     config = _with_rules(rules_path)
     log.set_up("warning", "text")
-    replay = Replay(config, pricer(config))
+    replay = Backtest(config, pricer(config))
     path = Path(source)
     if path.is_file():
         replay.take(*from_file(path))
@@ -73,13 +73,13 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
 def list_(config_path: Path, as_json: bool) -> None:
     """Where every rule stands: its state, value and last firing."""
     from tokentrace.alerts.rules import Rule
-    from tokentrace.alerts.status import Board
+    from tokentrace.alerts.status import AlertStatus
     from tokentrace.runtime import log
     from tokentrace.runtime.wiring import evaluator_settings
 
     config = _with_rules(config_path)
     log.set_up("warning", "text")
-    told = Board(evaluator_settings(config), [Rule.of(rule) for rule in config.alerts]).describe()
+    told = AlertStatus(evaluator_settings(config), [Rule.of(rule) for rule in config.alerts]).describe()
     if as_json:
         click.echo(json.dumps(told))
         return
@@ -99,7 +99,7 @@ def _with_rules(path: Path) -> Config:
     return config
 
 
-def _line(event: Event) -> str:
+def _line(event: AlertTransition) -> str:
     from tokentrace.alerts.payload import moment
     from tokentrace.model.durations import format_duration
 

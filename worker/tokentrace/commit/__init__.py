@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
-from tokentrace.aggregate.dedup import NOTHING_SEEN, Chunk, Memory
+from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, DedupChanges, DedupChunk
 from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
@@ -33,7 +33,7 @@ class Committer(Protocol):
     def start(self) -> Totals | None:
         """Prepare, before the group is joined; what this replica has committed in earlier runs, if that is kept.
 
-        Raises RuntimeFailure when this replica may not run.
+        Raises FatalError when this replica may not run.
         """
 
     #: Input partition -> offset below which spans are known to be counted already; complete after `start`.
@@ -44,7 +44,7 @@ class Committer(Protocol):
         delta: Delta,
         totals: Totals,
         changes: Changes,
-        memory: Memory = NOTHING_SEEN,
+        memory: DedupChanges = NO_DEDUP_CHANGES,
         ended: Expiry = NOTHING_EXPIRED,
     ) -> Outcome:
         """Make the delta durable: its dead letters, its offsets and, where the guarantee asks for it, its totals.
@@ -55,10 +55,10 @@ class Committer(Protocol):
         A dead letter that was delivered for good leaves the delta; all else in it stays as it is.
         """
 
-    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[Chunk]] | None:
+    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]] | None:
         """What is committed of the memory of spans, of partitions that are about to be counted; None: it is not kept.
 
-        Raises RuntimeFailure when it cannot be read.
+        Raises FatalError when it cannot be read.
         """
 
     def close(self) -> None:

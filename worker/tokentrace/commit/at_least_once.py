@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from tokentrace.aggregate.dedup import NOTHING_SEEN, Memory
+from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, DedupChanges
 from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import headers_of
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import DeadLetter
@@ -60,7 +60,7 @@ class AtLeastOnce:
         delta: Delta,
         totals: Totals,
         changes: Changes,
-        memory: Memory = NOTHING_SEEN,
+        memory: DedupChanges = NO_DEDUP_CHANGES,
         ended: Expiry = NOTHING_EXPIRED,
     ) -> Outcome:
         if not delta:
@@ -75,7 +75,7 @@ class AtLeastOnce:
                 log.warning("The group went on without this worker (%s); counting from its offsets.", error.str())
                 return Outcome.DROPPED
             if error.fatal() or error.code() in FENCED:
-                raise RuntimeFailure(
+                raise FatalError(
                     f"Kafka no longer accepts this worker's commits ({error.str()}); is its worker.replica_id unique?"
                 ) from failure
             log.warning("The offsets could not be committed (%s); trying again.", error.str())
@@ -90,7 +90,7 @@ class AtLeastOnce:
         try:
             self._producer.flush(FLUSH_TIMEOUT_S)
         except KafkaException as failure:
-            raise RuntimeFailure(f"Kafka no longer accepts dead letters ({failure.args[0].str()}).") from failure
+            raise FatalError(f"Kafka no longer accepts dead letters ({failure.args[0].str()}).") from failure
         if undelivered:
             # What is still queued would otherwise arrive beside the next try's copy.
             self._producer.purge()

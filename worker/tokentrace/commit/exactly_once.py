@@ -19,18 +19,18 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.dedup import NOTHING_SEEN, Chunk, Memory
+from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, DedupChanges, DedupChunk
 from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import headers_of
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, UNAUTHORIZED
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, folded_key, replica_key
-from tokentrace.state.dedup_records import ChunkReader, chunk_key, encode_chunk
+from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.records import Progress
 from tokentrace.state.restore import partition_of
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
@@ -120,7 +120,7 @@ class ExactlyOnce:
         self._codec = StateCodec(layout)
         self._ids = None
         if settings.ids_topic:
-            self._ids = ChunkReader(settings.client_config, settings.ids_topic, settings.group_id)
+            self._ids = DedupReader(settings.client_config, settings.ids_topic, settings.group_id)
         self._state_partition = 0
         #: Input partition -> offset below which spans are counted already, by whatever the state topic told.
         self.counted_up_to: Mapping[int, int] = {}
@@ -146,7 +146,7 @@ class ExactlyOnce:
         totals, self.counted_up_to = reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
         return totals
 
-    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[Chunk]] | None:
+    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]] | None:
         if self._ids is None:
             return None
         return self._ids.read(self._settings.source_topic, partitions)
@@ -156,7 +156,7 @@ class ExactlyOnce:
         delta: Delta,
         totals: Totals,
         changes: Changes,
-        memory: Memory = NOTHING_SEEN,
+        memory: DedupChanges = NO_DEDUP_CHANGES,
         ended: Expiry = NOTHING_EXPIRED,
     ) -> Outcome:
         try:
@@ -205,14 +205,16 @@ class ExactlyOnce:
         ):
             self._produce(self._settings.rollups_topic, key, value, 0)
 
-    def _produce_memory(self, memory: Memory) -> None:
+    def _produce_memory(self, memory: DedupChanges) -> None:
         if self._ids is None:
             return
         topic, source = self._settings.ids_topic, self._settings.source_topic
         for chunk in memory.kept:
-            self._produce(topic, chunk_key(source, chunk), encode_chunk(chunk), self._ids.partition(chunk.partition))
+            self._produce(
+                topic, dedup_key(source, chunk), encode_dedup_chunk(chunk), self._ids.partition(chunk.partition)
+            )
         for chunk in memory.forgotten:
-            self._produce(topic, chunk_key(source, chunk), None, self._ids.partition(chunk.partition))
+            self._produce(topic, dedup_key(source, chunk), None, self._ids.partition(chunk.partition))
 
     def _produce_dead_letters(self, delta: Delta) -> None:
         for letter in delta.dead_letters:
@@ -287,7 +289,7 @@ class ExactlyOnce:
         try:
             self._insist("abort_transaction", lambda: self._producer.abort_transaction(STEP_TIMEOUT_S))
         except KafkaException as failure:
-            raise RuntimeFailure(
+            raise FatalError(
                 f"A transaction could be neither committed ({error.str()}) nor aborted "
                 f"({failure.args[0].str()}); nothing of it is shown, and a restart goes on from what is committed."
             ) from failure
@@ -298,17 +300,17 @@ class ExactlyOnce:
         return Outcome.RETRY
 
     def _raise_if_over(self, error: KafkaError) -> None:
-        """Raises RuntimeFailure where no transaction of this worker is going to be accepted any more."""
+        """Raises FatalError where no transaction of this worker is going to be accepted any more."""
         settings = self._settings
         if error.code() in UNAUTHORIZED:
             topics = [settings.state_topic, settings.rollups_topic, settings.dead_letter_topic, settings.ids_topic]
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Kafka does not let this worker commit ({error.str()}). It has to be allowed to write to the topics "
                 f"{', '.join(filter(None, topics))} with the transactional id {settings.replica!r}, and to read with "
                 f"the group {settings.group_id!r}."
             )
         if error.fatal() or error.code() in _PRODUCER_FENCED:
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Kafka no longer accepts this worker's transactions ({error.str()}). Another worker with the replica "
                 f"id {settings.replica!r} may have started: give every worker its own worker.replica_id."
             )

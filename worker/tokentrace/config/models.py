@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, Strict
 
 from tokentrace.config.alerts import AlertRule
 from tokentrace.config.fields import Address, Bounds, Duration, ListenAddress, PositiveDuration, UsdPerMillion
-from tokentrace.model.families import GROUP_LABELS, LABELLED
+from tokentrace.model.families import FAMILIES_BY_NAME, GROUP_LABELS
 from tokentrace.model.measures import DEFAULT_BOUNDS
 
 #: librdkafka properties that tokentrace's correctness rests on, and what to use instead.
@@ -304,8 +304,10 @@ class Metrics(Section):
         labels: dict[str, tuple[str, ...]] = {}
         for name, chosen in value.items():
             family = name.removeprefix("tokentrace_")
-            if family not in LABELLED:
-                raise ValueError(f"{name} is no family whose labels can be chosen; those are {', '.join(LABELLED)}")
+            if family not in FAMILIES_BY_NAME:
+                raise ValueError(
+                    f"{name} is no family whose labels can be chosen; those are {', '.join(FAMILIES_BY_NAME)}"
+                )
             if len(set(chosen)) != len(chosen):
                 raise ValueError(f"{name} names a label twice")
             labels[family] = tuple(label for label in GROUP_LABELS if label in chosen)

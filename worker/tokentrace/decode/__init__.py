@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.decoder import ColumnarDecoder
-from tokentrace.decode.fastavro_decoder import ReferenceDecoder
+from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.decode.framing import Framing, SchemaKey, frame
 from tokentrace.decode.resolve import resolve
 from tokentrace.decode.schemas import WriterSchemas
@@ -128,7 +128,7 @@ class SpanDecoder:
 
     def _compile(self, schema: Any) -> tuple[Path, SchemaDecoder]:
         resolution = resolve(schema, self._identity)
-        reference = ReferenceDecoder(schema, resolution)
+        reference = FastavroDecoder(schema, resolution)
         columnar = ColumnarDecoder.compile(schema, resolution, reference) if self._columnar else None
         return ("fastavro", reference) if columnar is None else ("columnar", columnar)
 

@@ -30,7 +30,7 @@ class Malformed(ValueError):
 
 def walk(record: Type, data: bytes) -> list[int]:
     """The position of each field of the record that `data` is, exactly. Raises Malformed."""
-    walker = _Walker(data)
+    walker = _DatumChecker(data)
     starts = []
     for _, type_ in record.fields:
         starts.append(walker.position)
@@ -48,7 +48,7 @@ def branch_at(type_: Type, data: bytes, position: int) -> Type:
     return type_.branches[index]
 
 
-class _Walker:
+class _DatumChecker:
     """A position in a datum, and how many more items its blocks may claim."""
 
     def __init__(self, data: bytes) -> None:

@@ -25,7 +25,7 @@ LABEL_FIELDS = ("model", "provider", "caller")
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 
 
-class ReferenceDecoder:
+class FastavroDecoder:
     """Decodes the messages of one writer schema."""
 
     def __init__(self, schema: Any, resolution: Resolution | None = None) -> None:

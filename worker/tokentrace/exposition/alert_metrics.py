@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from tokentrace.model import families
-from tokentrace.model.families import GaugeFamily, PlainCounter
+from tokentrace.model.families import GaugeFamily, UnlabelledCounter
 
 if TYPE_CHECKING:
-    from tokentrace.alerts.view import View
+    from tokentrace.alerts.snapshot import EvaluatorSnapshot
 
 
-def alert_metrics(view: View | None) -> Iterator[Metric]:
+def alert_metrics(view: EvaluatorSnapshot | None) -> Iterator[Metric]:
     """Every family of the alerts at this moment; none without a view."""
     if view is None:
         return
@@ -39,13 +39,13 @@ def alert_metrics(view: View | None) -> Iterator[Metric]:
         yield metric
 
 
-def _by_rule(family: PlainCounter | GaugeFamily, values: Mapping[str, float]) -> Metric:
+def _by_rule(family: UnlabelledCounter | GaugeFamily, values: Mapping[str, float]) -> Metric:
     metric = _metric(family)
     for name, value in values.items():
         metric.add_metric([name], value)
     return metric
 
 
-def _metric(family: PlainCounter | GaugeFamily) -> CounterMetricFamily | GaugeMetricFamily:
+def _metric(family: UnlabelledCounter | GaugeFamily) -> CounterMetricFamily | GaugeMetricFamily:
     kind = CounterMetricFamily if family.type == "counter" else GaugeMetricFamily
     return kind(family.name, family.help, labels=family.labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.exposition.worker_metrics import health_metrics
-from tokentrace.model.families import ALERT_FAMILIES, CELL_FAMILIES, OTHER_FAMILIES, CounterFamily
+from tokentrace.model.families import ALERT_FAMILIES, CELL_FAMILIES, GLOBAL_FAMILIES, CounterFamily
 from tokentrace.model.measures import Layout
 from tokentrace.model.reasons import PART, WHOLE
 from tokentrace.model.worker_stats import Recorder
@@ -14,7 +14,7 @@ from tokentrace.state.ledger import Ledger
 def span_families() -> str:
     """The families that are computed from spans."""
     rows = ["| family | type | labels | meaning |", "|---|---|---|---|"]
-    for family in (*CELL_FAMILIES, *OTHER_FAMILIES):
+    for family in (*CELL_FAMILIES, *GLOBAL_FAMILIES):
         labels = list(family.labels)
         if isinstance(family, CounterFamily) and family.extra_label not in ("", *labels):
             labels.append(family.extra_label)

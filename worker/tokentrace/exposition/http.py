@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.exposition.negotiate import CONTENT_TYPES, accepts_gzip, choose_format
 from tokentrace.exposition.render import Format, Scrape
 from tokentrace.exposition.zero_init import Address
@@ -257,7 +257,7 @@ class HttpServer:
         assert self._alerts is not None
         try:
             return JSONResponse(await run_in_threadpool(self._alerts.describe))
-        except RuntimeFailure as failure:
+        except FatalError as failure:
             return JSONResponse({"error": str(failure)}, 503)
 
     async def _silence(self, request: Request) -> Response:
@@ -275,7 +275,7 @@ class HttpServer:
             return JSONResponse(await run_in_threadpool(self._alerts.silence, name, duration_s))
         except KeyError:
             return JSONResponse({"error": f"there is no alert named {name!r}"}, 404)
-        except RuntimeFailure as failure:
+        except FatalError as failure:
             return JSONResponse({"error": str(failure)}, 503)
 
     async def _index(self, _: Request) -> Response:

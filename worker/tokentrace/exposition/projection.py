@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.snapshot import Folded, Snapshot
+from tokentrace.model.snapshot import ExpiredKey, Snapshot
 from tokentrace.model.spans import STATUSES
 
 _NO_SERIES: Final = -1
@@ -83,7 +83,7 @@ class Projection:
         values = {**snapshot.groups[group]._asdict(), "status": STATUSES[status]}
         return self._number(tuple(values[label] for label in self.labels))
 
-    def _folded(self, folded: Folded) -> int:
+    def _folded(self, folded: ExpiredKey) -> int:
         values = {**folded._asdict(), "caller": None, "status": STATUSES[folded.status]}
         chosen = tuple(values[label] for label in self.labels)
         return _NO_SERIES if None in chosen else self._number(chosen)

@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from tokentrace.exposition.projection import Projection, escaped, label_text
-from tokentrace.exposition.zero_init import Address, Continuity
+from tokentrace.exposition.zero_init import Address, ZeroInit
 from tokentrace.model import families
 from tokentrace.model.families import CounterFamily, GaugeFamily, HistogramFamily
 from tokentrace.model.measures import Layout
@@ -48,10 +48,11 @@ class Renderer:
     """
 
     def __init__(self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False) -> None:
-        self._continuity = Continuity() if zero_first else None
+        self._continuity = ZeroInit() if zero_first else None
         chosen = labels or {}
         self._families = [
-            (family, tuple(chosen.get(name, _group_labels(family)))) for name, family in families.LABELLED.items()
+            (family, tuple(chosen.get(name, _group_labels(family))))
+            for name, family in families.FAMILIES_BY_NAME.items()
         ]
         self._projections = {labels: Projection(labels) for _, labels in self._families}
         self._lock = threading.Lock()
@@ -98,7 +99,7 @@ class Renderer:
         """The labels of each family over groups."""
         return [frozenset(labels) for _, labels in self._families]
 
-    def _lines(self, snapshot: Snapshot, form: Format, continuity: Continuity | None) -> list[str]:
+    def _lines(self, snapshot: Snapshot, form: Format, continuity: ZeroInit | None) -> list[str]:
         moved = {labels: projection.update(snapshot) for labels, projection in self._projections.items()}
         if self._continuity is not None:
             for family, labels in self._families:
@@ -151,7 +152,7 @@ def _counter(
     snapshot: Snapshot,
     counted: NDArray[np.bool_],
     form: Format,
-    continuity: Continuity | None,
+    continuity: ZeroInit | None,
 ) -> list[str]:
     lines = [_head(family.name, family.type, family.help, form)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
@@ -186,7 +187,7 @@ def _histogram(
     projection: Projection,
     snapshot: Snapshot,
     form: Format,
-    continuity: Continuity | None,
+    continuity: ZeroInit | None,
 ) -> list[str]:
     histogram = snapshot.layout.histograms[family.measure]
     counts = np.cumsum(projection.sums(snapshot.values[:, histogram.buckets]), axis=1)
@@ -231,7 +232,7 @@ def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[s
     return lines
 
 
-def _others(snapshot: Snapshot, form: Format, continuity: Continuity | None) -> list[str]:
+def _others(snapshot: Snapshot, form: Format, continuity: ZeroInit | None) -> list[str]:
     """The families that are not over cells."""
     rejected = families.REJECTED
     lines = [_head(rejected.name, rejected.type, rejected.help, form)]

@@ -1,4 +1,4 @@
-"""Continuity: a new series is shown as 0 until every Prometheus that scrapes here has seen it so.
+"""Zero-initialised series: a new series is shown as 0 until every Prometheus that scrapes here has seen it so.
 
 Prometheus counts increments between two values it has seen, so the first value of a new series is lost to `increase()`.
 Holding it back for one scrape loses nothing, since totals are durable. Only clients that say that they are a Prometheus
@@ -37,7 +37,7 @@ class _Scraper:
     interval_s: float = 0.0
 
 
-class Continuity:
+class ZeroInit:
     """Knows which series every scraper has seen as 0. Used under the renderer's lock.
 
     A scrape takes a `begin`, any number of `hold`s, and a `finish` when its last byte was sent.

@@ -17,7 +17,7 @@ import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from numpy.typing import NDArray
 
-from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.errors import FENCED, REFUSED
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.model.worker_stats import Lag
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 2, "queued.min.messages": 20000}
 
 
-class Rebalance(Protocol):
+class RebalanceListener(Protocol):
     """What the loop does while partitions come and go; called inside `poll`, on its thread."""
 
-    def may_start(self, partition: int, offset: int | None) -> bool: ...
+    def accept_offset(self, partition: int, offset: int | None) -> bool: ...
 
-    def before_start(self, partitions: Sequence[int]) -> None: ...
+    def load_state(self, partitions: Sequence[int]) -> None: ...
 
     def on_revoke(self, partitions: Sequence[int]) -> None: ...
 
@@ -89,7 +89,7 @@ class KafkaSource:
     def __init__(self, settings: SourceSettings, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self._rebalance: Rebalance | None = None
+        self._rebalance: RebalanceListener | None = None
         self._positions: dict[int, int] = {}
         self._oldest_unread_s: dict[int, float] = {}
         #: Partition -> where its end was, when it was last reached.
@@ -146,7 +146,7 @@ class KafkaSource:
             raise UsageError(f"Kafka refuses access to topic {topic!r}: {refusal.str()}.")
         return f"Topic {topic!r} does not exist at {servers}; create it or correct kafka.topic."
 
-    def subscribe(self, rebalance: Rebalance) -> None:
+    def subscribe(self, rebalance: RebalanceListener) -> None:
         self._rebalance = rebalance
         self._consumer.subscribe(
             [self._settings.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -162,7 +162,7 @@ class KafkaSource:
     def poll(self, max_messages: int, timeout_s: float) -> RawBatch | None:
         """Up to `max_messages` new messages, None when there are none within `timeout_s`; runs rebalances.
 
-        Raises RuntimeFailure when this member is fenced or Kafka refuses it for good.
+        Raises FatalError when this member is fenced or Kafka refuses it for good.
         """
         messages = self._consumer.consume(max_messages, timeout_s)
         if self._callback_failure is not None:
@@ -223,12 +223,12 @@ class KafkaSource:
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._skip_lost(_partition(message))
         elif code in FENCED or code == KafkaError._FATAL or error.fatal():
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Kafka no longer accepts this worker ({error.str()}). Another worker with the replica id "
                 f"{self._settings.member_id!r} may have joined: give every worker its own worker.replica_id."
             )
         elif code in REFUSED:
-            raise RuntimeFailure(f"Kafka refuses this worker as a member of {self._settings.group_id!r}: {error.str()}")
+            raise FatalError(f"Kafka refuses this worker as a member of {self._settings.group_id!r}: {error.str()}")
         elif code == KafkaError._MAX_POLL_EXCEEDED:
             log.warning("The loop stood still for longer than max.poll.interval.ms; rejoining the group.")
         else:
@@ -303,7 +303,7 @@ class KafkaSource:
     def _assign(self, partitions: Sequence[int]) -> None:
         starts = self._start_offsets(partitions)
         assert self._rebalance is not None
-        self._rebalance.before_start(partitions)
+        self._rebalance.load_state(partitions)
         self._positions.update(starts)
         for partition in partitions:
             self._ends.pop(partition, None)
@@ -325,14 +325,14 @@ class KafkaSource:
             if failure is None:
                 break
             if failure.fatal() or failure.code() in FENCED | REFUSED:
-                raise RuntimeFailure(f"Kafka refuses this worker's offsets: {failure.str()}.")
+                raise FatalError(f"Kafka refuses this worker's offsets: {failure.str()}.")
             log.info("The group's offsets are not stable yet (%s); asking again.", failure.str())
             time.sleep(0.1)
         starts = {}
         for result in committed:
             offset = result.offset if result.offset >= 0 else None
             assert self._rebalance is not None
-            if not self._rebalance.may_start(result.partition, offset):
+            if not self._rebalance.accept_offset(result.partition, offset):
                 self.refused.add(result.partition)
             starts[result.partition] = self._first_offset(result.partition) if offset is None else offset
         return starts

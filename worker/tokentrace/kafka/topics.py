@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Topics:
         return ids_topic(name, self._partitions(source_topic))
 
     def ensure(self, specs: Sequence[TopicSpec]) -> None:
-        """Create what is missing and check what is there. Raises RuntimeFailure with the command that mends it."""
+        """Create what is missing and check what is there. Raises FatalError with the command that mends it."""
         cluster = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
         for spec in specs:
             if spec.name in cluster.topics or not self._create(spec, len(cluster.brokers)):
@@ -135,7 +135,7 @@ class Topics:
         """Whether this client may do what it is going to do. needed: topic -> operations.
 
         A right that is only needed later, as that to read what was committed after a restart, is missed now. Raises
-        RuntimeFailure with all that are missing. Brokers that do not tell are believed.
+        FatalError with all that are missing. Brokers that do not tell are believed.
         """
         asked = TopicCollection(list(needed))
         answers = self._admin.describe_topics(
@@ -151,7 +151,7 @@ class Topics:
             if allowed is not None:
                 missing += [f"{each.name.capitalize()} on {topic}" for each in needed[topic] if each not in allowed]
         if missing:
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Kafka does not let this worker do all that it has to; missing: {', '.join(missing)}. Grant it with "
                 "kafka-acls.sh --add --allow-principal."
             )
@@ -173,7 +173,7 @@ class Topics:
             if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
             given = " ".join(f"--config {key}={value}" for key, value in spec.settings.items())
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Topic {spec.name!r} cannot be created ({error.str()}); create it with: kafka-topics.sh --create "
                 f"--topic {spec.name} --partitions {spec.partitions} {given}"
             ) from failure
@@ -183,7 +183,7 @@ class Topics:
     def _check(self, spec: TopicSpec) -> None:
         partitions = self._partitions(spec.name)
         if spec.exactly_so_many_partitions and partitions != spec.partitions:
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Topic {spec.name!r} has {partitions} partitions and must have {spec.partitions}; delete it with: "
                 f"kafka-topics.sh --delete --topic {spec.name}, and the next worker makes it anew."
             )
@@ -196,7 +196,7 @@ class Topics:
         if wrong:
             found = ", ".join(f"{key}={actual[key]}" for key in wrong)
             mended = ",".join(f"{key}={spec.settings.get(key, wanted)}" for key, wanted in wrong.items())
-            raise RuntimeFailure(
+            raise FatalError(
                 f"Topic {spec.name!r} has {found}, which could lose data; mend it with: kafka-configs.sh --alter "
                 f"--entity-type topics --entity-name {spec.name} --add-config {mended}"
             )

@@ -56,7 +56,7 @@ class GaugeFamily:
 
 
 @dataclass(frozen=True, slots=True)
-class PlainCounter:
+class UnlabelledCounter:
     """A counter that is not over cells."""
 
     name: str
@@ -112,25 +112,25 @@ PRICING: Final = CounterFamily(
     extra_label="source",
     present_only=True,
 )
-REJECTED: Final = PlainCounter(
+REJECTED: Final = UnlabelledCounter(
     "tokentrace_spans_rejected_total", "Messages, or parts of a span, that were not counted, by reason.", ("reason",)
 )
 GROUPS: Final = GaugeFamily("tokentrace_groups", "Groups (model, provider, caller) that have series of their own.", ())
 GROUPS_LIMIT: Final = GaugeFamily("tokentrace_groups_limit", "Most groups that get series of their own.", ())
-OVERFLOWED: Final = PlainCounter(
+OVERFLOWED: Final = UnlabelledCounter(
     "tokentrace_groups_overflowed_total", "Spans counted under __overflow__ because the groups were full.", ()
 )
 
-ALERT_FIRINGS: Final = PlainCounter(
+ALERT_FIRINGS: Final = UnlabelledCounter(
     "tokentrace_alert_firings_total", "Firings of a built-in alert rule, over the whole fleet.", ("rule",)
 )
-ALERT_DELIVERY_FAILED: Final = PlainCounter(
+ALERT_DELIVERY_FAILED: Final = UnlabelledCounter(
     "tokentrace_alert_delivery_failed_total", "Rounds of tries that did not deliver an alert.", ("rule",)
 )
-ALERT_LATE: Final = PlainCounter(
+ALERT_LATE: Final = UnlabelledCounter(
     "tokentrace_alert_late_spans_total", "Spans that were counted after their minute had been evaluated.", ()
 )
-ALERT_CLAMPED: Final = PlainCounter(
+ALERT_CLAMPED: Final = UnlabelledCounter(
     "tokentrace_alert_clamped_spans_total",
     "Spans without a time that can be true; they count in the minute in which they were published.",
     (),
@@ -166,7 +166,7 @@ CELL_FAMILIES: Final[tuple[CounterFamily | HistogramFamily | GaugeFamily, ...]] 
     COST, SPANS, TOKENS, CACHED, REASONING, LATENCY, TTFT,
     PROMPT_TOKENS, COMPLETION_TOKENS, EVAL_SCORE, QUALITY, PRICING,
 )  # fmt: skip
-OTHER_FAMILIES: Final = (REJECTED, GROUPS, GROUPS_LIMIT, OVERFLOWED)
+GLOBAL_FAMILIES: Final = (REJECTED, GROUPS, GROUPS_LIMIT, OVERFLOWED)
 
 #: Names that `metrics.labels` takes: the family's own, without the prefix.
-LABELLED: Final = {family.name.removeprefix("tokentrace_"): family for family in CELL_FAMILIES}
+FAMILIES_BY_NAME: Final = {family.name.removeprefix("tokentrace_"): family for family in CELL_FAMILIES}

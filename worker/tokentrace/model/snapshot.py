@@ -29,7 +29,7 @@ class Group(NamedTuple):
     caller: str
 
 
-class Folded(NamedTuple):
+class ExpiredKey(NamedTuple):
     """Groups that expired, of one model, provider and status code; None: of all."""
 
     model: str | None
@@ -37,7 +37,7 @@ class Folded(NamedTuple):
     status: int
 
 
-class FoldedTotals(NamedTuple):
+class ExpiredTotals(NamedTuple):
     """What they have counted. values: int64[layout.width]. created_s: Unix time of the first of it."""
 
     values: NDArray[np.int64]
@@ -85,7 +85,7 @@ class Snapshot:
     groups_limit: int
     overflowed_spans: int
     committed_at_s: float
-    folded: Sequence[Folded] = ()
+    folded: Sequence[ExpiredKey] = ()
 
 
 OVERFLOW_GROUP: Final = 0

@@ -89,7 +89,7 @@ class Health:
     unreachable: str
     lost_records: Mapping[int, int]
     refused_partitions: tuple[int, ...] = ()
-    remembered: Mapping[int, Remembered] = field(default_factory=dict)
+    remembered: Mapping[int, DedupStats] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class Recorder:
     unreachable: str = ""
     lost_records: dict[int, int] = field(default_factory=dict)
     refused_partitions: tuple[int, ...] = ()
-    remembered: Mapping[int, Remembered] = field(default_factory=dict)
+    remembered: Mapping[int, DedupStats] = field(default_factory=dict)
 
     def snapshot(self) -> Health:
         return Health(
@@ -144,7 +144,7 @@ class Recorder:
         )
 
 
-class Remembered(NamedTuple):
+class DedupStats(NamedTuple):
     """How much is remembered of one partition: ids, how many seconds they reach back, and ids forgotten early."""
 
     ids: int

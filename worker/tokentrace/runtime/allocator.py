@@ -19,7 +19,7 @@ _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Tell malloc, for the whole process; false, and nothing done, where the C library is not glibc."""
     try:
         library = ctypes.CDLL(None)

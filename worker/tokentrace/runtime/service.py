@@ -15,10 +15,10 @@ from typing import Final
 
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.alerts.evaluator import Evaluator
 from tokentrace.alerts.rules import Rule
-from tokentrace.alerts.status import Board
+from tokentrace.alerts.status import AlertStatus
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
 from tokentrace.errors import ConfigError
@@ -38,14 +38,14 @@ from tokentrace.model.durations import format_duration
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import Recorder
-from tokentrace.runtime.allocator import keep_freed_memory
+from tokentrace.runtime.allocator import tune_malloc
 from tokentrace.runtime.wiring import (
     client_config,
     committer,
+    deduplicator,
     evaluator_settings,
     http_settings,
     pricer,
-    seen_spans,
     source_settings,
     writer_schemas,
 )
@@ -82,7 +82,7 @@ class Service:
         groups = GroupIndex(metrics.max_groups)
         self._recorder = Recorder(section.replica_id, section.guarantee, clock())
         schemas = writer_schemas(config)
-        seen = seen_spans(config)
+        seen = deduplicator(config)
         decoder = SpanDecoder(schemas, config.kafka.framing, identity=seen is not None)
         self._recorder.registry_requests = schemas.requests
         self._recorder.schemas = decoder.paths
@@ -97,7 +97,7 @@ class Service:
                 HEARTBEAT_S if config.alerts else None,
             ),
             self._source,
-            Engine(decoder, groups, pricer(config, clock), layout, timer, clock, seen),
+            Pipeline(decoder, groups, pricer(config, clock), layout, timer, clock, seen),
             Delta(layout),
             Ledger(layout, groups, metrics.quality_window, clock, metrics.expire_after, self._renderer.label_sets),
             committer(config, self._source, groups, layout),
@@ -112,7 +112,7 @@ class Service:
         if config.alerts:
             settings, rules = evaluator_settings(config), [Rule.of(each) for each in config.alerts]
             self._evaluator = Evaluator(settings, rules, layout, clock)
-            board = Board(settings, rules, self._evaluator, clock)
+            board = AlertStatus(settings, rules, self._evaluator, clock)
         self.http: HttpServer | None = None
         if config.http_server.enabled:
             self.http = HttpServer(
@@ -136,8 +136,8 @@ class Service:
         self._worker.stop()
 
     def run(self) -> None:
-        """Serve and count until `stop`. Raises UsageError or RuntimeFailure when this replica cannot go on."""
-        keep_freed_memory()
+        """Serve and count until `stop`. Raises UsageError or FatalError when this replica cannot go on."""
+        tune_malloc()
         if self.http is not None:
             self.http.start()
             scheme = "https" if self._config.http_server.tls is not None else "http"

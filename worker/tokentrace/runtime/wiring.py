@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tokentrace.aggregate.dedup import SeenSpans
+from tokentrace.aggregate.dedup import Deduplicator
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.alerts.evaluator import EvaluatorSettings
 from tokentrace.commit import Committer
@@ -52,13 +52,13 @@ def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: L
     return ExactlyOnce(settings, source, groups, layout)
 
 
-def seen_spans(config: Config) -> SeenSpans | None:
+def deduplicator(config: Config) -> Deduplicator | None:
     """The memory of counted spans, where spans that are published again are looked for."""
     section = config.worker.deduplicate
     if section is None:
         return None
     # `by` has one value so far.
-    return {"span_id": SeenSpans}[section.by](section.window, section.max_ids)
+    return {"span_id": Deduplicator}[section.by](section.window, section.max_ids)
 
 
 def evaluator_settings(config: Config) -> EvaluatorSettings:

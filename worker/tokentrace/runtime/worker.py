@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokentrace.aggregate.dedup import NOTHING_SEEN, SeenSpans
+from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, Deduplicator
 from tokentrace.aggregate.delta import Delta
-from tokentrace.aggregate.pipeline import Engine, StageTimer
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
 from tokentrace.errors import SchemaUnavailable
 from tokentrace.kafka.source import KafkaSource
@@ -34,7 +34,7 @@ HEALTH_INTERVAL_S = 0.25
 RETRY_FIRST_S, RETRY_LAST_S = 0.25, 15.0
 #: A partition that was read to its end and gave no span for so long has no span that ended before that: spans are
 #: published soon after they end.
-QUIET_S = 10.0
+IDLE_AFTER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Worker:
         self,
         settings: LoopSettings,
         source: KafkaSource,
-        engine: Engine,
+        engine: Pipeline,
         delta: Delta,
         ledger: Ledger,
         committer: Committer,
@@ -63,7 +63,7 @@ class Worker:
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
         on_restored: Callable[[Snapshot], None] = lambda _: None,
-        seen: SeenSpans | None = None,
+        seen: Deduplicator | None = None,
     ) -> None:
         """on_restored: told what earlier runs have committed, before any of it is shown.
 
@@ -100,7 +100,7 @@ class Worker:
         self._stopping.set()
 
     def run(self) -> None:
-        """Run until `stop`. Raises RuntimeFailure or UsageError when this worker cannot go on."""
+        """Run until `stop`. Raises FatalError or UsageError when this worker cannot go on."""
         try:
             self._restore()
             self._recorder.not_ready = "joining the consumer group"
@@ -191,14 +191,14 @@ class Worker:
 
     def _commit(self) -> Outcome:
         """Commit the delta and accept or drop it."""
-        self._tell_quiet_partitions()
+        self._advance_idle_partitions()
         began = time.perf_counter()
         totals, changes = self._ledger.after(self._delta)
         ended = self._ledger.expiry(totals)
         if not self._delta and not ended:
             return Outcome.COMMITTED
         self._timer.start()
-        memory = self._seen.after(self._delta) if self._seen is not None else NOTHING_SEEN
+        memory = self._seen.after(self._delta) if self._seen is not None else NO_DEDUP_CHANGES
         outcome = self._committer.commit(self._delta, totals, changes, memory, ended)
         if outcome is Outcome.COMMITTED:
             self._ledger.accept(totals, changes, ended)
@@ -216,16 +216,16 @@ class Worker:
         self._timer.mark("commit")
         return outcome
 
-    def _tell_quiet_partitions(self) -> None:
+    def _advance_idle_partitions(self) -> None:
         """Where nothing comes, event time moves on with the clock; it is told with a commit, or when it is time to."""
         now_s = self._clock()
         heartbeat_s = self._settings.heartbeat_s
         if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
             return
-        quiet_since_s = now_s - QUIET_S
+        quiet_since_s = now_s - IDLE_AFTER_S
         quiet = [p for p in self._source.read_to_end if self._last_span_s.get(p, now_s) <= quiet_since_s]
         for partition in quiet:
-            self._delta.reach(partition, int(quiet_since_s * 1e6))
+            self._delta.advance_event_time(partition, int(quiet_since_s * 1e6))
         if quiet and not self._delta:
             # Offsets go with it, so that a replica that lost them cannot tell anything.
             self._delta.positions.update(self._source.positions)
@@ -252,7 +252,7 @@ class Worker:
 
     # -- rebalance, called by the source inside poll ---------------------------------------------------------------
 
-    def may_start(self, partition: int, offset: int | None) -> bool:
+    def accept_offset(self, partition: int, offset: int | None) -> bool:
         """Whether counting may go on from the group's offset, None where it has none.
 
         Before what is known to be counted it may not: somebody has set the offsets back, or restored a cluster.
@@ -269,7 +269,7 @@ class Worker:
         )  # fmt: skip
         return False
 
-    def before_start(self, partitions: Sequence[int]) -> None:
+    def load_state(self, partitions: Sequence[int]) -> None:
         """Know what is committed of partitions before they are read, for the first time or again."""
         if self._seen is not None:
             self._seen.load(partitions, self._committer.seen(partitions), self._delta)

@@ -15,9 +15,9 @@ from typing import Any
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.model.measures import SUMS
-from tokentrace.model.snapshot import EXPIRED, Folded, Group
+from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.records import cell_key, decode_record, encode_replica, folded_key, replica_key
 from tokentrace.state.restore import StateReader, Stored, partition_of
@@ -143,7 +143,7 @@ class StateAdmin:
                 producer.poll(0)
             producer.commit_transaction(_TIMEOUT_S)
         except (KafkaException, BufferError) as failure:
-            raise RuntimeFailure(f"The state of replica {replica!r} could not be written: {failure}.") from failure
+            raise FatalError(f"The state of replica {replica!r} could not be written: {failure}.") from failure
 
 
 def _totals(replica: str, stored: Stored) -> ReplicaTotals:
@@ -161,7 +161,7 @@ def _totals(replica: str, stored: Stored) -> ReplicaTotals:
     )
 
 
-def _shown(folded: Folded) -> Group:
+def _shown(folded: ExpiredKey) -> Group:
     """Labels for what is not told apart by them any more."""
     if folded.model is None:
         return Group(EXPIRED, EXPIRED, EXPIRED)

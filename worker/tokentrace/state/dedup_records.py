@@ -12,30 +12,30 @@ from typing import Any
 
 import numpy as np
 
-from tokentrace.aggregate.dedup import Chunk
+from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.state.records import decode_record, encode_record
 from tokentrace.state.restore import StateReader
 
 
-def chunk_key(topic: str, chunk: Chunk) -> bytes:
+def dedup_key(topic: str, chunk: DedupChunk) -> bytes:
     """The key of a chunk's record: a JSON array."""
     return json.dumps([topic, chunk.partition, chunk.position, chunk.piece], separators=(",", ":")).encode()
 
 
-def encode_chunk(chunk: Chunk) -> bytes:
+def encode_dedup_chunk(chunk: DedupChunk) -> bytes:
     """A chunk's record."""
     keys = chunk.keys.astype("<u8", copy=False).tobytes()
     return encode_record("seen-chunk", {"published_at": chunk.stamp_s * 1_000_000, "keys": keys})
 
 
-def decode_chunk(partition: int, position: int, piece: int, value: bytes) -> Chunk:
+def decode_dedup_chunk(partition: int, position: int, piece: int, value: bytes) -> DedupChunk:
     """A chunk from the parts of its key, and its record."""
     record = decode_record(value)
     keys = np.frombuffer(record["keys"], "<u8").astype(np.uint64)
-    return Chunk(partition, position, piece, record["published_at"] // 1_000_000, keys)
+    return DedupChunk(partition, position, piece, record["published_at"] // 1_000_000, keys)
 
 
-class ChunkReader:
+class DedupReader:
     """Reads the chunks of one consumer group."""
 
     def __init__(self, client_config: Mapping[str, Any], topic: str, group_id: str) -> None:
@@ -47,10 +47,10 @@ class ChunkReader:
         self._count = self._count or self._reader.partitions()
         return partition % self._count
 
-    def read(self, topic: str, partitions: Sequence[int]) -> dict[int, list[Chunk]]:
+    def read(self, topic: str, partitions: Sequence[int]) -> dict[int, list[DedupChunk]]:
         """Input partition -> its chunks in the order of their commits, as they are committed now.
 
-        Waits until transactions that are open on them now have ended. Raises RuntimeFailure where they cannot be read.
+        Waits until transactions that are open on them now have ended. Raises FatalError where they cannot be read.
         """
         found: dict[tuple[int, int, int], bytes] = {}
         for message in self._reader.messages(sorted({self.partition(partition) for partition in partitions})):
@@ -62,9 +62,9 @@ class ChunkReader:
                 found.pop(name, None)
             elif name[0] in partitions:
                 found[name] = value
-        chunks: dict[int, list[Chunk]] = {partition: [] for partition in partitions}
+        chunks: dict[int, list[DedupChunk]] = {partition: [] for partition in partitions}
         for name in sorted(found):
-            chunks[name[0]].append(decode_chunk(*name, found[name]))
+            chunks[name[0]].append(decode_dedup_chunk(*name, found[name]))
         return chunks
 
 

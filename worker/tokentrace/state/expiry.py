@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.model.snapshot import OVERFLOW_GROUP, Folded, FoldedTotals, Group
+from tokentrace.model.snapshot import OVERFLOW_GROUP, ExpiredKey, ExpiredTotals, Group
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def expiry(groups: GroupIndex, totals: Totals, idle_since_s: float, label_sets: 
     folded = dict(totals.folded)
     for cell in gone.tolist():
         group = groups.groups[groups.cell_group[cell]]
-        key = Folded(group.model, group.provider, int(groups.cell_status[cell]))
-        _add(folded, key, FoldedTotals(totals.values[cell], float(totals.created_s[cell])))
+        key = ExpiredKey(group.model, group.provider, int(groups.cell_status[cell]))
+        _add(folded, key, ExpiredTotals(totals.values[cell], float(totals.created_s[cell])))
     kept = [groups.groups[number] for number in np.flatnonzero(~idle).tolist()]
     _fold_the_ended(folded, kept, [labels for labels in sets if labels and labels <= _KEPT])
     return Expiry(
@@ -78,20 +78,22 @@ def _spare(idle: NDArray[np.bool_], groups: Sequence[Group], sets: Sequence[froz
             sparing = sparing or bool(spared)
 
 
-def _fold_the_ended(folded: dict[Folded, FoldedTotals], kept: Sequence[Group], sets: Sequence[frozenset[str]]) -> None:
+def _fold_the_ended(
+    folded: dict[ExpiredKey, ExpiredTotals], kept: Sequence[Group], sets: Sequence[frozenset[str]]
+) -> None:
     """Fold models and providers of which no series is left into everything."""
     shown = {labels: {_labels(group, labels) for group in kept} for labels in sets}
     for key in [key for key in folded if key.model is not None]:
         if not any(_labels(key, labels) in series for labels, series in shown.items()):
-            _add(folded, Folded(None, None, key.status), folded.pop(key))
+            _add(folded, ExpiredKey(None, None, key.status), folded.pop(key))
 
 
-def _labels(labelled: Group | Folded, labels: frozenset[str]) -> tuple[str, ...]:
+def _labels(labelled: Group | ExpiredKey, labels: frozenset[str]) -> tuple[str, ...]:
     return tuple(getattr(labelled, name) for name in sorted(labels))
 
 
-def _add(folded: dict[Folded, FoldedTotals], key: Folded, more: FoldedTotals) -> None:
+def _add(folded: dict[ExpiredKey, ExpiredTotals], key: ExpiredKey, more: ExpiredTotals) -> None:
     before = folded.get(key)
     folded[key] = (
-        more if before is None else FoldedTotals(before.values + more.values, min(before.created_s, more.created_s))
+        more if before is None else ExpiredTotals(before.values + more.values, min(before.created_s, more.created_s))
     )

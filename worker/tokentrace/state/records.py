@@ -23,9 +23,9 @@ from tokentrace import __version__
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.resolve import parse
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.model.measures import SUMS, Layout
-from tokentrace.model.snapshot import Folded, FoldedTotals, Group, PartitionAudit
+from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Group, PartitionAudit
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.totals import Totals
 from tokentrace.state.varint import encode_rows, long
@@ -67,13 +67,13 @@ def replica_key(replica: str) -> bytes:
     return _json([replica])
 
 
-def folded_key(replica: str, folded: Folded) -> bytes:
+def folded_key(replica: str, folded: ExpiredKey) -> bytes:
     """The key of a record of what expired: a JSON array, shorter by the labels that it is not told apart by."""
     labels = [] if folded.model is None else [folded.model, folded.provider or ""]
     return _json([replica, *labels, STATUSES[folded.status]])
 
 
-def parse_key(key: bytes | None) -> tuple[str, Cell | Folded | None] | None:
+def parse_key(key: bytes | None) -> tuple[str, Cell | ExpiredKey | None] | None:
     """(replica, its cell, what is folded, or None for its own record); None for a key that is not of this topic."""
     try:
         parts = json.loads(key or b"")
@@ -87,7 +87,7 @@ def parse_key(key: bytes | None) -> tuple[str, Cell | Folded | None] | None:
         return parts[0], (Group(*parts[1:4]), STATUSES.index(parts[4]))
     if len(parts) in (2, 4) and parts[-1] in STATUSES:
         model, provider = parts[1:3] if len(parts) == 4 else (None, None)
-        return parts[0], Folded(model, provider, STATUSES.index(parts[-1]))
+        return parts[0], ExpiredKey(model, provider, STATUSES.index(parts[-1]))
     return None
 
 
@@ -129,7 +129,7 @@ class StateCodec:
         record = decode_record(value)
         return self._row(record["counts"]), record["created_at"] / 1e6
 
-    def folded(self, totals: FoldedTotals) -> bytes:
+    def folded(self, totals: ExpiredTotals) -> bytes:
         """The record of what expired; it is a cell's."""
         return next(self.cells(totals.values[None], np.array([totals.created_s])))
 
@@ -165,16 +165,16 @@ class StateCodec:
         created_s: NDArray[np.float64],
         changed_s: NDArray[np.float64],
         topic: str,
-        folded: Mapping[Folded, FoldedTotals] = MappingProxyType({}),
+        folded: Mapping[ExpiredKey, ExpiredTotals] = MappingProxyType({}),
     ) -> Totals:
         """A replica's record with the rows of its cells and what is folded -> its totals.
 
-        Raises RuntimeFailure when it was counted with other buckets, which cannot be added to these.
+        Raises FatalError when it was counted with other buckets, which cannot be added to these.
         """
         record = decode_record(value)
         if record["bounds"] != self._bounds:
             changed = ", ".join(name for name, bounds in self._bounds.items() if record["bounds"].get(name) != bounds)
-            raise RuntimeFailure(
+            raise FatalError(
                 f"The committed state of replica {record['replica']!r} has other buckets ({changed}). Restore "
                 "metrics.buckets, or forget what it has counted: tokentrace state reset --totals --replica "
                 f"{record['replica']}"
@@ -281,7 +281,7 @@ class StateCodec:
             if name in _OWN_SUMS:
                 row[histogram.sum] = counts.get(_OWN_SUMS[name], 0)
         if len(row) != width:
-            raise RuntimeFailure("A state record has another number of buckets than metrics.buckets.")
+            raise FatalError("A state record has another number of buckets than metrics.buckets.")
         return row
 
 
@@ -339,11 +339,11 @@ def encode_replica(record: Mapping[str, Any]) -> bytes:
 def decode_record(value: bytes) -> Any:
     """A record of the state or rollups topic, timestamps as microseconds.
 
-    Raises RuntimeFailure for what this version cannot read.
+    Raises FatalError for what this version cannot read.
     """
     schema = _readers().get(value[:10])
     if schema is None:
-        raise RuntimeFailure(
+        raise FatalError(
             "The state was written by a newer version of tokentrace, or is no state of tokentrace's; "
             "run at least the version that wrote it."
         )

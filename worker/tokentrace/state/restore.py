@@ -19,9 +19,9 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Folded, FoldedTotals
+from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.state.records import Cell, StateCodec, parse_key
 from tokentrace.state.totals import Totals
 
@@ -41,7 +41,7 @@ _PASSING: Final = frozenset(
     }
 )
 
-_Key = TypeVar("_Key", Cell, Folded)
+_Key = TypeVar("_Key", Cell, ExpiredKey)
 
 _log = logging.getLogger("librdkafka")
 
@@ -59,7 +59,7 @@ class Stored:
 
     replica: bytes | None = None
     cells: dict[Cell, Written] = field(default_factory=dict)
-    folded: dict[Folded, Written] = field(default_factory=dict)
+    folded: dict[ExpiredKey, Written] = field(default_factory=dict)
 
 
 def partition_of(replica: str, partitions: int) -> int:
@@ -82,7 +82,7 @@ class StateReader:
         deadline_s = time.monotonic() + PATIENCE_S
         while not (count := len(admin.list_topics(self._topic, timeout=15.0).topics[self._topic].partitions)):
             if time.monotonic() > deadline_s:
-                raise RuntimeFailure(f"Topic {self._topic!r} has no partitions.")
+                raise FatalError(f"Topic {self._topic!r} has no partitions.")
             time.sleep(0.1)
         return count
 
@@ -92,7 +92,7 @@ class StateReader:
         """(the replica's totals with their groups entered into `groups`, or None before its first commit; partition ->
         the highest offset up to which any replica in the same state partition has counted).
 
-        Raises RuntimeFailure where the state cannot be used.
+        Raises FatalError where the state cannot be used.
         """
         count = self.partitions()
         own = partition_of(replica, count)
@@ -102,7 +102,7 @@ class StateReader:
         if mine is None or mine.replica is None:
             others = self.read(each for each in range(count) if each != own)
             if replica in others:
-                raise RuntimeFailure(
+                raise FatalError(
                     f"Topic {self._topic!r} holds replica {replica!r} in another partition than its {count} partitions "
                     "give it: their number was changed. Set it back, or make the topic anew from a copy."
                 )
@@ -117,7 +117,7 @@ class StateReader:
         folded = {}
         for key, written in mine.folded.items():
             row, since_s = codec.cell(written.value)
-            folded[key] = FoldedTotals(np.array(row, np.int64), since_s)
+            folded[key] = ExpiredTotals(np.array(row, np.int64), since_s)
         totals = codec.totals(mine.replica, values, created_s, changed_s, source_topic, folded)
         return totals, counted_up_to(codec, stored.values(), source_topic)
 
@@ -135,7 +135,7 @@ class StateReader:
                 stored.replica = value
                 continue
             written = None if value is None else Written(value, message.timestamp()[1] / 1e3)
-            if isinstance(cell, Folded):
+            if isinstance(cell, ExpiredKey):
                 _put(stored.folded, cell, written)
             else:
                 _put(stored.cells, cell, written)
@@ -172,11 +172,11 @@ class StateReader:
                 if messages:
                     deadline_s = time.monotonic() + PATIENCE_S
                 elif time.monotonic() > deadline_s:
-                    raise RuntimeFailure(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
+                    raise FatalError(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
                 for message in messages:
                     error = message.error()
                     if error is not None and error.code() != KafkaError._PARTITION_EOF:
-                        raise RuntimeFailure(f"Topic {self._topic!r} cannot be read: {error.str()}.")
+                        raise FatalError(f"Topic {self._topic!r} cannot be read: {error.str()}.")
                     partition, offset = message.partition(), message.offset()
                     assert partition is not None
                     assert offset is not None
@@ -197,7 +197,7 @@ class StateReader:
             if all(readable.get(partition, 0) >= end for partition, end in ends.items()):
                 return
             if time.monotonic() > deadline_s:
-                raise RuntimeFailure(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
+                raise FatalError(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
             time.sleep(0.05)
 
     def _ends(self, partitions: list[int], isolation: IsolationLevel) -> dict[int, int]:
@@ -216,9 +216,7 @@ class StateReader:
                 error = failure.args[0]
                 # A topic that was made just now, or lost its leader, has none for a moment.
                 if time.monotonic() > deadline_s or error.code() not in _PASSING:
-                    raise RuntimeFailure(
-                        f"The end of topic {self._topic!r} cannot be found: {error.str()}."
-                    ) from failure
+                    raise FatalError(f"The end of topic {self._topic!r} cannot be found: {error.str()}.") from failure
                 time.sleep(0.1)
         return {partition: end for partition, end in ends.items() if end > 0}
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.aggregate.delta import Changes, Delta
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 from tokentrace.model.arrays import resized
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Folded, FoldedTotals, PartitionAudit
+from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, PartitionAudit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Totals:
     partitions: Mapping[int, PartitionAudit]
     positions: Mapping[int, int]
     committed_at_s: float
-    folded: Mapping[Folded, FoldedTotals] = field(default_factory=dict)
+    folded: Mapping[ExpiredKey, ExpiredTotals] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
@@ -45,7 +45,7 @@ class Totals:
     def plus(self, delta: Delta, changes: Changes, now_s: float) -> Totals:
         """These totals and the delta's.
 
-        Raises RuntimeFailure when a total leaves int64 (9.2 billion USD in one cell).
+        Raises FatalError when a total leaves int64 (9.2 billion USD in one cell).
         """
         values, created_s, changed_s = self.values, self.created_s, self.changed_s
         cells = changes.cells
@@ -55,7 +55,7 @@ class Totals:
             created_s, changed_s = resized(created_s, size), resized(changed_s, size)
             values[cells] += changes.values
             if (values[cells] < 0).any():
-                raise RuntimeFailure("A total has outgrown 64 bits; give this replica a new worker.replica_id.")
+                raise FatalError("A total has outgrown 64 bits; give this replica a new worker.replica_id.")
             created_s[cells[created_s[cells] == 0.0]] = now_s
             changed_s[cells] = now_s
         rejected, rejected_created_s = dict(self.rejected), dict(self.rejected_created_s)
@@ -97,9 +97,9 @@ class Expiry(NamedTuple):
 
     keep: NDArray[np.bool_]
     gone: NDArray[np.int64]
-    folded: Mapping[Folded, FoldedTotals]
-    written: Sequence[Folded] = ()
-    removed: Sequence[Folded] = ()
+    folded: Mapping[ExpiredKey, ExpiredTotals]
+    written: Sequence[ExpiredKey] = ()
+    removed: Sequence[ExpiredKey] = ()
 
     def __bool__(self) -> bool:
         return bool(len(self.gone))

@@ -1,6 +1,6 @@
 """Dead letters: reading them, and sending them back to the topic that they came from.
 
-Replay is remembered as committed offsets of a consumer group of its own (`<group>.dlq-replay`), so that what has
+Backtest is remembered as committed offsets of a consumer group of its own (`<group>.dlq-replay`), so that what has
 been sent back once is not sent again unless asked for. A crash in between repeats some, and never loses any.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tokentrace.commit.dead_letters import PREFIX
-from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.errors import FatalError, UsageError
 
 _silent = logging.getLogger("librdkafka")
 _TIMEOUT_S: Final = 15.0
@@ -91,7 +91,7 @@ class DeadLetters:
             if messages:
                 deadline_s = time.monotonic() + _TIMEOUT_S
             elif time.monotonic() > deadline_s:
-                raise RuntimeFailure(f"Kafka stopped answering while {self._topic} was read; try again.")
+                raise FatalError(f"Kafka stopped answering while {self._topic} was read; try again.")
             for message in messages:
                 error = message.error()
                 partition = _partition(message)
@@ -107,14 +107,14 @@ class DeadLetters:
                     # Transaction markers take offsets that no message has.
                     del ends[partition]
                 else:
-                    raise RuntimeFailure(f"{self._topic} cannot be read: {error.str()}.")
+                    raise FatalError(f"{self._topic} cannot be read: {error.str()}.")
         self._consumer.unassign()
 
     def replay(self, wanted: Callable[[DeadLetterRecord], bool], *, again: bool, dry_run: bool) -> dict[str, int]:
         """Send records back, byte for byte and with their own headers. Returns topic -> how many.
 
         again: also those that a replay has already passed. Records that are not wanted are passed over.
-        Raises RuntimeFailure when one cannot be delivered; what went before is remembered.
+        Raises FatalError when one cannot be delivered; what went before is remembered.
         """
         config = {**self._config, "enable.idempotence": True, "message.max.bytes": 1_000_000_000}
         producer = Producer(config, logger=_silent)
@@ -149,7 +149,7 @@ class DeadLetters:
             except BufferError:
                 producer.poll(0.1)
             except KafkaException as failure:
-                raise RuntimeFailure(f"{record.source[0]} cannot be written: {failure.args[0].str()}.") from failure
+                raise FatalError(f"{record.source[0]} cannot be written: {failure.args[0].str()}.") from failure
 
     _failure: KafkaError | None = None
 
@@ -161,7 +161,7 @@ class DeadLetters:
         left = producer.flush(_TIMEOUT_S)
         if self._failure is not None or left:
             why = self._failure.str() if self._failure is not None else "the broker does not acknowledge it"
-            raise RuntimeFailure(f"A dead letter could not be sent back: {why}.")
+            raise FatalError(f"A dead letter could not be sent back: {why}.")
         if positions:
             offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
             self._consumer.commit(offsets=offsets, asynchronous=False)

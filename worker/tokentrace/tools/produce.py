@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from tokentrace.errors import RuntimeFailure, UsageError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.tools.publish import span_message
 from tokentrace.tools.traffic import Traffic
 
@@ -36,7 +36,7 @@ def produce(
 ) -> Produced:
     """Publish `count` spans, or until told to stop, `rate` a second (0: as fast as possible).
 
-    Raises UsageError when there is no such topic or broker, RuntimeFailure when spans cannot be delivered.
+    Raises UsageError when there is no such topic or broker, FatalError when spans cannot be delivered.
     """
     config = {**client_config, "linger.ms": 20, "delivery.timeout.ms": int(_DELIVERY_TIMEOUT_S * 1000)}
     producer = Producer(config, logger=logging.getLogger("librdkafka"))
@@ -69,7 +69,7 @@ def produce(
     producer.flush(_DELIVERY_TIMEOUT_S)
     if refusal is not None or delivered < sent:
         why = refusal.str() if refusal is not None else "the broker does not acknowledge them"
-        raise RuntimeFailure(f"{sent - delivered:,} of {sent:,} spans could not be delivered to {topic}: {why}.")
+        raise FatalError(f"{sent - delivered:,} of {sent:,} spans could not be delivered to {topic}: {why}.")
     return Produced(delivered, time.monotonic() - began_s)
 
 

@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from tokentrace.errors import RuntimeFailure
+from tokentrace.errors import FatalError
 
 PATH: Final = "/metrics/prometheus"
 TIMEOUT_S: Final = 5.0
@@ -68,9 +68,9 @@ def scrape(url: str, token: str | None = None) -> Scrape:
 
 
 def check(scrapes: Sequence[Scrape]) -> None:
-    """Raises RuntimeFailure when no replica answered."""
+    """Raises FatalError when no replica answered."""
     if all(each.problem for each in scrapes):
-        raise RuntimeFailure("No replica answers: " + "; ".join(f"{each.url}: {each.problem}" for each in scrapes))
+        raise FatalError("No replica answers: " + "; ".join(f"{each.url}: {each.problem}" for each in scrapes))
 
 
 class Totals:

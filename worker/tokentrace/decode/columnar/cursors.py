@@ -1,6 +1,6 @@
 """Lockstep: one position per message in one buffer, and reads that move all of them at once.
 
-A `Lanes` is k messages and where each of them is. Its reads give an array with one value a message and advance the
+A `Cursors` is k messages and where each of them is. Its reads give an array with one value a message and advance the
 positions. A message in which a read meets what no writer writes is *dropped*: its position goes beyond every datum,
 where only zeros are read. Positions never move back, so a message that once left its own bytes, dropped or not,
 cannot end where its datum ends, and that is all that the decoder has to look at. Reads are clipped to the buffer.
@@ -40,7 +40,7 @@ class Chunk:
 
     words: uint64[len(buffer) - 7], the eight bytes from each position on. end: int64[n], each datum's end.
     sink: column name -> its arrays, n entries each. columns: keeps the strings that are not in the buffer.
-    patience: steps that may still be taken with few rows; see `Lanes.worthwhile`.
+    patience: steps that may still be taken with few rows; see `Cursors.worthwhile`.
     """
 
     buffer: NDArray[np.uint8]
@@ -52,7 +52,7 @@ class Chunk:
     patience: int
 
 
-class Lanes:
+class Cursors:
     """k messages of a chunk. pos: int64[k], changed in place. index: int64[k], their rows, or None for all rows."""
 
     __slots__ = ("chunk", "index", "pos")
@@ -67,14 +67,14 @@ class Lanes:
 
     # Fewer rows, and none.
 
-    def select(self, rows: NDArray[np.int64]) -> Lanes:
+    def select(self, rows: NDArray[np.int64]) -> Cursors:
         """The lanes at `rows` (int64[j], positions in these lanes) with positions of their own."""
-        return Lanes(self.chunk, self.pos.take(rows), rows if self.index is None else self.index.take(rows))
+        return Cursors(self.chunk, self.pos.take(rows), rows if self.index is None else self.index.take(rows))
 
-    def first(self, count: int) -> Lanes:
+    def first(self, count: int) -> Cursors:
         """The first lanes, sharing their positions with these. Not for lanes that are all rows."""
         assert self.index is not None
-        return Lanes(self.chunk, self.pos[:count], self.index[:count])
+        return Cursors(self.chunk, self.pos[:count], self.index[:count])
 
     def drop(self, bad: NDArray[np.bool_] | slice) -> None:
         """Take the lanes where `bad` (bool[k]) holds out of the fast path."""

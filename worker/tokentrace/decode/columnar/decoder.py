@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.compile import plan
-from tokentrace.decode.columnar.cursors import Chunk, Lanes
+from tokentrace.decode.columnar.cursors import Chunk, Cursors
 from tokentrace.decode.columnar.steps import Steps, run
 from tokentrace.decode.columnar.utf8 import NotAscii, invalid_utf8
-from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, ReferenceDecoder
+from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, FastavroDecoder
 from tokentrace.decode.resolve import Resolution
 from tokentrace.model.arrays import unaligned_words
 from tokentrace.model.messages import Reject
@@ -43,7 +43,7 @@ class ColumnarDecoder:
     min_rows, thin_rows, patience: when to leave messages to the reference for speed's sake; results do not change.
     """
 
-    reference: ReferenceDecoder
+    reference: FastavroDecoder
     steps: Steps
     fed: tuple[str, ...]
     min_rows: int = MIN_ROWS
@@ -53,7 +53,7 @@ class ColumnarDecoder:
 
     @classmethod
     def compile(
-        cls, schema: Any, resolution: Resolution, reference: ReferenceDecoder | None = None, **options: Any
+        cls, schema: Any, resolution: Resolution, reference: FastavroDecoder | None = None, **options: Any
     ) -> ColumnarDecoder | None:
         """The decoder of a schema (parsed JSON), or None where the schema has no column form.
 
@@ -63,7 +63,7 @@ class ColumnarDecoder:
         if steps is None:
             return None
         fed = {"eval_score" if column == "attributes" else column for column in resolution.feeds.values()}
-        return cls(reference or ReferenceDecoder(schema, resolution), steps, tuple(sorted(fed)), **options)
+        return cls(reference or FastavroDecoder(schema, resolution), steps, tuple(sorted(fed)), **options)
 
     def decode_into(
         self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
@@ -98,7 +98,7 @@ class ColumnarDecoder:
         else:
             sink = {name: _part(getattr(columns, name), rows) for name in self.fed}
         chunk = Chunk(columns.buffer, words, end, sink, columns, self.thin_rows, self.patience)
-        lanes = Lanes(chunk, start.copy())
+        lanes = Cursors(chunk, start.copy())
         # A signalling NaN becomes a quiet one, as everywhere.
         with np.errstate(invalid="ignore"):
             run(self.steps, lanes)

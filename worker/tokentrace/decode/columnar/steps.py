@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.decode.columnar.cursors import Lanes
+from tokentrace.decode.columnar.cursors import Cursors
 from tokentrace.model.spans import STATUSES, UNKNOWN_STATUS, Numbers, Strings
 
 SCORE: Final = b"eval.score"
@@ -25,7 +25,7 @@ _STATUS_WORDS: Final = tuple((len(word), np.uint64(int.from_bytes(word.encode(),
 
 
 class Step(Protocol):
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         """Move the lanes over a value."""
         ...
 
@@ -33,7 +33,7 @@ class Step(Protocol):
 Steps = tuple[Step, ...]
 
 
-def run(steps: Steps, lanes: Lanes) -> None:
+def run(steps: Steps, lanes: Cursors) -> None:
     for step in steps:
         step.run(lanes)
 
@@ -45,7 +45,7 @@ class Fixed:
     width: int
     reads: tuple[tuple[int, int, str], ...] = ()
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         for offset, size, column in self.reads:
             word = lanes.words(offset)
             values = word.view(np.float64) if size == 8 else word.astype(np.uint32).view(np.float32)
@@ -61,7 +61,7 @@ class Integer:
     multiply: int = 1
     divide: int = 1
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         if not self.column:
             lanes.skip_varint()
             return
@@ -84,7 +84,7 @@ class Text:
 
     column: str = ""
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         length = lanes.length()
         if self.column == "status":
             lanes.write(lanes.chunk.sink["status"], _status_of(lanes.words(), length))
@@ -102,7 +102,7 @@ class Symbol:
     symbols: tuple[str, ...]
     column: str = ""
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         index = lanes.choice(len(self.symbols)) >> 1
         if self.column == "status":
             codes = [STATUSES.index(each) if each in STATUSES else UNKNOWN_STATUS for each in self.symbols]
@@ -110,7 +110,7 @@ class Symbol:
         elif self.column:
             self._store(lanes, index.astype(np.intp))
 
-    def _store(self, lanes: Lanes, index: NDArray[np.intp]) -> None:
+    def _store(self, lanes: Cursors, index: NDArray[np.intp]) -> None:
         strings: Strings = lanes.chunk.sink[self.column]
         put = Strings(np.zeros(len(self.symbols), np.int64), np.zeros(len(self.symbols), np.int64))
         for each in np.unique(index).tolist():
@@ -125,7 +125,7 @@ class Absent:
 
     column: str
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         column = lanes.chunk.sink[self.column]
         if isinstance(column, Numbers):
             lanes.write(column.values, 0)
@@ -143,7 +143,7 @@ class NotANumber:
 
     column: str
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         _store(lanes, self.column, np.nan)
 
 
@@ -151,7 +151,7 @@ class NotANumber:
 class Refuse:
     """A value that its column cannot take: the reference says what is wrong."""
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         lanes.drop(slice(None))
 
 
@@ -176,7 +176,7 @@ class Choice:
         object.__setattr__(self, "_widths", np.repeat(np.array(widths, np.int64), 2) if any(widths) else None)
         object.__setattr__(self, "_rests", tuple((codes, steps) for steps, codes in rests.items()))
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         code = lanes.choice(len(self.branches))
         most = int(code.max())
         if most == int(code.min()):
@@ -206,7 +206,7 @@ class Repeat:
     keyed: bool = False
     score: Steps = ()
 
-    def run(self, lanes: Lanes) -> None:
+    def run(self, lanes: Cursors) -> None:
         # part: the lanes that have blocks left; rows: where these are in `lanes`, None for all as they stand.
         part, rows = lanes, None
         while True:
@@ -230,7 +230,7 @@ class Repeat:
         if rows is not None:
             lanes.pos[rows] = part.pos
 
-    def _block(self, lanes: Lanes, count: NDArray[np.int64]) -> None:
+    def _block(self, lanes: Cursors, count: NDArray[np.int64]) -> None:
         """Move over the items of one block. count: the items of each lane, at least one, descending."""
         for done in range(int(count[0])):
             if count[-1] <= done:
@@ -242,7 +242,7 @@ class Repeat:
                 self._key(lanes)
             run(self.items, lanes)
 
-    def _key(self, lanes: Lanes) -> None:
+    def _key(self, lanes: Cursors) -> None:
         length = lanes.length()
         if self.score:
             rows = np.flatnonzero(length == len(SCORE))
@@ -255,7 +255,7 @@ class Repeat:
         np.add(lanes.pos, length, out=lanes.pos)
 
 
-def _store(lanes: Lanes, column: str, values: object) -> None:
+def _store(lanes: Cursors, column: str, values: object) -> None:
     numbers: Numbers = lanes.chunk.sink[column]
     lanes.write(numbers.values, values)
     lanes.write(numbers.present, True)

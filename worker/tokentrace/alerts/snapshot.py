@@ -1,16 +1,16 @@
-"""View: what the evaluator has committed, as an immutable value that other threads read."""
+"""Evaluator snapshot: what the evaluator has committed, as an immutable value that other threads read."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tokentrace.alerts.evaluation import Standing
+from tokentrace.alerts.evaluation import RuleState
 from tokentrace.alerts.rules import Rule
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class EvaluatorSnapshot:
     """What is committed, while this replica is the evaluator. standings, delivery_failed, silenced: by rule.
 
     silenced: event time until which nothing is delivered, Unix time. time_s: event time that is evaluated, Unix time,
@@ -19,7 +19,7 @@ class View:
 
     replica: str
     rules: Sequence[Rule]
-    standings: Mapping[str, Standing]
+    standings: Mapping[str, RuleState]
     delivery_failed: Mapping[str, int]
     silenced: Mapping[str, float]
     late: int
