@@ -114,7 +114,7 @@ def test_what_fires_is_what_the_spans_say(rule: Rule, seed: int, count: int, ste
             continue
         events += evaluation.advance(minute)
     same(events, simulate(spans, rule, FIRST + MINUTES - 1))
-    assert evaluation.standing["r"].firings == sum(event.status == "firing" for event in events)
+    assert evaluation.states["r"].firings == sum(event.status == "firing" for event in events)
 
 
 def test_a_continuing_breach_fires_once_and_resolves_once() -> None:
@@ -155,7 +155,7 @@ def test_windows_that_were_read_again_are_the_windows_that_were(cut: int) -> Non
     expected = whole.advance(FIRST + MINUTES)
     events = before.advance(FIRST + cut)
     after.windows.begin(FIRST + cut)
-    after.standing = before.standing
+    after.states = before.states
     events += after.advance(FIRST + MINUTES)
     assert [(e.rule.name, e.status, e.labels, e.at_s, e.spans) for e in events] == [
         (e.rule.name, e.status, e.labels, e.at_s, e.spans) for e in expected

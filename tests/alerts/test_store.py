@@ -1,4 +1,4 @@
-"""The journal: what a new evaluator knows of the one before, and what it makes of rules that are not what they were."""
+"""The store: what a new evaluator knows of the one before, and what it makes of rules that are not what they were."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.spanfactory import span
 from tokentrace.alerts.evaluation import AlertTransition, Evaluation
 from tokentrace.alerts.payload import alert_record
 from tokentrace.alerts.rules import Rule
-from tokentrace.alerts.store import KEPT_US, AlertStore, entry, parse_key, rule_record, standing_of
+from tokentrace.alerts.store import KEPT_US, AlertStore, parse_key, rule_record, rule_state, topic_record
 
 NOW_US = FIRST * 60_000_000
 
@@ -23,14 +23,14 @@ def in_minute(minute: int, count: int, **fields: Any) -> list[dict[str, Any]]:
 
 def handed_over(before: Evaluation, *rules: Rule) -> Evaluation:
     """An evaluation that goes on with these rules from what was remembered."""
-    journal = AlertStore()
-    for name, standing in before.standing.items():
+    store = AlertStore()
+    for name, state in before.states.items():
         known = next(each for each in before.rules if each.name == name)
-        journal.take(*entry("rule", name, rule_record(known, standing, 3)))
+        store.apply(*topic_record("rule", name, rule_record(known, state, 3)))
     after = evaluation_of(*rules)
     for each in rules:
-        if each.name in journal.rules:
-            after.standing[each.name] = standing_of(each, journal.rules[each.name])
+        if each.name in store.rules:
+            after.states[each.name] = rule_state(each, store.rules[each.name])
     return after
 
 
@@ -105,8 +105,8 @@ def test_counts_outlive_what_a_rule_is_about() -> None:
     before = evaluation_of(known)
     Feed(before).give(in_minute(0, 10))
     before.advance(FIRST)
-    record = rule_record(known, before.standing["r"], 3)
-    other = standing_of(rule(**{**BASE, "op": "lt"}), record)
+    record = rule_record(known, before.states["r"], 3)
+    other = rule_state(rule(**{**BASE, "op": "lt"}), record)
     assert (other.firings, other.fired_at_s, other.instances) == (1, (FIRST + 1) * 60, {})
 
 
@@ -122,37 +122,37 @@ def test_what_is_pending_is_what_nobody_has_finished() -> None:
         "topic": rule("topic", **BASE, delivery={"type": "kafka"}),
         "quiet": rule("quiet", **BASE, **http),
     }
-    journal = AlertStore()
+    store = AlertStore()
     for name, each in rules.items():
         record = alert_record(event_of(each, 0), "g", NOW_US / 1e6, silenced=name == "quiet")
-        journal.take(*entry("alert", record["id"], record))
+        store.apply(*topic_record("alert", record["id"], record))
         if name == "done":
-            journal.take(*entry("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
-    assert [record["alert"] for record in journal.pending()] == ["waits"]
+            store.apply(*topic_record("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
+    assert [record["alert"] for record in store.pending()] == ["waits"]
 
 
 def test_old_alerts_and_rules_that_are_gone_leave_the_topic() -> None:
     here, gone = rule("here", **BASE), rule("gone", **BASE)
-    journal = AlertStore()
+    store = AlertStore()
     for each in (here, gone):
-        journal.take(*entry("rule", each.name, rule_record(each, evaluation_of(each).standing[each.name], 0)))
-        journal.take(*entry("silence", each.name, {"until": NOW_US, "asked_at": NOW_US}))
+        store.apply(*topic_record("rule", each.name, rule_record(each, evaluation_of(each).states[each.name], 0)))
+        store.apply(*topic_record("silence", each.name, {"until": NOW_US, "asked_at": NOW_US}))
     records = [
         alert_record(event_of(here, minute), "g", (NOW_US - age_us) / 1e6, False)
         for minute, age_us in enumerate([KEPT_US + 1_000_000, KEPT_US - 1_000_000])
     ]
     for record in records:
-        journal.take(*entry("alert", record["id"], record))
-        journal.take(*entry("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
-    removed = journal.outdated(NOW_US, {"here": here})
+        store.apply(*topic_record("alert", record["id"], record))
+        store.apply(*topic_record("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
+    removed = store.expired(NOW_US, {"here": here})
     assert {parse_key(key) for key, _ in removed} == {
         ("alert", records[0]["id"]), ("delivery", records[0]["id"]), ("rule", "gone"), ("silence", "gone"),
     }  # fmt: skip
     assert {value for _, value in removed} == {None}
     for key, value in removed:
-        journal.take(key, value)
-    assert journal.outdated(NOW_US, {"here": here}) == []
-    assert set(journal.alerts) == {records[1]["id"]}
+        store.apply(key, value)
+    assert store.expired(NOW_US, {"here": here}) == []
+    assert set(store.alerts) == {records[1]["id"]}
 
 
 def test_keys_of_others_are_left_alone() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokentrace.alerts.watermark import GRACE_US, MINUTE_US, PAUSE_US, SILENT_US, Watermark
+from tokentrace.alerts.watermark import GRACE_US, IDLE_AFTER_US, MINUTE_US, PAUSE_US, Watermark
 
 T = 1_790_000_040_000_000
 S = 1_000_000
@@ -10,49 +10,49 @@ S = 1_000_000
 
 def test_the_slowest_partition_decides() -> None:
     mark = Watermark()
-    mark.hear(T, 2, {0: T, 1: T - 600 * S})
+    mark.observe(T, 2, {0: T, 1: T - 600 * S})
     assert mark.time_us() == T - 600 * S
-    mark.hear(T + S, 2, {1: T + 5 * S})
+    mark.observe(T + S, 2, {1: T + 5 * S})
     assert mark.time_us() == T
 
 
 def test_a_partition_that_nobody_told_of_yet_is_waited_for() -> None:
     mark = Watermark()
     assert (mark.time_us(), mark.minute()) == (None, None)
-    mark.hear(T, 2, {0: T})
+    mark.observe(T, 2, {0: T})
     assert mark.time_us() is None
-    mark.hear(T, 2, {1: T})
+    mark.observe(T, 2, {1: T})
     assert mark.time_us() == T
 
 
 def test_time_never_steps_back() -> None:
     mark = Watermark()
-    mark.hear(T, 1, {0: T})
-    mark.hear(T + S, 1, {0: T - 900 * S})
+    mark.observe(T, 1, {0: T})
+    mark.observe(T + S, 1, {0: T - 900 * S})
     assert mark.time_us() == T
 
 
 def test_a_minute_is_complete_a_grace_after_its_end() -> None:
     mark = Watermark()
     end = T // MINUTE_US * MINUTE_US
-    mark.hear(T, 1, {0: end + GRACE_US - 1})
+    mark.observe(T, 1, {0: end + GRACE_US - 1})
     assert mark.minute() == end // MINUTE_US - 2
-    mark.hear(T, 1, {0: end + GRACE_US})
+    mark.observe(T, 1, {0: end + GRACE_US})
     assert mark.minute() == end // MINUTE_US - 1
 
 
 def test_a_partition_that_fell_silent_holds_the_others_up_for_a_while_only() -> None:
     mark = Watermark()
-    mark.hear(T, 2, {0: T, 1: T})
+    mark.observe(T, 2, {0: T, 1: T})
     seconds = 0
-    while not mark.silent():
+    while not mark.idle_partitions():
         seconds += 10
-        mark.hear(T + seconds * S, 2, {0: T + seconds * S})
-        assert mark.time_us() == T or mark.silent()
+        mark.observe(T + seconds * S, 2, {0: T + seconds * S})
+        assert mark.time_us() == T or mark.idle_partitions()
         assert seconds < 10_000
-    assert seconds == SILENT_US // S + 10
+    assert seconds == IDLE_AFTER_US // S + 10
     assert mark.time_us() == T + seconds * S
-    mark.hear(T + seconds * S, 2, {1: T + S})
+    mark.observe(T + seconds * S, 2, {1: T + S})
     assert mark.time_us() == T + S
 
 
@@ -60,7 +60,7 @@ def test_a_pause_of_the_whole_fleet_is_nobodys_silence() -> None:
     """After two hours without any worker, the first commit must not leave the others' backlogs behind."""
     mark = Watermark(3, {0: T, 1: T, 2: T}, T)
     later = T + 7200 * S
-    mark.hear(later, 3, {0: T + 60 * S})
-    assert mark.silent() == []
+    mark.observe(later, 3, {0: T + 60 * S})
+    assert mark.idle_partitions() == []
     assert mark.time_us() == T
-    assert PAUSE_US < SILENT_US
+    assert PAUSE_US < IDLE_AFTER_US

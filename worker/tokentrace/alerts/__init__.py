@@ -3,7 +3,7 @@
 Every commit of every replica leaves its increments by event minute in the rollups topic. That topic has one partition,
 so one replica at a time reads all of it: the evaluator. What fires is a function of the topic's content alone:
 
-rollup -> windows -> rules -> evaluation -> journal (with the position, in one transaction) -> delivery
+rollup -> windows -> rules -> evaluation -> store (with the position, in one transaction) -> delivery
 """
 
 from __future__ import annotations

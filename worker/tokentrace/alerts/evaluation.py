@@ -168,7 +168,7 @@ class Evaluation:
 
     def __init__(self, layout: Layout, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
-        self.standing: dict[str, RuleState] = {rule.name: RuleState() for rule in rules}
+        self.states: dict[str, RuleState] = {rule.name: RuleState() for rule in rules}
         self.windows = Windows(layout, rules)
         self._layout = layout
         self._names = _Names()
@@ -214,8 +214,8 @@ class Evaluation:
         sums: dict[tuple[Selection, int, str], Ints] = {}
         events: list[AlertTransition] = []
         for rule in rules:
-            standing = self.standing[rule.name]
-            if self._is_idle(rule, standing):
+            state = self.states[rule.name]
+            if self._is_idle(rule, state):
                 continue
             selected = self._selected[rule.selection]
             selected.refresh()
@@ -224,23 +224,23 @@ class Evaluation:
                 for name in (SUMS, rule.measure.block)
             )
             values, made_from = rule.values(own, block, self._layout)
-            standing.evaluated_at_s = at_s
-            standing.value = _foremost(values, made_from, rule.op)
+            state.evaluated_at_s = at_s
+            state.value = _closest_to_threshold(values, made_from, rule.op)
             with np.errstate(invalid="ignore"):
                 breached = OPERATORS[rule.op](values, rule.threshold) & (made_from >= rule.min_spans)
             if rule.selection.group_by:
                 # An instance is there while its window has spans: nobody knows all the names that there could be.
                 breached &= own[:, SPANS] > 0
-            events += self._judge(rule, standing, selected, breached, values, own[:, SPANS], at_s)
+            events += self._transition_instances(rule, state, selected, breached, values, own[:, SPANS], at_s)
         return events
 
-    def _is_idle(self, rule: Rule, standing: RuleState) -> bool:
+    def _is_idle(self, rule: Rule, state: RuleState) -> bool:
         """Nothing of its window has changed since it was evaluated, so nothing can come of it."""
         changed = self.windows.changed.get(rule.window)
-        if not standing.evaluated_at_s or changed is None:
+        if not state.evaluated_at_s or changed is None:
             return False
-        waiting = any(not each.firing for each in standing.instances.values())
-        return (changed + 1) * MINUTE_S < standing.evaluated_at_s and not waiting
+        waiting = any(not each.firing for each in state.instances.values())
+        return (changed + 1) * MINUTE_S < state.evaluated_at_s and not waiting
 
     def _sums(self, known: dict[tuple[Selection, int, str], Ints], rule: Rule, selected: _Selected, block: str) -> Ints:
         """Rules that look at the same groups share their sums."""
@@ -249,10 +249,10 @@ class Evaluation:
             known[key] = selected.sums(self.windows.sums(rule.window, block, len(self._names.groups)))
         return known[key]
 
-    def _judge(
+    def _transition_instances(
         self,
         rule: Rule,
-        standing: RuleState,
+        state: RuleState,
         selected: _Selected,
         breached: NDArray[np.bool_],
         values: Floats,
@@ -261,25 +261,25 @@ class Evaluation:
     ) -> list[AlertTransition]:
         events = []
         beyond = {selected.labels[index]: index for index in np.flatnonzero(breached).tolist()}
-        for each, instance in list(standing.instances.items()):
+        for each, instance in list(state.instances.items()):
             if instance.firing and each not in beyond:
                 instance.firing = False
                 index = selected.find(each)
                 value, count = (float(values[index]), int(spans[index])) if index is not None else (float("nan"), 0)
                 events.append(AlertTransition("resolved", rule, each, at_s, value, count))
             if not instance.firing and at_s - instance.fired_at_s >= rule.cooldown_s:
-                del standing.instances[each]
+                del state.instances[each]
         for each, index in sorted(beyond.items()):
             # Firing already, or cooling down.
-            if each not in standing.instances:
-                standing.instances[each] = AlertInstance(True, at_s)
-                standing.firings += 1
-                standing.fired_at_s = at_s
+            if each not in state.instances:
+                state.instances[each] = AlertInstance(True, at_s)
+                state.firings += 1
+                state.fired_at_s = at_s
                 events.append(AlertTransition("firing", rule, each, at_s, float(values[index]), int(spans[index])))
         return events
 
 
-def _foremost(values: Floats, made_from: Ints, op: str) -> float | None:
+def _closest_to_threshold(values: Floats, made_from: Ints, op: str) -> float | None:
     """The value that is nearest to firing."""
     known = values[(made_from > 0) & ~np.isnan(values)]
     if not len(known):

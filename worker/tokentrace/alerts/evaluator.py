@@ -2,7 +2,7 @@
 
 The rollups topic has one partition, so the group `<group>.alerts` gives it to one replica. What it finds is committed
 in one transaction: alerts, the rules' memory, and the position behind the last rollup that was evaluated. Only then is
-it shown and delivered. An owner that comes after reads the journal, reads the rollups of the longest window again, and
+it shown and delivered. An owner that comes after reads the store, reads the rollups of the longest window again, and
 goes on at the position; whatever was not committed is found again, with the same values and ids.
 """
 
@@ -24,7 +24,7 @@ from tokentrace.alerts.payload import alert_record
 from tokentrace.alerts.rollup_reader import RollupReader
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
-from tokentrace.alerts.store import AlertStore, Entry, entry, rule_record, standing_of
+from tokentrace.alerts.store import AlertStore, TopicRecord, rule_record, rule_state, topic_record
 from tokentrace.alerts.watermark import MINUTE_US, Watermark
 from tokentrace.commit.exactly_once import TRANSACTION_TIMEOUT_S, Watchdog, discard
 from tokentrace.errors import FatalError
@@ -72,7 +72,7 @@ class _Reign:
     evaluation: Evaluation
     reader: RollupReader
     watermark: Watermark
-    journal: AlertStore
+    store: AlertStore
     position: int
     minute: int | None
     late: int = 0
@@ -80,7 +80,7 @@ class _Reign:
     delivery_failed: dict[str, int] = field(default_factory=dict)
     events: list[AlertTransition] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[TopicRecord] = field(default_factory=list)
     begun: bool = False
     moved: bool = False
     heard_us: int = 0
@@ -267,7 +267,7 @@ class Evaluator:
             reign.minute = reign.watermark.minute()
         if reign.minute is not None:
             reign.evaluation.windows.begin(reign.minute)
-        for record in reign.journal.pending():
+        for record in reign.store.pending():
             self._deliver(record)
         self._show(reign)
         log.info("This replica evaluates the alerts: %d rules.", len(self._rules))
@@ -276,7 +276,7 @@ class Evaluator:
         rollup = reign.reader.read(value)
         late = reign.evaluation.add(rollup.minutes, rollup.groups, rollup.statuses, rollup.values)
         if reign.begun or reign.minute is None:
-            reign.watermark.hear(rollup.committed_at_us, rollup.source_partitions, rollup.reached_us)
+            reign.watermark.observe(rollup.committed_at_us, rollup.source_partitions, rollup.reached_us)
         if not reign.begun:
             return
         reign.late += late
@@ -329,10 +329,10 @@ class Evaluator:
         """Know what is committed; the offset at which to begin to read."""
         settings = self._settings
         self._await_stable_offset(consumer)
-        journal = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
+        store = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
         evaluation = Evaluation(self._layout, tuple(self._rules.values()))
         reader = RollupReader(self._layout, evaluation.windows.columns.needed, evaluation.number)
-        memory = journal.evaluator
+        memory = store.evaluator
         low, high = consumer.get_watermark_offsets(TopicPartition(settings.rollups_topic, 0), timeout=STEP_TIMEOUT_S)
         if memory is not None and not low <= memory["position"] <= high:
             log.warning(
@@ -353,33 +353,33 @@ class Evaluator:
             until_s = memory["at"] / 1e6 if minute is None else 60.0 * (minute + 1)
             start = self._offset_at(consumer, until_s - back_s, high)
         for name, rule in self._rules.items():
-            if name in journal.rules:
-                standing = evaluation.standing[name] = standing_of(rule, journal.rules[name])
+            if name in store.rules:
+                state = evaluation.states[name] = rule_state(rule, store.rules[name])
                 # Until the next minute is over, what the evaluator before has shown.
-                if memory is not None and journal.rules[name]["subject"] == rule.subject:
-                    standing.value = memory["values"].get(name)
+                if memory is not None and store.rules[name]["subject"] == rule.subject:
+                    state.value = memory["values"].get(name)
         self._reign = _Reign(
             evaluation=evaluation,
             reader=reader,
             watermark=watermark,
-            journal=journal,
+            store=store,
             position=position,
             minute=minute,
             late=late,
             clamped=clamped,
-            delivery_failed={name: record["delivery_failed"] for name, record in journal.rules.items()},
+            delivery_failed={name: record["delivery_failed"] for name, record in store.rules.items()},
             # Rules that are new, or not what they were, are remembered from the start.
             touched=set(self._rules),
-            entries=journal.outdated(round(self._clock() * 1e6), self._rules),
+            entries=store.expired(round(self._clock() * 1e6), self._rules),
             moved=True,
             heard_us=0 if memory is None else memory["heard_at"],
         )
-        self._listen(journal.end)
+        self._listen(store.end)
         self._commit_due_s = self._clock()
         return min(start, position)
 
     def _await_stable_offset(self, consumer: Consumer) -> None:
-        """While a transaction of an earlier owner is open the group's offset is not stable, nor is the journal."""
+        """While a transaction of an earlier owner is open the group's offset is not stable, nor is the store."""
         while not self._stopping.is_set():
             asked = [TopicPartition(self._settings.rollups_topic, 0)]
             try:
@@ -403,7 +403,7 @@ class Evaluator:
     # -- silences ----------------------------------------------------------------------------------------------------
 
     def _listen(self, offset: int) -> None:
-        """Any replica may be asked for silence, and writes it to the journal."""
+        """Any replica may be asked for silence, and writes it to the store."""
         if self._tail is None:
             self._tail = Consumer(
                 {
@@ -419,12 +419,12 @@ class Evaluator:
 
     def _hear_silences(self, reign: _Reign) -> None:
         assert self._tail is not None
-        before = dict(reign.journal.silences)
+        before = dict(reign.store.silences)
         for message in self._tail.consume(100, 0.0):
             if message.error() is None:
-                reign.journal.take(message.key(), message.value())
-        if reign.journal.silences != before and self.view is not None:
-            self.view = replace(self.view, silenced=_silenced(reign.journal))
+                reign.store.apply(message.key(), message.value())
+        if reign.store.silences != before and self.view is not None:
+            self.view = replace(self.view, silenced=_silenced(reign.store))
 
     # -- committing --------------------------------------------------------------------------------------------------
 
@@ -439,7 +439,7 @@ class Evaluator:
                 reign.touched.add(outcome.rule)
                 reign.moved = True
             else:
-                reign.entries.append(entry("delivery", outcome.id, delivery_record(outcome, self._clock())))
+                reign.entries.append(topic_record("delivery", outcome.id, delivery_record(outcome, self._clock())))
 
     def _commit(self) -> None:
         """One transaction; what is in it is shown and delivered once it is committed."""
@@ -447,7 +447,7 @@ class Evaluator:
         if reign is None or not reign.begun:
             return
         now_s = self._clock()
-        silenced = _silenced(reign.journal)
+        silenced = _silenced(reign.store)
         alerts = [
             alert_record(event, self._settings.group_id, now_s, event.at_s < silenced.get(event.rule.name, 0.0))
             for event in reign.events
@@ -455,10 +455,10 @@ class Evaluator:
         for event in reign.events:
             reign.touched.add(event.rule.name)
         entries = [
-            *(entry("alert", alert["id"], alert) for alert in alerts),
+            *(topic_record("alert", alert["id"], alert) for alert in alerts),
             *reign.entries,
             *(self._rule_entry(reign, name) for name in sorted(reign.touched) if name in self._rules),
-            entry("evaluator", None, self._memory(reign, now_s)),
+            topic_record("evaluator", None, self._memory(reign, now_s)),
         ]
         try:
             self._transact(entries, reign.position)
@@ -475,7 +475,7 @@ class Evaluator:
             if not alert["silenced"]:
                 self._deliver(alert)
 
-    def _transact(self, entries: Sequence[Entry], position: int) -> None:
+    def _transact(self, entries: Sequence[TopicRecord], position: int) -> None:
         producer, consumer = self._producer, self._consumer
         assert producer is not None
         assert consumer is not None
@@ -514,9 +514,9 @@ class Evaluator:
             raise FatalError(f"another replica may evaluate them now ({error.str()}).")
         raise FatalError(f"a transaction was aborted ({error.str()}).")
 
-    def _rule_entry(self, reign: _Reign, name: str) -> Entry:
-        rule, standing = self._rules[name], reign.evaluation.standing[name]
-        return entry("rule", name, rule_record(rule, standing, reign.delivery_failed.get(name, 0)))
+    def _rule_entry(self, reign: _Reign, name: str) -> TopicRecord:
+        rule, state = self._rules[name], reign.evaluation.states[name]
+        return topic_record("rule", name, rule_record(rule, state, reign.delivery_failed.get(name, 0)))
 
     def _memory(self, reign: _Reign, now_s: float) -> dict[str, Any]:
         return {
@@ -530,7 +530,7 @@ class Evaluator:
             "reached": {str(partition): time_us for partition, time_us in reign.watermark.reached_us.items()},
             "late": reign.late,
             "clamped": reign.clamped,
-            "values": {name: each.value for name, each in reign.evaluation.standing.items() if each.value is not None},
+            "values": {name: each.value for name, each in reign.evaluation.states.items() if each.value is not None},
         }
 
     def _deliver(self, record: Mapping[str, Any]) -> None:
@@ -539,16 +539,16 @@ class Evaluator:
             self._deliverer.submit(record, rule.delivery)
 
     def _show(self, reign: _Reign) -> None:
-        standings = {
-            name: replace(standing, instances={labels: replace(each) for labels, each in standing.instances.items()})
-            for name, standing in reign.evaluation.standing.items()
+        states = {
+            name: replace(state, instances={labels: replace(each) for labels, each in state.instances.items()})
+            for name, state in reign.evaluation.states.items()
         }
         self.view = EvaluatorSnapshot(
             replica=self._settings.replica,
             rules=tuple(self._rules.values()),
-            standings=standings,
+            states=states,
             delivery_failed={name: reign.delivery_failed.get(name, 0) for name in self._rules},
-            silenced=_silenced(reign.journal),
+            silenced=_silenced(reign.store),
             late=reign.late,
             clamped=reign.clamped,
             time_s=0.0 if reign.minute is None else (reign.minute + 1) * MINUTE_US / 1e6,
@@ -558,5 +558,5 @@ class Evaluator:
         )
 
 
-def _silenced(journal: AlertStore) -> dict[str, float]:
-    return {name: record["until"] / 1e6 for name, record in journal.silences.items()}
+def _silenced(store: AlertStore) -> dict[str, float]:
+    return {name: record["until"] / 1e6 for name, record in store.silences.items()}

@@ -11,7 +11,7 @@ from tokentrace.alerts.rules import Rule
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorSnapshot:
-    """What is committed, while this replica is the evaluator. standings, delivery_failed, silenced: by rule.
+    """What is committed, while this replica is the evaluator. states, delivery_failed, silenced: by rule.
 
     silenced: event time until which nothing is delivered, Unix time. time_s: event time that is evaluated, Unix time,
     0 before the first. bytes: memory of the windows.
@@ -19,7 +19,7 @@ class EvaluatorSnapshot:
 
     replica: str
     rules: Sequence[Rule]
-    standings: Mapping[str, RuleState]
+    states: Mapping[str, RuleState]
     delivery_failed: Mapping[str, int]
     silenced: Mapping[str, float]
     late: int

@@ -1,6 +1,6 @@
 """The board: where all rules stand, told by any replica; and silence, asked of any replica.
 
-The evaluator tells what it knows; any other reads the journal. Silence is a record of the journal, so it is durable and
+The evaluator tells what it knows; any other reads the store. Silence is a record of the store, so it is durable and
 holds whoever the evaluator is.
 """
 
@@ -16,7 +16,7 @@ from tokentrace.alerts.evaluation import RuleState
 from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
 from tokentrace.alerts.payload import moment
 from tokentrace.alerts.rules import Rule
-from tokentrace.alerts.store import AlertStore, entry, standing_of
+from tokentrace.alerts.store import AlertStore, rule_state, topic_record
 from tokentrace.errors import FatalError
 from tokentrace.model.durations import format_duration
 
@@ -43,19 +43,19 @@ class AlertStatus:
         """Every rule's state, as a JSON object. Raises FatalError where Kafka does not tell it."""
         view = self._evaluator.view if self._evaluator is not None else None
         if view is not None:
-            values = {name: each.value for name, each in view.standings.items() if each.value is not None}
-            return self._told(view.replica, view.time_s, view.standings, view.delivery_failed, view.silenced, values)
+            values = {name: each.value for name, each in view.states.items() if each.value is not None}
+            return self._told(view.replica, view.time_s, view.states, view.delivery_failed, view.silenced, values)
         settings = self._settings
-        journal = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
-        memory = journal.evaluator
+        store = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
+        memory = store.evaluator
         minute = memory["minute"] if memory is not None else None
-        known = journal.rules
+        known = store.rules
         return self._told(
             memory["replica"] if memory is not None else None,
             0.0 if minute is None else (minute + 1) * 60.0,
-            {name: standing_of(rule, known[name]) for name, rule in self._rules.items() if name in known},
+            {name: rule_state(rule, known[name]) for name, rule in self._rules.items() if name in known},
             {name: record["delivery_failed"] for name, record in known.items()},
-            {name: record["until"] / 1e6 for name, record in journal.silences.items()},
+            {name: record["until"] / 1e6 for name, record in store.silences.items()},
             memory["values"] if memory is not None else {},
         )
 
@@ -64,7 +64,7 @@ class AlertStatus:
         rule = self._rules[name]
         now_s = self._clock()
         until_s = now_s + duration_s
-        key, value = entry("silence", rule.name, {"until": round(until_s * 1e6), "asked_at": round(now_s * 1e6)})
+        key, value = topic_record("silence", rule.name, {"until": round(until_s * 1e6), "asked_at": round(now_s * 1e6)})
         failures: list[str] = []
 
         def told(error: KafkaError | None, _: Message) -> None:
@@ -87,7 +87,7 @@ class AlertStatus:
         self,
         replica: str | None,
         time_s: float,
-        standings: Mapping[str, RuleState],
+        states: Mapping[str, RuleState],
         delivery_failed: Mapping[str, int],
         silenced: Mapping[str, float],
         values: Mapping[str, float],
@@ -98,7 +98,7 @@ class AlertStatus:
             "alerts": [
                 {
                     **_rule(rule),
-                    **_standing(rule, standings.get(name, RuleState())),
+                    **_state(rule, states.get(name, RuleState())),
                     "value": values.get(name),
                     "delivery_failed": delivery_failed.get(name, 0),
                     "silenced_until": (moment(silenced[name]) if silenced.get(name, 0.0) > self._clock() else None),
@@ -119,14 +119,14 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _standing(rule: Rule, standing: RuleState) -> dict[str, Any]:
+def _state(rule: Rule, state: RuleState) -> dict[str, Any]:
     return {
-        "state": "firing" if standing.firing else "ok",
-        "firings": standing.firings,
-        "last_fired_at": moment(standing.fired_at_s) if standing.fired_at_s else None,
+        "state": "firing" if state.firing else "ok",
+        "firings": state.firings,
+        "last_fired_at": moment(state.fired_at_s) if state.fired_at_s else None,
         "instances": [
             {"group": dict(zip(rule.selection.group_by, labels, strict=True)), "fired_at": moment(each.fired_at_s)}
-            for labels, each in standing.instances.items()
+            for labels, each in state.instances.items()
             if each.firing
         ],
     }

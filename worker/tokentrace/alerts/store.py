@@ -26,11 +26,11 @@ _SCHEMAS: Final = {
     "silence": "alert-silence",
 }
 
-Entry = tuple[bytes, bytes | None]
+TopicRecord = tuple[bytes, bytes | None]
 
 
-def entry(kind: str, name: str | None, record: Mapping[str, Any] | None) -> Entry:
-    """Key and value of a record of the journal; None removes it."""
+def topic_record(kind: str, name: str | None, record: Mapping[str, Any] | None) -> TopicRecord:
+    """Key and value of a record of the store; None removes it."""
     key = json.dumps([kind] if name is None else [kind, name], separators=(",", ":"), ensure_ascii=False).encode()
     return key, None if record is None else encode_record(_SCHEMAS[kind], record)
 
@@ -60,13 +60,13 @@ class AlertStore:
     @classmethod
     def read(cls, client_config: Mapping[str, Any], topic: str, group_id: str) -> AlertStore:
         """As it is committed now. Raises FatalError where it cannot be read."""
-        journal = cls()
+        store = cls()
         for message in StateReader(client_config, topic, group_id).messages([0]):
-            journal.take(message.key(), message.value())
-            journal.end = (message.offset() or 0) + 1
-        return journal
+            store.apply(message.key(), message.value())
+            store.end = (message.offset() or 0) + 1
+        return store
 
-    def take(self, key: bytes | None, value: bytes | None) -> None:
+    def apply(self, key: bytes | None, value: bytes | None) -> None:
         """One record of the topic, in its order."""
         parsed = parse_key(key)
         if parsed is None:
@@ -95,38 +95,38 @@ class AlertStore:
             if alert["delivery"] != "kafka" and not alert["silenced"] and id_ not in self.deliveries
         ]
 
-    def outdated(self, now_us: int, rules: Mapping[str, Rule]) -> list[Entry]:
+    def expired(self, now_us: int, rules: Mapping[str, Rule]) -> list[TopicRecord]:
         """What can be removed: old alerts with their deliveries, and the memory of rules that are no more."""
         entries = []
         for id_, alert in self.alerts.items():
             if alert["recorded_at"] < now_us - KEPT_US:
-                entries += [entry("alert", id_, None), entry("delivery", id_, None)]
-        entries += [entry("delivery", id_, None) for id_ in self.deliveries.keys() - self.alerts.keys()]
-        entries += [entry("rule", name, None) for name in self.rules.keys() - rules.keys()]
+                entries += [topic_record("alert", id_, None), topic_record("delivery", id_, None)]
+        entries += [topic_record("delivery", id_, None) for id_ in self.deliveries.keys() - self.alerts.keys()]
+        entries += [topic_record("rule", name, None) for name in self.rules.keys() - rules.keys()]
         entries += [
-            entry("silence", name, None)
+            topic_record("silence", name, None)
             for name, silence in self.silences.items()
             if name not in rules or silence["until"] < now_us - KEPT_US
         ]
         return entries
 
 
-def rule_record(rule: Rule, standing: RuleState, delivery_failed: int) -> dict[str, Any]:
+def rule_record(rule: Rule, state: RuleState, delivery_failed: int) -> dict[str, Any]:
     """Where a rule stands, as it is remembered."""
     return {
         "rule_id": rule.rule_id,
         "subject": rule.subject,
-        "firings": standing.firings,
-        "fired_at": standing.fired_at_s * 1_000_000,
+        "firings": state.firings,
+        "fired_at": state.fired_at_s * 1_000_000,
         "delivery_failed": delivery_failed,
         "instances": [
             {"labels": list(labels), "firing": each.firing, "fired_at": each.fired_at_s * 1_000_000}
-            for labels, each in standing.instances.items()
+            for labels, each in state.instances.items()
         ],
     }
 
 
-def standing_of(rule: Rule, record: Mapping[str, Any]) -> RuleState:
+def rule_state(rule: Rule, record: Mapping[str, Any]) -> RuleState:
     """Where a rule stood. Of a rule that is about something else now, only the counts are kept."""
     instances = record["instances"] if record["subject"] == rule.subject else []
     return RuleState(

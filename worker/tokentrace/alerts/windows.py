@@ -88,7 +88,7 @@ class _Minute:
             self._values[block] = values = grown(values, self._count)
             values[rows] += blocks[block]
 
-    def keep(self, blocks: Iterable[str]) -> None:
+    def retain(self, blocks: Iterable[str]) -> None:
         """Forget the blocks that no window needs any more at this age."""
         for block in self._values.keys() - set(blocks):
             del self._values[block]
@@ -109,12 +109,12 @@ class Windows:
         self._needs: dict[int, set[str]] = {}
         for rule in rules:
             self._needs.setdefault(rule.window, {SUMS}).update({rule.measure.block} - {""})
-        self._keep = {
+        self._retention = {
             block: max(window for window, blocks in self._needs.items() if block in blocks)
             for blocks in self._needs.values()
             for block in blocks
         }
-        self.columns = MetricColumns(layout, self._keep.keys() - {SUMS})
+        self.columns = MetricColumns(layout, self._retention.keys() - {SUMS})
         self._widths = self.columns.widths()
         self._minutes: dict[int, _Minute] = {}
         self._sums = {
@@ -151,7 +151,7 @@ class Windows:
         if bucket is None:
             age = 0 if self.now is None else self.now - minute
             bucket = self._minutes[minute] = _Minute(
-                {block: width for block, width in self._widths.items() if self._keep[block] > age}
+                {block: width for block, width in self._widths.items() if self._retention[block] > age}
             )
         bucket.add(groups, blocks)
         if self.now is not None and minute <= self.now:
@@ -171,7 +171,7 @@ class Windows:
             if minute <= now - self.longest:
                 del self._minutes[minute]
             else:
-                self._minutes[minute].keep(block for block, age in self._keep.items() if age > now - minute)
+                self._minutes[minute].retain(block for block, age in self._retention.items() if age > now - minute)
         for window, names in self._needs.items():
             for block in names:
                 self._sums[window, block][:] = 0
@@ -187,10 +187,10 @@ class Windows:
         for window in self._needs:
             self._shift(window, self.now, 1)
             self._shift(window, self.now - window, -1)
-        for age in {*self._keep.values()}:
+        for age in {*self._retention.values()}:
             leaving = self._minutes.get(self.now - age)
             if leaving is not None:
-                leaving.keep(block for block, kept in self._keep.items() if kept > age)
+                leaving.retain(block for block, minutes in self._retention.items() if minutes > age)
         self._minutes.pop(self.now - self.longest, None)
         return self.now
 

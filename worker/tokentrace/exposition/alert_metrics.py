@@ -18,14 +18,14 @@ def alert_metrics(view: EvaluatorSnapshot | None) -> Iterator[Metric]:
     """Every family of the alerts at this moment; none without a view."""
     if view is None:
         return
-    standings = view.standings
-    yield _by_rule(families.ALERT_FIRINGS, {name: each.firings for name, each in standings.items()})
+    states = view.states
+    yield _by_rule(families.ALERT_FIRINGS, {name: each.firings for name, each in states.items()})
     yield _by_rule(families.ALERT_DELIVERY_FAILED, view.delivery_failed)
-    yield _by_rule(families.ALERT_FIRING, {name: each.firing for name, each in standings.items()})
+    yield _by_rule(families.ALERT_FIRING, {name: each.firing for name, each in states.items()})
     yield _by_rule(
-        families.ALERT_LAST_VALUE, {name: each.value for name, each in standings.items() if each.value is not None}
+        families.ALERT_LAST_VALUE, {name: each.value for name, each in states.items() if each.value is not None}
     )
-    yield _by_rule(families.ALERT_LAST_FIRED, {name: each.fired_at_s for name, each in standings.items()})
+    yield _by_rule(families.ALERT_LAST_FIRED, {name: each.fired_at_s for name, each in states.items()})
     for family, value in (
         (families.ALERT_LATE, view.late),
         (families.ALERT_CLAMPED, view.clamped),
