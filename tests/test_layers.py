@@ -38,6 +38,7 @@ HOMES: Final = {
     "confluent_kafka": ("kafka/", "decode/schemas/registry.py"),
     "starlette": ("exposition/http.py",),
     "uvicorn": ("exposition/http.py",),
+    "prometheus_client": ("exposition/", "model/worker_stats.py", "tools/top.py"),
     "pydantic": ("config/",),
     "click": ("cli/",),
     "rich": ("cli/", "tools/top.py"),

@@ -57,7 +57,7 @@ def main() -> None:
     steady = commits[:-1] if len(commits) > 2 else commits
     seconds = steady[-1][0] - steady[0][0]
     rate = (steady[-1][1] - steady[0][1]) / seconds if seconds > 0 else 0.0
-    stages = dict(service._recorder.stage_seconds)
+    stages = dict(service._stats.stage_seconds)
     print(
         json.dumps(
             {

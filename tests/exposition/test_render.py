@@ -19,10 +19,10 @@ from tests.harness import Harness
 from tests.oracle import DURATIONS, SCORES, TOKENS, Key, cost_of, recount
 from tests.services.workers import in_units
 from tests.spanfactory import message, random_span, span
-from tokentrace.exposition import Format, Renderer, health_metrics
+from tokentrace.exposition import Format, Renderer, collect_worker_metrics
 from tokentrace.model.families import CELL_FAMILIES
 from tokentrace.model.snapshot import Snapshot
-from tokentrace.model.worker_stats import Recorder
+from tokentrace.model.worker_stats import Moment, WorkerStats
 
 Samples = dict[Key, float]
 PARSERS: dict[str, Callable[[str], Any]] = {"text": parse_text, "openmetrics": parse_openmetrics}
@@ -195,7 +195,8 @@ def test_promtool_accepts_all_of_it() -> None:
     if shutil.which("promtool") is None:
         pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
     snapshot = counted(random_spans(300, 6) + [span(model=name) for name in NASTY])
-    text = Renderer({}).render(snapshot, health_metrics(Recorder("r", "g", 0.0).snapshot(), snapshot, 1.0), "text")
+    stats = WorkerStats(replica_id="r", guarantee="g", started_at_s=0.0)
+    text = Renderer({}).render(snapshot, collect_worker_metrics(Moment(stats, snapshot, 1.0)), "text")
     checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)
     lines = [line for line in checked.stderr.decode().splitlines() if line]
     assert [line.split(" ")[0] for line in lines] == ["tokentrace_latency_ms", "tokentrace_ttft_ms"]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tokentrace.exposition.alert_metrics import alert_metrics
+from tokentrace.exposition.alert_metrics import collect_alert_metrics
 from tokentrace.exposition.http import HealthReport, HttpServer, HttpSettings
 from tokentrace.exposition.render import Format, Renderer, Scrape
-from tokentrace.exposition.worker_metrics import health_metrics
+from tokentrace.exposition.worker_metrics import collect_worker_metrics
 from tokentrace.exposition.zero_init import Address
 
 __all__ = [
@@ -16,6 +16,6 @@ __all__ = [
     "HttpSettings",
     "Renderer",
     "Scrape",
-    "alert_metrics",
-    "health_metrics",
+    "collect_alert_metrics",
+    "collect_worker_metrics",
 ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tokentrace.alerts.snapshot import EvaluatorSnapshot
 
 
-def alert_metrics(view: EvaluatorSnapshot | None) -> Iterator[Metric]:
+def collect_alert_metrics(view: EvaluatorSnapshot | None) -> Iterator[Metric]:
     """Every family of the alerts at this moment; none without a view."""
     if view is None:
         return

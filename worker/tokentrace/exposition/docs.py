@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.exposition.worker_metrics import health_metrics
+from tokentrace.exposition.worker_metrics import declared_families
 from tokentrace.model.families import ALERT_FAMILIES, CELL_FAMILIES, GLOBAL_FAMILIES, CounterFamily
-from tokentrace.model.measures import Layout
 from tokentrace.model.reasons import PART, WHOLE
-from tokentrace.model.worker_stats import Recorder
-from tokentrace.state.ledger import Ledger
 
 
 def span_families() -> str:
@@ -31,14 +27,11 @@ def alert_families() -> str:
 
 def worker_families() -> str:
     """The worker's own families."""
-    health = Recorder("", "", 0.0).snapshot()
     rows = ["| family | type | labels | meaning |", "|---|---|---|---|"]
-    nothing = Ledger(Layout.build(), GroupIndex(1), 1.0).snapshot
-    for metric in health_metrics(health, nothing, 0.0):
-        labels = getattr(metric, "_labelnames", ())
-        name = metric.name + {"counter": "_total", "info": "_info"}.get(metric.type, "")
-        kind = "gauge" if metric.type == "info" else metric.type
-        rows.append(f"| `{name}` | {kind} | {', '.join(labels)} | {metric.documentation} |")
+    rows += [
+        f"| `{name}` | {kind} | {', '.join(labels)} | {meaning} |"
+        for name, kind, labels, meaning in declared_families()
+    ]
     return "\n".join(rows) + "\n"
 
 

@@ -1,17 +1,23 @@
-"""The worker's own health: plain numbers that the loop writes and the HTTP thread reads.
+"""The worker's own numbers, and the metrics that are made of them.
 
-`Recorder` belongs to the consumer thread alone. `snapshot` freezes it into a `Health`, which is published by one
-reference assignment; exposition and the health endpoint read the last published one and share no lock with the loop.
+The consumer thread alone writes `WorkerStats`. It publishes copies by one reference assignment, so exposition and the
+health endpoint share no lock with the loop. `WORKER_METRICS` declares each metric once: exposition and
+docs/metrics.md are made from it.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final, Literal, NamedTuple
 
-#: Upper bounds of the health histograms: messages a batch, and seconds of a commit.
+from prometheus_client import Histogram
+
+from tokentrace import __version__
+from tokentrace.model.snapshot import Snapshot
+
+#: Upper bounds of the histograms: records of a batch, and seconds of a commit.
 BATCH_BOUNDS: Final = (1, 10, 100, 500, 1000, 2000, 5000, 10000, 20000)
 SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
@@ -20,89 +26,47 @@ STAGES: Final = ("poll", "decode", "validate", "deduplicate", "index", "price", 
 
 
 class Lag(NamedTuple):
-    """How far one assigned partition is behind: records, and seconds since the oldest unread one was produced."""
+    """How far an assigned partition is behind: records, and seconds since the oldest unread one was produced."""
 
     records: int
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """A histogram's counts (not cumulative, the last is +Inf) over `bounds`, and the sum of observations."""
+class DedupStats(NamedTuple):
+    """Deduplication state of a partition: ids held, seconds they reach back, ids evicted inside the window."""
 
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum: float
-
-
-@dataclass(slots=True)
-class Observations:
-    """A growing Distribution."""
-
-    bounds: tuple[float, ...]
-    counts: list[int] = field(default_factory=list)
-    sum: float = 0.0
-
-    def __post_init__(self) -> None:
-        self.counts = [0] * (len(self.bounds) + 1)
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.sum += value
-
-    def freeze(self) -> Distribution:
-        return Distribution(self.bounds, tuple(self.counts), self.sum)
+    ids: int
+    seconds: int
+    early: int
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
-    """One moment of a worker's life.
+def _histogram_over(bounds: tuple[float, ...]) -> Histogram:
+    """Make a histogram that no registry knows; its line in WORKER_METRICS names it."""
+    return Histogram("observations", "", buckets=bounds, registry=None)
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerStats:
+    """What the consumer thread counts and knows.
 
     lag: assigned partition -> Lag; a revoked partition is not in it.
     commits: outcome (ok, dropped, failed) -> count. rebalances: event (assign, revoke, lost) -> count.
     registry_requests: outcome (ok, not_found, error) -> count.
     schemas: (schema, path) -> 1, where path is columnar or fastavro.
-    last_*_s: Unix time, 0 before the first. not_ready: why it is not ready, empty when it is.
+    last_*_s: Unix time, 0 before the first. not_ready: why this replica is not ready, empty when it is.
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
-    remembered: partition -> the span ids that are remembered of it, where repeated spans are looked for.
+    remembered: partition -> its deduplication state; empty without worker.deduplicate.
     """
-
-    replica_id: str
-    guarantee: str
-    started_at_s: float
-    lag: Mapping[int, Lag]
-    stage_seconds: Mapping[str, float]
-    batch_sizes: Distribution
-    commit_seconds: Distribution
-    commits: Mapping[str, int]
-    rebalances: Mapping[str, int]
-    registry_requests: Mapping[str, int]
-    schemas: Mapping[tuple[str, str], int]
-    last_turn_at_s: float
-    last_commit_at_s: float
-    last_commit_ok: bool
-    restore_seconds: float
-    paused: bool
-    not_ready: str
-    unreachable: str
-    lost_records: Mapping[int, int]
-    refused_partitions: tuple[int, ...] = ()
-    remembered: Mapping[int, DedupStats] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Recorder:
-    """What the consumer thread writes as it goes."""
 
     replica_id: str
     guarantee: str
     started_at_s: float
     lag: dict[int, Lag] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    batch_sizes: Observations = field(default_factory=lambda: Observations(BATCH_BOUNDS))
-    commit_seconds: Observations = field(default_factory=lambda: Observations(SECONDS_BOUNDS))
+    batch_sizes: Histogram = field(default_factory=lambda: _histogram_over(BATCH_BOUNDS))
+    commit_seconds: Histogram = field(default_factory=lambda: _histogram_over(SECONDS_BOUNDS))
     commits: dict[str, int] = field(default_factory=lambda: {"ok": 0, "dropped": 0, "failed": 0})
     rebalances: dict[str, int] = field(default_factory=lambda: {"assign": 0, "revoke": 0, "lost": 0})
     registry_requests: Mapping[str, int] = field(default_factory=dict)
@@ -114,39 +78,124 @@ class Recorder:
     paused: bool = False
     not_ready: str = "starting"
     unreachable: str = ""
-    lost_records: dict[int, int] = field(default_factory=dict)
+    lost_records: Mapping[int, int] = field(default_factory=dict)
     refused_partitions: tuple[int, ...] = ()
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
 
-    def snapshot(self) -> Health:
-        return Health(
-            replica_id=self.replica_id,
-            guarantee=self.guarantee,
-            started_at_s=self.started_at_s,
-            lag=dict(self.lag),
-            stage_seconds=dict(self.stage_seconds),
-            batch_sizes=self.batch_sizes.freeze(),
-            commit_seconds=self.commit_seconds.freeze(),
-            commits=dict(self.commits),
-            rebalances=dict(self.rebalances),
-            registry_requests=dict(self.registry_requests),
-            schemas=dict(self.schemas),
-            last_turn_at_s=self.last_turn_at_s,
-            last_commit_at_s=self.last_commit_at_s,
-            last_commit_ok=self.last_commit_ok,
-            restore_seconds=self.restore_seconds,
-            paused=self.paused,
-            not_ready=self.not_ready,
-            unreachable=self.unreachable,
-            lost_records=dict(self.lost_records),
-            refused_partitions=self.refused_partitions,
-            remembered=dict(self.remembered),
-        )
+    def copy(self) -> WorkerStats:
+        """Return a copy to publish: later changes do not reach it.
+
+        The histograms are shared, since prometheus_client's may be read while they are observed.
+        """
+        changes: dict[str, Any] = {}
+        for column in fields(self):
+            value = getattr(self, column.name)
+            if isinstance(value, Mapping):
+                changes[column.name] = dict(value)
+        return replace(self, **changes)
 
 
-class DedupStats(NamedTuple):
-    """How much is remembered of one partition: ids, how many seconds they reach back, and ids forgotten early."""
+class Moment(NamedTuple):
+    """What one scrape shows: the published stats, the committed totals and the time."""
 
-    ids: int
-    seconds: int
-    early: int
+    stats: WorkerStats
+    snapshot: Snapshot
+    now_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerMetric:
+    """One metric of the worker: what it is called, and how it is read.
+
+    name: without `tokentrace_worker_` and without the suffix that a counter or an info has in the exposition.
+    get: a number, or with labels a mapping of label value (a tuple of them for several labels) -> number. An info
+    gives its labels and their values, a histogram prometheus_client's.
+    """
+
+    kind: Literal["gauge", "counter", "histogram", "info"]
+    name: str
+    help: str
+    get: Callable[[Moment], Any]
+    labels: tuple[str, ...] = ()
+
+
+Numbers = float | Mapping[Any, float]
+
+
+def _gauge(name: str, help_: str, get: Callable[[Moment], Numbers], *labels: str) -> WorkerMetric:
+    return WorkerMetric("gauge", name, help_, get, labels)
+
+
+def _counter(name: str, help_: str, get: Callable[[Moment], Numbers], *labels: str) -> WorkerMetric:
+    return WorkerMetric("counter", name, help_, get, labels)
+
+
+def _histogram(name: str, help_: str, get: Callable[[Moment], Histogram]) -> WorkerMetric:
+    return WorkerMetric("histogram", name, help_, get)
+
+
+def _info(name: str, help_: str, get: Callable[[Moment], Mapping[str, str]]) -> WorkerMetric:
+    return WorkerMetric("info", name, help_, get)
+
+
+def _ordered(values: Mapping[Any, Any], attribute: str = "") -> dict[Any, Any]:
+    """The values by ascending key, or an attribute of each."""
+    return {key: getattr(value, attribute) if attribute else value for key, value in sorted(values.items())}
+
+
+def _build(moment: Moment) -> dict[str, str]:
+    return {"version": __version__, "python": platform.python_version(), "replica_id": moment.stats.replica_id}
+
+
+def _commit_age_s(moment: Moment) -> float:
+    return max(moment.now_s - (moment.stats.last_commit_at_s or moment.stats.started_at_s), 0.0)
+
+
+#: Every metric of the worker, in the order of exposition. For a new one: a line here, and the place that counts it.
+#: At every scrape, polled = counted + rejected + duplicate.
+WORKER_METRICS: Final = (
+    _info("build", "What runs here.", _build),
+    _gauge("ready", "1 when this replica counts, 0 while it starts, waits or drains.",
+        lambda m: not m.stats.not_ready),
+    _gauge("start_time_seconds", "Unix time at which this worker started.", lambda m: m.stats.started_at_s),
+    _gauge("assigned_partitions", "Partitions that this replica reads.", lambda m: len(m.stats.lag)),
+    _gauge("refused_partitions",
+        "Partitions that are not consumed, since the group's offsets are behind what is counted.",
+        lambda m: len(m.stats.refused_partitions)),
+    _gauge("lag_records", "Records not read yet, by partition.",
+        lambda m: _ordered(m.stats.lag, "records"), "partition"),
+    _gauge("lag_seconds", "Age of the position where records are left to read, by partition.",
+        lambda m: _ordered(m.stats.lag, "seconds"), "partition"),
+    _counter("polled_records", "Records polled, and committed.",
+        lambda m: _ordered(m.snapshot.partitions, "polled"), "partition"),
+    _counter("counted_records", "Records counted as a span.",
+        lambda m: _ordered(m.snapshot.partitions, "counted"), "partition"),
+    _counter("rejected_records", "Records not counted; all but tombstones are dead letters.",
+        lambda m: _ordered(m.snapshot.partitions, "rejected"), "partition"),
+    _counter("duplicate_records", "Spans not counted, since worker.deduplicate had seen them.",
+        lambda m: _ordered(m.snapshot.partitions, "duplicates"), "partition"),
+    _counter("lost_records", "Records that retention removed before they were read.",
+        lambda m: _ordered(m.stats.lost_records), "partition"),
+    _gauge("remembered_spans", "Spans that would be recognised.",
+        lambda m: _ordered(m.stats.remembered, "ids"), "partition"),
+    _gauge("remembered_seconds", "How far back spans would be recognised.",
+        lambda m: _ordered(m.stats.remembered, "seconds"), "partition"),
+    _counter("forgotten_spans", "Spans forgotten within worker.deduplicate.window, since there were more than max_ids.",
+        lambda m: _ordered(m.stats.remembered, "early"), "partition"),
+    _histogram("batch_records", "Records of a batch.", lambda m: m.stats.batch_sizes),
+    _counter("stage_seconds", "Time of the loop by stage.", lambda m: m.stats.stage_seconds, "stage"),
+    _histogram("commit_duration_seconds", "Duration of a commit.", lambda m: m.stats.commit_seconds),
+    _counter("commits", "Commits by outcome.", lambda m: m.stats.commits, "outcome"),
+    _gauge("last_commit_timestamp_seconds", "Unix time of the last commit, 0 before it.",
+        lambda m: m.stats.last_commit_at_s),
+    _gauge("last_commit_success", "1 when the last commit succeeded.", lambda m: m.stats.last_commit_ok),
+    _gauge("last_commit_age_seconds", "Time since the last commit, or since the start.", _commit_age_s),
+    _counter("rebalances", "Rebalances by event.", lambda m: m.stats.rebalances, "event"),
+    _gauge("restore_duration_seconds", "Time that the last restore of the totals took.",
+        lambda m: m.stats.restore_seconds),
+    _counter("registry_requests", "Schema registry requests by outcome.",
+        lambda m: m.stats.registry_requests, "outcome"),
+    _gauge("paused", "1 while counting waits for the schema registry.", lambda m: m.stats.paused),
+    _gauge("schema_decoder", "1 for each writer schema met, with the path that decodes it.",
+        lambda m: _ordered(m.stats.schemas), "schema", "path"),
+)  # fmt: skip

@@ -29,15 +29,15 @@ from tokentrace.exposition import (
     HttpServer,
     Renderer,
     Scrape,
-    alert_metrics,
-    health_metrics,
+    collect_alert_metrics,
+    collect_worker_metrics,
 )
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.kafka.topics import READ, Topics, alerts_topic, rollups_topic, state_topic
 from tokentrace.model.durations import format_duration
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Snapshot
-from tokentrace.model.worker_stats import Recorder
+from tokentrace.model.worker_stats import Moment, WorkerStats
 from tokentrace.runtime.allocator import tune_malloc
 from tokentrace.runtime.wiring import (
     client_config,
@@ -80,14 +80,14 @@ class Service:
         section, metrics = config.worker, config.metrics
         layout = Layout.build({name: getattr(metrics.buckets, name) for name in type(metrics.buckets).model_fields})
         groups = GroupIndex(metrics.max_groups)
-        self._recorder = Recorder(section.replica_id, section.guarantee, clock())
+        self._stats = WorkerStats(replica_id=section.replica_id, guarantee=section.guarantee, started_at_s=clock())
         schemas = writer_schemas(config)
         seen = deduplicator(config)
         decoder = SpanDecoder(schemas, config.kafka.framing, identity=seen is not None)
-        self._recorder.registry_requests = schemas.requests
-        self._recorder.schemas = decoder.paths
+        self._stats.registry_requests = schemas.requests
+        self._stats.schemas = decoder.paths
         self._renderer = Renderer(metrics.labels, metrics.zero_first)
-        timer = StageTimer(self._recorder.stage_seconds)
+        timer = StageTimer(self._stats.stage_seconds)
         self._source = KafkaSource(source_settings(config), clock)
         self._worker = Worker(
             LoopSettings(
@@ -101,7 +101,7 @@ class Service:
             Delta(layout),
             Ledger(layout, groups, metrics.quality_window, clock, metrics.expire_after, self._renderer.label_sets),
             committer(config, self._source, groups, layout),
-            self._recorder,
+            self._stats,
             timer,
             clock,
             self._renderer.adopt,
@@ -205,21 +205,21 @@ class Service:
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 
     def _render(self, snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
-        others = list(health_metrics(self._worker.health, snapshot, self._clock()))
+        others = list(collect_worker_metrics(Moment(self._worker.stats, snapshot, self._clock())))
         if self._evaluator is not None:
-            others += alert_metrics(self._evaluator.view)
+            others += collect_alert_metrics(self._evaluator.view)
         return self._renderer.scrape(snapshot, others, form, by_prometheus)
 
     def _health(self) -> HealthReport:
-        health = self._worker.health
-        turn_age_s = self._clock() - health.last_turn_at_s if self._connected else 0.0
-        waiting_for = self._source.unreachable or health.not_ready
+        stats = self._worker.stats
+        turn_age_s = self._clock() - stats.last_turn_at_s if self._connected else 0.0
+        waiting_for = self._source.unreachable or stats.not_ready
         detail = {
-            "replica_id": health.replica_id,
+            "replica_id": stats.replica_id,
             "waiting_for": waiting_for,
-            "partitions": sorted(health.lag),
-            "last_commit_age_seconds": round(self._clock() - health.last_commit_at_s, 3)
-            if health.last_commit_at_s
+            "partitions": sorted(stats.lag),
+            "last_commit_age_seconds": round(self._clock() - stats.last_commit_at_s, 3)
+            if stats.last_commit_at_s
             else None,
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)

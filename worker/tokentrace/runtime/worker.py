@@ -1,6 +1,6 @@
 """The worker: one thread that polls, counts and commits, until it is told to drain.
 
-A turn is: poll a batch, count it into the delta, commit when it is time, publish health. Everything that the HTTP
+A turn is: poll a batch, count it into the delta, commit when it is time, publish the stats. Everything that the HTTP
 thread shows is an immutable object that a turn published by one assignment. Rebalances arrive inside `poll`, on
 this thread: a revoke commits first, a loss drops what was not committed.
 """
@@ -21,7 +21,7 @@ from tokentrace.errors import SchemaUnavailable
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
-from tokentrace.model.worker_stats import Health, Recorder
+from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.state.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 MAX_DEAD_LETTERS = 2000
 #: How long a revoke may go on trying to commit before the delta is left to the next owner.
 REVOKE_PATIENCE_S = 10.0
-HEALTH_INTERVAL_S = 0.25
+PUBLISH_INTERVAL_S = 0.25
 RETRY_FIRST_S, RETRY_LAST_S = 0.25, 15.0
 #: A partition that was read to its end and gave no span for so long has no span that ended before that: spans are
 #: published soon after they end.
@@ -49,7 +49,7 @@ class LoopSettings:
 
 
 class Worker:
-    """Joins the pieces and runs the loop. `snapshot` and `health` may be read from any thread at any time."""
+    """Joins the pieces and runs the loop. `snapshot` and `stats` may be read from any thread at any time."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Worker:
         delta: Delta,
         ledger: Ledger,
         committer: Committer,
-        recorder: Recorder,
+        stats: WorkerStats,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
         on_restored: Callable[[Snapshot], None] = lambda _: None,
@@ -77,7 +77,7 @@ class Worker:
         self._delta = delta
         self._ledger = ledger
         self._committer = committer
-        self._recorder = recorder
+        self._stats = stats
         self._timer = timer
         self._clock = clock
         self._stopping = threading.Event()
@@ -88,7 +88,7 @@ class Worker:
         self._rewind = False
         self._last_span_s: dict[int, float] = {}
         self._heartbeat_due_s = 0.0
-        self.health: Health = recorder.snapshot()
+        self.stats = stats.copy()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -103,33 +103,33 @@ class Worker:
         """Run until `stop`. Raises FatalError or UsageError when this worker cannot go on."""
         try:
             self._restore()
-            self._recorder.not_ready = "joining the consumer group"
-            self._publish_health()
+            self._stats.not_ready = "joining the consumer group"
+            self._publish_stats()
             self._source.subscribe(self)
             self._commit_due_s = self._clock() + self._settings.commit_interval_s
             while not self._stopping.is_set():
                 self._turn()
-            self._recorder.not_ready = "draining"
+            self._stats.not_ready = "draining"
             self._commit()
         finally:
             # Closing runs a last revoke, which commits what the line above could not.
             self._source.close()
             self._committer.close()
-            self._recorder.lag = {}
-            self._publish_health()
+            self._stats.lag = {}
+            self._publish_stats()
 
     def _restore(self) -> None:
         """Go on from what this replica has committed in earlier runs."""
-        self._recorder.not_ready = "restoring the committed totals"
-        self._publish_health()
+        self._stats.not_ready = "restoring the committed totals"
+        self._publish_stats()
         began = time.perf_counter()
         totals = self._committer.start()
         if totals is not None:
             self._ledger.restore(totals)
             self._on_restored(self._ledger.snapshot)
-            self._recorder.last_commit_at_s = totals.committed_at_s
+            self._stats.last_commit_at_s = totals.committed_at_s
             log.info("Restored the totals of %d series groups.", len(self._ledger.snapshot.groups) - 1)
-        self._recorder.restore_seconds = time.perf_counter() - began
+        self._stats.restore_seconds = time.perf_counter() - began
 
     # -- one turn --------------------------------------------------------------------------------------------------
 
@@ -142,7 +142,7 @@ class Worker:
             self._source.rewind()
             batch = None
         if batch is not None:
-            self._recorder.batch_sizes.observe(len(batch))
+            self._stats.batch_sizes.observe(len(batch))
             self._count(batch)
         elif self._waiting is not None and self._clock() >= self._retry_at_s:
             self._count(self._waiting)
@@ -151,8 +151,8 @@ class Worker:
             self._commit()
             self._commit_due_s = now_s + self._settings.commit_interval_s
             self._ledger.refresh()
-        if now_s >= self.health.last_turn_at_s + HEALTH_INTERVAL_S:
-            self._publish_health()
+        if now_s >= self.stats.last_turn_at_s + PUBLISH_INTERVAL_S:
+            self._publish_stats()
 
     def _poll_timeout_s(self) -> float:
         """Never sleep past the next commit: a quiet topic's last spans must still show in time."""
@@ -172,8 +172,8 @@ class Worker:
             log.warning("%s Counting is paused; trying again in %.2g s.", unavailable, self._retry_delay_s)
             self._retry_delay_s = min(self._retry_delay_s * 2, RETRY_LAST_S)
             self._source.pause()
-            self._recorder.paused = True
-            self._recorder.not_ready = str(unavailable)
+            self._stats.paused = True
+            self._stats.not_ready = str(unavailable)
         else:
             now_s = self._clock()
             for partition, before in counted.items():
@@ -186,8 +186,8 @@ class Worker:
     def _resume(self) -> None:
         self._waiting = None
         self._source.resume()
-        self._recorder.paused = False
-        self._recorder.not_ready = ""
+        self._stats.paused = False
+        self._stats.not_ready = ""
 
     def _commit(self) -> Outcome:
         """Commit the delta and accept or drop it."""
@@ -207,12 +207,12 @@ class Worker:
             if self._seen is not None:
                 self._seen.accept(memory)
             self._delta.clear()
-            self._recorder.last_commit_at_s = self._clock()
+            self._stats.last_commit_at_s = self._clock()
         elif outcome is Outcome.DROPPED:
             self._drop()
-        self._recorder.commit_seconds.observe(time.perf_counter() - began)
-        self._recorder.commits[outcome.value] += 1
-        self._recorder.last_commit_ok = outcome is Outcome.COMMITTED
+        self._stats.commit_seconds.observe(time.perf_counter() - began)
+        self._stats.commits[outcome.value] += 1
+        self._stats.last_commit_ok = outcome is Outcome.COMMITTED
         self._timer.mark("commit")
         return outcome
 
@@ -238,17 +238,17 @@ class Worker:
             self._resume()
         self._rewind = True
 
-    def _publish_health(self) -> None:
-        recorder = self._recorder
-        recorder.last_turn_at_s = self._clock()
+    def _publish_stats(self) -> None:
+        stats = self._stats
+        stats.last_turn_at_s = self._clock()
         if self._source.assigned:
-            recorder.lag = self._source.lag()
-        recorder.unreachable = self._source.unreachable
-        recorder.lost_records = dict(self._source.lost_records)
+            stats.lag = self._source.lag()
+        stats.unreachable = self._source.unreachable
+        stats.lost_records = dict(self._source.lost_records)
         if self._seen is not None:
-            recorder.remembered = self._seen.remembered()
-        recorder.refused_partitions = tuple(sorted(self._source.refused))
-        self.health = recorder.snapshot()
+            stats.remembered = self._seen.remembered()
+        stats.refused_partitions = tuple(sorted(self._source.refused))
+        self.stats = stats.copy()
 
     # -- rebalance, called by the source inside poll ---------------------------------------------------------------
 
@@ -275,15 +275,15 @@ class Worker:
             self._seen.load(partitions, self._committer.seen(partitions), self._delta)
 
     def on_assign(self, partitions: Sequence[int]) -> None:
-        self._recorder.rebalances["assign"] += 1
+        self._stats.rebalances["assign"] += 1
         if partitions:
             log.info("Assigned partitions %s.", sorted(partitions))
         self._last_span_s.update(dict.fromkeys(partitions, self._clock()))
         if self._waiting is None:
-            self._recorder.not_ready = ""
+            self._stats.not_ready = ""
 
     def on_revoke(self, partitions: Sequence[int]) -> None:
-        self._recorder.rebalances["revoke"] += 1
+        self._stats.rebalances["revoke"] += 1
         log.info("Giving up partitions %s.", sorted(partitions))
         deadline_s = self._clock() + REVOKE_PATIENCE_S
         outcome = self._commit()
@@ -295,13 +295,13 @@ class Worker:
         self._forget(partitions)
 
     def on_lost(self, partitions: Sequence[int]) -> None:
-        self._recorder.rebalances["lost"] += 1
+        self._stats.rebalances["lost"] += 1
         log.warning("Lost partitions %s; what was not committed of them is counted by their next owner.", partitions)
         self._drop()
         self._forget(partitions)
 
     def _forget(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
-            self._recorder.lag.pop(partition, None)
+            self._stats.lag.pop(partition, None)
         if self._seen is not None:
             self._seen.forget(partitions)
