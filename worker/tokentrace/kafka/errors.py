@@ -1,10 +1,10 @@
-"""Classes of Kafka errors: what each means for a member of a group and for its producer."""
+"""Classes of Kafka errors: what each means for a group member, a producer or a request."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, KafkaException
 
 #: Errors that mean this member lost its assignment: everything since the last commit has to be discarded.
 MEMBERSHIP_LOST: Final = frozenset(
@@ -21,6 +21,9 @@ MEMBERSHIP_LOST: Final = frozenset(
 #: Another process has taken over this member's or this producer's identity.
 FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID})
 
+#: The same for a transactional producer, whatever the error's flags say.
+PRODUCER_FENCED: Final = FENCED | {KafkaError.INVALID_PRODUCER_EPOCH}
+
 UNAUTHORIZED: Final = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -30,5 +33,23 @@ UNAUTHORIZED: Final = frozenset(
     }
 )
 
-#: Refused for good, by authorization or by authentication.
+#: Rejected permanently, by authorization or by authentication.
 REFUSED: Final = UNAUTHORIZED | {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
+
+#: Answers about a topic that was created a moment ago, or whose leaders are being elected: the next answer may differ.
+TRANSIENT: Final = frozenset(
+    {
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+    }
+)
+
+
+def error_of(failure: KafkaException) -> KafkaError:
+    """Return the error that the library's exception carries."""
+    error: KafkaError = failure.args[0]
+    return error

@@ -1,0 +1,81 @@
+"""Kafka clients that follow a script: for errors that a healthy broker does not give on demand.
+
+That the real ones work is proven on a real Kafka: tests/integration, tests/chaos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+
+from tokentrace.kafka.clients import KafkaClients
+
+
+def failure(code: int, fatal: bool = False, retriable: bool = False, abort: bool = False) -> KafkaException:
+    return KafkaException(KafkaError(code, "scripted", fatal, retriable, abort))
+
+
+class Scripted:
+    """A client that records its calls, and raises what is scripted for them, once each."""
+
+    def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
+        self.config = config
+        self.logger = logger
+        self.calls: list[str] = []
+        self.errors: dict[str, list[BaseException]] = {}
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if self.errors.get(name):
+            raise self.errors[name].pop(0)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *_, **__: self._call(name)
+
+
+class ScriptedProducer(Scripted):
+    """deliver: index of a record since the last flush -> the error that its delivery ends with, or None."""
+
+    def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
+        super().__init__(config, logger)
+        self.produced: list[tuple[str, bytes | None]] = []
+        self.records: list[dict[str, Any]] = []
+        self.offsets: list[Any] = []
+        self.deliver: Callable[[int], KafkaError | None] = lambda _: None
+        self._callbacks: list[Any] = []
+
+    def produce(self, topic: str, **record: Any) -> None:
+        self._call("produce")
+        self.produced.append((topic, record["key"]))
+        self.records.append({"topic": topic, **record})
+        if record.get("on_delivery") is not None:
+            self._callbacks.append(record["on_delivery"])
+
+    def send_offsets_to_transaction(self, offsets: list[Any], member: Any, *_: Any) -> None:
+        self._call("send_offsets_to_transaction")
+        self.offsets.append(([(each.topic, each.partition, each.offset) for each in offsets], member))
+
+    def flush(self, *_: Any) -> int:
+        self._call("flush")
+        callbacks, self._callbacks = self._callbacks, []
+        for index, callback in enumerate(callbacks):
+            callback(self.deliver(index), None)
+        return 0
+
+
+class ScriptedClients(KafkaClients):
+    """Clients of these types; `made` holds them in the order in which they were made."""
+
+    def __init__(self, **types: Callable[..., Any]) -> None:
+        self.made: list[Any] = []
+
+        def noting(type_: Callable[..., Any]) -> Callable[..., Any]:
+            def make(*arguments: Any, **keywords: Any) -> Any:
+                self.made.append(type_(*arguments, **keywords))
+                return self.made[-1]
+
+            return make
+
+        super().__init__(bootstrap_servers="x:1", **{f"{name}_type": noting(type_) for name, type_ in types.items()})

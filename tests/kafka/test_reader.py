@@ -1,0 +1,174 @@
+"""Reading a topic whole: where it starts and ends, what it waits for, and what it gives up on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import IsolationLevel, KafkaError, Message
+
+from tests.kafka.fakes import Scripted, ScriptedClients, failure
+from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka import reader as module
+from tokentrace.kafka.reader import TopicReader, partition_count
+
+
+def record(partition: int, offset: int, code: int | None = None) -> Message:
+    """A consumed record, or an error in a record's place."""
+    error = None if code is None else KafkaError(code, "scripted")
+    return Message(topic="t", partition=partition, offset=offset, value=b"%d@%d" % (partition, offset), error=error)
+
+
+def end_of(partition: int, offset: int) -> Message:
+    return record(partition, offset, KafkaError._PARTITION_EOF)
+
+
+class Broker:
+    """One topic. ends: partition -> end. stable: the same for committed reads, one answer after the other."""
+
+    def __init__(self, ends: dict[int, int], batches: Sequence[Sequence[Message]] = ()) -> None:
+        self.ends = ends
+        self.stable: list[dict[int, int]] = []
+        self.failures: list[BaseException] = []
+        self.batches = [list(batch) for batch in batches]
+        self.partition_counts = [len(ends)]
+        self.assigned: list[tuple[int, int]] = []
+        self.closed = 0
+
+    def reader(self) -> TopicReader:
+        broker = self
+
+        class Admin(Scripted):
+            def list_offsets(self, asked: dict[Any, Any], isolation_level: IsolationLevel, **_: Any) -> Any:
+                error = broker.failures.pop(0) if broker.failures else None
+                ends = broker.ends
+                if error is None and isolation_level == IsolationLevel.READ_COMMITTED and broker.stable:
+                    ends = broker.stable.pop(0)
+                return {each: future(SimpleNamespace(offset=ends[each.partition]), error) for each in asked}
+
+            def list_topics(self, topic: str | None = None, **_: Any) -> Any:
+                if broker.failures:
+                    raise broker.failures.pop(0)
+                counts = broker.partition_counts
+                count = counts.pop(0) if len(counts) > 1 else counts[0]
+                return SimpleNamespace(topics={"t": SimpleNamespace(partitions=dict.fromkeys(range(count)))})
+
+        class Consumer(Scripted):
+            def assign(self, partitions: list[Any]) -> None:
+                broker.assigned += [(each.partition, each.offset) for each in partitions]
+
+            def consume(self, *_: Any) -> list[Message]:
+                return broker.batches.pop(0) if broker.batches else []
+
+            def close(self) -> None:
+                broker.closed += 1
+
+        self.clients = ScriptedClients(admin=Admin, consumer=Consumer)
+        return TopicReader(self.clients, "t", "g")
+
+
+def future(result: Any, error: BaseException | None) -> Future[Any]:
+    answer: Future[Any] = Future()
+    if error is None:
+        answer.set_result(result)
+    else:
+        answer.set_exception(error)
+    return answer
+
+
+def read(broker: Broker, **starts: int) -> list[bytes | None]:
+    found = broker.reader().read_to_end({int(name[1:]): offset for name, offset in starts.items()})
+    return [message.value() for message in found]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+
+
+def test_every_partition_is_read_in_order_up_to_its_end() -> None:
+    broker = Broker({0: 3, 1: 2}, [[record(0, 0), record(1, 0)], [record(1, 1), record(0, 1), record(0, 2)]])
+    assert read(broker, p0=0, p1=0) == [b"0@0", b"1@0", b"1@1", b"0@1", b"0@2"]
+    assert broker.closed == 1
+
+
+def test_markers_of_transactions_count_as_offsets() -> None:
+    broker = Broker({0: 4}, [[record(0, 0), record(0, 1)], [end_of(0, 4)]])
+    assert read(broker, p0=0) == [b"0@0", b"0@1"]
+
+
+def test_records_beyond_the_end_are_left_out() -> None:
+    broker = Broker({0: 1, 1: 2}, [[record(0, 0), record(0, 1), record(1, 0), record(0, 2), record(1, 1)]])
+    assert read(broker, p0=0, p1=0) == [b"0@0", b"1@0", b"1@1"]
+
+
+def test_a_start_is_where_reading_begins_and_one_at_the_end_reads_nothing() -> None:
+    broker = Broker({0: 9, 1: 5, 2: 0}, [[record(0, 7), record(0, 8)]])
+    assert read(broker, p0=7, p1=5, p2=0) == [b"0@7", b"0@8"]
+    assert broker.assigned == [(0, 7)]
+
+
+def test_nothing_to_read_makes_no_consumer() -> None:
+    broker = Broker({0: 0})
+    assert read(broker, p0=0) == []
+    assert [type(client).__name__ for client in broker.clients.made] == ["Admin"]
+
+
+def test_open_transactions_below_the_end_are_waited_for() -> None:
+    broker = Broker({0: 4}, [[record(0, 0), end_of(0, 4)]])
+    broker.stable = [{0: 1}, {0: 1}, {0: 4}]
+    assert read(broker, p0=0) == [b"0@0"]
+    assert broker.stable == []
+
+
+def test_a_topic_that_was_created_a_moment_ago_is_waited_for() -> None:
+    broker = Broker({0: 1}, [[record(0, 0)]])
+    broker.failures = [failure(KafkaError.UNKNOWN_TOPIC_OR_PART), failure(KafkaError.LEADER_NOT_AVAILABLE)]
+    assert read(broker, p0=0) == [b"0@0"]
+
+
+def test_missing_rights_are_an_error_at_once() -> None:
+    broker = Broker({0: 1})
+    broker.failures = [failure(KafkaError.TOPIC_AUTHORIZATION_FAILED)]
+    with pytest.raises(FatalError, match=r"The end of topic 't' cannot be found: scripted"):
+        read(broker, p0=0)
+
+
+def test_an_error_in_a_records_place_is_an_error() -> None:
+    broker = Broker({0: 1}, [[record(0, 0, KafkaError.TOPIC_AUTHORIZATION_FAILED)]])
+    with pytest.raises(FatalError, match=r"'t' cannot be read: scripted"):
+        read(broker, p0=0)
+    assert broker.closed == 1
+
+
+def test_a_topic_that_stands_still_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STALL_TIMEOUT_S", 0.0)
+    with pytest.raises(FatalError, match="cannot be read to its end"):
+        read(Broker({0: 1}), p0=0)
+    broker = Broker({0: 1})
+    broker.stable = [{0: 0}] * 2
+    monkeypatch.setattr(module.time, "monotonic", iter(range(9)).__next__)
+    with pytest.raises(FatalError, match="A transaction on topic 't' does not end"):
+        read(broker, p0=0)
+
+
+def test_partition_count_waits_for_a_new_topic_and_then_gives_up() -> None:
+    broker = Broker({0: 0})
+    broker.partition_counts = [0, 0, 12]
+    assert broker.reader().partition_count() == 12
+    broker.partition_counts = [0]
+    broker.reader()
+    with pytest.raises(FatalError, match="has no partitions"):
+        partition_count(broker.clients.admin(), "t", timeout_s=0.0)
+
+
+def test_exists_asks_the_broker_and_says_when_there_is_none() -> None:
+    broker = Broker({0: 0})
+    assert broker.reader().exists()
+    assert not TopicReader(broker.clients, "other", "g").exists()
+    broker.failures = [failure(KafkaError._TRANSPORT)]
+    with pytest.raises(UsageError, match=r"No Kafka broker answers at x:1 \(scripted\)"):
+        TopicReader(broker.clients, "t", "g").exists()

@@ -1,0 +1,243 @@
+"""The transactional producer: the order of a commit's steps, and what becomes of each error in each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
+from tokentrace.errors import FatalError
+from tokentrace.kafka import transaction as module
+from tokentrace.kafka.outcome import Outcome
+from tokentrace.kafka.producer import Record
+from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer, Watchdog
+
+IDENTITY = Identity(transactional_id="r0.alerts", replica="r0", rights="to write to the topic state")
+RECORDS = [Record("state", b"k", b"v", 3), Record("dead", None, None, headers=[("h", b"1")])]
+STEPS = ["begin_transaction", "produce", "send_offsets_to_transaction", "commit_transaction"]
+
+Parts = tuple[TransactionalProducer, ScriptedProducer]
+
+
+@pytest.fixture
+def parts() -> Parts:
+    clients = ScriptedClients(producer=ScriptedProducer)
+    transactions = TransactionalProducer(clients, IDENTITY)
+    return transactions, clients.made[0]
+
+
+def offsets(producer: ScriptedProducer) -> Offsets:
+    """Offsets whose group metadata tells how many records were produced when it was asked for."""
+    return Offsets("spans", {0: 7, 2: 9}, lambda: len(producer.produced))
+
+
+def commit(parts: Parts) -> Outcome:
+    transactions, producer = parts
+    return transactions.commit(RECORDS, offsets(producer))
+
+
+def test_a_transaction_has_its_steps_in_order(parts: Parts) -> None:
+    _, producer = parts
+    assert commit(parts) is Outcome.COMMITTED
+    assert list(dict.fromkeys(producer.calls)) == STEPS
+    assert [(r["topic"], r["key"], r["value"], r["partition"], r["headers"]) for r in producer.records] == [
+        ("state", b"k", b"v", 3, []),
+        ("dead", None, None, -1, [("h", b"1")]),
+    ]
+    # The group's metadata is that of the moment at which the offsets are sent.
+    assert producer.offsets == [([("spans", 0, 7), ("spans", 2, 9)], 2)]
+
+
+def test_a_transaction_without_offsets_sends_none(parts: Parts) -> None:
+    transactions, producer = parts
+    assert transactions.commit(RECORDS) is Outcome.COMMITTED
+    assert "send_offsets_to_transaction" not in producer.calls
+
+
+def test_transactions_are_short_and_keep_the_brokers_that_they_know(parts: Parts) -> None:
+    _, producer = parts
+    config = producer.config
+    assert config["transactional.id"] == "r0.alerts"
+    assert config["transaction.timeout.ms"] == 10_000
+    assert config["metadata.recovery.strategy"] == "none"
+    assert config["enable.idempotence"] is True
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_fails_aborts_and_can_be_committed_again(parts: Parts, step: str) -> None:
+    _, producer = parts
+    producer.errors[step] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
+    assert commit(parts) is Outcome.RETRY
+    assert producer.calls[-1] == "abort_transaction"
+    assert commit(parts) is Outcome.COMMITTED
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+        KafkaError._ASSIGNMENT_LOST,
+    ],
+)
+def test_a_lost_membership_drops_the_commit_after_an_abort(parts: Parts, step: str, code: int) -> None:
+    _, producer = parts
+    producer.errors[step] = [failure(code, abort=True)]
+    assert commit(parts) is Outcome.DROPPED
+    assert producer.calls[-1] == "abort_transaction"
+
+
+FENCED = {
+    "fenced": failure(KafkaError._FENCED, abort=True),
+    "fenced, said to be retriable": failure(KafkaError._FENCED, retriable=True),
+    "instance": failure(KafkaError.FENCED_INSTANCE_ID),
+    "epoch": failure(KafkaError.INVALID_PRODUCER_EPOCH),
+    "fatal": failure(KafkaError._STATE, fatal=True),
+}
+
+
+@pytest.mark.parametrize("step", [*STEPS, "abort_transaction"])
+@pytest.mark.parametrize("error", FENCED.values(), ids=FENCED.keys())
+def test_a_fenced_producer_is_fatal_whatever_the_flags_say(parts: Parts, step: str, error: KafkaException) -> None:
+    _, producer = parts
+    if step == "abort_transaction":
+        producer.errors["produce"] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
+    producer.errors[step] = [error]
+    with pytest.raises(FatalError, match=r"replica id 'r0' may have .*give every worker its own worker\.replica_id"):
+        commit(parts)
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED]
+)
+def test_missing_rights_are_fatal_and_named(parts: Parts, code: int) -> None:
+    _, producer = parts
+    producer.errors["commit_transaction"] = [failure(code, abort=True)]
+    with pytest.raises(FatalError, match=r"It has to be allowed to write to the topic state\."):
+        commit(parts)
+
+
+def test_a_commit_whose_outcome_is_unknown_is_retried_until_it_is_known(parts: Parts) -> None:
+    _, producer = parts
+    producer.errors["commit_transaction"] = [failure(KafkaError._TIMED_OUT, retriable=True) for _ in range(3)]
+    assert commit(parts) is Outcome.COMMITTED
+    assert producer.calls.count("commit_transaction") == 4
+    assert "abort_transaction" not in producer.calls
+
+
+def test_a_retriable_error_that_requires_an_abort_is_not_retried(parts: Parts) -> None:
+    _, producer = parts
+    producer.errors["commit_transaction"] = [failure(KafkaError._TIMED_OUT, retriable=True, abort=True)]
+    assert commit(parts) is Outcome.RETRY
+    assert producer.calls.count("commit_transaction") == 1
+
+
+def test_a_retry_is_logged_now_and_then(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, producer = parts
+    ticks = iter(range(0, 60, 2))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(ticks)))
+    producer.errors["commit_transaction"] = [failure(KafkaError._TIMED_OUT, retriable=True) for _ in range(6)]
+    assert commit(parts) is Outcome.COMMITTED
+    assert [record.getMessage() for record in caplog.records] == [
+        "Kafka does not finish commit_transaction (scripted); retrying."
+    ] * 2
+
+
+def test_a_producer_with_a_limit_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = ScriptedClients(producer=ScriptedProducer)
+    transactions = TransactionalProducer(clients, IDENTITY, retry_for_s=30.0)
+    ticks = iter(range(0, 600, 20))
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(ticks)))
+    clients.made[0].errors["init_transactions"] = [failure(KafkaError._TIMED_OUT, retriable=True) for _ in range(9)]
+    with pytest.raises(FatalError, match=r"cannot start transactions with the transactional id 'r0\.alerts'"):
+        transactions.start()
+    assert clients.made[0].calls == ["init_transactions"] * 2
+
+
+def test_a_transaction_that_cannot_be_aborted_is_fatal(parts: Parts) -> None:
+    _, producer = parts
+    producer.errors["begin_transaction"] = [failure(KafkaError._STATE)]
+    producer.errors["abort_transaction"] = [failure(KafkaError._STATE)]
+    with pytest.raises(FatalError, match=r"neither committed .* nor aborted"):
+        commit(parts)
+
+
+def test_records_are_made_inside_the_transaction(parts: Parts) -> None:
+    transactions, producer = parts
+
+    def records() -> Iterator[Record]:
+        assert producer.calls == ["begin_transaction"]
+        yield RECORDS[0]
+
+    assert transactions.commit(records()) is Outcome.COMMITTED
+
+
+def test_starting_retries_while_the_brokers_are_away_and_ends_when_it_is_refused(parts: Parts) -> None:
+    transactions, producer = parts
+    producer.errors["init_transactions"] = [failure(KafkaError._TIMED_OUT, retriable=True)]
+    transactions.start()
+    assert producer.calls == ["init_transactions"] * 2
+    producer.errors["init_transactions"] = [failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)]
+    with pytest.raises(FatalError, match="It has to be allowed"):
+        transactions.start()
+    producer.errors["init_transactions"] = [failure(KafkaError._INVALID_ARG)]
+    with pytest.raises(FatalError, match="cannot start transactions"):
+        transactions.start()
+
+
+def test_closing_drops_what_is_queued_and_never_raises(parts: Parts) -> None:
+    transactions, producer = parts
+    producer.errors["flush"] = [failure(KafkaError._FENCED, fatal=True)]
+    transactions.close()
+    assert producer.calls == ["purge", "flush"]
+
+
+def test_a_call_that_never_returns_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    done = module.threading.Event()
+
+    def exit_(code: int) -> None:
+        ended.append(code)
+        done.set()
+
+    monkeypatch.setattr(module.os, "_exit", exit_)
+    monkeypatch.setattr(module.logging, "shutdown", lambda: None)
+    with Watchdog("a call", timeout_s=0.01):
+        assert done.wait(10.0)
+    assert ended == [1]
+
+
+def test_a_call_that_returns_in_time_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.os, "_exit", lambda _: pytest.fail("the watchdog ended the process"))
+    watchdog = Watchdog("a call", timeout_s=60.0)
+    with watchdog:
+        pass
+    watchdog._timer.join(10.0)
+    assert not watchdog._timer.is_alive()
+
+
+def test_offsets_are_sent_under_a_watchdog(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    transactions, producer = parts
+    watched: list[str] = []
+
+    class Noted:
+        def __init__(self, call: str) -> None:
+            watched.append(call)
+
+        def __enter__(self) -> None:
+            assert "send_offsets_to_transaction" not in producer.calls
+
+        def __exit__(self, *_: Any) -> None:
+            assert "send_offsets_to_transaction" in producer.calls
+
+    monkeypatch.setattr(module, "Watchdog", Noted)
+    assert transactions.commit([], offsets(producer)) is Outcome.COMMITTED
+    assert watched == ["send_offsets_to_transaction"]

@@ -1,0 +1,121 @@
+"""Clients: the one place that makes Kafka consumers, producers and admin clients.
+
+Each client gets the configured properties (TLS, SASL, client.rack ...), the logger that keeps librdkafka's own lines
+out of the log, and the settings that exactness rests on. A caller adds what only its client needs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka.admin import AdminClient
+
+from tokentrace.errors import UsageError
+from tokentrace.kafka.errors import error_of
+
+_Client = TypeVar("_Client")
+
+_log: Final = logging.getLogger("librdkafka")
+
+#: While a transaction is open, no other member can read the group's offsets, so it must end soon if its owner dies.
+TRANSACTION_TIMEOUT_S: Final = 10.0
+
+#: Offsets are explicit and committed by tokentrace alone; only committed records are read.
+CONSUMER: Final[dict[str, Any]] = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": True,
+    "isolation.level": "read_committed",
+    "auto.offset.reset": "error",
+}
+
+#: A message that was consumed must fit into a dead letter, so the limit on its size is the broker's alone.
+PRODUCER: Final[dict[str, Any]] = {"enable.idempotence": True, "message.max.bytes": 1_000_000_000}
+
+TRANSACTIONAL: Final[dict[str, Any]] = {
+    "transaction.timeout.ms": int(TRANSACTION_TIMEOUT_S * 1000),
+    "linger.ms": 5,
+    "compression.type": "lz4",
+    # Rebootstrapping forgets the known brokers, and librdkafka's call that sends the offsets then waits forever for
+    # one of them (its issue 5511; see docs/decisions/007).
+    "metadata.recovery.strategy": "none",
+}
+
+
+class KafkaClients:
+    """Makes the clients of one process. Every method raises UsageError for a property that librdkafka rejects."""
+
+    def __init__(
+        self,
+        *,
+        bootstrap_servers: str,
+        client_id: str = "",
+        properties: Mapping[str, Any] | None = None,
+        consumer_type: Callable[..., Consumer] = Consumer,
+        producer_type: Callable[..., Producer] = Producer,
+        admin_type: Callable[..., AdminClient] = AdminClient,
+    ) -> None:
+        """properties: librdkafka properties as configured; those that tokentrace sets win. The types: for tests."""
+        self.bootstrap_servers = bootstrap_servers
+        self._properties = dict(properties or {})
+        self._base = {"bootstrap.servers": bootstrap_servers} | ({"client.id": client_id} if client_id else {})
+        self._consumer_type = consumer_type
+        self._producer_type = producer_type
+        self._admin_type = admin_type
+
+    def consumer(
+        self,
+        *,
+        group_id: str,
+        settings: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
+        on_error: Callable[[KafkaError], None] | None = None,
+    ) -> Consumer:
+        """Make a consumer. settings: properties that win; defaults: properties that the configuration may override.
+
+        on_error gets errors that concern no single message; without it librdkafka logs them.
+        """
+        config = {**(defaults or {}), **self._properties, **self._base, **CONSUMER, "group.id": group_id}
+        callbacks = {} if on_error is None else {"error_cb": on_error}
+        return self._make(self._consumer_type, {**config, **(settings or {}), **callbacks})
+
+    def producer(self, settings: Mapping[str, Any] | None = None) -> Producer:
+        """Make an idempotent producer."""
+        return self._make(self._producer_type, {**self._properties, **self._base, **PRODUCER, **(settings or {})})
+
+    def transactional_producer(self, transactional_id: str) -> Producer:
+        """Make a producer for transactions. Only `TransactionalProducer` uses one."""
+        return self.producer({**TRANSACTIONAL, "transactional.id": transactional_id})
+
+    def admin(self) -> AdminClient:
+        """Make an admin client."""
+        return self._make(self._admin_type, {**self._properties, **self._base})
+
+    def unreachable(self, error: KafkaError | None = None) -> str:
+        """Return the sentence for brokers that do not answer. error: how the request ended."""
+        if error is None:
+            return f"No Kafka broker answers at {self.bootstrap_servers}."
+        return f"No Kafka broker answers at {self.bootstrap_servers} ({error.str()}); check kafka.bootstrap_servers."
+
+    @staticmethod
+    def _make(client_type: Callable[..., _Client], config: Mapping[str, Any]) -> _Client:
+        try:
+            return client_type(dict(config), logger=_log)
+        except KafkaException as failure:
+            raise UsageError(f"kafka.properties: {error_of(failure).str()}.") from failure
+
+
+class EmbeddedBroker:
+    """librdkafka's mock cluster, inside this process, for as long as this object lives. It has no transactions."""
+
+    def __init__(self) -> None:
+        self._cluster = Producer({"test.mock.num.brokers": 1}, logger=_log)
+        brokers = self._cluster.list_topics(timeout=10.0).brokers
+        self.bootstrap_servers = ",".join(f"{broker.host}:{broker.port}" for broker in brokers.values())
+
+    def create_topic(self, name: str) -> None:
+        """Create a topic; the mock cluster gives it 4 partitions."""
+        self._cluster.list_topics(name, timeout=10.0)

@@ -1,0 +1,153 @@
+"""Reading a topic whole: every committed record, from a start to the end that the topic has now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar
+
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Message as Message
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.errors import TRANSIENT, error_of
+
+#: How long a topic may stand still before reading it is given up. An open transaction holds readers back for at most
+#: its own time-out, which is far shorter.
+STALL_TIMEOUT_S: Final = 60.0
+REQUEST_TIMEOUT_S: Final = 15.0
+#: Pause between two requests whose answer may differ.
+RETRY_S: Final = 0.1
+
+_SETTINGS: Final[dict[str, Any]] = {
+    "auto.offset.reset": "earliest",
+    "fetch.queue.backoff.ms": 10,
+    "fetch.wait.max.ms": 50,
+}
+
+_T = TypeVar("_T")
+
+
+def retry_transient(request: Callable[[], _T], timeout_s: float) -> _T:
+    """Make a request again while its error is transient. Raises the last KafkaException, after `timeout_s` at most."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return request()
+        except KafkaException as failure:
+            if error_of(failure).code() not in TRANSIENT or time.monotonic() >= deadline_s:
+                raise
+        time.sleep(RETRY_S)
+
+
+def partition_count(admin: AdminClient, topic: str, timeout_s: float = STALL_TIMEOUT_S) -> int:
+    """Return the topic's number of partitions; a topic that was created a moment ago has none at first.
+
+    Raises FatalError if there are none in time.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        count = len(admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic].partitions)
+        if count:
+            return count
+        if time.monotonic() >= deadline_s:
+            raise FatalError(f"Topic {topic!r} has no partitions.")
+        time.sleep(RETRY_S)
+
+
+class TopicReader:
+    """Reads one topic whole, without joining a group or committing."""
+
+    def __init__(self, clients: KafkaClients, topic: str, group_id: str) -> None:
+        """group_id: librdkafka requires one and ACLs apply to it."""
+        self._clients = clients
+        self._topic = topic
+        self._group_id = group_id
+
+    def exists(self) -> bool:
+        """Raises UsageError if no broker answers."""
+        try:
+            topics = self._clients.admin().list_topics(timeout=REQUEST_TIMEOUT_S).topics
+        except KafkaException as failure:
+            raise UsageError(self._clients.unreachable(error_of(failure))) from failure
+        return self._topic in topics
+
+    def partition_count(self) -> int:
+        """Return the topic's number of partitions. Raises FatalError if it has none."""
+        return partition_count(self._clients.admin(), self._topic)
+
+    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
+        """Give every committed record from `starts` to the end that the partitions have now, each partition in order.
+
+        starts: partition -> first offset. Waits for the transactions that are open below that end. Raises FatalError
+        if the topic cannot be read.
+        """
+        admin = self._clients.admin()
+        ends = self._end_offsets(admin, list(starts), IsolationLevel.READ_UNCOMMITTED)
+        ends = {partition: end for partition, end in ends.items() if end > starts[partition]}
+        if not ends:
+            return
+        self._await_transactions(admin, ends)
+        consumer = self._clients.consumer(group_id=self._group_id, settings=_SETTINGS)
+        try:
+            consumer.assign([TopicPartition(self._topic, partition, starts[partition]) for partition in ends])
+            deadline_s = time.monotonic() + STALL_TIMEOUT_S
+            while ends:
+                messages = consumer.consume(5000, 0.05)
+                if messages:
+                    deadline_s = time.monotonic() + STALL_TIMEOUT_S
+                elif time.monotonic() > deadline_s:
+                    raise FatalError(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
+                for message in messages:
+                    yield from self._take(message, ends)
+        finally:
+            consumer.close()
+
+    def _take(self, message: Message, ends: dict[int, int]) -> Iterator[Message]:
+        """Give the message if it is a record below its partition's end; remove the partition at its end."""
+        error = message.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            raise FatalError(f"Topic {self._topic!r} cannot be read: {error.str()}.")
+        partition, offset = message.partition(), message.offset()
+        assert partition is not None
+        assert offset is not None
+        if partition not in ends:
+            return
+        if error is None:
+            if offset < ends[partition]:
+                yield message
+            offset += 1
+        # Markers of transactions have offsets too: a partition may end behind its last record.
+        if offset >= ends[partition]:
+            del ends[partition]
+
+    def _await_transactions(self, admin: AdminClient, ends: Mapping[int, int]) -> None:
+        """Wait for the transactions that are open below these ends: readers do not see past them."""
+        deadline_s = time.monotonic() + STALL_TIMEOUT_S
+        while True:
+            readable = self._end_offsets(admin, list(ends), IsolationLevel.READ_COMMITTED)
+            if all(readable[partition] >= end for partition, end in ends.items()):
+                return
+            if time.monotonic() > deadline_s:
+                raise FatalError(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
+            time.sleep(RETRY_S / 2)
+
+    def _end_offsets(self, admin: AdminClient, partitions: list[int], isolation: IsolationLevel) -> dict[int, int]:
+        """Return partition -> its end offset, before (read committed) or behind open transactions."""
+        if not partitions:
+            return {}
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(self._topic, partition): latest for partition in partitions}
+
+        def request() -> dict[int, int]:
+            answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
+            return {asked.partition: int(answer.result().offset) for asked, answer in answers.items()}
+
+        try:
+            return retry_transient(request, STALL_TIMEOUT_S)
+        except KafkaException as failure:
+            raise FatalError(
+                f"The end of topic {self._topic!r} cannot be found: {error_of(failure).str()}."
+            ) from failure

@@ -1,0 +1,196 @@
+"""Transactions: the only code that begins, commits or aborts one, and that tells the errors of one apart.
+
+A transaction holds records and, where there are any, the offsets of a group member. None is open between commits: an
+open one holds up everyone who reads committed data, and every read of the group's offsets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+
+from tokentrace.errors import FatalError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.errors import MEMBERSHIP_LOST, PRODUCER_FENCED, UNAUTHORIZED, error_of
+from tokentrace.kafka.outcome import Outcome
+from tokentrace.kafka.producer import Record, produce
+
+log = logging.getLogger(__name__)
+
+#: How long one call may wait for the brokers before it is made again.
+STEP_TIMEOUT_S: Final = 10.0
+#: How often a call that is retried is logged.
+LOG_INTERVAL_S: Final = 5.0
+
+
+class Watchdog:
+    """Ends the process when a call does not return long after its own time-out.
+
+    librdkafka can lose such a call forever. A worker that hangs keeps its partitions; one that ends is restarted and
+    continues from the committed state.
+    """
+
+    def __init__(self, call: str, timeout_s: float = 4 * STEP_TIMEOUT_S) -> None:
+        self._call = call
+        self._timer = threading.Timer(timeout_s, self._on_timeout)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _on_timeout(self) -> None:
+        log.critical("The Kafka library does not return from %s; exiting, to continue after a restart.", self._call)
+        logging.shutdown()
+        os._exit(1)
+
+
+def close_producer(producer: Producer) -> None:
+    """Close a transactional producer between its transactions; what may be queued is dropped."""
+    producer.purge()
+    # It raises for a producer that is fenced or unauthorized, which was reported already.
+    with suppress(KafkaException):
+        producer.flush(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who commits, for the messages of errors.
+
+    replica: the worker.replica_id that has to be unique. rights: what Kafka has to allow, as the end of a sentence
+    that begins with "It has to be allowed".
+    """
+
+    transactional_id: str
+    replica: str
+    rights: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """Offsets of a topic to commit for a group member. positions: partition -> next offset to read.
+
+    member: gives the consumer's group metadata; called when the offsets are sent, after the records.
+    """
+
+    topic: str
+    positions: Mapping[int, int]
+    member: Callable[[], Any]
+
+
+class TransactionalProducer:
+    """Commits records and offsets atomically, one transaction a commit. Used by one thread."""
+
+    def __init__(self, clients: KafkaClients, identity: Identity, retry_for_s: float | None = None) -> None:
+        """retry_for_s: how long a call is retried while the brokers are away; None: until its result is known."""
+        self._identity = identity
+        self._retry_for_s = retry_for_s
+        self._producer = clients.transactional_producer(identity.transactional_id)
+
+    def start(self) -> None:
+        """Fence a predecessor of the same transactional id and finish its transaction.
+
+        Raises FatalError when Kafka does not accept this producer.
+        """
+        try:
+            self._retry_retriable("init_transactions", lambda: self._producer.init_transactions(STEP_TIMEOUT_S))
+        except KafkaException as failure:
+            raise FatalError(
+                f"Kafka cannot start transactions with the transactional id {self._identity.transactional_id!r} "
+                f"({error_of(failure).str()})."
+            ) from failure
+
+    def commit(self, records: Iterable[Record], offsets: Offsets | None = None) -> Outcome:
+        """Write the records and commit the offsets, all or nothing.
+
+        1. Begin a transaction.
+        2. Produce the records.
+        3. Send the offsets to the transaction.
+        4. Commit it.
+
+        A step that fails aborts the transaction. Raises FatalError when this producer is fenced or unauthorized, or
+        when the transaction can be neither committed nor aborted.
+        """
+        try:
+            self._producer.begin_transaction()  # 1
+            for record in records:  # 2
+                produce(self._producer, record)
+            self._send_offsets(offsets)  # 3
+            self._commit_transaction()  # 4
+        except KafkaException as failure:
+            return self._abort(error_of(failure))
+        return Outcome.COMMITTED
+
+    def close(self) -> None:
+        """Free the connections. Nothing is open between commits."""
+        close_producer(self._producer)
+
+    def _send_offsets(self, offsets: Offsets | None) -> None:
+        if offsets is None:
+            return
+        positions = [TopicPartition(offsets.topic, partition, next_) for partition, next_ in offsets.positions.items()]
+        with Watchdog("send_offsets_to_transaction"):
+            self._producer.send_offsets_to_transaction(positions, offsets.member(), STEP_TIMEOUT_S)
+
+    def _commit_transaction(self) -> None:
+        """Retry until the outcome is known: giving up earlier could lose or duplicate the commit."""
+        self._retry_retriable("commit_transaction", lambda: self._producer.commit_transaction(STEP_TIMEOUT_S))
+
+    # -- errors ------------------------------------------------------------------------------------------------------
+
+    def _retry_retriable(self, name: str, call: Callable[[], object]) -> None:
+        """Retry a call on retriable errors. Raises KafkaException for any other."""
+        began_s = logged_s = time.monotonic()
+        while True:
+            try:
+                call()
+                return
+            except KafkaException as failure:
+                error = error_of(failure)
+                self._raise_if_fatal(error)
+                if error.txn_requires_abort() or not error.retriable():
+                    raise
+                now_s = time.monotonic()
+                if self._retry_for_s is not None and now_s >= began_s + self._retry_for_s:
+                    raise
+                if now_s >= logged_s + LOG_INTERVAL_S:
+                    logged_s = now_s
+                    log.warning("Kafka does not finish %s (%s); retrying.", name, error.str())
+
+    def _abort(self, error: KafkaError) -> Outcome:
+        """Abort the transaction, and classify the error that made it fail."""
+        self._raise_if_fatal(error)
+        try:
+            self._retry_retriable("abort_transaction", lambda: self._producer.abort_transaction(STEP_TIMEOUT_S))
+        except KafkaException as failure:
+            raise FatalError(
+                f"A transaction could be neither committed ({error.str()}) nor aborted ({error_of(failure).str()}); "
+                "none of it is shown, and a restart continues from the committed state."
+            ) from failure
+        if error.code() in MEMBERSHIP_LOST:
+            log.warning("Lost group membership (%s); rewinding to the committed offsets.", error.str())
+            return Outcome.DROPPED
+        log.warning("The commit was aborted (%s); retrying.", error.str())
+        return Outcome.RETRY
+
+    def _raise_if_fatal(self, error: KafkaError) -> None:
+        """Raise FatalError if no transaction of this producer will be accepted any more."""
+        if error.code() in UNAUTHORIZED:
+            raise FatalError(
+                f"Kafka does not let this worker commit ({error.str()}). It has to be allowed {self._identity.rights}."
+            )
+        if error.fatal() or error.code() in PRODUCER_FENCED:
+            raise FatalError(
+                f"Kafka no longer accepts this worker's transactions ({error.str()}). Another worker with the replica "
+                f"id {self._identity.replica!r} may have started: give every worker its own worker.replica_id."
+            )
