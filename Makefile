@@ -34,9 +34,11 @@ bench: setup $(SERVICES) ## Measure speed, memory and latency against baselines 
 fuzz: setup ## Compare the two decoders on random bytes for ten minutes (ARGS="--seconds 60")
 	$(BIN)/python -m tests.fuzz.fuzz_decode $(ARGS)
 
-lint: setup ## Check style and types
+lint: setup ## Check style, types, spelling and language
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python -m tests.language
 	$(BIN)/mypy
 
 format: setup ## Format the code

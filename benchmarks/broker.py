@@ -1,5 +1,7 @@
-"""The broker that the benchmarks run against: the real Kafka of the tests, with the memory of a real one, and topics
-filled with a workload."""
+"""The broker that the benchmarks run against.
+
+It is the real Kafka of the tests, with the memory of a production broker and topics filled with a workload.
+"""
 
 from __future__ import annotations
 

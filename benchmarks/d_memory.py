@@ -1,5 +1,6 @@
-"""(d) Memory: the resident size of a `tokentrace worker` process that catches up on a topic while it is scraped every
-second, at its highest.
+"""(d) Memory: the highest resident size of a worker.
+
+A `tokentrace worker` process catches up on a topic while it is scraped every second.
 """
 
 from __future__ import annotations

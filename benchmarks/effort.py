@@ -9,29 +9,24 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """repeats: turns of a figure. spans: of the decode figure, a turn. baseline_spans: of the slower baselines, a turn.
-    topic_spans: in the topic of the end-to-end figure. commit_interval: of the end-to-end figure; a run needs several
-    commits. seconds: of the figures that go by the clock. more_groups: over which the worker is measured end to end
-    besides. guarantee_spans: in the topic of the guarantees, by commit interval: enough for some commits. alert_spans:
-    in the topic of the alerts. restored_groups: of which a restart reads the totals. rules, alert_groups: that are
-    evaluated."""
+    """Amount of work in a run of the benchmarks; spans are counted per turn unless another unit is given."""
 
-    repeats: int
+    repeats: int  # turns of a figure
     process_repeats: int
-    spans: int
-    baseline_spans: int
-    topic_spans: int
+    spans: int  # of the decode figure
+    baseline_spans: int  # of the slower baselines
+    topic_spans: int  # in the topic of the end-to-end figure
     groups: tuple[int, ...]
-    more_groups: tuple[int, ...]
+    more_groups: tuple[int, ...]  # further group counts of the end-to-end figure
     series: tuple[int, ...]
     memory_groups: tuple[int, ...]
     memory_spans: int
     scraped_series: int
-    commit_interval: str
-    seconds: float
-    guarantee_spans: Mapping[str, int]
-    alert_spans: int
-    restored_groups: tuple[int, ...]
+    commit_interval: str  # of the end-to-end figure; a run needs several commits
+    seconds: float  # of the figures that run for a fixed time
+    guarantee_spans: Mapping[str, int]  # commit interval -> spans in the topic, enough for several commits
+    alert_spans: int  # in the topic of the alerts
+    restored_groups: tuple[int, ...]  # groups whose totals a restart reads
     rules: int
     alert_groups: int
 

@@ -1,5 +1,6 @@
-"""(h) Restore: how long a replica that has counted many groups takes to read its totals back when it starts, by its
-own `tokentrace_worker_restore_duration_seconds`.
+"""(h) Restore: the time that a replica with many groups takes to read its totals back when it starts.
+
+The figure is the replica's `tokentrace_worker_restore_duration_seconds`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What a fleet of tokentrace needs, by formulas, and a simulation that checks them: python docs/sizing.py
+"""Size a fleet of tokentrace by formulas, and check them by a simulation.
+
+Run `python docs/sizing.py`.
 
 The formulas are those of `docs/sizing.md`, whose table is written from here by `make docs`. The simulation draws every
 replica's spans of several commits from groups of very unequal size (Zipf) and counts the cells that each commit really

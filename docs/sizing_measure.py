@@ -1,4 +1,6 @@
-"""Measure the constants of `docs/sizing.py` on this machine: python docs/sizing_measure.py
+"""Measure the constants of `docs/sizing.py` on this machine.
+
+Run `python docs/sizing_measure.py`.
 
 Spans by the traffic generator, over as many groups as asked for; the package's own engine, codec and renderer. One
 core, no Kafka: what a commit writes is encoded and measured, not sent.

@@ -1,4 +1,6 @@
-"""`tokentrace worker` that kills itself at one point: python -m tests.chaos.crashing POINT COUNT worker --config PATH
+"""A `tokentrace worker` that kills itself at one point.
+
+Run `python -m tests.chaos.crashing POINT COUNT worker --config PATH`.
 
 The points are put around the product's own methods from here; the product has no hook for it.
 """

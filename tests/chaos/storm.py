@@ -71,8 +71,11 @@ class Storm:
         rate: int = 2000,
         settle_s: float = 90.0,
     ) -> None:
-        """sections: of the configuration, over the storm's own. make: how a replica is made. settle_s: how long what
-        was published may take to be shown at the end."""
+        """Prepare a storm.
+
+        sections: configuration sections that override the storm's. make: builds a replica. settle_s: time limit for
+        the published spans to be shown at the end.
+        """
         self._settle_s = settle_s
         self._rng = random.Random(seed)
         self._broker = KafkaBroker(folder / "kafka")

@@ -120,6 +120,14 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
 
 
 @pytest.mark.timeout(600)
+def test_image_has_the_marker_of_typed_packages(image: Image) -> None:
+    """The image installs the wheel, so the wheel has the marker, too."""
+    assert [path.parent.name for path in image.root.rglob("py.typed") if path.parent.name == "tokentrace"] == [
+        "tokentrace"
+    ]
+
+
+@pytest.mark.timeout(600)
 def test_what_the_image_runs_serves_and_is_healthy(image: Image, kafka: KafkaBroker, topic: str) -> None:
     """The entry point and the command as they are; the configuration beside them says which Kafka."""
     port = free_port()

@@ -59,8 +59,10 @@ class KafkaBroker:
     """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret)."""
 
     def __init__(self, folder: Path, port: int | None = None, ask_for_rights: bool = False) -> None:
-        """ask_for_rights: alice may do only what access control lists say. Raises Unavailable where there is no Java or
-        no Kafka."""
+        """Prepare a broker; Unavailable is raised without Java or without Kafka.
+
+        ask_for_rights: alice may do only what access control lists allow.
+        """
         if shutil.which("java") is None:
             raise Unavailable("Java is not installed")
         if not READY.exists():

@@ -119,8 +119,10 @@ class RollupReader:
         return rows.minutes, np.array(groups, np.int64), rows.statuses, values
 
     def _offsets(self, pattern: int) -> Ints:
-        """Column -> how many numbers behind the first sum it is, -1 where it is 0 and not written. pattern: bit i is
-        set where histogram i is written."""
+        """Return column -> its distance from the first sum in numbers, -1 where it is 0 and not written.
+
+        pattern: bit i is set where histogram i is written.
+        """
         found = self._patterns.get(pattern)
         if found is None:
             offsets = np.full(self._layout.width, -1, np.int64)
@@ -174,8 +176,11 @@ class RollupReader:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """r rows. minutes, statuses: int64[r]. names_begin, names_end: int64[r], bytes. sums: int64[r], the number that is
-    the first sum. present: bool[r, histograms], whether its buckets are written."""
+    """Positions of r rows.
+
+    minutes, statuses: int64[r]. names_begin, names_end: int64[r], bytes. sums: int64[r], the number that is the first
+    sum. present: bool[r, histograms], true where the buckets are written.
+    """
 
     minutes: Ints
     statuses: Ints
@@ -199,8 +204,10 @@ class _Numbers:
         return self._decoded(self._end(places - 1) + 1, self._end(places))
 
     def rows(self, sums: int, arrays: Sequence[tuple[int, int, bool]]) -> _Rows:
-        """All rows, of `sums` numbers and then these arrays. Raises _NotPlain unless they are one block, and all there
-        is."""
+        """Return all rows, of `sums` numbers and then these arrays.
+
+        Raises _NotPlain unless they are one block that ends with the record.
+        """
         count = int(self._decoded(np.zeros(1, np.int64), self._ends[:1])[0]) if len(self._ends) else -1
         if count < 0:
             raise _NotPlain

@@ -31,7 +31,7 @@ class Document:
 
 
 def dotted(path: Path_) -> str:
-    """`alerts[2].window`"""
+    """Return the path as text, such as `alerts[2].window`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part

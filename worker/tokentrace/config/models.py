@@ -335,7 +335,7 @@ class Pricing(Section):
 
 
 class Config(Section):
-    """tokentrace.yml"""
+    """The configuration file, `tokentrace.yml`."""
 
     kafka: Kafka = Kafka()
     schema_registry: SchemaRegistry = SchemaRegistry()

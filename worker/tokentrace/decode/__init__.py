@@ -73,8 +73,9 @@ class SpanDecoder:
         identity: bool = True,
         max_decoders: int = MAX_DECODERS,
     ) -> None:
-        """columnar: False decodes every schema by fastavro, for comparison. identity: whether trace and span ids are
-        wanted.
+        """Prepare a decoder.
+
+        columnar: False decodes every schema by fastavro, for comparison. identity: True keeps trace and span ids.
         """
         self._identity = identity
         self._schemas = schemas

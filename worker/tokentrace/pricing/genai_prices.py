@@ -50,8 +50,10 @@ class PublishedPrices:
 
 
 def plan_of(info: ModelInfo) -> Plan | None:
-    """The plan of one entry of the table; None where it has no price for tokens. Raises ValueError as the library does
-    for prices that it cannot charge by."""
+    """Return the plan of one entry of the table; None where it has no price for tokens.
+
+    Raises ValueError, as the library does, for prices that it cannot charge by.
+    """
     if isinstance(info.prices, ModelPrice):
         conditional = [(ALWAYS, info.prices)]
     else:

@@ -81,8 +81,11 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """When a price list holds: from `since_us` (microseconds since the epoch) on, and each day (UTC) for
-    `daily_for_us` from `daily_from_us` after midnight on, into the next day if need be."""
+    """Validity of a price list.
+
+    It holds from `since_us` (microseconds since the epoch) on, and every day (UTC) for `daily_for_us` from
+    `daily_from_us` after midnight on, into the next day if need be.
+    """
 
     since_us: int = -(1 << 63)
     daily_from_us: int = 0

@@ -89,8 +89,10 @@ class StateReader:
     def restore(
         self, replica: str, layout: Layout, groups: GroupIndex, source_topic: str
     ) -> tuple[Totals | None, dict[int, int]]:
-        """(the replica's totals with their groups entered into `groups`, or None before its first commit; partition ->
-        the highest offset up to which any replica in the same state partition has counted).
+        """Return (totals, positions) of the replica.
+
+        totals: with their groups entered into `groups`, or None before the first commit. positions: partition -> the
+        highest offset up to which any replica in the same state partition has counted.
 
         Raises FatalError where the state cannot be used.
         """
@@ -122,7 +124,7 @@ class StateReader:
         return totals, counted_up_to(codec, stored.values(), source_topic)
 
     def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
-        """replica -> what these partitions hold of it, as it is committed now."""
+        """Return replica -> its committed records in these partitions."""
         found: dict[str, Stored] = {}
         for message in self.messages(list(partitions)):
             key = parse_key(message.key())
@@ -201,7 +203,7 @@ class StateReader:
             time.sleep(0.05)
 
     def _ends(self, partitions: list[int], isolation: IsolationLevel) -> dict[int, int]:
-        """partition -> its end, before or behind open transactions; empty partitions are left out."""
+        """Return partition -> its end, before or after open transactions; empty partitions are left out."""
         admin = AdminClient(self._config, logger=_log)
         wanted = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in partitions}
         if not wanted:
