@@ -1,47 +1,55 @@
-"""tokentrace's own topics: made with the right settings where they are missing, checked where they are not.
+"""tokentrace's own topics: created with the right settings if they are missing, checked if they are there.
 
-A topic with settings that would lose data is refused with the command that mends it; nothing is changed silently.
+A topic with settings that would lose data is rejected with the command that fixes it; nothing is changed silently.
 """
 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclOperation,
-    AdminClient,
     ConfigResource,
     NewTopic,
     ResourceType,
+    TopicDescription,
 )
 
 from tokentrace.errors import FatalError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.errors import UNAUTHORIZED, error_of
+from tokentrace.kafka.reader import partition_count, retry_transient
+
+_T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 15.0
 
-#: Room for the headers that a dead letter has more than the message that it carries.
+#: How long a topic that was created a moment ago may be unknown to the brokers.
+NEW_TOPIC_TIMEOUT_S: Final = 15.0
+
+#: Room for the headers that a dead letter adds to its message.
 DEAD_LETTER_MARGIN_BYTES: Final = 64 * 1024
 DEFAULT_MAX_MESSAGE_BYTES: Final = 1048588
 
 READ: Final = (AclOperation.READ,)
 WRITE: Final = (AclOperation.WRITE,)
 
-#: Replicas are spread over them by name.
+#: Replicas are spread over the partitions by name.
 STATE_PARTITIONS: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic that tokentrace owns. settings: those it is made with. required: those it is refused without.
+    """A topic that tokentrace owns.
 
-    A required setting holds as text, or as a number where `at_least` names it. operations: what a worker does with it.
+    settings: the settings it is created with. required: the settings without which it is rejected, compared as text, or
+    as a lower bound if `at_least` names them. operations: what a worker does with the topic.
     """
 
     name: str
@@ -49,12 +57,12 @@ class TopicSpec:
     settings: Mapping[str, str]
     required: Mapping[str, str]
     at_least: frozenset[str] = frozenset()
-    exactly_so_many_partitions: bool = False
+    fixed_partitions: bool = False
     operations: Sequence[AclOperation] = READ + WRITE
 
 
 def state_topic(name: str) -> TopicSpec:
-    """Totals by replica and group, compacted: the last record of each key is kept for good."""
+    """Totals by replica and group, compacted: the last record of each key is kept forever."""
     settings = {
         "cleanup.policy": "compact",
         "min.cleanable.dirty.ratio": "0.1",
@@ -66,22 +74,20 @@ def state_topic(name: str) -> TopicSpec:
 
 
 def rollups_topic(name: str, evaluated: bool) -> TopicSpec:
-    """Increments by commit. One partition: one replica of the group reads all of them, where alerts are evaluated."""
+    """Increments by commit. One partition, so that one replica reads all of them and evaluates the alerts."""
     settings = {
         "cleanup.policy": "delete",
         "retention.ms": str(7 * 24 * 3600 * 1000),
         "max.message.bytes": str(8 << 20),
     }
     operations = READ + WRITE if evaluated else WRITE
-    return TopicSpec(
-        name, 1, settings, {"cleanup.policy": "delete"}, exactly_so_many_partitions=True, operations=operations
-    )
+    return TopicSpec(name, 1, settings, {"cleanup.policy": "delete"}, fixed_partitions=True, operations=operations)
 
 
 def ids_topic(name: str, partitions: int) -> TopicSpec:
-    """What worker.deduplicate remembers, compacted: as many partitions as what it remembers spans of.
+    """The state of worker.deduplicate, compacted: as many partitions as the source topic has.
 
-    A new owner of a partition reads what was written of it since the topic was compacted, so that is done often.
+    A new owner of a partition reads everything since the last compaction, so the topic is compacted often.
     """
     settings = {
         "cleanup.policy": "compact",
@@ -95,7 +101,7 @@ def ids_topic(name: str, partitions: int) -> TopicSpec:
 
 
 def alerts_topic(name: str) -> TopicSpec:
-    """What fired, and the evaluator's memory; compacted. One partition: its records have an order."""
+    """Alerts and the evaluator's state, compacted. One partition, so that the records have an order."""
     settings = {
         "cleanup.policy": "compact",
         "min.cleanable.dirty.ratio": "0.1",
@@ -103,89 +109,86 @@ def alerts_topic(name: str) -> TopicSpec:
         "max.compaction.lag.ms": str(3600 * 1000),
         "max.message.bytes": str(8 << 20),
     }
-    return TopicSpec(name, 1, settings, {"cleanup.policy": "compact"}, exactly_so_many_partitions=True)
+    return TopicSpec(name, 1, settings, {"cleanup.policy": "compact"}, fixed_partitions=True)
 
 
 class Topics:
-    """Makes and checks topics through one admin client."""
+    """Creates and checks topics. Every method raises FatalError when Kafka answers with an error."""
 
-    def __init__(self, client_config: Mapping[str, Any]) -> None:
-        self._admin = AdminClient(dict(client_config), logger=logging.getLogger("librdkafka"))
+    def __init__(self, clients: KafkaClients) -> None:
+        self._clients = clients
+        self._admin = clients.admin()
 
     def dead_letters(self, name: str, source_topic: str) -> TopicSpec:
-        """The dead-letter topic, which must take every message that the source topic takes."""
+        """Return the dead-letter topic, which must take every message that the source topic takes."""
         limit = int(self._settings(source_topic).get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
         size = {"max.message.bytes": str(limit + DEAD_LETTER_MARGIN_BYTES)}
-        kept = {"cleanup.policy": "delete", "retention.ms": str(14 * 24 * 3600 * 1000)}
+        retention = {"cleanup.policy": "delete", "retention.ms": str(14 * 24 * 3600 * 1000)}
         required = {"max.message.bytes": str(limit)}
-        return TopicSpec(name, 1, {**kept, **size}, required, frozenset(size), operations=WRITE)
+        return TopicSpec(name, 1, {**retention, **size}, required, frozenset(size), operations=WRITE)
 
     def ids(self, name: str, source_topic: str) -> TopicSpec:
-        """The topic of `ids_topic` for this source topic."""
+        """Return the topic of `ids_topic` for this source topic."""
         return ids_topic(name, self._partitions(source_topic))
 
     def ensure(self, specs: Sequence[TopicSpec]) -> None:
-        """Create what is missing and check what is there. Raises FatalError with the command that mends it."""
-        cluster = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+        """Create the topics that are missing and check the others.
+
+        Raises FatalError with the command that creates or fixes a topic.
+        """
+        try:
+            cluster = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+        except KafkaException as failure:
+            raise FatalError(self._clients.unreachable(error_of(failure))) from failure
         for spec in specs:
             if spec.name in cluster.topics or not self._create(spec, len(cluster.brokers)):
                 self._check(spec)
 
     def check_rights(self, needed: Mapping[str, Sequence[AclOperation]]) -> None:
-        """Whether this client may do what it is going to do. needed: topic -> operations.
+        """Check the ACLs of this client at the start, those included that it needs only after a restart.
 
-        A right that is only needed later, as that to read what was committed after a restart, is missed now. Raises
-        FatalError with all that are missing. Brokers that do not tell are believed.
+        needed: topic -> operations. Raises FatalError with all that are missing. A topic is skipped if the broker does
+        not report authorized operations, or does not allow this client to describe it.
         """
-        asked = TopicCollection(list(needed))
-        answers = self._admin.describe_topics(
-            asked, include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_S
-        )
         missing = []
-        for topic, answer in answers.items():
-            try:
-                allowed = answer.result().authorized_operations
-            except KafkaException as failure:
-                log.info("The rights to topic %s cannot be read: %s.", topic, failure.args[0].str())
-                continue
+        for topic, operations in needed.items():
+            description = self._ask(topic, "rights to", lambda topic=topic: self._describe(topic))  # type: ignore[misc]
+            allowed = None if description is None else description.authorized_operations
             if allowed is not None:
-                missing += [f"{each.name.capitalize()} on {topic}" for each in needed[topic] if each not in allowed]
+                missing += [f"{wanted.name.capitalize()} on {topic}" for wanted in operations if wanted not in allowed]
         if missing:
-            raise FatalError(
-                f"Kafka does not let this worker do all that it has to; missing: {', '.join(missing)}. Grant it with "
-                "kafka-acls.sh --add --allow-principal."
-            )
+            raise FatalError(f"Missing Kafka ACLs: {', '.join(missing)}. Add them with kafka-acls.sh --add.")
 
     def retention_s(self, topic: str) -> float | None:
-        """How long a topic keeps its records, None where that is for good or cannot be known."""
+        """Return how long a topic keeps its records, in seconds; None for forever, or if it may not be described."""
         retention_ms = int(self._settings(topic).get("retention.ms", -1))
         return None if retention_ms < 0 else retention_ms / 1000
 
     def _create(self, spec: TopicSpec, brokers: int) -> bool:
-        """True when the topic was made; false when another worker was quicker."""
-        # One broker may fail without losing or stopping anything, where there are enough of them.
+        """Return True if the topic was created, False if another worker has created it."""
+        # With three brokers or more, one may fail without losing or stopping anything.
         settings = {**spec.settings, "min.insync.replicas": "2" if brokers >= 3 else "1"}
-        new = NewTopic(spec.name, spec.partitions, min(brokers, 3), config=settings)
+        topic = NewTopic(spec.name, spec.partitions, min(brokers, 3), config=settings)
         try:
-            self._admin.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[spec.name].result()
+            self._admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[spec.name].result()
         except KafkaException as failure:
-            error = failure.args[0]
+            error = error_of(failure)
             if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
-            given = " ".join(f"--config {key}={value}" for key, value in spec.settings.items())
+            options = " ".join(f"--config {key}={value}" for key, value in spec.settings.items())
             raise FatalError(
                 f"Topic {spec.name!r} cannot be created ({error.str()}); create it with: kafka-topics.sh --create "
-                f"--topic {spec.name} --partitions {spec.partitions} {given}"
+                f"--topic {spec.name} --partitions {spec.partitions} {options}"
             ) from failure
         log.info("Created topic %s.", spec.name)
         return True
 
     def _check(self, spec: TopicSpec) -> None:
         partitions = self._partitions(spec.name)
-        if spec.exactly_so_many_partitions and partitions != spec.partitions:
+        if spec.fixed_partitions and partitions != spec.partitions:
             raise FatalError(
                 f"Topic {spec.name!r} has {partitions} partitions and must have {spec.partitions}; delete it with: "
-                f"kafka-topics.sh --delete --topic {spec.name}, and the next worker makes it anew."
+                f"kafka-topics.sh --delete --topic {spec.name}, and the next worker to start recreates it."
             )
         actual = self._settings(spec.name)
         wrong = {
@@ -195,30 +198,45 @@ class Topics:
         }
         if wrong:
             found = ", ".join(f"{key}={actual[key]}" for key in wrong)
-            mended = ",".join(f"{key}={spec.settings.get(key, wanted)}" for key, wanted in wrong.items())
+            fixed = ",".join(f"{key}={spec.settings.get(key, wanted)}" for key, wanted in wrong.items())
             raise FatalError(
-                f"Topic {spec.name!r} has {found}, which could lose data; mend it with: kafka-configs.sh --alter "
-                f"--entity-type topics --entity-name {spec.name} --add-config {mended}"
+                f"Topic {spec.name!r} has {found}, which could lose data; fix it with: kafka-configs.sh --alter "
+                f"--entity-type topics --entity-name {spec.name} --add-config {fixed}"
             )
 
     def _partitions(self, topic: str) -> int:
-        """How many it has; a topic that another worker has made just now shows none for a moment."""
-        deadline_s = time.monotonic() + REQUEST_TIMEOUT_S
-        while True:
-            count = len(self._admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic].partitions)
-            if count or time.monotonic() > deadline_s:
-                return count
-            time.sleep(0.1)
+        return partition_count(self._admin, topic, NEW_TOPIC_TIMEOUT_S)
 
-    def _settings(self, topic: str) -> dict[str, str]:
-        """The topic's effective settings; empty where this user may not see them."""
+    def _settings(self, topic: str) -> Mapping[str, str]:
+        """Return the topic's effective settings; none if this client may not describe them."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
+
+        def request() -> dict[str, str]:
+            answer = self._admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource]
+            return {key: entry.value for key, entry in answer.result().items() if entry.value is not None}
+
+        return self._ask(topic, "settings of", request) or {}
+
+    def _describe(self, topic: str) -> TopicDescription:
+        answers = self._admin.describe_topics(
+            TopicCollection([topic]), include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_S
+        )
+        description: TopicDescription = answers[topic].result()
+        return description
+
+    def _ask(self, topic: str, what: str, request: Callable[[], _T]) -> _T | None:
+        """Make a request about a topic; None if this client is not authorized to make it.
+
+        A topic that was created a moment ago is unknown to some brokers for a while.
+        """
         try:
-            entries = self._admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource].result()
+            return retry_transient(request, NEW_TOPIC_TIMEOUT_S)
         except KafkaException as failure:
-            log.info("The settings of topic %s cannot be read: %s.", topic, failure.args[0].str())
-            return {}
-        return {key: entry.value for key, entry in entries.items() if entry.value is not None}
+            error = error_of(failure)
+            if error.code() not in UNAUTHORIZED:
+                raise FatalError(f"The {what} topic {topic!r} cannot be read: {error.str()}.") from failure
+            log.info("The %s topic %s may not be read: %s.", what, topic, error.str())
+            return None
 
 
 def _holds(actual: str, wanted: str, at_least: bool) -> bool:

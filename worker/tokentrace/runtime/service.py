@@ -40,11 +40,11 @@ from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import Moment, WorkerStats
 from tokentrace.runtime.allocator import tune_malloc
 from tokentrace.runtime.wiring import (
-    client_config,
     committer,
     deduplicator,
     evaluator_settings,
     http_settings,
+    kafka_clients,
     pricer,
     source_settings,
     writer_schemas,
@@ -164,7 +164,7 @@ class Service:
 
     def _ensure_topics(self) -> None:
         kafka = self._config.kafka
-        topics = Topics(client_config(self._config))
+        topics = Topics(kafka_clients(self._config))
         specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
         if self._config.worker.guarantee == "exactly_once":
             specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic, bool(self._config.alerts))]

@@ -19,6 +19,7 @@ from tokentrace.errors import ConfigError, SchemaError
 from tokentrace.exposition import (
     HttpSettings,
 )
+from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.source import KafkaSource, SourceSettings
 from tokentrace.model.measures import Layout
 from tokentrace.pricing import Pricer, Rates
@@ -32,6 +33,14 @@ def client_config(config: Config) -> dict[str, Any]:
         "bootstrap.servers": kafka.bootstrap_servers,
         "client.id": config.worker.replica_id,
     }
+
+
+def kafka_clients(config: Config) -> KafkaClients:
+    """The factory of every Kafka client of this process."""
+    kafka = config.kafka
+    return KafkaClients(
+        bootstrap_servers=kafka.bootstrap_servers, client_id=config.worker.replica_id, properties=kafka.properties
+    )
 
 
 def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: Layout) -> Committer:
