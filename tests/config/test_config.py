@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from tests.services import ROOT
 from tokentrace.config import Config, load_config
 from tokentrace.config.docs import _section, json_schema
-from tokentrace.config.models import OWNED_PROPERTIES
+from tokentrace.config.models import MANAGED_PROPERTIES
 from tokentrace.errors import ConfigError
 from tokentrace.model.durations import format_duration
 
@@ -226,7 +226,7 @@ def test_durations_are_shown_as_they_are_written(seconds: float, text: str) -> N
     assert format_duration(seconds) == text
 
 
-@pytest.mark.parametrize("name", OWNED_PROPERTIES)
+@pytest.mark.parametrize("name", MANAGED_PROPERTIES)
 def test_properties_that_correctness_rests_on_are_refused(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"kafka: {{properties: {{{name}: x}}}}")
     assert problem.startswith(f"kafka.properties: {name} is not yours to set here; use ")

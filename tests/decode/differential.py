@@ -19,7 +19,7 @@ from tokentrace.model.messages import Reject
 from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS, SpanBatch, SpanColumns
 
 #: Nothing is left to the reference for being too little, so that few messages show what many do.
-THOROUGH = {"min_rows": 0, "thin_rows": 0}
+THOROUGH = {"min_rows": 0, "sparse_rows": 0}
 
 
 def both_decoders(schema: Any, **options: int) -> tuple[FastavroDecoder, ColumnarDecoder | None]:
@@ -91,7 +91,7 @@ class Recorder(FastavroDecoder):
         return super().decode_into(columns, rows, start, end)
 
 
-def left_over(schema: Any, datums: Sequence[bytes], **options: int) -> list[int]:
+def fallback_rows(schema: Any, datums: Sequence[bytes], **options: int) -> list[int]:
     """The rows that the columnar decoder leaves to the reference, after both were seen to agree."""
     recorder = Recorder(schema)
     columnar = ColumnarDecoder.compile(schema, resolve(schema), recorder, **(THOROUGH | options))

@@ -347,14 +347,14 @@ def test_a_truncated_message_costs_one_reject_and_no_neighbour() -> None:
     datums = [datum(record) for record in records]
     spans, rejects = decode(SPAN_SCHEMA, datums[0], datums[1][:-1], datums[2])
     assert spans == [expected(records[0]), expected(records[2])]
-    error = "The bytes are not a datum of their writer schema: it ends in the middle of a value."
+    error = "The bytes are not a datum of their writer schema: the datum ends in the middle of a value."
     assert rejects == [Reject(1, "malformed", error)]
 
 
 @pytest.mark.parametrize("extra", [b"\0", b"\0\0", b"anything"])
 def test_bytes_after_the_end_are_malformed(extra: bytes) -> None:
     spans, rejects = decode(SPAN_SCHEMA, datum(span()) + extra)
-    error = f"The bytes are not a datum of their writer schema: {len(extra)} bytes follow its end."
+    error = f"The bytes are not a datum of their writer schema: {len(extra)} bytes follow the end of the datum."
     assert (spans, rejects) == ([], [Reject(0, "malformed", error)])
 
 

@@ -123,9 +123,9 @@ def test_each_reject_says_what_was_wrong() -> None:
         Reject(row, reason, reasons.WHOLE[reason])
         for row, reason in enumerate(["tombstone", "empty", "unknown_framing"])
     ]
-    confluent_error = "The value has no Confluent header (00 and a 4-byte schema id), which kafka.framing asks for."
+    confluent_error = "The value has no Confluent header (00 and a 4-byte schema id), which kafka.framing requires."
     assert frame([b"x"], "confluent").rejects == [Reject(0, "unknown_framing", confluent_error)]
-    single_error = "The value has no single-object header (C3 01 and a fingerprint), which kafka.framing asks for."
+    single_error = "The value has no single-object header (C3 01 and a fingerprint), which kafka.framing requires."
     assert frame([b"x"], "single_object").rejects == [Reject(0, "unknown_framing", single_error)]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.decode.helpers import record_schema
-from tokentrace.decode.resolve import MAX_NODES, resolve
+from tokentrace.decode.resolve import resolve
+from tokentrace.decode.schema_tree import MAX_NODES
 from tokentrace.errors import SchemaError
 
 NAMED = {"type": "fixed", "name": "F", "size": 2}
@@ -25,18 +26,18 @@ def doubling(levels: int) -> dict[str, Any]:
 UNUSABLE: dict[str, tuple[Any, str]] = {
     "not a record": ("string", "its top level is a string, not a record"),
     "an array": ({"type": "array", "items": "int"}, "its top level is an array, not a record"),
-    "no JSON schema at all": (7, "no valid Avro schema"),
-    "unknown type": (record_schema(model="strng"), "no valid Avro schema"),
-    "no fields": ({"type": "record", "name": "Span"}, "no valid Avro schema"),
-    "empty union": (record_schema(model=[]), "no valid Avro schema"),
-    "union in a union": (record_schema(model=["null", ["string"]]), "no valid Avro schema"),
-    "twice the same type": (record_schema(a=NAMED, b=NAMED), "no valid Avro schema"),
+    "no JSON schema at all": (7, "not a valid Avro schema"),
+    "unknown type": (record_schema(model="strng"), "not a valid Avro schema"),
+    "no fields": ({"type": "record", "name": "Span"}, "not a valid Avro schema"),
+    "empty union": (record_schema(model=[]), "not a valid Avro schema"),
+    "union in a union": (record_schema(model=["null", ["string"]]), "not a valid Avro schema"),
+    "twice the same type": (record_schema(a=NAMED, b=NAMED), "not a valid Avro schema"),
     "twice the same field": (
         {"type": "record", "name": "S", "fields": [{"name": "a", "type": "int"}, {"name": "a", "type": "int"}]},
-        "no valid Avro schema",
+        "not a valid Avro schema",
     ),
-    "fixed without a size": (record_schema(a={"type": "fixed", "name": "F", "size": -1}), "no valid Avro schema"),
-    "types without end": (doubling(7), f"its types come to more than {MAX_NODES}"),
+    "fixed without a size": (record_schema(a={"type": "fixed", "name": "F", "size": -1}), "not a valid Avro schema"),
+    "types without end": (doubling(7), f"the schema expands to more than {MAX_NODES} types"),
     "tokens as text": (record_schema(prompt_tokens="string"), "field 'prompt_tokens' is a string; prompt_tokens takes"),
     "tokens as a union of others": (
         record_schema(prompt_tokens=["string", "double"]),
@@ -60,12 +61,12 @@ def test_a_schema_that_is_no_span_is_refused_with_why(schema: Any, why: str) -> 
 
 def test_a_field_that_is_only_null_and_attributes_that_are_no_map_feed_nothing() -> None:
     schema = record_schema(model="string", cost_usd="null", attributes="string")
-    assert dict(resolve(schema).feeds) == {"model": "model"}
+    assert dict(resolve(schema).field_columns) == {"model": "model"}
 
 
 def test_the_name_goes_before_its_alias() -> None:
     schema = record_schema(cost="double", cost_usd="double", comp_tokens="long")
-    assert dict(resolve(schema).feeds) == {"cost_usd": "cost_usd", "comp_tokens": "completion_tokens"}
+    assert dict(resolve(schema).field_columns) == {"cost_usd": "cost_usd", "comp_tokens": "completion_tokens"}
 
 
 def test_namespaces_and_wrapped_types_are_followed() -> None:
@@ -81,7 +82,7 @@ def test_namespaces_and_wrapped_types_are_followed() -> None:
         ],
     }  # fmt: skip
     resolution = resolve(schema)
-    assert dict(resolution.feeds) == {"status": "status", "model": "model"}
+    assert dict(resolution.field_columns) == {"status": "status", "model": "model"}
     assert (resolution.recursive, resolution.unbounded) == (False, False)
 
 

@@ -35,7 +35,7 @@ with atheris.instrument_imports(include=["tokentrace.decode"]) if atheris else c
 
 #: Numbers of schemas; every fourth is the span's own.
 SCHEMAS = 4000
-OPTIONS = (THOROUGH, THOROUGH | {"chunk_rows": 3}, {"min_rows": 0, "patience": 2}, {"min_rows": 2})
+OPTIONS = (THOROUGH, THOROUGH | {"chunk_rows": 3}, {"min_rows": 0, "max_sparse_rounds": 2}, {"min_rows": 2})
 #: The length byte of a message that takes all that is left.
 REST = 255
 

@@ -23,8 +23,8 @@ def test_a_short_run_finds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_decoder_that_goes_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = Cursors.integer
 
-    def wrong(lanes: Cursors, wide: bool = False) -> np.ndarray[Any, Any]:
-        values = right(lanes, wide)
+    def wrong(cursors: Cursors, wide: bool = False) -> np.ndarray[Any, Any]:
+        values = right(cursors, wide)
         return np.where(values == -64, 64, values)
 
     monkeypatch.setattr(Cursors, "integer", wrong)

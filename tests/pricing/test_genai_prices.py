@@ -30,7 +30,7 @@ from tests.spanfactory import NOW_US, span
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.pricing import SOURCES, Pricer
-from tokentrace.pricing.genai_prices import PublishedPrices, plan_of
+from tokentrace.pricing.genai_prices import GenaiPrices, plan_of
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition
 from tokentrace.pricing.table import RateTable
 
@@ -199,13 +199,13 @@ def test_any_name_of_any_provider_costs_what_the_library_says(model: str, provid
 
 
 def test_no_name_at_all_has_no_price() -> None:
-    assert PublishedPrices().find("", "") is None
+    assert GenaiPrices().find("", "") is None
 
 
 def test_what_was_forgotten_is_found_again() -> None:
-    published = PublishedPrices()
+    published = GenaiPrices()
     first = published.find("gpt-4o", "openai")
-    published.forget()
+    published.clear_cache()
     assert published.find("gpt-4o", "openai") == first is not None
 
 
@@ -240,7 +240,7 @@ def charge(info: ModelInfo, prompt: int, cached: int, completion: int, moment_us
     plan = plan_of(info)
     assert plan is not None
     table = RateTable()
-    number = np.array([table.number(plan)], np.int32)
+    number = np.array([table.add(plan)], np.int32)
     counts = [np.array([count]) for count in (prompt, cached, completion)]
     return int(table.charge(number, *counts, lambda at: np.array([moment_us])[at])[0])
 
@@ -348,6 +348,6 @@ def test_prices_that_contradict_each_other_are_no_prices(monkeypatch: pytest.Mon
     broken = entry(price(None, "1", cache_read_mtok="1"))
     with pytest.raises(ValueError, match="Missing ancestor price for cache_read_tokens"):
         plan_of(broken)
-    published = PublishedPrices()
+    published = GenaiPrices()
     monkeypatch.setattr(published._snapshot, "find_provider_model", lambda *_: (providers[0], broken))
     assert published.find("m", "") is None

@@ -20,7 +20,7 @@ from tokentrace.errors import ConfigError
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.model.snapshot import Group
 from tokentrace.pricing import MAX_RATE_PER_1M, SOURCES, Pricer, Rates, pricer
-from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, Plan, PriceList, RateRow, Tier
+from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, PriceList, PricePlan, RateRow, Tier
 from tokentrace.pricing.table import NO_PLAN, RateTable
 
 
@@ -355,12 +355,12 @@ CONDITION = st.builds(
 
 
 @st.composite
-def plans(draw: st.DrawFn) -> Plan:
+def plans(draw: st.DrawFn) -> PricePlan:
     conditions = [*draw(st.lists(CONDITION, max_size=3)), ALWAYS]
     return tuple(draw(price_lists(condition)) for condition in conditions)
 
 
-def charged_alone(plan: Plan, prompt: int, cached: int, completion: int, moment_us: int) -> int:
+def charged_alone(plan: PricePlan, prompt: int, cached: int, completion: int, moment_us: int) -> int:
     for each in plan:
         when = each.condition
         if moment_us >= when.since_us and (moment_us - when.daily_from_us) % US_PER_DAY < when.daily_for_us:
@@ -382,11 +382,11 @@ CALL = st.tuples(st.integers(-1, 2), PROMPT, st.integers(0, MAX_TOKENS), st.inte
 
 @given(st.lists(plans(), min_size=1, max_size=3), st.lists(CALL, min_size=1, max_size=6))
 def test_a_batch_of_calls_is_charged_as_each_alone(
-    some: list[Plan], calls: list[tuple[int, int, int, int, int]]
+    some: list[PricePlan], calls: list[tuple[int, int, int, int, int]]
 ) -> None:
     table = RateTable()
-    numbers = [table.number(plan) for plan in some]
-    assert [table.number(plan) for plan in some] == numbers
+    numbers = [table.add(plan) for plan in some]
+    assert [table.add(plan) for plan in some] == numbers
     assert sorted(set(numbers)) == list(range(NO_PLAN + 1, len(set(some)) + 1))
     chosen = [(NO_PLAN if which < 0 else numbers[which % len(some)], *rest) for which, *rest in calls]
     plan, prompt, cached, completion, moments = (np.array(column, np.int64) for column in zip(*chosen, strict=True))

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
-from tokentrace.decode.resolve import parse
+from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
@@ -33,7 +33,7 @@ def by_fastavro(schema: Any, value: Any) -> bytes:
 
 def record(name: str, value: Any) -> bytes:
     schema = bundled_schema(name)
-    return SINGLE_OBJECT_MARKER + fingerprint_of(schema) + by_fastavro(parse(schema), value)
+    return SINGLE_OBJECT_MARKER + fingerprint_of(schema) + by_fastavro(parse_schema(schema), value)
 
 
 def counts(layout: Layout, row: list[int]) -> dict[str, Any]:

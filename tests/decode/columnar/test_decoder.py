@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.decode.differential import THOROUGH, Recorder, assert_agreement, both_decoders, left_over, run
+from tests.decode.differential import THOROUGH, Recorder, assert_agreement, both_decoders, fallback_rows, run
 from tests.decode.generate import Generator
 from tests.decode.helpers import record_schema, spans_of, write
 from tests.spanfactory import SPAN_SCHEMA, datum, message, random_span
@@ -44,7 +44,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 @given(SEEDS)
 def test_columnar_and_reference_agree_on_any_schema_and_any_bytes(seed: int) -> None:
     rng, schema, datums = random_batch(seed)
-    options = rng.choice((THOROUGH, THOROUGH, THOROUGH | {"chunk_rows": 4}, {"min_rows": 0, "patience": 3}))
+    options = rng.choice((THOROUGH, THOROUGH, THOROUGH | {"chunk_rows": 4}, {"min_rows": 0, "max_sparse_rounds": 3}))
     reference, columnar = both_decoders(schema, **options)
     if columnar is not None:
         assert_agreement(schema, datums, reference, columnar)
@@ -151,7 +151,7 @@ def test_status_and_labels_of_any_type() -> None:
         {key: value[1] if isinstance(value, tuple) else value for key, value in each.items()} for each in records
     ]
     datums = [write(schema, each) for each in records]
-    assert left_over(schema, datums) == []
+    assert fallback_rows(schema, datums) == []
 
 
 def test_the_score_is_found_among_keys_that_resemble_it() -> None:
@@ -161,7 +161,7 @@ def test_the_score_is_found_among_keys_that_resemble_it() -> None:
         dict.fromkeys(keys[:n], 0.5) | dict.fromkeys(keys[n:], value) for n in range(9) for value in (1, None, "x", 2.0)
     ]
     datums = [write(schema, {"attributes": each, "model": "m"}) for each in maps]
-    assert left_over(schema, datums) == []
+    assert fallback_rows(schema, datums) == []
     _, columnar = both_decoders(schema, **THOROUGH)
     assert columnar is not None
     scores = [each["eval_score"] for each in spans_of(run(columnar, datums)[0])]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.decode.differential import THOROUGH, both_decoders, left_over, run
+from tests.decode.differential import THOROUGH, both_decoders, fallback_rows, run
 from tests.decode.generate import STAMPS
 from tests.decode.helpers import record_schema, spans_of, string, write, zigzag
 from tests.spanfactory import MODELS, SPAN_SCHEMA, datum, random_span, span
 from tokentrace.decode.columnar.compile import MAX_WIDTH
-from tokentrace.decode.columnar.decoder import MIN_ROWS, PATIENCE, THIN_ROWS
+from tokentrace.decode.columnar.decoder import MAX_SPARSE_ROUNDS, MIN_ROWS, SPARSE_ROWS
 
 NULL_STRING = ["null", "string"]
 MAP = {"type": "map", "values": ["null", "boolean", "long", "double", "string"]}
@@ -28,7 +28,7 @@ def sound_batch() -> list[bytes]:
 
 
 def test_no_sound_span_is_left_to_the_reference() -> None:
-    assert left_over(SPAN_SCHEMA, sound_batch()) == []
+    assert fallback_rows(SPAN_SCHEMA, sound_batch()) == []
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_no_sound_span_is_left_to_the_reference() -> None:
 )  # fmt: skip
 def test_values_of_any_size_stay_on_the_fast_path(type_: Any, values: list[Any]) -> None:
     schema = record_schema(extra=type_, model="string")
-    assert left_over(schema, [write(schema, {"extra": value, "model": "m"}) for value in values]) == []
+    assert fallback_rows(schema, [write(schema, {"extra": value, "model": "m"}) for value in values]) == []
 
 
 @pytest.mark.parametrize("unit", STAMPS)
@@ -58,7 +58,7 @@ def test_timestamps_of_any_unit_stay_on_the_fast_path(unit: str) -> None:
     schema = record_schema(started_at={"type": "long", "logicalType": unit}, model="string")
     scale = {"millis": 1, "micros": 10**3, "nanos": 10**6}[unit.rpartition("-")[2]]
     stamps = [1_790_000_000_123 * scale + 7, 0, -1, -scale * 10**12 - 1]
-    assert left_over(schema, [zigzag(stamp) + string("m") for stamp in stamps]) == []
+    assert fallback_rows(schema, [zigzag(stamp) + string("m") for stamp in stamps]) == []
 
 
 def test_blocks_that_state_their_size_stay_on_the_fast_path() -> None:
@@ -67,13 +67,13 @@ def test_blocks_that_state_their_size_stay_on_the_fast_path() -> None:
     sized = zigzag(-2) + zigzag(len(tags)) + tags
     plain = zigzag(2) + tags
     blocks = [sized, plain, sized + plain, plain + sized, b"", sized * 5, zigzag(-1) + zigzag(2) + string("c") + sized]
-    assert left_over(schema, [each + zigzag(0) + string("m") for each in blocks]) == []
+    assert fallback_rows(schema, [each + zigzag(0) + string("m") for each in blocks]) == []
 
 
 def test_numbers_with_needless_bytes_stay_on_the_fast_path() -> None:
     schema = record_schema(prompt_tokens="long", model="string")
     padded = [b"\x82" + b"\x80" * more + b"\0" for more in range(9)]
-    assert left_over(schema, [each + string("m") for each in padded]) == []
+    assert fallback_rows(schema, [each + string("m") for each in padded]) == []
 
 
 def test_names_that_are_not_ascii_stay_on_the_fast_path() -> None:
@@ -87,7 +87,7 @@ def test_names_that_are_not_ascii_stay_on_the_fast_path() -> None:
         "x" * 58,
     ]
     datums = [datum(span(model=name, provider=name[::-1], caller=name * 2)) for name in names * 3]
-    assert left_over(SPAN_SCHEMA, datums) == []
+    assert fallback_rows(SPAN_SCHEMA, datums) == []
 
 
 # What leaves it, alone.
@@ -117,7 +117,7 @@ UNSOUND = {
 def test_one_unsound_message_is_rejected_alone(data: bytes, row: int) -> None:
     datums = sound_batch()
     datums[row] = data
-    assert left_over(SPAN_SCHEMA, datums) == [row]
+    assert fallback_rows(SPAN_SCHEMA, datums) == [row]
 
 
 def test_a_message_that_ends_where_another_one_does_is_rejected() -> None:
@@ -135,7 +135,7 @@ def test_a_label_that_lies_among_other_messages_is_not_looked_at() -> None:
     schema = record_schema(name="string", model="string")
     away = zigzag(300) + b"m"
     datums = [away, *([string("n" * 40) + string("é")] * 20), away]
-    assert left_over(schema, datums, chunk_rows=3) == [0, 21]
+    assert fallback_rows(schema, datums, chunk_rows=3) == [0, 21]
 
 
 @pytest.mark.parametrize("count", [-(2**63), -(2**62), 2**62, 2**63 - 1, 2**40, 5])
@@ -143,8 +143,8 @@ def test_a_block_of_more_items_than_it_has_bytes_is_malformed(count: int) -> Non
     schema = record_schema(extra={"type": "array", "items": "int"})
     head = zigzag(count) + (zigzag(0) if count < 0 else b"")
     datums = [head, head + zigzag(0), head + zigzag(0) * 2, zigzag(0)]
-    assert left_over(schema, datums) == [0, 1, 2]
-    assert left_over(schema, datums[:2]) == [0, 1]
+    assert fallback_rows(schema, datums) == [0, 1, 2]
+    assert fallback_rows(schema, datums[:2]) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -163,25 +163,25 @@ def test_a_value_that_is_unusual_is_left_to_the_reference(field: str, type_: Any
     good = {"long": zigzag(5), "string": string("ok"), "enum": zigzag(0)}
     first = type_[0] if isinstance(type_, list) else type_["type"]
     usual = (zigzag(0) if isinstance(type_, list) else b"") + good.get(first, b"")
-    assert left_over(record_schema(**{field: type_}), [usual, data, usual, data, usual]) == [1, 3]
+    assert fallback_rows(record_schema(**{field: type_}), [usual, data, usual, data, usual]) == [1, 3]
 
 
 def test_messages_of_no_bytes_are_sound_where_the_schema_has_none() -> None:
     for schema in (record_schema(), record_schema(nothing="null", empty=record_schema("E"))):
-        assert left_over(schema, [b""] * 9) == []
-        assert left_over(schema, [b"", b"\0", b""]) == [1]
+        assert fallback_rows(schema, [b""] * 9) == []
+        assert fallback_rows(schema, [b"", b"\0", b""]) == [1]
 
 
 @pytest.mark.parametrize("count", [0, 1, MIN_ROWS - 1, MIN_ROWS])
 def test_few_messages_are_left_to_the_reference_which_is_faster(count: int) -> None:
-    slow = left_over(SPAN_SCHEMA, sound_batch()[:count], min_rows=MIN_ROWS)
+    slow = fallback_rows(SPAN_SCHEMA, sound_batch()[:count], min_rows=MIN_ROWS)
     assert slow == (list(range(count)) if count < MIN_ROWS else [])
 
 
 def test_a_message_with_very_many_items_is_left_to_the_reference() -> None:
     datums = sound_batch()
-    datums[3] = datum(span(attributes={f"k{n}": n for n in range(2 * PATIENCE)}))
-    assert left_over(SPAN_SCHEMA, datums, thin_rows=THIN_ROWS) == [3]
+    datums[3] = datum(span(attributes={f"k{n}": n for n in range(2 * MAX_SPARSE_ROUNDS)}))
+    assert fallback_rows(SPAN_SCHEMA, datums, sparse_rows=SPARSE_ROWS) == [3]
 
 
 @pytest.mark.parametrize("items", [1, 2])
@@ -189,13 +189,15 @@ def test_a_message_that_is_given_up_does_not_come_out_by_chance(items: int) -> N
     """What follows the array would also be sound if it began right after the last item that was read."""
     schema = record_schema(extra={"type": "array", "items": "int"}, model="string")
     data = zigzag(items) + zigzag(0) * (items - 1) + zigzag(2) + zigzag(0) + string("")
-    for patience in range(3):
-        assert left_over(schema, [data], thin_rows=THIN_ROWS, patience=patience) == ([0] if patience < items else [])
+    for max_sparse_rounds in range(3):
+        assert fallback_rows(schema, [data], sparse_rows=SPARSE_ROWS, max_sparse_rounds=max_sparse_rounds) == (
+            [0] if max_sparse_rounds < items else []
+        )
 
 
 def test_maps_of_twenty_entries_stay_on_the_fast_path() -> None:
     datums = [datum(span(attributes={f"k{n}": n for n in range(row % 21)})) for row in range(1000)]
-    assert left_over(SPAN_SCHEMA, datums, thin_rows=THIN_ROWS) == []
+    assert fallback_rows(SPAN_SCHEMA, datums, sparse_rows=SPARSE_ROWS) == []
 
 
 ARRAYS = {"type": "array", "items": {"type": "array", "items": {"type": "array", "items": "int"}}}
@@ -228,7 +230,7 @@ def test_hostile_messages_cost_no_more_than_the_reference_does(schema: Any, data
 def test_types_that_no_datum_can_hold_are_malformed() -> None:
     for type_ in ({"type": "enum", "name": "E", "symbols": []}, {"type": "fixed", "name": "F", "size": MAX_WIDTH}):
         for field in ("extra", "model") if type_["type"] == "enum" else ("extra",):
-            assert left_over(record_schema(**{field: type_}), [b"", b"\0", b"\2" * 40]) == [0, 1, 2]
+            assert fallback_rows(record_schema(**{field: type_}), [b"", b"\0", b"\2" * 40]) == [0, 1, 2]
 
 
 def test_a_buffer_larger_than_what_is_looked_at_at_a_time() -> None:
@@ -236,4 +238,4 @@ def test_a_buffer_larger_than_what_is_looked_at_at_a_time() -> None:
     schema = record_schema(model="string", error="string")
     datums = [write(schema, {"model": names[row % 3], "error": "x" * (row * 37 % 5000)}) for row in range(500)]
     datums[100] = string(b"\xff") + string("")
-    assert left_over(schema, datums) == [100]
+    assert fallback_rows(schema, datums) == [100]

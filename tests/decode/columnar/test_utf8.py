@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.decode.differential import left_over
+from tests.decode.differential import fallback_rows
 from tests.decode.helpers import record_schema, string
-from tokentrace.decode.columnar.utf8 import NotAscii, invalid_utf8
+from tokentrace.decode.columnar.utf8 import NonAscii, invalid_utf8
 from tokentrace.model.spans import Strings
 
 
@@ -21,7 +21,7 @@ def test_strings_that_are_not_ascii_are_found(texts: list[str], data: st.DataObj
     offset = 9 + np.cumsum(length + 1) - (length + 1)
     order = np.array(data.draw(st.permutations(range(len(names)))))
     last = int(offset[-1] + length[-1])
-    found = NotAscii(buffer, 9, last).rows(Strings(offset[order], length[order]))
+    found = NonAscii(buffer, 9, last).rows(Strings(offset[order], length[order]))
     sure = [place for place, row in enumerate(order) if not names[row].isascii()]
     unsure = [place for place, row in enumerate(order) if len(names[row]) > 57]
     assert found.tolist() == sorted({*sure, *unsure})
@@ -32,7 +32,7 @@ def test_one_byte_that_is_not_ascii_is_found_wherever_it_is(shift: int) -> None:
     for length in range(1, 70):
         for place in {0, length // 2, length - 1}:
             data = b"x" * shift + b"x" * place + b"\xff" + b"x" * (length - 1 - place)
-            bits = NotAscii(np.frombuffer(data + b"\xff" * 16, np.uint8), 0, len(data))
+            bits = NonAscii(np.frombuffer(data + b"\xff" * 16, np.uint8), 0, len(data))
             assert bits.rows(Strings(np.array([shift]), np.array([length]))).tolist() == [0]
 
 
@@ -48,4 +48,4 @@ def test_many_long_names_are_looked_at_one_by_one() -> None:
     names = ["é" * 20_000] * 30
     datums = [string(name) for name in names]
     datums[5] = string("é" * 20_000 + "x")[:-1] + b"\xff"
-    assert left_over(record_schema(model="string"), datums) == [5]
+    assert fallback_rows(record_schema(model="string"), datums) == [5]

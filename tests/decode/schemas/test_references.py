@@ -10,7 +10,7 @@ import fastavro
 import pytest
 
 from tests.decode.helpers import record_schema
-from tokentrace.decode.resolve import parse
+from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.references import inline
 
 STATUS = {"type": "enum", "name": "com.example.Status", "symbols": ["ok", "error"]}
@@ -25,7 +25,7 @@ def of(type_: Any, **more: Any) -> dict[str, Any]:
 
 def survives(schema: Any, record: Any) -> bool:
     """The record is written and read by the schema, with nothing else at hand."""
-    parsed, stream = parse(schema), io.BytesIO()
+    parsed, stream = parse_schema(schema), io.BytesIO()
     fastavro.schemaless_writer(stream, parsed, record)
     stream.seek(0)
     return bool(fastavro.schemaless_reader(stream, parsed, None) == record)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
-from tokentrace.decode.resolve import parse
+from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.errors import FatalError
 from tokentrace.model.arrays import Ints
@@ -64,7 +64,7 @@ class RollupReader:
         self._header = SINGLE_OBJECT_MARKER + fingerprint_of(schema)
         assert isinstance(schema, dict)
         # Everything but the rows, which are the last field.
-        self._head = parse({**schema, "fields": schema["fields"][:-1]})
+        self._head = parse_schema({**schema, "fields": schema["fields"][:-1]})
         self._layout = layout
         self._bounds = {name: list(each.bounds) for name, each in layout.histograms.items()}
         self._columns = columns

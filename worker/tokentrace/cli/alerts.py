@@ -41,7 +41,7 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     from tokentrace.runtime import log
     from tokentrace.runtime.wiring import client_config, pricer, writer_schemas
 
-    config = _with_rules(rules_path)
+    config = _load_with_rules(rules_path)
     log.set_up("warning", "text")
     replay = Backtest(config, pricer(config))
     path = Path(source)
@@ -57,7 +57,7 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
             record = alert_record(event, config.kafka.group_id, time.time(), silenced=False)
             click.echo(json.dumps(payload(record), ensure_ascii=False))
         else:
-            click.echo(_line(event))
+            click.echo(_transition_line(event))
     counted = f"{replay.spans:,} spans"
     if replay.rejected:
         counted += "; not counted: " + ", ".join(f"{n:,} {reason}" for reason, n in replay.rejected.most_common())
@@ -77,18 +77,18 @@ def list_(config_path: Path, as_json: bool) -> None:
     from tokentrace.runtime import log
     from tokentrace.runtime.wiring import evaluator_settings
 
-    config = _with_rules(config_path)
+    config = _load_with_rules(config_path)
     log.set_up("warning", "text")
     told = AlertStatus(evaluator_settings(config), [Rule.of(rule) for rule in config.alerts]).describe()
     if as_json:
         click.echo(json.dumps(told))
         return
     for each in told["alerts"]:
-        click.echo(_standing(each))
+        click.echo(_rule_line(each))
     click.echo(f"Evaluated by {told['evaluator'] or 'nobody yet'}, up to {told['evaluated_until'] or 'no time yet'}.")
 
 
-def _with_rules(path: Path) -> Config:
+def _load_with_rules(path: Path) -> Config:
     """The configuration; one without rules is a mistake here."""
     from tokentrace.config import load_config
     from tokentrace.errors import ConfigError
@@ -99,7 +99,7 @@ def _with_rules(path: Path) -> Config:
     return config
 
 
-def _line(event: AlertTransition) -> str:
+def _transition_line(event: AlertTransition) -> str:
     from tokentrace.alerts.payload import moment
     from tokentrace.model.durations import format_duration
 
@@ -111,7 +111,7 @@ def _line(event: AlertTransition) -> str:
     )
 
 
-def _standing(each: dict[str, Any]) -> str:
+def _rule_line(each: dict[str, Any]) -> str:
     value = "no value" if each["value"] is None else f"{each['value']:.10g}"
     fired = f"{each['firings']:,} firings, the last at {each['last_fired_at']}" if each["firings"] else "never fired"
     silenced = f"; silenced until {each['silenced_until']}" if each["silenced_until"] else ""

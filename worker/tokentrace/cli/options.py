@@ -23,7 +23,7 @@ def config_option(function: F) -> F:
     )(function)
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg]
+class _DurationType(click.ParamType):  # type: ignore[type-arg]
     """`500ms`, `15s`, `5m`, `1h`, as in the configuration; a number of seconds after parsing."""
 
     name = "duration"
@@ -39,4 +39,4 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
-DURATION = _Duration()
+DURATION = _DurationType()

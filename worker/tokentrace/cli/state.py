@@ -93,15 +93,15 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
         return
     assert replica is not None
     if positions:
-        _ask(yes, f"Replica {replica} may then count spans again that it has counted. Go on?")
+        _confirm(yes, f"Replica {replica} may then count spans again that it has counted. Go on?")
         admin.forget_positions(replica)
         click.echo(f"Replica {replica} goes on from the group's offsets, whatever they are.")
     else:
-        _ask(yes, f"The totals of replica {replica} will be gone for good. Go on?")
+        _confirm(yes, f"The totals of replica {replica} will be gone for good. Go on?")
         click.echo(f"Removed {admin.forget_totals(replica):,} records of replica {replica}.")
 
 
-def _ask(yes: bool, question: str) -> None:
+def _confirm(yes: bool, question: str) -> None:
     if not yes:
         click.confirm(question, abort=True)
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tokentrace.config.document import Document, Path_, dotted, read_document
+from tokentrace.config.document import Document, KeyPath, dotted, read_document
 from tokentrace.config.models import Config, Kafka
 from tokentrace.errors import ConfigError
 
@@ -28,18 +28,18 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Con
         config = Config.model_validate(document.data)
     except ValidationError as error:
         # A value that could not be substituted is told once, not a second time for its type.
-        told = {problem.split(":", 1)[0] for problem in problems}
+        reported = {problem.split(":", 1)[0] for problem in problems}
         for each in error.errors():
-            problem = _problem(document, each)
-            if problem.split(":", 1)[0] not in told:
+            problem = _describe_error(document, each)
+            if problem.split(":", 1)[0] not in reported:
                 problems.append(problem)
         raise ConfigError(problems) from None
     if problems:
         raise ConfigError(problems)
-    return _absolute(config, path.parent)
+    return _with_absolute_paths(config, path.parent)
 
 
-def _absolute(config: Config, folder: Path) -> Config:
+def _with_absolute_paths(config: Config, folder: Path) -> Config:
     """Paths of the configuration, relative to its folder, made absolute."""
     schemas = config.schemas.model_copy(
         update={
@@ -59,7 +59,7 @@ def _absolute(config: Config, folder: Path) -> Config:
     return config.model_copy(update=update)
 
 
-def _problem(document: Document, error: Any) -> str:
+def _describe_error(document: Document, error: Any) -> str:
     location = _in_document(document.data, error["loc"])
     name = dotted(location) or "tokentrace.yml"
     what = error["msg"].removeprefix("Value error, ")
@@ -78,7 +78,7 @@ def _problem(document: Document, error: Any) -> str:
     return f"{name}: {what} (line {line})" if line is not None else f"{name}: {what}"
 
 
-def _in_document(data: Any, loc: tuple[Any, ...]) -> Path_:
+def _in_document(data: Any, loc: tuple[Any, ...]) -> KeyPath:
     """The part of pydantic's location that are keys of the document; it also names union branches."""
     path: list[str | int] = []
     for position, part in enumerate(loc):
@@ -91,7 +91,7 @@ def _in_document(data: Any, loc: tuple[Any, ...]) -> Path_:
     return tuple(path)
 
 
-def _keys_of(path: Path_) -> list[str]:
+def _keys_of(path: KeyPath) -> list[str]:
     """The keys that the section at `path` takes."""
     model: type[BaseModel] | None = Config
     for part in path:

@@ -16,7 +16,7 @@ import yaml
 
 from tokentrace.errors import ConfigError
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -26,11 +26,11 @@ class Document:
     """data: plain values. lines: path -> line number, from 1. problems: what is wrong already."""
 
     data: dict[str, Any]
-    lines: Mapping[Path_, int]
+    lines: Mapping[KeyPath, int]
     problems: list[str]
 
 
-def dotted(path: Path_) -> str:
+def dotted(path: KeyPath) -> str:
     """Return the path as text, such as `alerts[2].window`."""
     text = ""
     for part in path:
@@ -66,12 +66,12 @@ class _Reader:
     """Turns nodes into values and remembers where they stood."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self.lines: dict[Path_, int] = {}
+        self.lines: dict[KeyPath, int] = {}
         self.problems: list[str] = []
         self._environment = environment
         self._constructor = yaml.SafeLoader("")
 
-    def value(self, node: yaml.Node, path: Path_) -> Any:
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
         self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
@@ -79,7 +79,7 @@ class _Reader:
             return [self.value(each, (*path, index)) for index, each in enumerate(node.value)]
         return self._scalar(node, path)
 
-    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         self._constructor.flatten_mapping(node)
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -91,7 +91,7 @@ class _Reader:
             result[key] = self.value(value_node, inner)
         return result
 
-    def _scalar(self, node: yaml.Node, path: Path_) -> Any:
+    def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         assert isinstance(node, yaml.ScalarNode)
         if "$" in node.value:
             substituted = _VARIABLE.sub(lambda match: self._variable(match, path, node), node.value)
@@ -104,7 +104,7 @@ class _Reader:
             self._problem(path, f"cannot be read ({error})", node)
             return None
 
-    def _variable(self, match: re.Match[str], path: Path_, node: yaml.Node) -> str:
+    def _variable(self, match: re.Match[str], path: KeyPath, node: yaml.Node) -> str:
         if match[0] == "$${":
             return "${"
         name, default = match[1], match[2]
@@ -116,5 +116,5 @@ class _Reader:
             return "unset"
         return value
 
-    def _problem(self, path: Path_, what: str, node: yaml.Node) -> None:
+    def _problem(self, path: KeyPath, what: str, node: yaml.Node) -> None:
         self.problems.append(f"{dotted(path)}: {what} (line {node.start_mark.line + 1})")

@@ -41,7 +41,7 @@ WholeMinutes = Annotated[
 ]
 
 
-class Address(NamedTuple):
+class HostPort(NamedTuple):
     """Where to listen."""
 
     host: str
@@ -52,17 +52,17 @@ class Address(NamedTuple):
         return f"{host}:{self.port}"
 
 
-def _address(value: Any) -> Address:
-    if isinstance(value, Address):
+def _address(value: Any) -> HostPort:
+    if isinstance(value, HostPort):
         return value
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})", value) if isinstance(value, str) else None
     if match is None or int(match[2]) > 65535:
         raise ValueError(f'{value!r} is no address; write ":9090", "127.0.0.1:9090" or "[::1]:9090"')
-    return Address(match[1].strip("[]") or "0.0.0.0", int(match[2]))
+    return HostPort(match[1].strip("[]") or "0.0.0.0", int(match[2]))
 
 
 ListenAddress = Annotated[
-    Address,
+    HostPort,
     BeforeValidator(_address),
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "examples": [":9090", "127.0.0.1:9090", "[::1]:9090"]}),

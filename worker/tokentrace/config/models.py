@@ -13,12 +13,12 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, field_validator, model_validator
 
 from tokentrace.config.alerts import AlertRule
-from tokentrace.config.fields import Address, Bounds, Duration, ListenAddress, PositiveDuration, UsdPerMillion
+from tokentrace.config.fields import Bounds, Duration, HostPort, ListenAddress, PositiveDuration, UsdPerMillion
 from tokentrace.model.families import FAMILIES_BY_NAME, GROUP_LABELS
 from tokentrace.model.measures import DEFAULT_BOUNDS
 
 #: librdkafka properties that tokentrace's correctness rests on, and what to use instead.
-OWNED_PROPERTIES: Final = {
+MANAGED_PROPERTIES: Final = {
     "bootstrap.servers": "kafka.bootstrap_servers",
     "metadata.broker.list": "kafka.bootstrap_servers",
     "group.id": "kafka.group_id",
@@ -77,10 +77,10 @@ class Kafka(Section):
 
     @field_validator("properties", mode="after")
     @classmethod
-    def _refuse_owned(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _reject_managed(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in value:
-            if name in OWNED_PROPERTIES:
-                raise ValueError(f"{name} is not yours to set here; use {OWNED_PROPERTIES[name]}")
+            if name in MANAGED_PROPERTIES:
+                raise ValueError(f"{name} is not yours to set here; use {MANAGED_PROPERTIES[name]}")
         return value
 
     @model_validator(mode="after")
@@ -225,7 +225,7 @@ class HttpServer(Section):
 
     enabled: StrictBool = True
     """Whether to listen at all."""
-    addr: ListenAddress = Address("0.0.0.0", 9090)
+    addr: ListenAddress = HostPort("0.0.0.0", 9090)
     """Where to listen, `host:port` or `:port`."""
     prometheus_path: str = "/metrics/prometheus"
     """Path of the metrics."""

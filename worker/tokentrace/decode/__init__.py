@@ -1,8 +1,8 @@
-"""Decode: a batch of message values becomes a SpanBatch and a list of rejects.
+"""Decoding: turns a batch of message values into a SpanBatch and a list of rejects.
 
-Messages are framed together, grouped by writer schema, and each group runs through that schema's decoder: columnar
-where the schema has a column form, else by fastavro. A schema that cannot be read costs one reject a message; a
-registry that does not answer stops the batch before anything of it is decoded.
+Messages are framed together and grouped by writer schema. Each group runs through that schema's decoder: columnar if
+the schema has a columnar form, else fastavro. An unreadable schema rejects each of its messages. A registry that is
+unavailable stops the batch before any of it is decoded.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tokentrace.errors import SchemaError
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import SpanBatch, SpanColumns
 
-Path = Literal["columnar", "fastavro"]
+DecodePath = Literal["columnar", "fastavro"]
 
-#: Decoders kept; a fleet has tens of writer schemas, and a broken publisher may name any number.
+#: Most cached decoders: a fleet has tens of writer schemas, but a broken publisher may name any number.
 MAX_DECODERS: Final = 1000
 
 
@@ -36,21 +36,24 @@ class SchemaDecoder(Protocol):
     def decode_into(
         self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
     ) -> list[Reject]:
-        """Decode the datums at start:end (int64[k], in columns.buffer) into `rows` (int64[k]) of the columns."""
+        """Decode the datums at start:end (int64[k], in columns.buffer) into `rows` (int64[k]) of the columns.
+
+        Returns the rejects, in row order.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The spans that decoded, and why the other messages did not; rejects are in row order."""
+    """The decoded spans, and the reject of every other message, in row order."""
 
     spans: SpanBatch
     rejects: list[Reject]
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
-    """The decoder of a schema that cannot be read: every message is rejected for the schema's reason."""
+class _UnreadableSchema:
+    """Decoder of an unreadable schema: rejects every message for the schema's reason."""
 
     reason: str
     error: str
@@ -62,7 +65,7 @@ class _Refusal:
 
 
 class SpanDecoder:
-    """Decodes batches in which every message may have its own framing and writer schema."""
+    """Decodes batches whose messages may differ in framing and writer schema."""
 
     def __init__(
         self,
@@ -73,9 +76,9 @@ class SpanDecoder:
         identity: bool = True,
         max_decoders: int = MAX_DECODERS,
     ) -> None:
-        """Prepare a decoder.
+        """Create a decoder.
 
-        columnar: False decodes every schema by fastavro, for comparison. identity: True keeps trace and span ids.
+        columnar: False decodes every schema with fastavro, for comparison. identity: True reads trace and span ids.
         """
         self._identity = identity
         self._schemas = schemas
@@ -87,11 +90,11 @@ class SpanDecoder:
 
     @property
     def paths(self) -> Mapping[tuple[str, str], int]:
-        """(schema key, "columnar" or "fastavro") -> 1 for every schema whose decoder is kept."""
+        """Map (schema key, "columnar" or "fastavro") to 1 for every schema with a cached decoder."""
         return self._paths
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Decode n message values. Raises SchemaUnavailable when a writer schema cannot be fetched now."""
+        """Decode n message values. Raises SchemaUnavailable if a writer schema cannot be fetched at the moment."""
         framed = frame(values, self._framing)
         decoders = [self._decoder(key) for key in framed.keys]
         columns = SpanColumns(len(values), framed.buffer)
@@ -112,30 +115,30 @@ class SpanDecoder:
         try:
             schema = self._schemas.get(key)
         except SchemaError as error:
-            # Not kept: the schema may be registered a moment later.
-            return _Refusal(error.reason, str(error))
+            # Not cached, because the schema may be registered later.
+            return _UnreadableSchema(error.reason, str(error))
         try:
             path, decoder = self._compile(schema)
         except SchemaError as error:
-            decoder = _Refusal(error.reason, str(error))
+            decoder = _UnreadableSchema(error.reason, str(error))
         else:
             self._paths[str(key), path] = 1
         self._decoders[key] = decoder
         if len(self._decoders) > self._max_decoders:
             oldest, _ = self._decoders.popitem(last=False)
-            for path in get_args(Path):
+            for path in get_args(DecodePath):
                 self._paths.pop((str(oldest), path), None)
         return decoder
 
-    def _compile(self, schema: Any) -> tuple[Path, SchemaDecoder]:
+    def _compile(self, schema: Any) -> tuple[DecodePath, SchemaDecoder]:
         resolution = resolve(schema, self._identity)
-        reference = FastavroDecoder(schema, resolution)
-        columnar = ColumnarDecoder.compile(schema, resolution, reference) if self._columnar else None
-        return ("fastavro", reference) if columnar is None else ("columnar", columnar)
+        fastavro_decoder = FastavroDecoder(schema, resolution)
+        columnar = ColumnarDecoder.compile(schema, resolution, fastavro_decoder) if self._columnar else None
+        return ("fastavro", fastavro_decoder) if columnar is None else ("columnar", columnar)
 
 
 def _rows_by_key(key: NDArray[np.int32], keys: int) -> list[NDArray[np.int64]]:
-    """The rows of each key, ascending. key: int32[n], -1 for a message that has none."""
+    """Return the rows of each key, ascending. key: int32[n], -1 for a message without a key."""
     if keys == 1:
         return [np.flatnonzero(key == 0)]
     order = np.argsort(key, kind="stable")

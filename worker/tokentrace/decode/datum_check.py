@@ -1,23 +1,23 @@
-"""Walk: where each field of a datum lies, and whether its bytes are a datum at all. Builds nothing, recurses never.
+"""Datum check: validates the bytes of a datum and finds its fields. Iterative; builds no values.
 
-Fastavro takes bytes that no writer wrote: it reads a negative union index from the end, wraps a number that is too
-long, does not look at the byte size of a block, and on deep nesting it overflows the C stack, which is a crash and
-not an exception. So the reference decoder walks a datum first, and fastavro reads only what is known to be sound.
+Fastavro accepts bytes that no writer produces: it counts a negative union index from the end, wraps a number that is
+too long, and ignores the byte size of a block. Deep nesting overflows its C stack, which crashes the process instead
+of raising an exception. The fastavro decoder therefore checks a datum first, and fastavro reads only valid ones.
 
-What is sound: a number has at most 10 bytes and fits int64 (an `int` beyond 32 bits is taken as it stands); union and
-enum indexes are in range; no length is negative or leaves the datum; a block that states its size in bytes has that
-size; blocks claim no more items than the datum has bytes, and MAX_EMPTY_ITEMS for items that take none.
+A datum is valid if numbers have at most 10 bytes and fit int64 (an `int` beyond 32 bits is accepted), union and enum
+indexes are in range, lengths are not negative and stay inside the datum, and a block that declares its size in bytes
+has that size. Its blocks may claim as many items as the datum has bytes, plus MAX_EMPTY_ITEMS for items of no bytes.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from tokentrace.decode.resolve import Type
+from tokentrace.decode.schema_tree import Type
 
-#: Types within types. No honest span nests deeper; fastavro overflows the stack at some thousands.
+#: Deepest nesting of types. Real spans never nest deeper; fastavro overflows the stack at some thousands of levels.
 MAX_DEPTH: Final = 500
-#: Zero-width items that one datum may hold beside those that its length allows for.
+#: Zero-width items that one datum may hold, in addition to one item per byte.
 MAX_EMPTY_ITEMS: Final = 100_000
 
 _STRING: Final = Type("string")
@@ -25,23 +25,23 @@ _WIDTHS: Final = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 
 
 class Malformed(ValueError):
-    """The bytes are not a datum of the schema; the message says why."""
+    """The bytes are not a datum of the schema. The message gives the reason."""
 
 
-def walk(record: Type, data: bytes) -> list[int]:
-    """The position of each field of the record that `data` is, exactly. Raises Malformed."""
-    walker = _DatumChecker(data)
+def check_datum(record: Type, data: bytes) -> list[int]:
+    """Check that `data` is exactly one datum of the record. Returns the position of each field. Raises Malformed."""
+    checker = _DatumChecker(data)
     starts = []
     for _, type_ in record.fields:
-        starts.append(walker.position)
-        walker.skip(type_)
-    if walker.position != len(data):
-        raise Malformed(f"{len(data) - walker.position} bytes follow its end")
+        starts.append(checker.position)
+        checker.skip(type_)
+    if checker.position != len(data):
+        raise Malformed(f"{len(data) - checker.position} bytes follow the end of the datum")
     return starts
 
 
 def branch_at(type_: Type, data: bytes, position: int) -> Type:
-    """The type of the value at a position: the branch that a union takes there, or the type itself."""
+    """Return the type of the value at a position: the branch of a union, or the type itself."""
     if type_.kind != "union":
         return type_
     index, _ = _long(data, position)
@@ -49,7 +49,7 @@ def branch_at(type_: Type, data: bytes, position: int) -> Type:
 
 
 class _DatumChecker:
-    """A position in a datum, and how many more items its blocks may claim."""
+    """Position in a datum, and the number of items that its blocks may still claim."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -57,8 +57,8 @@ class _DatumChecker:
         self._items_left = len(data) + MAX_EMPTY_ITEMS
 
     def skip(self, type_: Type) -> None:
-        """Move over one value."""
-        # What is still to be read, last first; None ends a nested type, a number is where a block has to end.
+        """Move past one value. Raises Malformed."""
+        # Types still to be read, last first. None ends a nested type; a number is the required end of a block.
         stack: list[Type | int | None] = [type_]
         depth = 0
         while stack:
@@ -67,15 +67,15 @@ class _DatumChecker:
                 depth -= 1
             elif isinstance(top, int):
                 if self.position != top:
-                    raise Malformed("a block has another size than it states")
+                    raise Malformed("a block does not have its declared size")
             elif inner := self._enter(top):
                 depth += 1
                 if depth > MAX_DEPTH:
-                    raise Malformed(f"it nests deeper than {MAX_DEPTH} types")
+                    raise Malformed(f"the datum nests deeper than {MAX_DEPTH} types")
                 stack += inner
 
     def _enter(self, type_: Type) -> list[Type | int | None]:
-        """Move over the value, or over its head; what has to be read next, last first, or nothing."""
+        """Move past a value, or past the header of a nested one. Returns the types to read next, last first."""
         kind = type_.kind
         if kind in ("int", "long"):
             self._long()
@@ -96,11 +96,11 @@ class _DatumChecker:
         return []
 
     def _block(self, type_: Type) -> list[Type | int | None]:
-        """The head of a block of an array or map: its items, then the next block."""
+        """Read the header of a block of an array or map. Returns its items and the next block, last first."""
         count = self._long()
         if count == 0:
             return []
-        # After the block's last item comes another block of the same array or map, one level up.
+        # After its last item comes the next block of the same array or map, one level up.
         inner: list[Type | int | None] = [type_, None]
         if count < 0:
             count = -count
@@ -108,7 +108,7 @@ class _DatumChecker:
             inner.append(self.position + size)
         self._items_left -= count
         if self._items_left < 0:
-            raise Malformed("its blocks claim more items than it can hold")
+            raise Malformed("the blocks claim more items than the datum can hold")
         assert type_.items is not None
         item = [type_.items] if type_.kind == "array" else [type_.items, _STRING]
         return inner + item * count
@@ -127,16 +127,16 @@ class _DatumChecker:
         if length < 0:
             raise Malformed("a length is negative")
         if length > len(self._data) - self.position:
-            raise Malformed("it ends in the middle of a value")
+            raise Malformed("the datum ends in the middle of a value")
         self.position += length
 
 
 def _long(data: bytes, position: int) -> tuple[int, int]:
-    """The zigzag varint at a position, and the position after it. Raises Malformed."""
+    """Read a zigzag varint. Returns (value, the position after it). Raises Malformed."""
     value = shift = 0
     while True:
         if position >= len(data):
-            raise Malformed("it ends in the middle of a value")
+            raise Malformed("the datum ends in the middle of a value")
         byte = data[position]
         position += 1
         value |= (byte & 0x7F) << shift
@@ -146,5 +146,5 @@ def _long(data: bytes, position: int) -> tuple[int, int]:
         if shift > 63:
             raise Malformed("a number has more than 10 bytes")
     if value >> 64:
-        raise Malformed("a number does not fit 64 bits")
+        raise Malformed("a number does not fit in 64 bits")
     return (value >> 1) ^ -(value & 1), position

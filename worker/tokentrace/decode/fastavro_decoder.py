@@ -1,7 +1,7 @@
-"""The reference decoder: fastavro, one message at a time, into the columns of a batch.
+"""Fastavro decoder: decodes one message at a time with fastavro, into the columns of a batch.
 
-Slow and certain. It serves schemas that have no column form and messages that leave the columnar decoder's fast path,
-and it is what every differential test compares with. Any bytes give a row or a reject, never an exception.
+Slow but certain. It decodes schemas without a columnar form and messages that leave the columnar decoder's fast path,
+and it is the reference of every differential test. Any bytes give a row or a reject, never an exception.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.decode.datum_check import Malformed, branch_at, walk
-from tokentrace.decode.resolve import Resolution, Type, accepted_kinds, parse, resolve, timestamp_scale, wanted_kinds
+from tokentrace.decode.datum_check import Malformed, branch_at, check_datum
+from tokentrace.decode.resolve import Resolution, accepted_in_words, accepted_kinds, resolve, timestamp_scale
+from tokentrace.decode.schema_tree import Type, parse_schema
 from tokentrace.model import reasons
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
@@ -29,24 +30,24 @@ class FastavroDecoder:
     """Decodes the messages of one writer schema."""
 
     def __init__(self, schema: Any, resolution: Resolution | None = None) -> None:
-        """schema: parsed JSON; resolution: its own, where it is at hand. Raises SchemaError("schema_unusable")."""
+        """schema: parsed JSON. resolution: of this schema, if already computed. Raises SchemaError."""
         resolution = resolution or resolve(schema)
-        self._schema = parse(schema)
+        self._schema = parse_schema(schema)
         self._root = resolution.root
-        self._feeds = [
-            (index, name, resolution.feeds[name], type_)
+        self._fields = [
+            (index, name, resolution.field_columns[name], type_)
             for index, (name, type_) in enumerate(resolution.root.fields)
-            if name in resolution.feeds
+            if name in resolution.field_columns
         ]
 
     def decode_into(
         self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
     ) -> list[Reject]:
-        """Decode messages into `columns` at `rows`, over whatever is there.
+        """Decode messages into `columns` at `rows`, overwriting previous values. Returns the rejects in order.
 
-        rows: int64[k]. start, end: int64[k], each datum's bounds in columns.buffer.
-        A message that is wrong in several ways is rejected for the first of malformed, type_mismatch, invalid_utf8.
-        A rejected row leaves its columns in any state.
+        rows: int64[k]. start, end: int64[k], bounds of each datum in columns.buffer.
+        A message with several faults is rejected for the first of malformed, type_mismatch, invalid_utf8.
+        The columns of a rejected row are undefined.
         """
         rejects = []
         for row, first, last in zip(rows.tolist(), start.tolist(), end.tolist(), strict=True):
@@ -57,23 +58,23 @@ class FastavroDecoder:
 
     def _decode_one(self, columns: SpanColumns, row: int, data: bytes) -> Reject | None:
         try:
-            starts = walk(self._root, data)
+            starts = check_datum(self._root, data)
         except Malformed as error:
             return _malformed(row, str(error))
         values = []
-        for index, name, column, type_ in self._feeds:
+        for index, name, column, type_ in self._fields:
             branch = branch_at(type_, data, starts[index])
             if column != "attributes" and branch.kind != "null" and branch.kind not in accepted_kinds(column):
-                why = f"Field {name!r} holds a value of type {branch.kind}; {column} takes {wanted_kinds(column)}."
+                why = f"Field {name!r} holds a value of type {branch.kind}; {column} takes {accepted_in_words(column)}."
                 return Reject(row, "type_mismatch", why)
             values.append((name, column, branch))
         try:
-            # Undecodable bytes survive as surrogates: whether they matter depends on the field.
+            # Invalid UTF-8 is kept as surrogates, because only some fields must be valid.
             record: Any = fastavro.schemaless_reader(
                 io.BytesIO(data), self._schema, None, handle_unicode_errors="surrogateescape"
             )
         except Exception as error:
-            # Its exceptions are no closed set; whatever it cannot read is the message's fault.
+            # Fastavro raises exceptions of many types. The datum was checked, so the message is at fault.
             return _malformed(row, f"{type(error).__name__}: {error}"[:200])
         for name, column, branch in values:
             if not _store(columns, row, column, branch, record[name]):
@@ -86,7 +87,7 @@ def _malformed(row: int, why: str) -> Reject:
 
 
 def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any) -> bool:
-    """Put a value into its column; false for a label that is no UTF-8."""
+    """Store a value in its column. Returns False for a label that is not valid UTF-8."""
     if column in STRING_FIELDS:
         data = _bytes(value)
         if column in LABEL_FIELDS and not _is_utf8(data):
@@ -130,7 +131,7 @@ def _status_code(symbol: bytes) -> int:
 
 
 def _score(attributes: dict[str, Any]) -> float | None:
-    """The attribute's number; NaN where it is there but is no number."""
+    """Return the eval.score attribute: NaN if it is present but not a number, None if it is absent."""
     value = attributes.get("eval.score")
     if value is None:
         return None

@@ -1,7 +1,7 @@
-"""Framing: which writer schema each message names, and where its bare Avro datum lies. All messages at once.
+"""Framing: finds the writer schema that each message names and the bounds of its Avro datum, all messages at once.
 
 Confluent wire format: `00`, 4-byte big-endian schema id, datum. Avro single-object encoding (Avro 1.12, "Single-object
-encoding"): `C3 01`, 8-byte little-endian CRC-64-AVRO fingerprint, datum. A raw datum has no frame at all.
+encoding"): `C3 01`, 8-byte little-endian CRC-64-AVRO fingerprint, datum. A raw datum has no header.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FIRST_BYTE, _FIRST_TWO_BYTES, _BYTE = np.uint64(0xFF), np.uint64(0xFFFF), np.ui
 
 @dataclass(frozen=True, slots=True)
 class SchemaKey:
-    """How a message names its writer schema. value: registry id, fingerprint (8 bytes), or "" for raw."""
+    """Name of a writer schema in a message. value: registry id, fingerprint (8 bytes), or "" for raw."""
 
     kind: Literal["id", "fingerprint", "raw"]
     value: int | bytes | str = ""
@@ -44,9 +44,9 @@ RAW: Final = SchemaKey("raw")
 
 @dataclass(frozen=True, slots=True)
 class Framed:
-    """n messages in one buffer.
+    """Messages joined in one buffer.
 
-    buffer: uint8[...], all values joined, then PADDING zero bytes. start, end: int64[n], the datum's bounds in it.
+    buffer: uint8[...], all n values, then PADDING zero bytes. start, end: int64[n], bounds of each datum in the buffer.
     keys: the distinct schema keys. key: int32[n], index into keys, -1 for a rejected message.
     """
 
@@ -59,13 +59,13 @@ class Framed:
 
 
 def frame(values: Sequence[bytes | None], mode: Framing = "auto") -> Framed:
-    """Join n message values and find each one's schema key and datum."""
+    """Join n message values and find the schema key and the datum of each."""
     n = len(values)
     pieces: list[bytes] = [*values, bytes(PADDING)]  # type: ignore[list-item]
     try:
         joined = b"".join(pieces)
     except TypeError:
-        # Tombstones are rare, and looking for them beforehand would cost as much as the join.
+        # Tombstones are rare, and finding them in advance would cost as much as the join.
         pieces = [piece or b"" for piece in pieces]
         joined = b"".join(pieces)
     buffer = np.frombuffer(joined, np.uint8)
@@ -78,39 +78,39 @@ def frame(values: Sequence[bytes | None], mode: Framing = "auto") -> Framed:
         keys.append(RAW)
         key[lengths > 0] = 0
     words = unaligned_words(buffer)
-    # An empty value at the end starts at the padding, so that these loads stay inside the buffer.
+    # An empty last value starts at the padding, so these loads stay inside the buffer.
     head = words[start]
     if mode in ("auto", "confluent"):
         rows = np.flatnonzero(((head & _FIRST_BYTE) == 0) & (lengths >= CONFLUENT_HEADER))
         ids = (head[rows] >> _BYTE).astype(np.uint32).byteswap()
-        key[rows] = _enter(ids, keys, lambda value: SchemaKey("id", value))
+        key[rows] = _add_keys(ids, keys, lambda value: SchemaKey("id", value))
         start[rows] += CONFLUENT_HEADER
     if mode in ("auto", "single_object"):
         rows = np.flatnonzero(((head & _FIRST_TWO_BYTES) == _MARKER) & (lengths >= SINGLE_OBJECT_HEADER))
         fingerprints = words[start[rows] + len(SINGLE_OBJECT_MARKER)]
-        key[rows] = _enter(fingerprints, keys, lambda value: SchemaKey("fingerprint", value.to_bytes(8, "little")))
+        key[rows] = _add_keys(fingerprints, keys, lambda value: SchemaKey("fingerprint", value.to_bytes(8, "little")))
         start[rows] += SINGLE_OBJECT_HEADER
     rejects = [_reject(values[row], row, mode) for row in np.flatnonzero(key < 0).tolist()]
     return Framed(buffer, start, end, tuple(keys), key, rejects)
 
 
-def _enter(values: NDArray[Any], keys: list[SchemaKey], named: Callable[[int], SchemaKey]) -> NDArray[np.int64]:
-    """Append a key for every distinct value; int64[k], the index of each value's key."""
+def _add_keys(values: NDArray[Any], keys: list[SchemaKey], to_key: Callable[[int], SchemaKey]) -> NDArray[np.int64]:
+    """Append a key for every distinct value. Returns int64[k], the index of each value's key."""
     first = len(keys)
     if not len(values):
         return np.zeros(0, np.int64)
     # The usual batch has a single schema, and one comparison is cheaper than a sort.
     if (values == values[0]).all():
-        keys.append(named(int(values[0])))
+        keys.append(to_key(int(values[0])))
         return np.full(len(values), first, np.int64)
     distinct, index = np.unique(values, return_inverse=True)
-    keys += map(named, distinct.tolist())
+    keys += map(to_key, distinct.tolist())
     return first + index.astype(np.int64)
 
 
 _PINNED: Final = {
-    "confluent": "The value has no Confluent header (00 and a 4-byte schema id), which kafka.framing asks for.",
-    "single_object": "The value has no single-object header (C3 01 and a fingerprint), which kafka.framing asks for.",
+    "confluent": "The value has no Confluent header (00 and a 4-byte schema id), which kafka.framing requires.",
+    "single_object": "The value has no single-object header (C3 01 and a fingerprint), which kafka.framing requires.",
 }
 
 

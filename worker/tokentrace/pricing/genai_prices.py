@@ -15,26 +15,26 @@ from genai_prices import Usage
 from genai_prices.data_snapshot import DataSnapshot
 from genai_prices.types import ModelInfo, ModelPrice, StartDateConstraint, TieredPrices, TimeOfDateConstraint
 
-from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, Plan, PriceList, RateRow, Tier
+from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, PriceList, PricePlan, RateRow, Tier
 
 #: Digits that hold every rate of a token exactly.
 _DIGITS: Final = 60
 _EPOCH: Final = date(1970, 1, 1)
 
 
-class PublishedPrices:
+class GenaiPrices:
     """Finds plans by model and provider."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.clear_cache()
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop what the library remembers of every name that it was asked for, which nothing else bounds."""
         from genai_prices.data import providers  # A large module: loaded when it is wanted.
 
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
 
-    def find(self, model: str, provider: str) -> Plan | None:
+    def find(self, model: str, provider: str) -> PricePlan | None:
         """The model's plan; None where the table has none, or no price for its tokens.
 
         Without a provider the model's name decides; a provider that the table does not know is never guessed.
@@ -49,8 +49,8 @@ class PublishedPrices:
             return None
 
 
-def plan_of(info: ModelInfo) -> Plan | None:
-    """Return the plan of one entry of the table; None where it has no price for tokens.
+def plan_of(info: ModelInfo) -> PricePlan | None:
+    """Return the plan of one entry of the table; None if it has no price for tokens.
 
     Raises ValueError, as the library does, for prices that it cannot charge by.
     """
@@ -73,10 +73,10 @@ def plan_of(info: ModelInfo) -> Plan | None:
 def _tiers(prices: ModelPrice) -> tuple[Tier, ...]:
     tiered = [price for price in vars(prices).values() if isinstance(price, TieredPrices)]
     bounds = sorted({-1, *(tier.start for price in tiered for tier in price.tiers)})
-    return tuple(Tier(above, _rates(_within(prices, above))) for above in bounds)
+    return tuple(Tier(above, _rates(_without_tiers(prices, above))) for above in bounds)
 
 
-def _within(prices: ModelPrice, above: int) -> ModelPrice:
+def _without_tiers(prices: ModelPrice, above: int) -> ModelPrice:
     """The prices without tiers, as they are for calls with just more than `above` prompt tokens."""
     flat: dict[str, Decimal | TieredPrices | None] = {}
     for key, price in vars(prices).items():

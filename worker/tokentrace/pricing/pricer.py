@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from tokentrace.model.arrays import grown
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import SpanBatch, Strings
-from tokentrace.pricing.genai_prices import PublishedPrices
-from tokentrace.pricing.rates import Plan, Rates, configured_plan
+from tokentrace.pricing.genai_prices import GenaiPrices
+from tokentrace.pricing.rates import PricePlan, Rates, configured_plan
 from tokentrace.pricing.table import NO_PLAN, RateTable
 
 #: Where a cost comes from, by the code in `Priced.source`.
@@ -24,7 +24,7 @@ SOURCES: Final = ("reported", "computed", "unpriced")
 REPORTED, COMPUTED, UNPRICED = (np.uint8(code) for code in range(3))
 
 _NANO_USD: Final = 1e9
-_UNKNOWN: Final = -1
+_NOT_LOOKED_UP: Final = -1
 #: Names that are remembered with their plans; beyond it all are forgotten, and looked up again as they come.
 _MAX_NAMES: Final = 20_000
 
@@ -50,7 +50,7 @@ class Pricer:
         self._configured = [
             (re.compile(fnmatch.translate(pattern.lower())), configured_plan(each)) for pattern, each in rates.items()
         ]
-        self._published = PublishedPrices() if builtin else None
+        self._builtin = GenaiPrices() if builtin else None
         self._clock = clock
         self._table = RateTable()
         self._plan_of_name: dict[tuple[str, str], int] = {}
@@ -96,41 +96,43 @@ class Pricer:
             self._groups, self._looked_up = groups, 0
         if self._looked_up < len(groups):
             self._plan_of_group = grown(self._plan_of_group, len(groups))
-            self._plan_of_group[self._looked_up : len(groups)] = _UNKNOWN
+            self._plan_of_group[self._looked_up : len(groups)] = _NOT_LOOKED_UP
             # Never looked up: each of its spans has a plan of its own.
             self._plan_of_group[OVERFLOW_GROUP] = NO_PLAN
             self._looked_up = len(groups)
         plan = self._plan_of_group[group]
-        unknown = plan == _UNKNOWN
+        unknown = plan == _NOT_LOOKED_UP
         if unknown.any():
-            for number in np.unique(group[unknown]).tolist():
-                self._plan_of_group[number] = self._number(groups[number].model, groups[number].provider)
+            for index in np.unique(group[unknown]).tolist():
+                self._plan_of_group[index] = self._plan_id(groups[index].model, groups[index].provider)
             plan = self._plan_of_group[group]
         overflowed = np.flatnonzero(group == OVERFLOW_GROUP)
         if len(overflowed):
-            strangers = rows[overflowed]
-            names = zip(_texts(spans, spans.model, strangers), _texts(spans, spans.provider, strangers), strict=True)
-            plan[overflowed] = [self._number(*name) for name in names]
+            overflow_rows = rows[overflowed]
+            names = zip(
+                _texts(spans, spans.model, overflow_rows), _texts(spans, spans.provider, overflow_rows), strict=True
+            )
+            plan[overflowed] = [self._plan_id(*name) for name in names]
         return plan
 
-    def _number(self, model: str, provider: str) -> int:
-        number = self._plan_of_name.get((model, provider))
-        if number is None:
-            plan = self._find(model, provider)
-            number = NO_PLAN if plan is None else self._table.number(plan)
+    def _plan_id(self, model: str, provider: str) -> int:
+        plan_id = self._plan_of_name.get((model, provider))
+        if plan_id is None:
+            plan = self._find_plan(model, provider)
+            plan_id = NO_PLAN if plan is None else self._table.add(plan)
             if len(self._plan_of_name) >= _MAX_NAMES:
                 self._plan_of_name.clear()
-                if self._published:
-                    self._published.forget()
-            self._plan_of_name[model, provider] = number
-        return number
+                if self._builtin:
+                    self._builtin.clear_cache()
+            self._plan_of_name[model, provider] = plan_id
+        return plan_id
 
-    def _find(self, model: str, provider: str) -> Plan | None:
+    def _find_plan(self, model: str, provider: str) -> PricePlan | None:
         lowered = model.lower()
         for pattern, plan in self._configured:
             if pattern.match(lowered):
                 return plan
-        return self._published.find(model, provider) if self._published else None
+        return self._builtin.find(model, provider) if self._builtin else None
 
 
 def _texts(spans: SpanBatch, strings: Strings, rows: NDArray[np.int64]) -> list[str]:

@@ -104,10 +104,10 @@ class PriceList:
 
 
 #: Price lists in the order in which they are tried; the last one holds ALWAYS.
-Plan = tuple[PriceList, ...]
+PricePlan = tuple[PriceList, ...]
 
 
-def configured_plan(rates: Rates) -> Plan:
+def configured_plan(rates: Rates) -> PricePlan:
     """The plan of a model with rates in the configuration."""
     prompt = _usd_per_token(rates.prompt_per_1m)
     cached = prompt if rates.cached_prompt_per_1m is None else _usd_per_token(rates.cached_prompt_per_1m)

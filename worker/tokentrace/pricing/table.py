@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tokentrace.model.arrays import Ints, grown
 from tokentrace.model.reasons import MAX_TOKENS
-from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, PICO_PER_USD, US_PER_DAY, Plan, RateRow
+from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, PICO_PER_USD, US_PER_DAY, PricePlan, RateRow
 
 #: The plan of a model without any price: all its rates are 0.
 NO_PLAN: Final = 0
@@ -28,7 +28,7 @@ class RateTable:
     """Numbers plans as they are added; equal plans share a number."""
 
     def __init__(self) -> None:
-        self._number_of: dict[Plan, int] = {}
+        self._id_of: dict[PricePlan, int] = {}
         self._first_list: Ints = np.zeros(0, np.int64)
         self._list_count = 0
         #: A row a list: since_us, daily_from_us, daily_for_us, first tier; and whether it may not hold.
@@ -45,14 +45,14 @@ class RateTable:
         self._lists[0] = (ALWAYS.since_us, ALWAYS.daily_from_us, ALWAYS.daily_for_us, 0)
         self._list_count = 1
 
-    def number(self, plan: Plan) -> int:
+    def add(self, plan: PricePlan) -> int:
         """The plan's number, above NO_PLAN; the plan is added when it is new."""
-        number = self._number_of.get(plan)
-        if number is not None:
-            return number
-        number = self._number_of[plan] = len(self._number_of) + 1
-        self._first_list = grown(self._first_list, number + 1)
-        self._first_list[number] = self._list_count
+        plan_id = self._id_of.get(plan)
+        if plan_id is not None:
+            return plan_id
+        plan_id = self._id_of[plan] = len(self._id_of) + 1
+        self._first_list = grown(self._first_list, plan_id + 1)
+        self._first_list[plan_id] = self._list_count
         for each in plan:
             row = self._list_count
             self._lists, self._conditional = grown(self._lists, row + 1), grown(self._conditional, row + 1)
@@ -63,7 +63,7 @@ class RateTable:
             bounds = [tier.above for tier in each.tiers[1:]] + [_NEVER]
             for tier, next_above in zip(each.tiers, bounds, strict=True):
                 self._add_tier(tier.rates, next_above)
-        return number
+        return plan_id
 
     def _add_tier(self, rates: RateRow, next_above: int) -> None:
         row = len(self._rows)
@@ -95,14 +95,14 @@ class RateTable:
 
     def _tier_of(self, list_: Ints, prompt: Ints, times_us: Callable[[Ints], Ints]) -> Ints:
         """int64[k], the row of the tier that each call is charged by, from the first list of its plan."""
-        open_ = np.flatnonzero(self._conditional[list_])
-        if len(open_):
-            moments = times_us(open_)
-            while len(open_):
-                since_us, daily_from_us, daily_for_us, _ = self._lists[list_[open_]].T
-                passed = (moments < since_us) | ((moments - daily_from_us) % US_PER_DAY >= daily_for_us)
-                open_, moments = open_[passed], moments[passed]
-                list_[open_] += 1
+        undecided = np.flatnonzero(self._conditional[list_])
+        if len(undecided):
+            moments = times_us(undecided)
+            while len(undecided):
+                since_us, daily_from_us, daily_for_us, _ = self._lists[list_[undecided]].T
+                fails = (moments < since_us) | ((moments - daily_from_us) % US_PER_DAY >= daily_for_us)
+                undecided, moments = undecided[fails], moments[fails]
+                list_[undecided] += 1
         tier: Ints = self._lists[list_, 3]
         while (reached := prompt > self._tiers[tier, 4]).any():
             tier += reached

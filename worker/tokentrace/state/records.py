@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tokentrace import __version__
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
-from tokentrace.decode.resolve import parse
+from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.errors import FatalError
 from tokentrace.model.measures import SUMS, Layout
@@ -298,7 +298,7 @@ _NAMES: Final = (
 def _writer(name: str) -> tuple[Any, bytes]:
     schema = bundled_schema(name)
     # Parsed without logical types: timestamps stay the integers that they are.
-    return parse(schema), SINGLE_OBJECT_MARKER + fingerprint_of(schema)
+    return parse_schema(schema), SINGLE_OBJECT_MARKER + fingerprint_of(schema)
 
 
 @cache

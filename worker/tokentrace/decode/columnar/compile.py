@@ -1,7 +1,7 @@
-"""Plan: a resolved writer schema becomes the steps that decode its messages in lockstep.
+"""Schema compiler: turns a resolved writer schema into the program that decodes its messages in columns.
 
-Records are written out, fields that nothing wants are only passed over, and neighbours of constant width become one
-step. A schema that contains itself, or whose arrays may hold items of no bytes at all, has no such form.
+Nested records are inlined, fields without a column are only skipped, and adjacent values of constant width become one
+step. A recursive schema, or one whose array items may take no bytes, has no columnar form.
 """
 
 from __future__ import annotations
@@ -9,147 +9,148 @@ from __future__ import annotations
 from typing import Final
 
 from tokentrace.decode.columnar.steps import (
-    Absent,
-    Choice,
-    Fixed,
+    Blocks,
+    Enum,
+    FixedWidth,
     Integer,
-    NotANumber,
-    Refuse,
-    Repeat,
+    Program,
+    SetNaN,
+    SetNull,
     Step,
-    Steps,
-    Symbol,
-    Text,
+    String,
+    Union,
+    Unsupported,
 )
-from tokentrace.decode.resolve import Resolution, Type, accepted_kinds, children, timestamp_scale
+from tokentrace.decode.resolve import Resolution, accepted_kinds, timestamp_scale
+from tokentrace.decode.schema_tree import Type, children
 from tokentrace.model.spans import FLOAT_FIELDS
 
-#: Types within types; a step calls the steps inside it. The reference allows more (walk.MAX_DEPTH).
+#: Deepest nesting of types, since a step calls the steps inside it. Fastavro may go deeper (datum_check.MAX_DEPTH).
 MAX_DEPTH: Final = 50
 
-#: Bytes of constant width; a datum of more cannot be (a Kafka message has less), and sums of them stay in 64 bits.
+#: Largest constant width in bytes: larger than any Kafka message, and small enough for sums to fit in 64 bits.
 MAX_WIDTH: Final = 1 << 31
 
 _WIDTHS: Final = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 
 
-class _NoPlan(Exception):
-    """The schema has no column form."""
+class _NotColumnar(Exception):
+    """The schema has no columnar form."""
 
 
-def plan(resolution: Resolution) -> Steps | None:
-    """The steps over a whole datum, or None for a schema that has no column form."""
+def compile_program(resolution: Resolution) -> Program | None:
+    """Compile the program for a whole datum; None if the schema has no columnar form."""
     if resolution.recursive or resolution.unbounded:
         return None
-    planner = _Planner()
-    steps: Steps = ()
+    compiler = _Compiler()
+    steps: Program = ()
     try:
         if _height(resolution.root, {}) > MAX_DEPTH:
             return None
         for name, type_ in resolution.root.fields:
-            column = resolution.feeds.get(name)
-            steps += planner.skip(type_) if column is None else planner.extract(type_, column)
+            column = resolution.field_columns.get(name)
+            steps += compiler.skip(type_) if column is None else compiler.extract(type_, column)
         return _joined(steps)
-    except (_NoPlan, RecursionError):
+    except (_NotColumnar, RecursionError):
         return None
 
 
 def _height(type_: Type, known: dict[int, int]) -> int:
-    """Levels of types within a type, itself included."""
+    """Return the levels of nested types, including the type itself. known: id of a type -> its height."""
     if id(type_) not in known:
-        known[id(type_)] = 1 + max((_height(each, known) for each in children(type_)), default=0)
+        known[id(type_)] = 1 + max((_height(child, known) for child in children(type_)), default=0)
     return known[id(type_)]
 
 
-class _Planner:
-    """Plans types; a named type that recurs is planned once."""
+class _Compiler:
+    """Compiles types. A named type that occurs again is compiled once."""
 
     def __init__(self) -> None:
-        self._skips: dict[int, Steps] = {}
+        self._skips: dict[int, Program] = {}
 
-    def skip(self, type_: Type) -> Steps:
-        """Steps over a value that nothing wants."""
+    def skip(self, type_: Type) -> Program:
+        """Compile the steps that skip a value."""
         steps = self._skips.get(id(type_))
         if steps is None:
             steps = self._skips[id(type_)] = self._skip(type_)
         return steps
 
-    def _skip(self, type_: Type) -> Steps:
+    def _skip(self, type_: Type) -> Program:
         kind = type_.kind
         if kind in ("int", "long"):
             return (Integer(),)
         if kind in ("string", "bytes"):
-            return (Text(),)
+            return (String(),)
         if kind == "enum":
-            return (Symbol(type_.symbols),) if type_.symbols else (Refuse(),)
+            return (Enum(type_.symbols),) if type_.symbols else (Unsupported(),)
         if kind == "union":
-            return (Choice(tuple(self.skip(branch) for branch in type_.branches)),)
+            return (Union(tuple(self.skip(branch) for branch in type_.branches)),)
         if kind == "record":
             return _joined(tuple(step for _, inner in type_.fields for step in self.skip(inner)))
         if type_.items is not None:
-            return (Repeat(self.skip(type_.items), keyed=kind == "map"),)
-        return _joined((Fixed(type_.size if kind == "fixed" else _WIDTHS[kind]),))
+            return (Blocks(self.skip(type_.items), keyed=kind == "map"),)
+        return _joined((FixedWidth(type_.size if kind == "fixed" else _WIDTHS[kind]),))
 
-    def extract(self, type_: Type, column: str) -> Steps:
-        """Steps that store a field's value in a column; a null, or a branch that feeds nothing, leaves it absent."""
+    def extract(self, type_: Type, column: str) -> Program:
+        """Compile the steps that store a field's value in a column; a null leaves the column absent."""
         if column == "attributes":
-            column, inside = "eval_score", self._attributes
+            column, store = "eval_score", self._attributes
         else:
-            inside = self._value
+            store = self._value
         if type_.kind == "union":
-            return (Absent(column), Choice(tuple(inside(branch, column) for branch in type_.branches)))
+            return (SetNull(column), Union(tuple(store(branch, column) for branch in type_.branches)))
         if column == "eval_score":
-            return (Absent(column), *inside(type_, column))
-        return inside(type_, column)
+            return (SetNull(column), *store(type_, column))
+        return store(type_, column)
 
-    def _attributes(self, type_: Type, column: str) -> Steps:
+    def _attributes(self, type_: Type, column: str) -> Program:
         if type_.kind != "map" or type_.items is None:
             return self.skip(type_)
         score = _score(type_.items, column)
         if type_.items.kind == "union":
-            score = (Absent(column), Choice(tuple(_score(branch, column) for branch in type_.items.branches)))
-        return (Repeat(self.skip(type_.items), keyed=True, score=score),)
+            score = (SetNull(column), Union(tuple(_score(branch, column) for branch in type_.items.branches)))
+        return (Blocks(self.skip(type_.items), keyed=True, score=score),)
 
-    def _value(self, type_: Type, column: str) -> Steps:
+    def _value(self, type_: Type, column: str) -> Program:
         kind = type_.kind
         if kind == "null":
             return ()
         if kind not in accepted_kinds(column):
-            return (Refuse(),)
+            return (Unsupported(),)
         if kind == "enum":
-            return (Symbol(type_.symbols, column),) if type_.symbols else (Refuse(),)
+            return (Enum(type_.symbols, column),) if type_.symbols else (Unsupported(),)
         if kind in ("string", "bytes"):
-            return (Text(column),)
+            return (String(column),)
         return _number(type_, column)
 
 
-def _number(type_: Type, column: str) -> Steps:
+def _number(type_: Type, column: str) -> Program:
     if type_.kind in ("int", "long"):
         scale = timestamp_scale(type_) if column.endswith("_at_us") else (1, 1)
         return (Integer(column, *scale),)
     size = _WIDTHS[type_.kind]
-    return (Fixed(size, ((0, size, column),)),)
+    return (FixedWidth(size, ((0, size, column),)),)
 
 
-def _score(type_: Type, column: str) -> Steps:
-    """Steps that store an attribute's value; they end anywhere, since the value is passed over besides."""
+def _score(type_: Type, column: str) -> Program:
+    """Compile the steps that store an attribute's value. They need not move past it: another program skips it."""
     if type_.kind == "null":
         return ()
     if type_.kind in accepted_kinds(FLOAT_FIELDS[0]):
         return _number(type_, column)
-    return (NotANumber(column),)
+    return (SetNaN(column),)
 
 
-def _joined(steps: Steps) -> Steps:
-    """The same steps, with neighbours of constant width as one, and none of no width."""
+def _joined(steps: Program) -> Program:
+    """Merge adjacent steps of constant width, and remove those of no width."""
     joined: list[Step] = []
     for step in steps:
         last = joined[-1] if joined else None
-        if isinstance(step, Fixed) and isinstance(last, Fixed):
+        if isinstance(step, FixedWidth) and isinstance(last, FixedWidth):
             reads = tuple((last.width + offset, size, column) for offset, size, column in step.reads)
-            step = joined[-1] = Fixed(last.width + step.width, last.reads + reads)
-        elif step != Fixed(0):
+            step = joined[-1] = FixedWidth(last.width + step.width, last.reads + reads)
+        elif step != FixedWidth(0):
             joined.append(step)
-        if isinstance(step, Fixed) and step.width > MAX_WIDTH:
-            raise _NoPlan
+        if isinstance(step, FixedWidth) and step.width > MAX_WIDTH:
+            raise _NotColumnar
     return tuple(joined)

@@ -1,8 +1,8 @@
-"""The columnar decoder: the messages of one writer schema, all at once, into the columns of a batch.
+"""Columnar decoder: decodes the messages of one writer schema together, into the columns of a batch.
 
-The schema's plan runs over the messages in lockstep, some thousands at a time. A message that does not end exactly
-where its datum ends was read wrongly or met something unusual: the reference decoder alone decodes it, and alone
-says why it cannot be read. So every result is the reference's, and one bad message costs one slow decode.
+The schema's program runs over some thousands of messages at once. A message whose cursor does not end exactly at the
+end of its datum was misread or is unusual. The fallback decoder (fastavro) then decodes that message, and it alone
+explains why a message is invalid. Every result is therefore fastavro's, and one bad message costs one slow decode.
 """
 
 from __future__ import annotations
@@ -14,73 +14,76 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.decode.columnar.compile import plan
-from tokentrace.decode.columnar.cursors import Chunk, Cursors
-from tokentrace.decode.columnar.steps import Steps, run
-from tokentrace.decode.columnar.utf8 import NotAscii, invalid_utf8
+from tokentrace.decode.columnar.compile import compile_program
+from tokentrace.decode.columnar.cursors import Cursors, MessageChunk
+from tokentrace.decode.columnar.steps import Program, run
+from tokentrace.decode.columnar.utf8 import NonAscii, invalid_utf8
 from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, FastavroDecoder
 from tokentrace.decode.resolve import Resolution
 from tokentrace.model.arrays import unaligned_words
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import Numbers, SpanColumns, Strings
 
-#: Messages decoded together: each temporary array stays below the 128 KiB from which malloc asks the kernel for pages.
+#: Messages decoded together: each temporary array stays below 128 KiB, from which on malloc maps new pages.
 CHUNK_ROWS: Final = 12_000
-#: Below this many messages the array operations cost more than fastavro does.
+#: With fewer messages than this, array operations cost more than fastavro.
 MIN_ROWS: Final = 8
-#: A round over the items of fewer messages than this costs more than fastavro does.
-THIN_ROWS: Final = 32
-#: Such rounds in one chunk before the messages that still have items are left to the reference.
-PATIENCE: Final = 256
+#: A round of items in fewer messages than this is sparse: it costs more than fastavro.
+SPARSE_ROWS: Final = 32
+#: Sparse rounds in one chunk, after which messages with items left go to the fallback decoder.
+MAX_SPARSE_ROUNDS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnarDecoder:
     """Decodes the messages of one writer schema.
 
-    reference: for the messages that leave the fast path. steps: the schema's plan. fed: the columns that it fills.
-    chunk_rows: messages decoded together.
-    min_rows, thin_rows, patience: when to leave messages to the reference for speed's sake; results do not change.
+    fallback: decodes the messages that leave the fast path. program: compiled from the schema.
+    output_columns: names of the columns that the program fills. chunk_rows: messages decoded together.
+    min_rows, sparse_rows, max_sparse_rounds: when the fallback is faster; they do not change results.
     """
 
-    reference: FastavroDecoder
-    steps: Steps
-    fed: tuple[str, ...]
+    fallback: FastavroDecoder
+    program: Program
+    output_columns: tuple[str, ...]
     min_rows: int = MIN_ROWS
     chunk_rows: int = CHUNK_ROWS
-    thin_rows: int = THIN_ROWS
-    patience: int = PATIENCE
+    sparse_rows: int = SPARSE_ROWS
+    max_sparse_rounds: int = MAX_SPARSE_ROUNDS
 
     @classmethod
     def compile(
-        cls, schema: Any, resolution: Resolution, reference: FastavroDecoder | None = None, **options: Any
+        cls, schema: Any, resolution: Resolution, fallback: FastavroDecoder | None = None, **options: Any
     ) -> ColumnarDecoder | None:
-        """The decoder of a schema (parsed JSON), or None where the schema has no column form.
+        """Compile the decoder of a schema (parsed JSON); None if the schema has no columnar form.
 
-        options: min_rows, chunk_rows, thin_rows, patience.
+        options: min_rows, chunk_rows, sparse_rows, max_sparse_rounds.
         """
-        steps = plan(resolution)
-        if steps is None:
+        program = compile_program(resolution)
+        if program is None:
             return None
-        fed = {"eval_score" if column == "attributes" else column for column in resolution.feeds.values()}
-        return cls(reference or FastavroDecoder(schema, resolution), steps, tuple(sorted(fed)), **options)
+        output_columns = {
+            "eval_score" if column == "attributes" else column for column in resolution.field_columns.values()
+        }
+        fallback = fallback or FastavroDecoder(schema, resolution)
+        return cls(fallback, program, tuple(sorted(output_columns)), **options)
 
     def decode_into(
         self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
     ) -> list[Reject]:
-        """Decode messages into `columns` at `rows`, over whatever is there; as the reference, see there."""
+        """Decode messages into `columns` at `rows`, with the results of `FastavroDecoder.decode_into`."""
         count = len(rows)
-        left = np.ones(count, np.bool_)
+        failed = np.ones(count, np.bool_)
         if count >= max(self.min_rows, 1):
             words = unaligned_words(columns.buffer)
-            # Parts of equal size, none of them small.
+            # Chunks of equal size, so that none is small.
             bounds = np.linspace(0, count, -(-count // self.chunk_rows) + 1).astype(np.int64).tolist()
             for first, last in pairwise(bounds):
                 part = slice(first, last)
-                left[part] = self._decode_chunk(columns, words, rows[part], start[part], end[part])
-        if not left.any():
+                failed[part] = self._decode_chunk(columns, words, rows[part], start[part], end[part])
+        if not failed.any():
             return []
-        return self.reference.decode_into(columns, rows[left], start[left], end[left])
+        return self.fallback.decode_into(columns, rows[failed], start[failed], end[failed])
 
     def _decode_chunk(
         self,
@@ -90,46 +93,46 @@ class ColumnarDecoder:
         start: NDArray[np.int64],
         end: NDArray[np.int64],
     ) -> NDArray[np.bool_]:
-        """Decode k messages; bool[k], the ones that are left to the reference."""
+        """Decode k messages. Returns bool[k]: the messages for the fallback decoder."""
         first, count = int(rows[0]), len(rows)
         adjacent = int(rows[-1]) - first + 1 == count and bool((np.diff(rows) == 1).all())
         if adjacent:
-            sink = {name: _part(getattr(columns, name), slice(first, first + count)) for name in self.fed}
+            outputs = {name: _part(getattr(columns, name), slice(first, first + count)) for name in self.output_columns}
         else:
-            sink = {name: _part(getattr(columns, name), rows) for name in self.fed}
-        chunk = Chunk(columns.buffer, words, end, sink, columns, self.thin_rows, self.patience)
-        lanes = Cursors(chunk, start.copy())
-        # A signalling NaN becomes a quiet one, as everywhere.
+            outputs = {name: _part(getattr(columns, name), rows) for name in self.output_columns}
+        chunk = MessageChunk(columns.buffer, words, end, outputs, columns, self.sparse_rows, self.max_sparse_rounds)
+        cursors = Cursors(chunk, start.copy())
+        # Converting a signalling NaN to a quiet one must not warn.
         with np.errstate(invalid="ignore"):
-            run(self.steps, lanes)
-        left: NDArray[np.bool_] = lanes.pos != end
-        self._judge_labels(chunk, start, left)
+            run(self.program, cursors)
+        failed: NDArray[np.bool_] = cursors.pos != end
+        self._mark_invalid_labels(chunk, start, failed)
         if not adjacent:
-            for name, part in sink.items():
+            for name, part in outputs.items():
                 _put(getattr(columns, name), rows, part)
-        return left
+        return failed
 
-    def _judge_labels(self, chunk: Chunk, start: NDArray[np.int64], left: NDArray[np.bool_]) -> None:
-        """Leave messages whose labels are no UTF-8 to the reference, which says so."""
-        names = [name for name in LABEL_FIELDS if name in chunk.sink]
+    def _mark_invalid_labels(self, chunk: MessageChunk, start: NDArray[np.int64], failed: NDArray[np.bool_]) -> None:
+        """Set `failed` (bool[k]) for messages with a label that is not valid UTF-8; the fallback rejects them."""
+        names = [name for name in LABEL_FIELDS if name in chunk.outputs]
         if not names:
             return
-        not_ascii = NotAscii(chunk.buffer, int(start.min()), int(chunk.end.max()))
+        non_ascii = NonAscii(chunk.buffer, int(start.min()), int(chunk.end.max()))
         for name in names:
-            strings: Strings = chunk.sink[name]
-            # Strings of wrong messages may lie anywhere; those beside the buffer are symbols, known to be ASCII.
-            look = ~left & (strings.offset < len(chunk.words)) & (strings.length > 0)
-            rows = np.flatnonzero(look)
-            if len(rows) < len(look):
+            strings: Strings = chunk.outputs[name]
+            # Strings of failed messages may lie anywhere. Strings outside the buffer are enum symbols, always ASCII.
+            candidates = ~failed & (strings.offset < len(chunk.words)) & (strings.length > 0)
+            rows = np.flatnonzero(candidates)
+            if len(rows) < len(candidates):
                 strings = strings.take(rows)
-            found = not_ascii.rows(strings)
+            found = non_ascii.rows(strings)
             if len(found):
                 bad = invalid_utf8(chunk.buffer, strings.take(found))
-                left[rows[found[bad]]] = True
+                failed[rows[found[bad]]] = True
 
 
 def _part(column: Any, rows: slice | NDArray[np.int64]) -> Any:
-    """A column's entries at rows: a view for a slice, a copy for an array."""
+    """Return a column's entries at rows: a view for a slice, a copy for an array."""
     if isinstance(column, Strings):
         return Strings(column.offset[rows], column.length[rows])
     if isinstance(column, Numbers):
@@ -138,7 +141,7 @@ def _part(column: Any, rows: slice | NDArray[np.int64]) -> Any:
 
 
 def _put(column: Any, rows: NDArray[np.int64], part: Any) -> None:
-    """Put entries made by `_part` back."""
+    """Write entries made by `_part` back into their column."""
     if isinstance(column, Strings):
         column.offset[rows], column.length[rows] = part.offset, part.length
     elif isinstance(column, Numbers):

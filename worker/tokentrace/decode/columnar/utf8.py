@@ -1,7 +1,7 @@
-"""Labels: which strings of a column are not valid UTF-8.
+"""UTF-8 check: finds the strings of a column that are not valid UTF-8.
 
-Most names are ASCII, which one bit for each byte of the messages shows. The others are decoded, all at once as one
-text; only where that fails is each of them looked at.
+Most names are ASCII, which a bitmap with one bit per byte of the messages shows. The other strings are joined and
+decoded as one text. Only if that fails is every string decoded on its own.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from tokentrace.model.arrays import unaligned_words
 from tokentrace.model.spans import Strings
 
-#: Bytes looked at at a time, a multiple of 8, so that what is in between stays in the cache.
+#: Bytes examined at a time, a multiple of 8; temporary arrays of this size stay in the CPU cache.
 _BLOCK: Final = 1 << 18
-#: Bytes of strings that are decoded at once; indexes to gather them take eight times as much.
-_TOGETHER: Final = 1 << 20
-#: Strings of so many bytes have all their bits in one 64-bit load, whichever bit of a byte they begin at.
+#: Most bytes of joined strings; the indexes that gather them take eight times as much memory.
+_MAX_JOINED: Final = 1 << 20
+#: Longest string whose bits are all in one 64-bit load, whichever bit of a byte they begin at.
 _WINDOW: Final = 57
 _LOWEST_BITS: Final = np.array([(1 << length) - 1 for length in range(_WINDOW + 1)], np.uint64)
 
 
-class NotAscii:
-    """Which bytes of a stretch of the buffer are 80 or higher."""
+class NonAscii:
+    """Bitmap of the non-ASCII bytes (80 hex and above) in buffer[first:last]."""
 
     def __init__(self, buffer: NDArray[np.uint8], first: int, last: int) -> None:
         self._first = first
@@ -35,7 +35,10 @@ class NotAscii:
         self._words = unaligned_words(bits)
 
     def rows(self, strings: Strings) -> NDArray[np.int64]:
-        """int64[j], ascending: the strings that hold such a byte, or that are too long to tell. All in the stretch."""
+        """Return int64[j], ascending: strings with a non-ASCII byte, or longer than the bitmap lookup covers.
+
+        All strings must lie in buffer[first:last].
+        """
         at = strings.offset - self._first
         bits = self._words[at >> 3] >> (at & 7).view(np.uint64)
         bits &= _LOWEST_BITS.take(strings.length, mode="clip")
@@ -46,11 +49,11 @@ class NotAscii:
 
 
 def invalid_utf8(buffer: NDArray[np.uint8], strings: Strings) -> list[int]:
-    """The strings, all in the buffer, that are not valid UTF-8; ascending."""
+    """Return the indices of strings that are not valid UTF-8, ascending. All strings must lie in the buffer."""
     offset, length = strings.offset, strings.length
     stop = np.cumsum(length + 1)
-    if len(length) and int(stop[-1]) <= _TOGETHER:
-        # A zero byte after each string: what is cut off at a string's end is not mended by the next one.
+    if len(length) and int(stop[-1]) <= _MAX_JOINED:
+        # A zero byte ends each string, so that the next string cannot complete a truncated character.
         first = stop - length - 1
         text = buffer.take(np.arange(stop[-1]) + np.repeat(offset - first, length + 1), mode="clip")
         text[stop - 1] = 0

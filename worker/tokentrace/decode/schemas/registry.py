@@ -73,7 +73,7 @@ class Registry:
         self._clock = clock
         self._known: dict[int, Any] = {}
         #: Answers by id, or by subject and version: what was had once is neither asked for nor counted again.
-        self._answers: dict[int | tuple[str, int], Schema] = {}
+        self._responses: dict[int | tuple[str, int], Schema] = {}
         self._unknown: dict[int, tuple[float, str]] = {}
         self.requests: dict[str, int] = {"ok": 0, "not_found": 0, "error": 0}
         try:
@@ -93,53 +93,55 @@ class Registry:
             if self._clock() < expires_at:
                 raise SchemaError("unknown_schema_id", why)
             del self._unknown[schema_id]
-        schema = self._ask(
+        schema = self._request(
             schema_id,
             schema_id,
             lambda: self._client.get_schema(schema_id),
             f"The schema registry has no schema with id {schema_id}.",
         )
         references: dict[str, Any] = {}
-        self._collect(schema_id, schema, references)
+        self._fetch_references(schema_id, schema, references)
         parsed = _inlined(schema_id, _parse(schema_id, schema), references)
         self._known[schema_id] = parsed
         return parsed
 
-    def _collect(self, schema_id: int, schema: Schema, references: dict[str, Any]) -> None:
+    def _fetch_references(self, schema_id: int, schema: Schema, references: dict[str, Any]) -> None:
         """Fetch what a schema refers to, and what that refers to, into `references`: full name -> schema."""
         for reference in schema.references or []:
             name, subject, version = reference.name, reference.subject, reference.version
             if name is None or subject is None or version is None or name in references:
                 continue
-            referenced = self._ask(
+            referenced = self._request(
                 schema_id,
                 (subject, version),
                 lambda subject=subject, version=version: self._client.get_version(subject, version).schema,  # type: ignore[misc]
                 f"Schema id {schema_id} refers to {subject} version {version}, which the registry does not have.",
             )
             references[name] = _parse(schema_id, referenced)
-            self._collect(schema_id, referenced, references)
+            self._fetch_references(schema_id, referenced, references)
 
-    def _ask(self, schema_id: int, name: int | tuple[str, int], request: Callable[[], Schema], missing: str) -> Schema:
+    def _request(
+        self, schema_id: int, name: int | tuple[str, int], request: Callable[[], Schema], missing: str
+    ) -> Schema:
         """The schema of this name, by one request at most. `missing`: the sentence for a schema that is not there."""
-        if name in self._answers:
-            return self._answers[name]
+        if name in self._responses:
+            return self._responses[name]
         try:
-            answer = request()
+            response = request()
         except SchemaRegistryError as error:
             if error.http_status_code == 404 and error.error_code in _NOT_FOUND:
                 self.requests["not_found"] += 1
                 self._remember_unknown(schema_id, missing)
                 raise SchemaError("unknown_schema_id", missing) from error
             self.requests["error"] += 1
-            raise SchemaUnavailable(f"The schema registry at {self._url} {_refusal(error)}.") from error
+            raise SchemaUnavailable(f"The schema registry at {self._url} {_describe_status(error)}.") from error
         except Exception as error:
             # The HTTP library below has its own exceptions for refused, reset and timed-out connections.
             self.requests["error"] += 1
             raise SchemaUnavailable(
                 f"The schema registry at {self._url} does not answer ({_describe(error)}); check schema_registry.url."
             ) from error
-        if not answer.schema_str:
+        if not response.schema_str:
             self.requests["error"] += 1
             self._client.clear_caches()  # type: ignore[no-untyped-call]
             raise SchemaUnavailable(
@@ -147,8 +149,8 @@ class Registry:
                 "check schema_registry.url."
             )
         self.requests["ok"] += 1
-        self._answers[name] = answer
-        return answer
+        self._responses[name] = response
+        return response
 
     def _remember_unknown(self, schema_id: int, why: str) -> None:
         if len(self._unknown) >= MAX_UNKNOWN:
@@ -182,7 +184,7 @@ def _too_deep(schema_id: int) -> SchemaError:
     return SchemaError("schema_unusable", f"Schema id {schema_id} is nested too deeply to be read.")
 
 
-def _refusal(error: SchemaRegistryError) -> str:
+def _describe_status(error: SchemaRegistryError) -> str:
     status = error.http_status_code
     if status in (401, 403):
         return f"refuses the credentials (HTTP {status}); check schema_registry.auth"
