@@ -40,22 +40,21 @@ class Served:
         self.delay_s = 0.0
         renderer = Renderer({})
 
-        def render(snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
+        def render(form: Format, by_prometheus: bool) -> Scrape:
             time.sleep(self.delay_s)
-            return renderer.scrape(snapshot, [], form, by_prometheus)
+            return renderer.scrape(lambda: self.snapshot, form, by_prometheus)
 
         values = {"host": "127.0.0.1", "port": 0, **settings}
         self.server = HttpServer(
             HttpSettings(**values),  # type: ignore[arg-type]
-            lambda: self.snapshot,
             render,
             lambda: self.report,
             self._on_scraped,
         )
         self.server.start()
 
-    def _on_scraped(self, snapshot: Snapshot, _: Scrape, scraper: Address, connected: Collection[Address]) -> None:
-        self.scraped.append(snapshot)
+    def _on_scraped(self, scrape: Scrape, scraper: Address, connected: Collection[Address]) -> None:
+        self.scraped.append(scrape.snapshot)
         self.scrapers.append((scraper, connected))
 
     def ask(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 import shutil
 import subprocess
+import threading
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -221,3 +223,32 @@ def test_an_empty_snapshot_has_every_family_without_series() -> None:
         "tokentrace_groups_limit",
         "tokentrace_groups_overflowed_total",
     ]
+
+
+def test_renderer_takes_the_newest_snapshot_when_its_turn_comes() -> None:
+    """Of two scrapes at the same moment, neither renders a snapshot that is older than the other's."""
+    counting = Harness()
+    counting.count([message(span())])
+    old = counting.commit()
+    counting.count([message(span(model="new"))])
+    snapshots = [old, counting.commit()]
+    taken, rendered = threading.Event(), threading.Event()
+    renderer = Renderer({})
+
+    def latest() -> Snapshot:
+        snapshot = snapshots.pop(0)
+        if snapshot is old:
+            taken.set()
+            # Where the snapshot is taken outside the lock, the other scrape is rendered meanwhile.
+            rendered.wait(0.3)
+        return snapshot
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(renderer.scrape, latest, "text", False)
+        assert taken.wait(5.0)
+        second = pool.submit(renderer.scrape, latest, "text", False)
+        second.add_done_callback(lambda _: rendered.set())
+        scrapes = [first.result(5.0), second.result(5.0)]
+    for scrape in scrapes:
+        assert scrape.body == Renderer({}).render(scrape.snapshot, [], "text")
+    assert scrapes[0].snapshot is old

@@ -198,8 +198,8 @@ def test_every_family_of_a_new_series_begins_at_zero_for_prometheus_and_nobody_e
     rig.count([message(span(cost_usd=0.5, latency_ms=5.0, ttft_ms=1.0, attributes={"eval.score": 1.0})), b"junk"])
     snapshot = rig.commit()
     renderer = Renderer({}, zero_first=True)
-    assert cost_lines(renderer.scrape(snapshot, [], "text", by_prometheus=False).body) == ["0.500000000"]
-    first = renderer.scrape(snapshot, [], "text", by_prometheus=True)
+    assert cost_lines(renderer.scrape(lambda: snapshot, "text", by_prometheus=False).body) == ["0.500000000"]
+    first = renderer.scrape(lambda: snapshot, "text", by_prometheus=True)
     renderer.scraped(("a", 1), first.number, {("a", 1)})
     assert not first.complete
     values = {
@@ -208,7 +208,7 @@ def test_every_family_of_a_new_series_begins_at_zero_for_prometheus_and_nobody_e
         if not line.startswith(("#", "tokentrace_groups", "tokentrace_quality"))
     }
     assert values == {"0", "0.000000000", "0.000", "0.000000"}
-    second = renderer.scrape(snapshot, [], "text", by_prometheus=True)
+    second = renderer.scrape(lambda: snapshot, "text", by_prometheus=True)
     assert second.complete
     assert second.body == renderer.render(snapshot, [], "text")
     assert renderer.scrapers() == {("a", 1)}
@@ -218,7 +218,7 @@ def test_without_zero_first_a_prometheus_sees_the_values() -> None:
     rig = Harness()
     rig.count([message(span())])
     snapshot = rig.commit()
-    scrape = Renderer({}).scrape(snapshot, [], "text", by_prometheus=True)
+    scrape = Renderer({}).scrape(lambda: snapshot, "text", by_prometheus=True)
     assert (scrape.number, scrape.complete) == (0, True)
 
 
@@ -228,4 +228,4 @@ def test_a_restored_snapshot_is_no_news() -> None:
     snapshot = rig.commit()
     renderer = Renderer({}, zero_first=True)
     renderer.adopt(snapshot)
-    assert cost_lines(renderer.scrape(snapshot, [], "text", by_prometheus=True).body) == ["0.500000000"]
+    assert cost_lines(renderer.scrape(lambda: snapshot, "text", by_prometheus=True).body) == ["0.500000000"]

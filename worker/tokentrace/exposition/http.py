@@ -31,7 +31,6 @@ from tokentrace.exposition.negotiate import CONTENT_TYPES, accepts_gzip, choose_
 from tokentrace.exposition.render import Format, Scrape
 from tokentrace.exposition.zero_init import Address
 from tokentrace.model.durations import positive_duration
-from tokentrace.model.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -79,15 +78,14 @@ class AlertBoard(Protocol):
 
 
 class HttpServer:
-    """Serves until `stop`. snapshot, render and health are called on other threads than the consumer's."""
+    """Serves until `stop`. render and health are called on other threads than the consumer's."""
 
     def __init__(
         self,
         settings: HttpSettings,
-        snapshot: Callable[[], Snapshot],
-        render: Callable[[Snapshot, Format, bool], Scrape],
+        render: Callable[[Format, bool], Scrape],
         health: Callable[[], HealthReport],
-        on_scraped: Callable[[Snapshot, Scrape, Address, Collection[Address]], None] = lambda *_: None,
+        on_scraped: Callable[[Scrape, Address, Collection[Address]], None] = lambda *_: None,
         alerts: AlertBoard | None = None,
     ) -> None:
         """on_scraped: told what was sent whole, to where, and from where connections are open then.
@@ -95,7 +93,6 @@ class HttpServer:
         alerts: what answers under /alerts; without it there is no such path.
         """
         self._settings = settings
-        self._snapshot = snapshot
         self._render = render
         self._health = health
         self._on_scraped = on_scraped
@@ -215,10 +212,9 @@ class HttpServer:
         form = choose_format(request.headers.get("accept", ""))
         compress = accepts_gzip(request.headers.get("accept-encoding", ""))
         async with self._scrapes:
-            snapshot = self._snapshot()
             # Prometheus and its kin say how long they are going to wait; nobody else does.
             by_prometheus = "x-prometheus-scrape-timeout-seconds" in request.headers
-            scrape = await run_in_threadpool(self._render, snapshot, form, by_prometheus)
+            scrape = await run_in_threadpool(self._render, form, by_prometheus)
             body = scrape.body
             if compress:
                 body = await run_in_threadpool(gzip.compress, body, GZIP_LEVEL)
@@ -226,7 +222,7 @@ class HttpServer:
         if compress:
             headers["Content-Encoding"] = "gzip"
         host, port = request.client or ("", 0)
-        return _Scraped(body, headers, lambda: self._on_scraped(snapshot, scrape, (host, port), self._connected()))
+        return _Scraped(body, headers, lambda: self._on_scraped(scrape, (host, port), self._connected()))
 
     def _connected(self) -> frozenset[Address]:
         """From where connections are open. To be asked on the server's own event loop."""

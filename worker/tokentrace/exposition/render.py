@@ -7,7 +7,7 @@ Sums are integers in the smallest unit, so they are written as exact decimals.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
@@ -34,9 +34,13 @@ _EOF: Final = b"# EOF\n"
 
 
 class Scrape(NamedTuple):
-    """One exposition. number: of a scrape that shows new series as 0 first, else 0. complete: none was held at 0."""
+    """One exposition of a snapshot.
+
+    number: of a scrape that shows new series as 0 first, else 0. complete: no series was held at 0.
+    """
 
     body: bytes
+    snapshot: Snapshot
     number: int = 0
     complete: bool = True
 
@@ -58,21 +62,34 @@ class Renderer:
         self._lock = threading.Lock()
 
     def render(self, snapshot: Snapshot, others: Iterable[Metric], form: Format) -> bytes:
-        """The exposition of a snapshot, followed by `others`, which the client library writes."""
+        """The exposition of a snapshot, followed by `others`, which the client library writes.
+
+        A snapshot must not be older than the one before it: series are numbered as rows are added.
+        """
         with self._lock:
             lines = self._lines(snapshot, form, None)
         return "".join(lines).encode() + _library_text(others, form)
 
-    def scrape(self, snapshot: Snapshot, others: Iterable[Metric], form: Format, by_prometheus: bool) -> Scrape:
-        """As `render`, for a client that may be a Prometheus; `scraped` has to be told when it has all of it."""
+    def scrape(
+        self,
+        latest: Callable[[], Snapshot],
+        form: Format,
+        by_prometheus: bool,
+        others: Callable[[Snapshot], Iterable[Metric]] = lambda _: (),
+    ) -> Scrape:
+        """As `render`, for a client that may be a Prometheus; `scraped` has to be told when it has all of it.
+
+        The snapshot is taken under the lock. Taken before, it could be older than the one that the scrape before
+        has rendered meanwhile.
+        """
         continuity = self._continuity if by_prometheus else None
-        if continuity is None:
-            return Scrape(self.render(snapshot, others, form))
         with self._lock:
-            number = continuity.begin()
+            snapshot = latest()
+            number = continuity.begin() if continuity is not None else 0
             lines = self._lines(snapshot, form, continuity)
-            complete = not continuity.holding
-        return Scrape("".join(lines).encode() + _library_text(others, form), number, complete)
+            complete = continuity is None or not continuity.holding
+        body = "".join(lines).encode() + _library_text(others(snapshot), form)
+        return Scrape(body, snapshot, number, complete)
 
     def scraped(self, scraper: Address, number: int, connected: Collection[Address]) -> None:
         """A Prometheus has received the scrape of this number whole. connected: from where connections are open now."""

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
+from itertools import chain
 from typing import Final
 
 from tokentrace.aggregate.delta import Delta
@@ -117,7 +118,6 @@ class Service:
         if config.http_server.enabled:
             self.http = HttpServer(
                 http_settings(config),
-                lambda: self._worker.snapshot,
                 self._render,
                 self._health,
                 self._on_scraped,
@@ -204,11 +204,16 @@ class Service:
 
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 
-    def _render(self, snapshot: Snapshot, form: Format, by_prometheus: bool) -> Scrape:
-        others = list(collect_worker_metrics(Moment(self._worker.stats, snapshot, self._clock())))
-        if self._evaluator is not None:
-            others += collect_alert_metrics(self._evaluator.view)
-        return self._renderer.scrape(snapshot, others, form, by_prometheus)
+    def _render(self, form: Format, by_prometheus: bool) -> Scrape:
+        view = self._evaluator.view if self._evaluator is not None else None
+        return self._renderer.scrape(
+            lambda: self._worker.snapshot,
+            form,
+            by_prometheus,
+            lambda snapshot: chain(
+                collect_worker_metrics(Moment(self._worker.stats, snapshot, self._clock())), collect_alert_metrics(view)
+            ),
+        )
 
     def _health(self) -> HealthReport:
         stats = self._worker.stats
@@ -224,13 +229,13 @@ class Service:
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
 
-    def _on_scraped(self, snapshot: Snapshot, scrape: Scrape, scraper: Address, connected: Collection[Address]) -> None:
+    def _on_scraped(self, scrape: Scrape, scraper: Address, connected: Collection[Address]) -> None:
         self._renderer.scraped(scraper, scrape.number, connected)
         # Whoever is not expected again must not keep an old snapshot in memory.
         expected = self._renderer.scrapers()
         self._seen_by = {each: seen for each, seen in self._seen_by.items() if each in expected}
         if scrape.complete:
-            self._seen_by[scraper] = snapshot
+            self._seen_by[scraper] = scrape.snapshot
         self._check_final()
 
     def _check_final(self) -> None:
