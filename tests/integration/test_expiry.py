@@ -21,6 +21,7 @@ from tests.services.workers import wait_for, write_config
 from tests.spanfactory import message, span
 from tokentrace.config import load_config
 from tokentrace.exposition import Renderer
+from tokentrace.kafka.clients import KafkaClients
 from tokentrace.runtime.service import Service
 from tokentrace.state import StateReader
 
@@ -87,7 +88,7 @@ def test_idle_groups_end_over_a_restart_and_nothing_is_lost(kafka: KafkaBroker, 
         assert producer.flush(10) == 0
 
     def stored() -> set[tuple[Any, ...]]:
-        reader = StateReader({"bootstrap.servers": kafka.bootstrap}, f"{topic}.state", topic)
+        reader = StateReader(KafkaClients(bootstrap_servers=kafka.bootstrap), f"{topic}.state", topic)
         one = reader.read(range(reader.partitions()))["one"]
         return {(*group, status) for group, status in one.cells} | {tuple(each) for each in one.folded}
 

@@ -20,7 +20,7 @@ from tests.oracle import cost_of, recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import random_span, span
-from tokentrace.state.restore import partition_of
+from tokentrace.kafka.producer import partition_of
 
 pytestmark = pytest.mark.real
 

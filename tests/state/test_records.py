@@ -15,11 +15,12 @@ from tests.harness import LAYOUT, Harness
 from tests.services import ROOT
 from tests.spanfactory import message, random_span
 from tokentrace.errors import FatalError
+from tokentrace.kafka.producer import partition_of
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, Stored, cell_key, replica_key
 from tokentrace.state.records import ROLLUP_BYTES, Progress, decode_record, parse_key
-from tokentrace.state.restore import counted_up_to, partition_of
+from tokentrace.state.restore import counted_up_to
 
 
 @pytest.fixture

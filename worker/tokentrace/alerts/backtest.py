@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import fastavro
 import numpy as np
-from confluent_kafka import Message
 from numpy.typing import NDArray
 
 from tokentrace.aggregate.delta import Delta
@@ -27,10 +26,11 @@ from tokentrace.decode import SpanDecoder
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
 from tokentrace.errors import UsageError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.reader import Message, TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.pricing import Pricer
-from tokentrace.state.restore import StateReader
 
 BATCH: Final = 10_000
 
@@ -146,11 +146,11 @@ def _batch_of_file(values: Sequence[bytes]) -> RawBatch:
     return RawBatch(values, np.zeros(len(values), np.int32), {0: 0}, envelope, {0: (latest_ms, latest_ms)}, unknown)
 
 
-def from_topic(client_config: Mapping[str, Any], topic: str, group_id: str) -> Iterator[RawBatch]:
-    """The spans of a topic, from its beginning to the end that it has now. Raises FatalError without it."""
-    reader = StateReader(client_config, topic, group_id)
+def from_topic(clients: KafkaClients, topic: str, group_id: str) -> Iterator[RawBatch]:
+    """Read the spans of a topic, from its beginning to the end that it has now. Raises FatalError if that fails."""
+    reader = TopicReader(clients, topic, group_id)
     messages: list[Message] = []
-    for message in reader.messages(list(range(reader.partitions()))):
+    for message in reader.read_to_end(dict.fromkeys(range(reader.partition_count()), 0)):
         messages.append(message)
         if len(messages) == BATCH:
             yield _batch_of_topic(messages)

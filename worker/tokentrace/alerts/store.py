@@ -13,8 +13,9 @@ from typing import Any, Final
 
 from tokentrace.alerts.evaluation import AlertInstance, RuleState
 from tokentrace.alerts.rules import Rule
+from tokentrace.kafka.clients import KafkaClients, clients_of
+from tokentrace.kafka.reader import TopicReader
 from tokentrace.state.records import decode_record, encode_record
-from tokentrace.state.restore import StateReader
 
 #: Alerts that were recorded longer ago than this are removed by the next evaluator that takes over.
 KEPT_US: Final = 30 * 24 * 3600 * 1_000_000
@@ -58,10 +59,10 @@ class AlertStore:
     end: int = 0
 
     @classmethod
-    def read(cls, client_config: Mapping[str, Any], topic: str, group_id: str) -> AlertStore:
-        """As it is committed now. Raises FatalError where it cannot be read."""
+    def read(cls, clients: KafkaClients | Mapping[str, Any], topic: str, group_id: str) -> AlertStore:
+        """Read what is committed now. Raises FatalError if the topic cannot be read."""
         store = cls()
-        for message in StateReader(client_config, topic, group_id).messages([0]):
+        for message in TopicReader(clients_of(clients), topic, group_id).read_to_end({0: 0}):
             store.apply(message.key(), message.value())
             store.end = (message.offset() or 0) + 1
         return store

@@ -39,7 +39,7 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     from tokentrace.alerts.payload import alert_record, payload
     from tokentrace.errors import UsageError
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import client_config, pricer, writer_schemas
+    from tokentrace.runtime.wiring import kafka_clients, pricer, writer_schemas
 
     config = _load_with_rules(rules_path)
     log.set_up("warning", "text")
@@ -50,7 +50,7 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     elif path.suffix == ".avro" or "/" in source:
         raise UsageError(f"There is no file {source}.")
     else:
-        replay.take(from_topic(client_config(config), source, config.kafka.group_id), writer_schemas(config))
+        replay.take(from_topic(kafka_clients(config), source, config.kafka.group_id), writer_schemas(config))
     events = [event for event in replay.events() if resolved or event.status == "firing"]
     for event in events:
         if as_json:

@@ -109,10 +109,10 @@ def _confirm(yes: bool, question: str) -> None:
 def _admin(config_path: Path) -> StateAdmin:
     from tokentrace.config import load_config
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import client_config
+    from tokentrace.runtime.wiring import kafka_clients
     from tokentrace.state.admin import StateAdmin
 
     config = load_config(config_path)
     log.set_up("warning", "text")
     kafka = config.kafka
-    return StateAdmin(client_config(config), kafka.state_topic, kafka.group_id, kafka.topic)
+    return StateAdmin(kafka_clients(config), topic=kafka.state_topic, group_id=kafka.group_id, source_topic=kafka.topic)

@@ -67,7 +67,7 @@ class TopicReader:
         self._group_id = group_id
 
     def exists(self) -> bool:
-        """Raises UsageError if no broker answers."""
+        """Return whether the topic exists. Raises UsageError if no broker answers."""
         try:
             topics = self._clients.admin().list_topics(timeout=REQUEST_TIMEOUT_S).topics
         except KafkaException as failure:

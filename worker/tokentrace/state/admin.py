@@ -1,29 +1,30 @@
-"""Looking at the durable state, and mending it by hand: what `tokentrace state` does.
+"""State admin: inspects and repairs the durable state, for `tokentrace state`.
 
 Every change is one transaction under the replica's own transactional id, so that a worker of that name which still
-runs is fenced rather than overruled.
+runs is fenced.
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from typing import Final
 
 from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.group_offsets import GroupOffsets
+from tokentrace.kafka.outcome import Outcome
+from tokentrace.kafka.producer import Record, partition_of
+from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.records import cell_key, decode_record, encode_replica, folded_key, replica_key
-from tokentrace.state.restore import StateReader, Stored, partition_of
+from tokentrace.state.restore import StateReader, Stored
 
-_silent = logging.getLogger("librdkafka")
-_TIMEOUT_S = 15.0
+#: How long a change is retried while the brokers do not answer.
+WRITE_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,16 @@ class ReplicaTotals:
 class StateAdmin:
     """The state of one consumer group."""
 
-    def __init__(self, client_config: Mapping[str, Any], topic: str, group_id: str, source_topic: str) -> None:
-        self._config = dict(client_config)
+    def __init__(self, clients: KafkaClients, *, topic: str, group_id: str, source_topic: str) -> None:
+        """topic: the state topic. source_topic: what the workers consume."""
+        self._clients = clients
         self._topic = topic
         self._group_id = group_id
         self._source_topic = source_topic
-        self._reader = StateReader(self._config, topic, group_id)
+        self._reader = StateReader(clients, topic, group_id)
 
     def replicas(self) -> list[ReplicaTotals]:
-        """Every replica that ever committed, by name. Raises UsageError where there is no state."""
+        """Return every replica that ever committed, by name. Raises UsageError if there is no state."""
         return [_totals(replica, stored) for replica, stored in sorted(self._read().items())]
 
     def counted_up_to(self) -> dict[int, int]:
@@ -60,40 +62,23 @@ class StateAdmin:
         return highest
 
     def set_offsets_forward(self) -> dict[int, tuple[int, int]]:
-        """Set the group's offsets to what is counted, where they are behind. partition -> (from, to).
+        """Set the group's offsets forward to what is counted, if they are behind. Return partition -> (from, to).
 
-        Raises UsageError while the group has members, whose offsets nobody may change.
+        Raises UsageError while the group has members: only they may change its offsets.
         """
-        admin = AdminClient(self._config, logger=_silent)
-        request = ConsumerGroupTopicPartitions(self._group_id)
-        try:
-            answer = admin.list_consumer_group_offsets([request])[self._group_id].result(_TIMEOUT_S)
-            committed = {
-                each.partition: each.offset
-                for each in answer.topic_partitions or []
-                if each.topic == self._source_topic
-            }
-            moved = {
-                partition: (committed.get(partition, 0), offset)
-                for partition, offset in self.counted_up_to().items()
-                if committed.get(partition, 0) < offset
-            }
-            if moved:
-                offsets = [TopicPartition(self._source_topic, partition, to) for partition, (_, to) in moved.items()]
-                change = ConsumerGroupTopicPartitions(self._group_id, offsets)
-                done = admin.alter_consumer_group_offsets([change])[self._group_id].result(_TIMEOUT_S)
-                for each in done.topic_partitions or []:
-                    if each.error is not None:
-                        raise KafkaException(each.error)
-        except KafkaException as failure:
-            raise UsageError(
-                f"The offsets of group {self._group_id!r} cannot be changed ({failure.args[0].str()}); "
-                "stop its workers first."
-            ) from failure
+        offsets = GroupOffsets(self._clients, self._group_id, self._source_topic)
+        committed = offsets.committed()
+        moved = {
+            partition: (committed.get(partition, 0), offset)
+            for partition, offset in self.counted_up_to().items()
+            if committed.get(partition, 0) < offset
+        }
+        if moved:
+            offsets.alter({partition: to for partition, (_, to) in moved.items()})
         return moved
 
     def forget_positions(self, replica: str) -> None:
-        """Let the replica be given spans again that it has counted; its totals stay."""
+        """Let the replica count spans again that it has counted; its totals stay."""
         stored = self._one(replica)
         if stored.replica is None:
             return
@@ -113,16 +98,8 @@ class StateAdmin:
         return len(keys)
 
     def _read(self) -> dict[str, Stored]:
-        admin = AdminClient(self._config, logger=_silent)
-        try:
-            topics = admin.list_topics(timeout=_TIMEOUT_S).topics
-        except KafkaException as failure:
-            servers = self._config["bootstrap.servers"]
-            raise UsageError(
-                f"No Kafka broker answers at {servers} ({failure.args[0].str()}); check kafka.bootstrap_servers."
-            ) from failure
-        if self._topic not in topics:
-            raise UsageError(f"There is no topic {self._topic!r}; an exactly-once worker makes it when it starts.")
+        if not self._reader.exists():
+            raise UsageError(f"Topic {self._topic!r} does not exist; an exactly-once worker creates it when it starts.")
         return self._reader.read(range(self._reader.partitions()))
 
     def _one(self, replica: str) -> Stored:
@@ -132,18 +109,20 @@ class StateAdmin:
             raise UsageError(f"No replica {replica!r} has ever committed; those that have: {known}.")
         return stored[replica]
 
-    def _write(self, replica: str, records: list[tuple[bytes, bytes | None]]) -> None:
+    def _write(self, replica: str, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         partition = partition_of(replica, self._reader.partitions())
-        producer = Producer({**self._config, "transactional.id": replica}, logger=_silent)
+        rights = f"to write to the topic {self._topic} with the transactional id {replica!r}"
+        identity = Identity(transactional_id=replica, replica=replica, rights=rights)
+        transactions = TransactionalProducer(self._clients, identity, retry_for_s=WRITE_TIMEOUT_S)
         try:
-            producer.init_transactions(_TIMEOUT_S)
-            producer.begin_transaction()
-            for key, value in records:
-                producer.produce(self._topic, key=key, value=value, partition=partition)
-                producer.poll(0)
-            producer.commit_transaction(_TIMEOUT_S)
-        except (KafkaException, BufferError) as failure:
-            raise FatalError(f"The state of replica {replica!r} could not be written: {failure}.") from failure
+            transactions.start()
+            outcome = transactions.commit(Record(self._topic, key, value, partition) for key, value in records)
+        finally:
+            transactions.close()
+        if outcome is not Outcome.COMMITTED:
+            raise FatalError(
+                f"The state of replica {replica!r} was not changed: the transaction was aborted; try again."
+            )
 
 
 def _totals(replica: str, stored: Stored) -> ReplicaTotals:

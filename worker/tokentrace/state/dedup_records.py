@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from tokentrace.aggregate.dedup import DedupChunk
+from tokentrace.kafka.clients import KafkaClients, clients_of
+from tokentrace.kafka.reader import TopicReader
 from tokentrace.state.records import decode_record, encode_record
-from tokentrace.state.restore import StateReader
 
 
 def dedup_key(topic: str, chunk: DedupChunk) -> bytes:
@@ -38,13 +39,13 @@ def decode_dedup_chunk(partition: int, position: int, piece: int, value: bytes) 
 class DedupReader:
     """Reads the chunks of one consumer group."""
 
-    def __init__(self, client_config: Mapping[str, Any], topic: str, group_id: str) -> None:
-        self._reader = StateReader(client_config, topic, group_id)
+    def __init__(self, clients: KafkaClients | Mapping[str, Any], topic: str, group_id: str) -> None:
+        self._reader = TopicReader(clients_of(clients), topic, group_id)
         self._count = 0
 
     def partition(self, partition: int) -> int:
         """The partition that holds an input partition's chunks. Input partitions may be added later."""
-        self._count = self._count or self._reader.partitions()
+        self._count = self._count or self._reader.partition_count()
         return partition % self._count
 
     def read(self, topic: str, partitions: Sequence[int]) -> dict[int, list[DedupChunk]]:
@@ -53,7 +54,8 @@ class DedupReader:
         Waits until transactions that are open on them now have ended. Raises FatalError where they cannot be read.
         """
         found: dict[tuple[int, int, int], bytes] = {}
-        for message in self._reader.messages(sorted({self.partition(partition) for partition in partitions})):
+        starts = dict.fromkeys(sorted({self.partition(partition) for partition in partitions}), 0)
+        for message in self._reader.read_to_end(starts):
             name = _parse_key(topic, message.key())
             value = message.value()
             if name is None:
