@@ -1,12 +1,13 @@
-# tokentrace. `make demo` and `make test` need nothing but Python 3.11, make and the package registries.
+# tokentrace. `make demo`, `make check` and `make test` need nothing but Python 3.11, make and the package registries.
 
 PYTHON   ?= python3
 VENV     := .venv
 BIN      := $(VENV)/bin
 SERVICES := .cache/services-ready
+PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos bench fuzz lint format docs kafka prometheus clean
+.PHONY: help setup demo check test chaos bench fuzz lint format docs kafka prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,16 +23,23 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup ## See it work, with nothing else installed
 	$(BIN)/tokentrace demo $(ARGS)
 
-test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where they can be had
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --cov --cov-report=term $(ARGS)
+check: lint ## Lint, types, and every test that needs no service: under a minute
+	HYPOTHESIS_PROFILE=dev $(BIN)/python -m pytest --quiet --numprocesses auto --dist worksteal -m "not real and not nightly" $(ARGS)
 
-chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka (DURATION=40s JSON=FILE for a short one)
+# Tests on real services mostly wait, so twice as many processes as a small machine has cores end soonest.
+test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where they can be had
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder -m "not nightly" \
+	  --cov --cov-report=term $(ARGS)
+
+chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka, all of them (DURATION=40s JSON=FILE: a short storm alone)
+	$(if $(DURATION),,$(BIN)/python -m pytest -m nightly tests/chaos)
 	DURATION=$(DURATION) JSON=$(JSON) SEED=$(SEED) $(BIN)/python -m tests.chaos
 
 bench: setup $(SERVICES) ## Measure speed, memory and latency against baselines (QUICK=1, JSON=FILE, ARGS="--only ac")
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(ARGS)
 
 fuzz: setup ## Compare the two decoders on random bytes for ten minutes (ARGS="--seconds 60")
+	$(BIN)/python -m pytest -m nightly tests/fuzz
 	$(BIN)/python -m tests.fuzz.fuzz_decode $(ARGS)
 
 lint: setup ## Check style, types, spelling and language

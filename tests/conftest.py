@@ -25,6 +25,15 @@ settings.register_profile("nightly", settings.get_profile("default"), max_exampl
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what reaches a real service, and start what takes longest first, so that processes end together."""
+    for item in items:
+        if "real_service" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.real)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("long", "real")])
+
+
 def unavailable(reason: str) -> NoReturn:
     """Skip, or fail where the real services are required."""
     if os.environ.get("TOKENTRACE_REQUIRE_REAL") == "1":
@@ -33,7 +42,12 @@ def unavailable(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def _kafka_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | str]:
+def real_service() -> None:
+    """Marks every test that reaches it, directly or through another fixture, as `real`."""
+
+
+@pytest.fixture(scope="session")
+def _kafka_or_reason(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | str]:
     try:
         broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
     except Unavailable as error:
@@ -59,7 +73,7 @@ def topic(kafka: KafkaBroker) -> str:
 
 
 @pytest.fixture(scope="session")
-def _registry_or_reason(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SchemaRegistry | str]:
+def _registry_or_reason(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SchemaRegistry | str]:
     try:
         registry = SchemaRegistry(tmp_path_factory.mktemp("registry"))
     except Unavailable as error:
@@ -79,7 +93,7 @@ def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
 
 
 @pytest.fixture
-def start_prometheus(tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
+def start_prometheus(real_service: None, tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
     """Starts a real Prometheus that scrapes these targets, with these rules."""
     started: list[Prometheus] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.alerts.helpers import FIRST, Feed, Record, evaluation_of, rule, spans_of
@@ -98,7 +98,6 @@ RULES = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None)
 @given(RULES, st.integers(0, 1 << 20), st.integers(1, 120), st.integers(1, 7))
 def test_what_fires_is_what_the_spans_say(rule: Rule, seed: int, count: int, step: int) -> None:
     """Whatever the rule, and however event time moves on: one minute at a time or seven."""

@@ -7,7 +7,7 @@ from typing import Never
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness import LAYOUT
@@ -38,7 +38,6 @@ def _never(value: bytes) -> Never:
     raise AssertionError("This record is as tokentrace writes it.")
 
 
-@settings(deadline=None)
 @given(GROUPS, st.integers(0, 40), st.integers(0, 1 << 30), st.sampled_from(["of one day", "any", "negative too"]))
 def test_a_record_is_read_as_fastavro_reads_it(groups: list[Group], rows: int, seed: int, minute: str) -> None:
     rng = random.Random(seed)

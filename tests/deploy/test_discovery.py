@@ -19,7 +19,7 @@ from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, wait_for
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.usefixtures("real_service")
 
 
 def pod(name: str, port: int, address: str = "127.0.0.1", app: str = "tokentrace", phase: str = "Running") -> Any:

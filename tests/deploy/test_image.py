@@ -25,6 +25,8 @@ from tests.services import ROOT, end, free_port
 from tests.services.kafka import KafkaBroker
 from tests.spanfactory import message, span
 
+pytestmark = pytest.mark.xdist_group("image")  # built once
+
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 
@@ -89,7 +91,7 @@ def steps() -> list[tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+def image(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Image:
     image = Image(tmp_path_factory.mktemp("image"))
     stages = 0
     for keyword, rest in steps():

@@ -10,7 +10,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -37,11 +36,14 @@ class Served:
         self.scraped: list[Snapshot] = []
         self.scrapers: list[tuple[Address, Collection[Address]]] = []
         self.report = HealthReport(live=True, ready=True)
-        self.delay_s = 0.0
+        #: Set while a scrape is being rendered, which goes on once `go_on` is set.
+        self.rendering, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
         renderer = Renderer({})
 
         def render(form: Format, by_prometheus: bool) -> Scrape:
-            time.sleep(self.delay_s)
+            self.rendering.set()
+            assert self.go_on.wait(20.0)
             return renderer.scrape(lambda: self.snapshot, form, by_prometheus)
 
         values = {"host": "127.0.0.1", "port": 0, **settings}
@@ -96,7 +98,8 @@ def test_a_plain_request_gets_text(serve: Serve) -> None:
     assert headers["vary"] == "Accept, Accept-Encoding"
     assert "content-encoding" not in headers
     assert b'tokentrace_spans_total{status="ok",model="gpt-4o",provider="openai"} 1\n' in body
-    assert served.scraped == [served.snapshot]
+    # The callback runs after the last byte was sent.
+    assert wait_for(lambda: served.scraped == [served.snapshot])
 
 
 def test_openmetrics_and_gzip_are_given_to_those_who_ask(serve: Serve) -> None:
@@ -199,23 +202,30 @@ def test_paths_can_be_chosen(serve: Serve) -> None:
 
 def test_a_slow_scrape_does_not_hold_up_the_health_probe(serve: Serve) -> None:
     served = serve()
-    served.delay_s = 1.5
+    served.go_on.clear()
     slow = threading.Thread(target=served.ask, args=(METRICS,))
     slow.start()
-    time.sleep(0.2)
-    began = time.monotonic()
-    assert served.ask("/health/live")[0] == 200
-    assert time.monotonic() - began < 1.0
-    slow.join()
+    try:
+        assert served.rendering.wait(20.0)
+        assert served.ask("/health/live")[0] == 200
+        assert served.scraped == []
+    finally:
+        served.go_on.set()
+        slow.join()
 
 
 def test_a_scraper_that_goes_away_does_not_count_as_a_scrape(serve: Serve) -> None:
     served = serve()
-    served.delay_s = 0.3
+    served.go_on.clear()
     with socket.create_connection(("127.0.0.1", served.server.port)) as connection:
         connection.sendall(f"GET {METRICS} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    time.sleep(0.8)
+        assert served.rendering.wait(20.0)
     assert served.ask("/health")[0] == 200
+    served.go_on.set()
+    # What was rendered for it is told before what is rendered next.
+    assert served.ask(METRICS)[0] == 200
+    assert wait_for(lambda: len(served.scraped) > 0)
+    assert len(served.scraped) == 1
 
 
 def test_a_port_in_use_is_named() -> None:

@@ -38,6 +38,8 @@ SCHEMAS = 4000
 OPTIONS = (THOROUGH, THOROUGH | {"chunk_rows": 3}, {"min_rows": 0, "max_sparse_rounds": 2}, {"min_rows": 2})
 #: The length byte of a message that takes all that is left.
 REST = 255
+#: Seconds between two reports.
+REPORT_S = 60.0
 
 totals = {"executions": 0, "messages": 0, "rejected": 0, "no_column_form": 0}
 
@@ -108,26 +110,31 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
 
 
 def plain(rng: random.Random, corpus: list[bytes], seconds: float) -> None:
-    """Damage inputs of the corpus and new ones, keeping some of the results to be damaged further."""
-    until_s = time.monotonic() + seconds
+    """Damage inputs for so long, and report every minute and at the end."""
+    now_s = time.monotonic()
+    until_s, report_s = now_s + seconds, now_s + REPORT_S
+    for _ in damaged(rng, corpus):
+        now_s = time.monotonic()
+        if now_s >= min(report_s, until_s):
+            print(totals, flush=True)
+            report_s = now_s + REPORT_S
+        if now_s >= until_s:
+            break
+
+
+def damaged(rng: random.Random, corpus: list[bytes]) -> Iterator[bytes]:
+    """Check damaged inputs of the corpus and new ones without end, keeping some to be damaged further."""
     pool = corpus or [seed_input(rng) for _ in range(200)]
-    for report_s in _reports(until_s):
-        while time.monotonic() < report_s:
-            data = seed_input(rng) if rng.random() < 0.2 else mutated(rng.choice(pool), rng)
-            try:
-                check(data)
-            except BaseException:
-                print(f"input: {data.hex()}", file=sys.stderr)
-                raise
-            if len(data) < 4000 and rng.random() < 0.05:
-                pool[rng.randrange(len(pool))] = data
-        print(totals, flush=True)
-
-
-def _reports(until_s: float) -> Iterator[float]:
-    """The moments of the reports: every minute and at the end."""
-    while (now_s := time.monotonic()) < until_s:
-        yield min(now_s + 60, until_s)
+    while True:
+        data = seed_input(rng) if rng.random() < 0.2 else mutated(rng.choice(pool), rng)
+        try:
+            check(data)
+        except BaseException:
+            print(f"input: {data.hex()}", file=sys.stderr)
+            raise
+        if len(data) < 4000 and rng.random() < 0.05:
+            pool[rng.randrange(len(pool))] = data
+        yield data
 
 
 def guided(corpus: Path, seconds: float, seed: int) -> None:

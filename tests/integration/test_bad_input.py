@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from tests.oracle import recount
@@ -19,8 +18,6 @@ from tests.services.kafka import KafkaBroker
 from tests.services.registry import SchemaRegistry
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import SPAN_SCHEMA, datum, message, single_object_header, span
-
-pytestmark = pytest.mark.real
 
 GOOD = message(span())
 

@@ -13,8 +13,6 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for, write_config
 
@@ -73,7 +71,6 @@ def test_the_demo_serves_live_numbers_within_ten_seconds_and_draws_them_on_a_ter
         os.close(terminal)
 
 
-@pytest.mark.real
 def test_produce_and_top_speak_of_the_same_numbers(
     kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
@@ -94,7 +91,6 @@ def test_produce_and_top_speak_of_the_same_numbers(
     assert f"${cost:,.2f}" in line
 
 
-@pytest.mark.real
 def test_produce_without_a_topic_says_what_to_change(kafka: KafkaBroker, tmp_path: Path) -> None:
     config = write_config(tmp_path / "c.yml", {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": "none"}}, "p")
     command = [*COMMAND, "produce", "--config", str(config), "--count", "1"]

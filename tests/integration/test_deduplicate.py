@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.integration.test_group import counted, nonzero, value
@@ -16,8 +15,6 @@ from tests.oracle import recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import message, random_span, span
-
-pytestmark = pytest.mark.real
 
 Start = Callable[..., WorkerProcess]
 PARTITIONS = 4

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -24,8 +23,6 @@ from tokentrace.exposition import Renderer
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.runtime.service import Service
 from tokentrace.state import StateReader
-
-pytestmark = pytest.mark.real
 
 MINUTE_S = 60.0
 

@@ -20,7 +20,7 @@ from tests.services.registry import SchemaRegistry
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import SPAN_SCHEMA, datum, message, span
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.usefixtures("real_service")
 
 Start = Callable[..., WorkerProcess]
 

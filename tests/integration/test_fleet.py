@@ -21,8 +21,6 @@ from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, in_units, span_totals, wait_for
 from tests.spanfactory import message, random_span, span
 
-pytestmark = pytest.mark.real
-
 
 def shared(kafka: KafkaBroker, topic: str) -> dict[str, str]:
     return {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}

@@ -18,8 +18,6 @@ from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import message, random_span, span
 
-pytestmark = pytest.mark.real
-
 Start = Callable[..., WorkerProcess]
 
 

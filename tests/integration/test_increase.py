@@ -16,7 +16,7 @@ from tests.services.prometheus import Prometheus
 from tests.services.workers import wait_for
 from tests.spanfactory import span
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.timeout(200)
 
 #: Rounds of a second; in each, these models get so many spans. The last model appears in the middle.
 ROUNDS = 16

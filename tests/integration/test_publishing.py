@@ -9,15 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tests.oracle import computed_nano_usd, key
 from tests.services import ROOT
 from tests.services.kafka import KafkaBroker
 from tests.services.registry import SchemaRegistry
 from tests.services.workers import WorkerProcess, span_totals, wait_for
-
-pytestmark = pytest.mark.real
 
 
 def program(name: str, folder: Path) -> Path:

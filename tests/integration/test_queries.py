@@ -27,7 +27,7 @@ from tests.services.prometheus import Prometheus, Refused
 from tests.services.workers import WorkerProcess, wait_for
 from tests.spanfactory import message, span
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 PARTITIONS = 6
 MODELS = (("gpt-4o", "openai"), ("gemini-2.5-pro", "google"), ("house-llm", "vllm"))

@@ -27,7 +27,7 @@ from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for, write_config
 from tests.spanfactory import message, span
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.xdist_group("rights")  # one broker for all of them
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 
@@ -49,7 +49,7 @@ def documented() -> list[Right]:
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+def guarded(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
     try:
         broker = KafkaBroker(tmp_path_factory.mktemp("guarded"), ask_for_rights=True)
     except Unavailable as error:

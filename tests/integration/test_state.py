@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
@@ -21,8 +20,6 @@ from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import random_span, span
 from tokentrace.kafka.producer import partition_of
-
-pytestmark = pytest.mark.real
 
 Start = Callable[..., WorkerProcess]
 

@@ -20,7 +20,7 @@ from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for
 from tests.spanfactory import span
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.usefixtures("real_service")
 
 SPANS = 20
 #: Of each of the two partitions: committed for good, and in the open transaction.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -93,7 +93,6 @@ moments = st.lists(
 
 
 @pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
-@settings(max_examples=150, deadline=None)
 @given(moments)
 def test_no_series_steps_back_while_it_is_shown_and_nothing_is_lost(
     labels: dict[str, tuple[str, ...]], moments: list[tuple[float, list[tuple[str, str, str]]]]

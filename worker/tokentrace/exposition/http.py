@@ -218,6 +218,9 @@ class HttpServer:
             body = scrape.body
             if compress:
                 body = await run_in_threadpool(gzip.compress, body, GZIP_LEVEL)
+        if await request.is_disconnected():
+            # The server drops what it sends to a closed connection without an error; it must not count as scraped.
+            return Response(status_code=499)
         headers = {"Content-Type": CONTENT_TYPES[form], "Vary": "Accept, Accept-Encoding"}
         if compress:
             headers["Content-Encoding"] = "gzip"
