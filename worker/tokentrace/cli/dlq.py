@@ -68,12 +68,12 @@ def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) ->
 def _dead_letters(config_path: Path) -> Iterator[DeadLetters]:
     from tokentrace.config import load_config
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import client_config
+    from tokentrace.runtime.wiring import kafka_clients
     from tokentrace.tools.dlq import DeadLetters
 
     config = load_config(config_path)
     log.set_up("warning", "text")
-    letters = DeadLetters(client_config(config), config.kafka.dead_letters, config.kafka.group_id)
+    letters = DeadLetters(kafka_clients(config), config.kafka.dead_letters, config.kafka.group_id)
     try:
         yield letters
     finally:

@@ -22,7 +22,7 @@ def command(config_path: Path, rate: int, count: int | None, seed: int) -> None:
 
     from tokentrace.config import load_config
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import client_config
+    from tokentrace.runtime.wiring import kafka_clients
     from tokentrace.tools.produce import produce
 
     config = load_config(config_path)
@@ -34,7 +34,7 @@ def command(config_path: Path, rate: int, count: int | None, seed: int) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    done = produce(client_config(config), config.kafka.topic, rate, count, seed, stopping.is_set)
+    done = produce(kafka_clients(config), config.kafka.topic, rate, count, seed, stopping.is_set)
     click.echo(
         f"Produced {done.spans:,} spans to {config.kafka.topic} in {done.seconds:.1f} s "
         f"({done.spans / max(done.seconds, 1e-9):,.0f} a second)."

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 
-from tokentrace.errors import UsageError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import error_of
 
@@ -50,3 +50,39 @@ class GroupOffsets:
                 f"The offsets of group {self._group_id!r} cannot be changed ({error_of(failure).str()}); "
                 "stop its workers first."
             ) from failure
+
+
+class CommittedOffsets:
+    """The offsets of a group that has no members: read and committed by this process alone."""
+
+    def __init__(self, clients: KafkaClients, group_id: str, topic: str) -> None:
+        self._consumer = clients.consumer(group_id=group_id)
+        self._group_id = group_id
+        self._topic = topic
+
+    def committed(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Return partition -> committed offset, where there is one. Raises FatalError if they cannot be read."""
+        wanted = [TopicPartition(self._topic, partition) for partition in partitions]
+        try:
+            found = self._consumer.committed(wanted, timeout=TIMEOUT_S)
+        except KafkaException as failure:
+            reason = error_of(failure).str()
+            raise FatalError(f"The offsets of group {self._group_id!r} cannot be read ({reason}).") from failure
+        return {result.partition: result.offset for result in found if result.offset >= 0}
+
+    def commit(self, positions: Mapping[int, int]) -> None:
+        """Commit partition -> next offset to read. Raises FatalError if Kafka does not accept them."""
+        if not positions:
+            return
+        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
+        try:
+            for result in self._consumer.commit(offsets=offsets, asynchronous=False) or []:
+                if result.error is not None:
+                    raise KafkaException(result.error)
+        except KafkaException as failure:
+            reason = error_of(failure).str()
+            raise FatalError(f"The offsets of group {self._group_id!r} cannot be committed ({reason}).") from failure
+
+    def close(self) -> None:
+        """Free the connections."""
+        self._consumer.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import random
 import threading
 import time
@@ -19,10 +18,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, Message, Producer
 from genai_prices import Usage, calc_price
 
 from tokentrace.config import Config
+from tokentrace.kafka.clients import EmbeddedBroker, KafkaClients
+from tokentrace.kafka.producer import IdempotentProducer, Record
 from tokentrace.runtime.service import Service
 from tokentrace.tools import top
 from tokentrace.tools.publish import span_message
@@ -32,11 +32,9 @@ from tokentrace.tools.traffic import Traffic, rate_at
 DAY_S: Final = 60.0
 #: Share of messages that no worker can count, so that the dead letters have something to show.
 _BROKEN: Final = 0.002
-#: How long the worker may need for what is left when the traffic has ended.
-_SETTLE_S: Final = 20.0
+#: How long the worker may take to count the rest once the traffic has ended.
+_DRAIN_S: Final = 20.0
 _TICK_S: Final = 0.02
-
-_silent = logging.getLogger("librdkafka")
 
 #: (sample name, sorted labels) -> an integer: messages, tokens, nano-USD.
 Counts = Mapping[tuple[str, top.Labels], int]
@@ -45,25 +43,12 @@ COST, SPANS, TOKENS = "tokentrace_cost_total", "tokentrace_spans_total", "tokent
 REJECTED = "tokentrace_spans_rejected_total"
 
 
-class EmbeddedBroker:
-    """librdkafka's mock cluster, inside this process, for as long as this object lives."""
-
-    def __init__(self) -> None:
-        self._cluster = Producer({"test.mock.num.brokers": 1}, logger=_silent)
-        brokers = self._cluster.list_topics(timeout=10.0).brokers
-        self.bootstrap_servers = ",".join(f"{each.host}:{each.port}" for each in brokers.values())
-
-    def create_topic(self, name: str) -> None:
-        """Make a topic; the mock cluster gives it 4 partitions."""
-        self._cluster.list_topics(name, timeout=10.0)
-
-
 class Publisher:
-    """Publishes traffic at a pace and sums what it published, in `produced`."""
+    """Publishes traffic at a rate and sums what the broker acknowledged, in `produced`."""
 
-    def __init__(self, bootstrap_servers: str, topic: str, rate: float, seed: int) -> None:
+    def __init__(self, clients: KafkaClients, topic: str, rate: float, seed: int) -> None:
         """rate: spans a second, on average over a day of DAY_S."""
-        self._producer = Producer({"bootstrap.servers": bootstrap_servers, "linger.ms": 20}, logger=_silent)
+        self._producer = IdempotentProducer(clients, {"linger.ms": 20})
         self._topic = topic
         self._rate = rate
         self._traffic = Traffic(seed)
@@ -71,7 +56,7 @@ class Publisher:
         self.produced: Counter[tuple[str, top.Labels]] = Counter()
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Publish until told to stop, then wait until the broker has everything."""
+        """Publish until `stopping`, then wait until the broker has everything."""
         began_s = time.monotonic()
         owed = 0.0
         while not stopping():
@@ -81,31 +66,28 @@ class Publisher:
             for _ in range(int(owed)):
                 self._publish_one()
             owed %= 1.0
-            self._producer.poll(0)
+            self._producer.poll()
         self._producer.flush(10.0)
 
     def _publish_one(self) -> None:
         span = self._traffic.span()
         value = span_message(span)
         broken = self._random.random() < _BROKEN
-        self._producer.produce(
-            self._topic,
-            value=value[: len(value) // 2] if broken else value,
-            on_delivery=self._delivered(span, broken),
-        )
+        record = Record(self._topic, None, value[: len(value) // 2] if broken else value)
+        self._producer.produce(record, self._on_delivery(span, broken))
 
-    def _delivered(self, span: Mapping[str, Any], broken: bool) -> Callable[[KafkaError | None, Message], None]:
-        """What the broker took is what has to be counted."""
+    def _on_delivery(self, span: Mapping[str, Any], broken: bool) -> Callable[[str | None], None]:
+        """Only a message that the broker has taken has to be counted."""
 
-        def delivered(error: KafkaError | None, _: Message) -> None:
+        def on_delivery(error: str | None) -> None:
             if error is None:
                 self.produced.update({(REJECTED, (("reason", "malformed"),)): 1} if broken else counts_of(span))
 
-        return delivered
+        return on_delivery
 
 
 def counts_of(span: Mapping[str, Any]) -> dict[tuple[str, top.Labels], int]:
-    """What one valid span has to add to the counters."""
+    """Return what one valid span adds to the counters."""
     names = {name: span[name] for name in ("model", "provider", "caller")}
     status = {"model": span["model"], "provider": span["provider"], "status": span["status"]}
     return {
@@ -121,7 +103,7 @@ def _labels(labels: Mapping[str, str]) -> top.Labels:
 
 
 def _nano_usd(span: Mapping[str, Any]) -> int:
-    """The span's own cost, else what the price table's library charges, else nothing."""
+    """Return the span's cost, else what the price table's library charges, else 0."""
     if span["cost_usd"] is not None:
         return round(float(span["cost_usd"]) * 1e9)
     usage = Usage(
@@ -139,7 +121,7 @@ def _nano_usd(span: Mapping[str, Any]) -> int:
 
 
 def counts_in(scrape: top.Scrape) -> Counter[tuple[str, top.Labels]]:
-    """The same counters as an endpoint shows them."""
+    """Return the same counters as an endpoint shows them."""
     scale = {COST: 10**9, SPANS: 1, TOKENS: 1, REJECTED: 1}
     return Counter({key: round(value * scale[key[0]]) for key, value in scrape.samples.items() if key[0] in scale})
 
@@ -158,7 +140,7 @@ class Comparison:
 
     @property
     def differences(self) -> dict[str, tuple[int, int]]:
-        """Series that are not as produced: (produced, counted)."""
+        """Series that differ -> (produced, counted)."""
         found = {}
         for key in sorted({*self.produced, *self.counted}):
             pair = self.produced.get(key, 0), self.counted.get(key, 0)
@@ -197,13 +179,13 @@ class Demo:
     """One run: `with demo.running(): ... comparison = demo.finish()`."""
 
     def __init__(self, config: Config, rate: float, seed: int) -> None:
-        """config: how the worker counts and serves; where it consumes from is the demo's own."""
+        """config: how the worker counts and serves; the broker is replaced by the embedded one."""
         self._broker = EmbeddedBroker()
         kafka = config.kafka.model_copy(update={"bootstrap_servers": self._broker.bootstrap_servers})
         self._broker.create_topic(kafka.topic)
         self._broker.create_topic(kafka.dead_letters)
         self._service = Service(config.model_copy(update={"kafka": kafka}), make_topics=False)
-        self._publisher = Publisher(kafka.bootstrap_servers, kafka.topic, rate, seed)
+        self._publisher = Publisher(KafkaClients(bootstrap_servers=kafka.bootstrap_servers), kafka.topic, rate, seed)
         self._traffic_ends = threading.Event()
         self._failure: BaseException | None = None
         self._threads = [
@@ -237,15 +219,15 @@ class Demo:
                 thread.join()
 
     def look(self) -> top.Scrape:
-        """The endpoint now. Raises what ended the worker or the traffic early."""
+        """Scrape the endpoint. Raises what ended the worker or the traffic early."""
         self._check()
         return top.scrape(self.url)
 
     def finish(self) -> Comparison:
-        """End the traffic, wait until the worker has had the time to count all of it, and compare."""
+        """End the traffic, give the worker time to count all of it, and compare."""
         self._traffic_ends.set()
         self._threads[1].join()
-        deadline_s = time.monotonic() + _SETTLE_S
+        deadline_s = time.monotonic() + _DRAIN_S
         while True:
             comparison = Comparison(self._publisher.produced, counts_in(self.look()), time.monotonic() - self._began_s)
             if comparison.exact or time.monotonic() > deadline_s:

@@ -1,24 +1,25 @@
-"""Dead letters: reading them, and sending them back to the topic that they came from.
+"""Dead letters: reading them, and replaying them to the topic that they came from.
 
-Backtest is remembered as committed offsets of a consumer group of its own (`<group>.dlq-replay`), so that what has
-been sent back once is not sent again unless asked for. A crash in between repeats some, and never loses any.
+The progress of a replay is committed as the offsets of a consumer group of its own (`<group>.dlq-replay`), so that a
+record is not replayed twice unless that is asked for. A crash in between repeats some, and never loses any.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
-
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from typing import Final
 
 from tokentrace.commit.dead_letters import PREFIX
 from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.group_offsets import CommittedOffsets
+from tokentrace.kafka.producer import IdempotentProducer, Record
+from tokentrace.kafka.reader import Message, TopicReader
 
-_silent = logging.getLogger("librdkafka")
-_TIMEOUT_S: Final = 15.0
+#: How long Kafka may take to write a batch of records.
+_FLUSH_TIMEOUT_S: Final = 15.0
 #: Messages between two commits of the replay's progress.
 _REPLAY_BATCH: Final = 1000
 
@@ -41,170 +42,105 @@ class DeadLetterRecord:
 class DeadLetters:
     """The dead-letter topic of one consumer group."""
 
-    def __init__(self, client_config: Mapping[str, Any], topic: str, group_id: str) -> None:
-        """client_config: properties of librdkafka, with bootstrap.servers."""
-        self._config = dict(client_config)
+    def __init__(self, clients: KafkaClients, topic: str, group_id: str) -> None:
+        """group_id: the workers' group."""
+        self._clients = clients
         self._topic = topic
-        self._consumer = Consumer(
-            {
-                **self._config,
-                "group.id": f"{group_id}.dlq-replay",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "earliest",
-            },
-            logger=_silent,
-        )
+        replay_group = f"{group_id}.dlq-replay"
+        self._reader = TopicReader(clients, topic, replay_group)
+        self._replayed = CommittedOffsets(clients, replay_group, topic)
 
     def close(self) -> None:
         """Free the connections."""
-        self._consumer.close()
+        self._replayed.close()
 
     def read(self, after_replayed: bool = False) -> Iterator[DeadLetterRecord]:
-        """Every record that is there now, partition by partition in the log's order.
+        """Give every record that is there now, each partition in its order.
 
-        after_replayed: start where the last replay ended. Raises UsageError when there is no such topic or broker.
+        after_replayed: start where the last replay ended. Raises UsageError if there is no such topic or no broker
+        answers.
         """
-        partitions = self._partitions()
-        if after_replayed:
-            committed = self._consumer.committed(
-                [TopicPartition(self._topic, p) for p in partitions], timeout=_TIMEOUT_S
-            )
-            starts = {each.partition: each.offset for each in committed if each.offset >= 0}
-        else:
-            starts = {}
-        ends = {}
-        offsets = []
-        for partition in partitions:
-            low, high = self._consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=_TIMEOUT_S)
-            start = max(starts.get(partition, low), low)
-            if start < high:
-                ends[partition] = high
-                offsets.append(TopicPartition(self._topic, partition, start))
-        self._consumer.assign(offsets)
-        deadline_s = time.monotonic() + _TIMEOUT_S
-        while ends:
-            # consume() waits for all that it is asked for, so the wait is short and repeated.
-            messages = self._consumer.consume(500, 0.1)
-            if messages:
-                deadline_s = time.monotonic() + _TIMEOUT_S
-            elif time.monotonic() > deadline_s:
-                raise FatalError(f"Kafka stopped answering while {self._topic} was read; try again.")
-            for message in messages:
-                error = message.error()
-                partition = _partition(message)
-                if partition not in ends:
-                    continue
-                if error is None:
-                    record = _record(message)
-                    if record.offset < ends[partition]:
-                        yield record
-                    if record.offset >= ends[partition] - 1:
-                        del ends[partition]
-                elif error.code() == KafkaError._PARTITION_EOF:
-                    # Transaction markers take offsets that no message has.
-                    del ends[partition]
-                else:
-                    raise FatalError(f"{self._topic} cannot be read: {error.str()}.")
-        self._consumer.unassign()
-
-    def replay(self, wanted: Callable[[DeadLetterRecord], bool], *, again: bool, dry_run: bool) -> dict[str, int]:
-        """Send records back, byte for byte and with their own headers. Returns topic -> how many.
-
-        again: also those that a replay has already passed. Records that are not wanted are passed over.
-        Raises FatalError when one cannot be delivered; what went before is remembered.
-        """
-        config = {**self._config, "enable.idempotence": True, "message.max.bytes": 1_000_000_000}
-        producer = Producer(config, logger=_silent)
-        sent: dict[str, int] = {}
-        positions: dict[int, int] = {}
-        pending = 0
-        for record in self.read(after_replayed=not again):
-            positions[record.partition] = record.offset + 1
-            if wanted(record):
-                topic = record.source[0]
-                sent[topic] = sent.get(topic, 0) + 1
-                if not dry_run:
-                    self._send(producer, record)
-                    pending += 1
-            if pending >= _REPLAY_BATCH:
-                self._settle(producer, positions)
-                pending = 0
-        if not dry_run:
-            self._settle(producer, positions)
-        return sent
-
-    def _send(self, producer: Producer, record: DeadLetterRecord) -> None:
-        headers: list[tuple[str, str | bytes | None]] = [
-            (name, value) for name, value in record.headers if not name.startswith(PREFIX)
-        ]
-        while True:
-            try:
-                producer.produce(
-                    record.source[0], key=record.key, value=record.value, headers=headers, on_delivery=self._on_delivery
-                )
-                return
-            except BufferError:
-                producer.poll(0.1)
-            except KafkaException as failure:
-                raise FatalError(f"{record.source[0]} cannot be written: {failure.args[0].str()}.") from failure
-
-    _failure: KafkaError | None = None
-
-    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
-        self._failure = self._failure or error
-
-    def _settle(self, producer: Producer, positions: Mapping[int, int]) -> None:
-        """Wait for every delivery, then remember how far the replay has come."""
-        left = producer.flush(_TIMEOUT_S)
-        if self._failure is not None or left:
-            why = self._failure.str() if self._failure is not None else "the broker does not acknowledge it"
-            raise FatalError(f"A dead letter could not be sent back: {why}.")
-        if positions:
-            offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
-            self._consumer.commit(offsets=offsets, asynchronous=False)
-
-    def _partitions(self) -> list[int]:
-        servers = self._config["bootstrap.servers"]
-        try:
-            topic = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
-        except KafkaException as failure:
+        if not self._reader.exists():
+            servers = self._clients.bootstrap_servers
             raise UsageError(
-                f"No Kafka broker answers at {servers} ({failure.args[0].str()}); check kafka.bootstrap_servers."
-            ) from failure
-        if topic.error is not None:
-            raise UsageError(
-                f"There is no topic {self._topic!r} at {servers}; a worker makes it when it starts. "
+                f"Topic {self._topic!r} does not exist at {servers}; a worker creates it when it starts. "
                 "Check kafka.dead_letter_topic."
             )
-        return sorted(topic.partitions)
+        partitions = range(self._reader.partition_count())
+        replayed = self._replayed.committed(partitions) if after_replayed else {}
+        starts = {partition: replayed.get(partition, 0) for partition in partitions}
+        return map(_record, self._reader.read_to_end(starts))
+
+    def replay(self, wanted: Callable[[DeadLetterRecord], bool], *, again: bool, dry_run: bool) -> dict[str, int]:
+        """Replay records, byte for byte and with their original headers. Return topic -> how many.
+
+        again: include records that an earlier replay has passed. Records that are not wanted are skipped. Raises
+        FatalError if a record cannot be written; the progress up to there is committed.
+        """
+        replay = _Replay(self._clients, self._replayed)
+        for record in self.read(after_replayed=not again):
+            replay.add(record, send=wanted(record), dry_run=dry_run)
+        if not dry_run:
+            replay.flush_and_commit()
+        return dict(replay.sent)
+
+
+class _Replay:
+    """Records on their way back. sent: topic -> how many."""
+
+    def __init__(self, clients: KafkaClients, replayed: CommittedOffsets) -> None:
+        self._producer = IdempotentProducer(clients)
+        self._replayed = replayed
+        self._positions: dict[int, int] = {}
+        self._pending = 0
+        self._error: str | None = None
+        self.sent: Counter[str] = Counter()
+
+    def add(self, record: DeadLetterRecord, *, send: bool, dry_run: bool) -> None:
+        self._positions[record.partition] = record.offset + 1
+        if not send:
+            return
+        topic = record.source[0]
+        self.sent[topic] += 1
+        if dry_run:
+            return
+        headers = [(name, value) for name, value in record.headers if not name.startswith(PREFIX)]
+        self._producer.produce(Record(topic, record.key, record.value, headers=headers), self._on_delivery)
+        self._pending += 1
+        if self._pending >= _REPLAY_BATCH:
+            self.flush_and_commit()
+
+    def flush_and_commit(self) -> None:
+        """Wait for every delivery, then commit the progress."""
+        left = self._producer.flush(_FLUSH_TIMEOUT_S)
+        if self._error is not None or left:
+            reason = self._error or "the broker does not acknowledge it"
+            raise FatalError(f"A dead letter could not be replayed: {reason}.")
+        self._replayed.commit(self._positions)
+        self._pending = 0
+
+    def _on_delivery(self, error: str | None) -> None:
+        self._error = self._error or error
 
 
 def _record(message: Message) -> DeadLetterRecord:
     headers: tuple[tuple[str, bytes | None], ...] = tuple(message.headers() or ())  # type: ignore[arg-type]
-    own = {name.removeprefix(PREFIX): (value or b"").decode("utf-8", "replace") for name, value in headers}
+    texts = {name.removeprefix(PREFIX): (value or b"").decode("utf-8", "replace") for name, value in headers}
     kind, timestamp_ms = message.timestamp()
-    offset = message.offset()
+    partition, offset = message.partition(), message.offset()
+    assert partition is not None
     assert offset is not None
     return DeadLetterRecord(
-        partition=_partition(message),
+        partition=partition,
         offset=offset,
-        reason=own.get("reason", ""),
-        error=own.get("error", ""),
-        source=(own.get("topic", ""), _int(own.get("partition")), _int(own.get("offset"))),
+        reason=texts.get("reason", ""),
+        error=texts.get("error", ""),
+        source=(texts.get("topic", ""), _int(texts.get("partition")), _int(texts.get("offset"))),
         key=message.key(),
         value=message.value(),
         headers=headers,
         timestamp_ms=timestamp_ms if kind else None,
     )
-
-
-def _partition(message: Message) -> int:
-    partition = message.partition()
-    assert partition is not None
-    return partition
 
 
 def _int(text: str | None) -> int:

@@ -1,16 +1,15 @@
-"""Produce: synthetic traffic into a topic at a steady pace."""
+"""Produce: publishes synthetic traffic to a topic at a steady rate."""
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
-
-from tokentrace.errors import FatalError, UsageError
+from tokentrace.errors import FatalError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.producer import IdempotentProducer, Record
 from tokentrace.tools.publish import span_message
 from tokentrace.tools.traffic import Traffic
 
@@ -20,32 +19,32 @@ _DELIVERY_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Produced:
-    """What the broker acknowledged, and how long it took."""
+    """The spans that the broker acknowledged, and how long that took."""
 
     spans: int
     seconds: float
 
 
 def produce(
-    client_config: Mapping[str, Any],
+    clients: KafkaClients,
     topic: str,
     rate: int,
     count: int | None,
     seed: int,
     stopping: Callable[[], bool],
 ) -> Produced:
-    """Publish `count` spans, or until told to stop, `rate` a second (0: as fast as possible).
+    """Publish `count` spans, or until `stopping`, `rate` a second (0: as fast as possible).
 
-    Raises UsageError when there is no such topic or broker, FatalError when spans cannot be delivered.
+    Raises UsageError if there is no such topic or no broker answers, FatalError if spans cannot be delivered.
     """
-    config = {**client_config, "linger.ms": 20, "delivery.timeout.ms": int(_DELIVERY_TIMEOUT_S * 1000)}
-    producer = Producer(config, logger=logging.getLogger("librdkafka"))
-    _check_topic(producer, topic, str(client_config["bootstrap.servers"]))
+    settings = {"linger.ms": 20, "delivery.timeout.ms": int(_DELIVERY_TIMEOUT_S * 1000)}
+    producer = IdempotentProducer(clients, settings)
+    producer.check_topic(topic)
     traffic = Traffic(seed)
     delivered = 0
-    refusal: KafkaError | None = None
+    refusal: str | None = None
 
-    def on_delivery(error: KafkaError | None, _: Message) -> None:
+    def on_delivery(error: str | None) -> None:
         nonlocal delivered, refusal
         if error is None:
             delivered += 1
@@ -57,29 +56,11 @@ def produce(
     while not stopping() and refusal is None and (count is None or sent < count):
         due = sent + 1000 if rate == 0 else int((time.monotonic() - began_s) * rate) + 1
         for _ in range(sent, due if count is None else min(due, count)):
-            value = span_message(traffic.span())
-            while True:
-                try:
-                    producer.produce(topic, value=value, on_delivery=on_delivery)
-                    break
-                except BufferError:
-                    producer.poll(0.1)
+            producer.produce(Record(topic, None, span_message(traffic.span())), on_delivery)
             sent += 1
         producer.poll(0 if rate == 0 else _TICK_S)
     producer.flush(_DELIVERY_TIMEOUT_S)
     if refusal is not None or delivered < sent:
-        why = refusal.str() if refusal is not None else "the broker does not acknowledge them"
-        raise FatalError(f"{sent - delivered:,} of {sent:,} spans could not be delivered to {topic}: {why}.")
+        reason = refusal or "the broker does not acknowledge them"
+        raise FatalError(f"{sent - delivered:,} of {sent:,} spans could not be delivered to {topic}: {reason}.")
     return Produced(delivered, time.monotonic() - began_s)
-
-
-def _check_topic(producer: Producer, topic: str, servers: str) -> None:
-    try:
-        error = producer.list_topics(topic, timeout=10.0).topics[topic].error
-    except KafkaException as failure:
-        reason = failure.args[0].str()
-        raise UsageError(
-            f"No Kafka broker answers at {servers} ({reason}); check kafka.bootstrap_servers."
-        ) from failure
-    if error is not None:
-        raise UsageError(f"Topic {topic!r} cannot be written at {servers} ({error.str()}); check kafka.topic.")
