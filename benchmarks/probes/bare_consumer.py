@@ -11,7 +11,7 @@ import time
 
 from confluent_kafka import Consumer
 
-from tokentrace.kafka.source import TUNING
+from tokentrace.kafka.membership import TUNING
 
 
 def main() -> None:

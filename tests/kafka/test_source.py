@@ -13,9 +13,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from tests.harness import Clock
+from tests.kafka.fakes import ScriptedClients
 from tokentrace.errors import FatalError, UsageError
-from tokentrace.kafka import source as module
-from tokentrace.kafka.source import KafkaSource, SourceSettings
+from tokentrace.kafka import offsets
+from tokentrace.kafka.membership import SourceSettings
+from tokentrace.kafka.source import KafkaSource
 
 
 def record(partition: int, offset: int, code: int | None = None, timestamp: tuple[int, int] = (1, 5000)) -> Message:
@@ -26,7 +28,7 @@ def record(partition: int, offset: int, code: int | None = None, timestamp: tupl
 
 
 class Scripted:
-    """A consumer that gives what it was told to give."""
+    """A consumer that follows a script."""
 
     def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
         self.config = config
@@ -108,12 +110,12 @@ def at(*partitions: int) -> list[Any]:
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[KafkaSource, Scripted, Loop]:
-    monkeypatch.setattr(module, "Consumer", Scripted)
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
-    source = KafkaSource(SourceSettings("x:1", "spans", "g", "r0"), Clock(10.0))
+    monkeypatch.setattr(offsets.time, "sleep", lambda _: None)
+    clients = ScriptedClients(consumer=Scripted)
+    source = KafkaSource(SourceSettings(topic="spans", group_id="g", member_id="r0"), clients, Clock(10.0))
     loop = Loop()
     source.subscribe(loop)
-    return source, source._consumer, loop  # type: ignore[return-value]
+    return source, clients.made[0], loop
 
 
 def assign(source: KafkaSource, consumer: Scripted, **offsets: int) -> None:
@@ -170,12 +172,12 @@ def test_a_partition_that_may_not_start_is_held(parts: Parts) -> None:
     loop.refuse = {1}
     assign(source, consumer, p0=5, p1=5)
     assert ("pause", [(1, 5)]) in consumer.calls
-    assert source.refused == {1}
+    assert source.blocked == {1}
     source.pause()
     source.resume()
     assert consumer.calls[-1] == ("resume", [(0, -1001)])
     consumer.callbacks["on_revoke"](consumer, at(1))
-    assert source.refused == set()
+    assert source.blocked == set()
 
 
 def test_messages_from_before_a_rebalance_are_not_given_again(parts: Parts) -> None:
@@ -187,6 +189,30 @@ def test_messages_from_before_a_rebalance_are_not_given_again(parts: Parts) -> N
     assert list(batch.values) == [b"0@5"]
     assert batch.positions == {0: 6}
     assert source.poll(10, 0.0) is None
+
+
+def test_caught_up_are_partitions_whose_end_was_reached(parts: Parts) -> None:
+    source, consumer, loop = parts
+    loop.refuse = {2}
+    assign(source, consumer, p0=5, p1=7, p2=3)
+    consumer.batches = [
+        [record(0, 5), record(0, 6, KafkaError._PARTITION_EOF), record(2, 3, KafkaError._PARTITION_EOF)],
+        [record(0, 6)],
+    ]
+    source.poll(10, 0.0)
+    assert source.caught_up == {0}
+    assert source.positions == {0: 6, 1: 7}, "a blocked partition is not consumed"
+    source.poll(10, 0.0)
+    assert source.caught_up == set()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_only_a_classic_member_is_static(protocol: Any) -> None:
+    settings = SourceSettings(topic="t", group_id="g", member_id="r0", protocol=protocol, session_timeout_s=6.0)
+    config = settings.consumer_settings()
+    assert config["group.protocol"] == protocol
+    assert config.get("group.instance.id") == ("r0" if protocol == "classic" else None)
+    assert config.get("heartbeat.interval.ms") == (1500 if protocol == "classic" else None)
 
 
 def test_lag_is_the_distance_to_the_end_and_gone_when_the_partition_is(parts: Parts) -> None:

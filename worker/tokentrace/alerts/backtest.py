@@ -7,6 +7,7 @@ evaluated, so none is late.
 from __future__ import annotations
 
 import io
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from tokentrace.decode import SpanDecoder
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
 from tokentrace.errors import UsageError
+from tokentrace.kafka.batch import extents_of, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import Message, TopicReader
 from tokentrace.model.measures import Layout
@@ -160,19 +162,5 @@ def from_topic(clients: KafkaClients, topic: str, group_id: str) -> Iterator[Raw
 
 
 def _batch_of_topic(messages: Sequence[Message]) -> RawBatch:
-    partitions = np.array([message.partition() for message in messages], np.int32)
-    times_ms = np.array([message.timestamp()[1] for message in messages], np.int64)
-    edges = {
-        int(partition): (int(times_ms[rows[0]]), int(times_ms[rows[-1]]))
-        for partition in np.unique(partitions)
-        if len(rows := np.flatnonzero(partitions == partition))
-    }
-
-    def envelope(row: int) -> Envelope:
-        message = messages[row]
-        return Envelope(
-            message.topic() or "", int(partitions[row]), message.offset() or 0, None, message.value(), (), None
-        )
-
-    positions = dict.fromkeys(edges, 0)
-    return RawBatch([m.value() for m in messages], partitions, positions, envelope, edges, lambda rows: times_ms[rows])
+    partitions = message_partitions(messages)
+    return raw_batch(messages, partitions, extents_of(partitions), time.time)

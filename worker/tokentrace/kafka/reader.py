@@ -11,6 +11,7 @@ from confluent_kafka import Message as Message
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import TRANSIENT, error_of
 
@@ -110,9 +111,7 @@ class TopicReader:
         error = message.error()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
             raise FatalError(f"Topic {self._topic!r} cannot be read: {error.str()}.")
-        partition, offset = message.partition(), message.offset()
-        assert partition is not None
-        assert offset is not None
+        partition, offset = message_partition(message), message_offset(message)
         if partition not in ends:
             return
         if error is None:

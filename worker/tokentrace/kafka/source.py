@@ -1,8 +1,7 @@
-"""The source: a Kafka consumer group member that gives batches of raw messages and knows where it stands.
+"""The source: a consumer group member that gives batches of raw messages and knows its positions.
 
-Offsets are explicit: on assign the group's committed offsets are asked for until the answer is stable and the
-partitions start exactly there (never by `auto.offset.reset`; see docs/decisions). Every message that leaves `poll`
-belongs to an assigned partition and was not given before. Kafka's types end here and in `commit`.
+On assign the partitions start exactly at the group's committed offsets (see `offsets`). Every message that leaves
+`poll` belongs to an assigned partition and was not given before.
 """
 
 from __future__ import annotations
@@ -10,90 +9,34 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from numpy.typing import NDArray
 
 from tokentrace.errors import FatalError, UsageError
-from tokentrace.kafka.errors import FENCED, REFUSED
-from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.kafka.batch import extents_of, message_offset, message_partition, message_partitions, raw_batch
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.errors import FENCED, REFUSED, error_of
+from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
+from tokentrace.kafka.offsets import StartOffsets
+from tokentrace.model.messages import RawBatch
 from tokentrace.model.worker_stats import Lag
 
 log = logging.getLogger(__name__)
-
-#: Measured (docs/performance.md): a fast consumer stalls for a second under librdkafka's default back-off of a full
-#: queue.
-TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 2, "queued.min.messages": 20000}
-
-
-class RebalanceListener(Protocol):
-    """What the loop does while partitions come and go; called inside `poll`, on its thread."""
-
-    def accept_offset(self, partition: int, offset: int | None) -> bool: ...
-
-    def load_state(self, partitions: Sequence[int]) -> None: ...
-
-    def on_revoke(self, partitions: Sequence[int]) -> None: ...
-
-    def on_lost(self, partitions: Sequence[int]) -> None: ...
-
-    def on_assign(self, partitions: Sequence[int]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """How to join the group. properties go to librdkafka as they are, under the ones that tokentrace owns."""
-
-    bootstrap_servers: str
-    topic: str
-    group_id: str
-    member_id: str
-    start: Literal["earliest", "latest"] = "earliest"
-    protocol: Literal["classic", "consumer"] = "classic"
-    session_timeout_s: float = 45.0
-    properties: Mapping[str, Any] | None = None
-
-    def consumer_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {
-            **TUNING,
-            **(self.properties or {}),
-            "bootstrap.servers": self.bootstrap_servers,
-            "group.id": self.group_id,
-            "client.id": self.member_id,
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "enable.partition.eof": True,
-            "isolation.level": "read_committed",
-            "auto.offset.reset": "error",
-            "group.protocol": self.protocol,
-        }
-        if self.protocol == "classic":
-            config |= {
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": int(self.session_timeout_s * 1000),
-                # The library's 3 s would let a short session expire between two heartbeats.
-                "heartbeat.interval.ms": min(3000, int(self.session_timeout_s * 1000 / 4)),
-                # A static member has its partitions back at once after a restart. Not under KIP-848: there a
-                # killed static member is refused until its session has ended.
-                "group.instance.id": self.member_id,
-            }
-        return config
 
 
 class KafkaSource:
     """One member of the consumer group, used by one thread."""
 
-    def __init__(self, settings: SourceSettings, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, settings: SourceSettings, clients: KafkaClients, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
+        self._clients = clients
         self._clock = clock
-        self._rebalance: RebalanceListener | None = None
+        self._listener: RebalanceListener | None = None
         self._positions: dict[int, int] = {}
         self._oldest_unread_s: dict[int, float] = {}
-        #: Partition -> where its end was, when it was last reached.
-        self._ends: dict[int, int] = {}
+        #: Partition -> its end when that was last reached.
+        self._end_offsets: dict[int, int] = {}
         #: Partitions of the topic, assigned or not; 0 before `connect`.
         self.topic_partitions = 0
         self._paused = False
@@ -101,21 +44,22 @@ class KafkaSource:
         self._refusal: str | None = None
         self.unreachable = ""
         self.lost_records: dict[int, int] = {}
-        #: Assigned partitions that must not be consumed.
-        self.refused: set[int] = set()
-        try:
-            self._consumer = Consumer(
-                {**settings.consumer_config(), "error_cb": self._on_error}, logger=logging.getLogger("librdkafka")
-            )
-        except KafkaException as error:
-            raise UsageError(f"kafka.properties: {error.args[0].str()}.") from error
+        #: Assigned partitions that must not be consumed: the listener does not accept their offsets.
+        self.blocked: set[int] = set()
+        self._consumer = clients.consumer(
+            group_id=settings.group_id,
+            settings=settings.consumer_settings(),
+            defaults=TUNING,
+            on_error=self._on_error,
+        )
+        self._start_offsets = StartOffsets(self._consumer, settings.topic, settings.start)
 
     # -- joining and leaving ---------------------------------------------------------------------------------------
 
     def connect(self, stopping: Callable[[], bool], wait: Callable[[float], object] = time.sleep) -> bool:
-        """Wait until the broker answers and the topic exists, saying so; false when told to stop meanwhile.
+        """Wait until the broker answers and the topic exists, and log it; False if `stopping` comes first.
 
-        Raises UsageError when the broker refuses the credentials.
+        Raises UsageError if the broker refuses the credentials.
         """
         delay_s = 1.0
         while not stopping():
@@ -130,24 +74,26 @@ class KafkaSource:
         return False
 
     def _topic_problem(self) -> str | None:
-        topic, servers = self._settings.topic, self._settings.bootstrap_servers
+        topic = self._settings.topic
         try:
             metadata = self._consumer.list_topics(topic, timeout=5.0)
-        except KafkaException as error:
-            # What the broker said, if it said anything, waits in the queue of callbacks.
+        except KafkaException as failure:
+            # A refusal by the broker waits in the queue of callbacks.
             self._consumer.poll(0.1)
             self._raise_refusal()
-            return f"No Kafka broker answers at {servers} ({error.args[0].str()}); check kafka.bootstrap_servers."
+            return self._clients.unreachable(error_of(failure))
         refusal = metadata.topics[topic].error
         self.topic_partitions = len(metadata.topics[topic].partitions)
         if refusal is None:
             return None
         if refusal.code() in REFUSED:
             raise UsageError(f"Kafka refuses access to topic {topic!r}: {refusal.str()}.")
+        servers = self._clients.bootstrap_servers
         return f"Topic {topic!r} does not exist at {servers}; create it or correct kafka.topic."
 
-    def subscribe(self, rebalance: RebalanceListener) -> None:
-        self._rebalance = rebalance
+    def subscribe(self, listener: RebalanceListener) -> None:
+        """Join the group."""
+        self._listener = listener
         self._consumer.subscribe(
             [self._settings.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -160,9 +106,9 @@ class KafkaSource:
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def poll(self, max_messages: int, timeout_s: float) -> RawBatch | None:
-        """Up to `max_messages` new messages, None when there are none within `timeout_s`; runs rebalances.
+        """Return up to `max_messages` new messages, None if there are none within `timeout_s`. Runs rebalances.
 
-        Raises FatalError when this member is fenced or Kafka refuses it for good.
+        Raises FatalError if this member is fenced or unauthorized, UsageError if its credentials are refused.
         """
         messages = self._consumer.consume(max_messages, timeout_s)
         if self._callback_failure is not None:
@@ -181,47 +127,32 @@ class KafkaSource:
         return self._batch(messages)
 
     def _batch(self, messages: list[Message]) -> RawBatch | None:
-        partitions = np.fromiter(map(Message.partition, messages), np.int32, len(messages))
-        spans = _extents(partitions)
-        stale = [
-            partition
-            for partition, (first, _) in spans.items()
-            if _offset(messages[first]) < self._positions.get(partition, 1 << 62)
-        ]
-        if stale:
+        partitions = message_partitions(messages)
+        extents = extents_of(partitions)
+        if any(self._is_stale(messages[first]) for first, _ in extents.values()):
             # Fetched before a rebalance or a rewind that happened inside the same call.
-            messages = [m for m in messages if _offset(m) >= self._positions.get(_partition(m), 1 << 62)]
+            messages = [message for message in messages if not self._is_stale(message)]
             if not messages:
                 return None
-            partitions = np.fromiter(map(Message.partition, messages), np.int32, len(messages))
-            spans = _extents(partitions)
-        positions, times_ms = {}, {}
-        for partition, (first, last) in spans.items():
-            positions[partition] = _offset(messages[last]) + 1
-            times_ms[partition] = self._time_ms(messages[first]), self._time_ms(messages[last])
-            self._oldest_unread_s[partition] = times_ms[partition][1] / 1000
-        self._positions.update(positions)
-        return RawBatch(
-            values=list(map(Message.value, messages)),
-            partitions=partitions,
-            positions=positions,
-            envelope=lambda row: _envelope(messages[row]),
-            times_ms=times_ms,
-            timestamps_ms=lambda rows: np.array([self._time_ms(messages[row]) for row in rows.tolist()], np.int64),
-        )
+            partitions = message_partitions(messages)
+            extents = extents_of(partitions)
+        batch = raw_batch(messages, partitions, extents, self._clock)
+        self._positions.update(batch.positions)
+        for partition, (_, last_ms) in batch.times_ms.items():
+            self._oldest_unread_s[partition] = last_ms / 1000
+        return batch
 
-    def _time_ms(self, message: Message) -> int:
-        kind, timestamp_ms = message.timestamp()
-        return timestamp_ms if kind else int(self._clock() * 1000)
+    def _is_stale(self, message: Message) -> bool:
+        return message_offset(message) < self._positions.get(message_partition(message), 1 << 62)
 
     def _on_message_error(self, message: Message) -> None:
         error = message.error()
         assert error is not None
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
-            self._ends[_partition(message)] = _offset(message)
+            self._end_offsets[message_partition(message)] = message_offset(message)
         elif code == KafkaError._AUTO_OFFSET_RESET:
-            self._skip_lost(_partition(message))
+            self._skip_lost(message_partition(message))
         elif code in FENCED or code == KafkaError._FATAL or error.fatal():
             raise FatalError(
                 f"Kafka no longer accepts this worker ({error.str()}). Another worker with the replica id "
@@ -230,7 +161,7 @@ class KafkaSource:
         elif code in REFUSED:
             raise FatalError(f"Kafka refuses this worker as a member of {self._settings.group_id!r}: {error.str()}")
         elif code == KafkaError._MAX_POLL_EXCEEDED:
-            log.warning("The loop stood still for longer than max.poll.interval.ms; rejoining the group.")
+            log.warning("max.poll.interval.ms exceeded; rejoining the group.")
         else:
             log.warning("Kafka: %s", error.str())
 
@@ -241,28 +172,30 @@ class KafkaSource:
             self._consumer.pause(self._topic_partitions(self._positions))
 
     def resume(self) -> None:
+        """Fetch again."""
         if self._paused:
             self._paused = False
-            self._consumer.resume(self._topic_partitions([p for p in self._positions if p not in self.refused]))
+            self._consumer.resume(self._topic_partitions([p for p in self._positions if p not in self.blocked]))
 
     # -- positions -------------------------------------------------------------------------------------------------
 
     @property
     def assigned(self) -> Sequence[int]:
+        """Assigned partitions, consumed or blocked."""
         return tuple(self._positions)
 
     @property
     def positions(self) -> dict[int, int]:
         """Consumed partition -> next offset to read."""
-        return {p: offset for p, offset in self._positions.items() if p not in self.refused}
+        return {p: offset for p, offset in self._positions.items() if p not in self.blocked}
 
     @property
-    def read_to_end(self) -> set[int]:
-        """Consumed partitions that had nothing more to read when they were last asked."""
-        return {p for p in self._positions if self._at_end(p)} - self.refused
+    def caught_up(self) -> set[int]:
+        """Consumed partitions whose end was reached by the last fetch."""
+        return {p for p in self._positions if self._at_end(p)} - self.blocked
 
     def _at_end(self, partition: int) -> bool:
-        return self._ends.get(partition, -1) >= self._positions[partition]
+        return self._end_offsets.get(partition, -1) >= self._positions[partition]
 
     def commit(self, positions: Mapping[int, int]) -> None:
         """Commit offsets for the group, synchronously. Raises KafkaException."""
@@ -301,67 +234,39 @@ class KafkaSource:
         return [TopicPartition(self._settings.topic, partition) for partition in partitions]
 
     def _assign(self, partitions: Sequence[int]) -> None:
-        starts = self._start_offsets(partitions)
-        assert self._rebalance is not None
-        self._rebalance.load_state(partitions)
+        assert self._listener is not None
+        starts = self._accepted_offsets(partitions)
+        self._listener.load_state(partitions)
         self._positions.update(starts)
         for partition in partitions:
-            self._ends.pop(partition, None)
+            self._end_offsets.pop(partition, None)
             self._oldest_unread_s.pop(partition, None)
         offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in starts.items()]
         self._consumer.incremental_assign(offsets)
-        held = [each for each in offsets if self._paused or each.partition in self.refused]
+        held = [assigned for assigned in offsets if self._paused or assigned.partition in self.blocked]
         if held:
             self._consumer.pause(held)
 
-    def _start_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Committed offsets, asked for until they are stable; the configured start where there is none."""
-        while True:
-            try:
-                committed = self._consumer.committed(self._topic_partitions(partitions), timeout=10.0)
-                failure = next((result.error for result in committed if result.error is not None), None)
-            except KafkaException as error:
-                failure = error.args[0]
-            if failure is None:
-                break
-            if failure.fatal() or failure.code() in FENCED | REFUSED:
-                raise FatalError(f"Kafka refuses this worker's offsets: {failure.str()}.")
-            log.info("The group's offsets are not stable yet (%s); asking again.", failure.str())
-            time.sleep(0.1)
+    def _accepted_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
+        """Return partition -> where it starts; partitions that the listener does not accept become blocked."""
+        assert self._listener is not None
         starts = {}
-        for result in committed:
-            offset = result.offset if result.offset >= 0 else None
-            assert self._rebalance is not None
-            if not self._rebalance.accept_offset(result.partition, offset):
-                self.refused.add(result.partition)
-            starts[result.partition] = self._first_offset(result.partition) if offset is None else offset
+        for partition, offset in self._start_offsets.committed(partitions).items():
+            if not self._listener.accept_offset(partition, offset):
+                self.blocked.add(partition)
+            starts[partition] = self._start_offsets.first(partition) if offset is None else offset
         return starts
 
-    def _first_offset(self, partition: int) -> int:
-        low, high = self._watermarks(partition)
-        return low if self._settings.start == "earliest" else high
-
-    def _watermarks(self, partition: int) -> tuple[int, int]:
-        while True:
-            try:
-                low, high = self._consumer.get_watermark_offsets(
-                    TopicPartition(self._settings.topic, partition), timeout=10.0
-                )
-                return int(low), int(high)
-            except KafkaException as error:
-                log.info("Partition %d has no leader yet (%s); asking again.", partition, error.args[0].str())
-                time.sleep(0.1)
-
     def _skip_lost(self, partition: int) -> None:
-        """The position is outside the log: retention removed records, or the topic was made anew."""
+        """Continue behind a gap: retention has removed records, or the topic was recreated."""
         position = self._positions.get(partition)
         if position is None:
             return
-        low, _ = self._watermarks(partition)
+        low, _ = self._start_offsets.watermarks(partition)
         lost = max(low - position, 0)
         self.lost_records[partition] = self.lost_records.get(partition, 0) + lost
         log.error(
-            "Partition %d has no offset %d any more; reading on from %d. %d records were removed before they were "
+            "Partition %d has no offset %d any more; continuing at %d. %d records were removed before they were "
             "counted: raise the topic's retention or the number of workers.",
             partition, position, low, lost,
         )  # fmt: skip
@@ -369,7 +274,7 @@ class KafkaSource:
         self._positions[partition] = low
         self._consumer.incremental_assign([TopicPartition(self._settings.topic, partition, low)])
 
-    # -- callbacks: an exception that left one inside consume() would cost a message, so none does ---------------------
+    # -- callbacks: an exception that leaves one inside consume() loses a message, so none does ----------------------
 
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
@@ -378,75 +283,40 @@ class KafkaSource:
             self._callback_failure = self._callback_failure or failure
 
     def _on_assign(self, _: Consumer, assigned: list[TopicPartition]) -> None:
-        partitions = [each.partition for each in assigned]
+        partitions = [topic_partition.partition for topic_partition in assigned]
 
         def assign() -> None:
             self._assign(partitions)
-            assert self._rebalance is not None
-            self._rebalance.on_assign(partitions)
+            assert self._listener is not None
+            self._listener.on_assign(partitions)
 
         self._guarded(assign)
 
     def _on_revoke(self, _: Consumer, revoked: list[TopicPartition]) -> None:
-        self._leave(revoked, "on_revoke")
+        self._unassign(revoked, "on_revoke")
 
     def _on_lost(self, _: Consumer, lost: list[TopicPartition]) -> None:
-        self._leave(lost, "on_lost")
+        self._unassign(lost, "on_lost")
 
-    def _leave(self, left: list[TopicPartition], event: Literal["on_revoke", "on_lost"]) -> None:
-        partitions = [each.partition for each in left]
-        self._guarded(lambda: getattr(self._rebalance, event)(partitions))
+    def _unassign(self, removed: list[TopicPartition], event: Literal["on_revoke", "on_lost"]) -> None:
+        partitions = [topic_partition.partition for topic_partition in removed]
+        self._guarded(lambda: getattr(self._listener, event)(partitions))
         for partition in partitions:
             self._positions.pop(partition, None)
-            self.refused.discard(partition)
-        self._guarded(lambda: self._consumer.incremental_unassign(left))
+            self.blocked.discard(partition)
+        self._guarded(lambda: self._consumer.incremental_unassign(removed))
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in REFUSED:
             self._refusal = error.str()
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.unreachable = f"No Kafka broker answers at {self._settings.bootstrap_servers}."
-            if self._rebalance is not None:
+            self.unreachable = self._clients.unreachable()
+            if self._listener is not None:
                 log.warning("%s Waiting for one to come back.", self.unreachable)
 
     def _raise_refusal(self) -> None:
         if self._refusal is not None:
             raise UsageError(
-                f"Kafka at {self._settings.bootstrap_servers} refuses this worker's credentials ({self._refusal}); "
+                f"Kafka at {self._clients.bootstrap_servers} refuses this worker's credentials ({self._refusal}); "
                 "check sasl.username, sasl.password and the TLS settings under kafka.properties."
             )
-
-
-def _partition(message: Message) -> int:
-    partition = message.partition()
-    assert partition is not None
-    return partition
-
-
-def _offset(message: Message) -> int:
-    offset = message.offset()
-    assert offset is not None
-    return offset
-
-
-def _extents(partitions: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
-    """Partition -> rows of its first and last message. Within a partition, consume() keeps the log's order."""
-    extents = {}
-    last = len(partitions) - 1
-    for partition in np.flatnonzero(np.bincount(partitions)):
-        here = partitions == partition
-        extents[int(partition)] = (int(here.argmax()), last - int(here[::-1].argmax()))
-    return extents
-
-
-def _envelope(message: Message) -> Envelope:
-    kind, timestamp_ms = message.timestamp()
-    return Envelope(
-        topic=message.topic() or "",
-        partition=_partition(message),
-        offset=_offset(message),
-        key=message.key(),
-        value=message.value(),
-        headers=tuple(message.headers() or ()),  # type: ignore[arg-type]
-        timestamp_ms=timestamp_ms if kind else None,
-    )

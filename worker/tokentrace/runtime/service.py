@@ -89,7 +89,7 @@ class Service:
         self._stats.schemas = decoder.paths
         self._renderer = Renderer(metrics.labels, metrics.zero_first)
         timer = StageTimer(self._stats.stage_seconds)
-        self._source = KafkaSource(source_settings(config), clock)
+        self._source = KafkaSource(source_settings(config), kafka_clients(config), clock)
         self._worker = Worker(
             LoopSettings(
                 section.commit_interval,

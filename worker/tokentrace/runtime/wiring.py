@@ -20,7 +20,8 @@ from tokentrace.exposition import (
     HttpSettings,
 )
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.source import KafkaSource, SourceSettings
+from tokentrace.kafka.membership import SourceSettings
+from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.measures import Layout
 from tokentrace.pricing import Pricer, Rates
 
@@ -85,14 +86,12 @@ def evaluator_settings(config: Config) -> EvaluatorSettings:
 def source_settings(config: Config) -> SourceSettings:
     kafka, section = config.kafka, config.worker
     return SourceSettings(
-        bootstrap_servers=kafka.bootstrap_servers,
         topic=kafka.topic,
         group_id=kafka.group_id,
         member_id=section.replica_id,
         start=kafka.start,
         protocol=kafka.group_protocol,
         session_timeout_s=section.session_timeout,
-        properties=kafka.properties,
     )
 
 

@@ -223,7 +223,7 @@ class Worker:
         if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
             return
         quiet_since_s = now_s - IDLE_AFTER_S
-        quiet = [p for p in self._source.read_to_end if self._last_span_s.get(p, now_s) <= quiet_since_s]
+        quiet = [p for p in self._source.caught_up if self._last_span_s.get(p, now_s) <= quiet_since_s]
         for partition in quiet:
             self._delta.advance_event_time(partition, int(quiet_since_s * 1e6))
         if quiet and not self._delta:
@@ -247,7 +247,7 @@ class Worker:
         stats.lost_records = dict(self._source.lost_records)
         if self._seen is not None:
             stats.remembered = self._seen.remembered()
-        stats.refused_partitions = tuple(sorted(self._source.refused))
+        stats.refused_partitions = tuple(sorted(self._source.blocked))
         self.stats = stats.copy()
 
     # -- rebalance, called by the source inside poll ---------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Final
 
 from tokentrace.commit.dead_letters import PREFIX
 from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.group_offsets import CommittedOffsets
 from tokentrace.kafka.producer import IdempotentProducer, Record
@@ -127,12 +128,9 @@ def _record(message: Message) -> DeadLetterRecord:
     headers: tuple[tuple[str, bytes | None], ...] = tuple(message.headers() or ())  # type: ignore[arg-type]
     texts = {name.removeprefix(PREFIX): (value or b"").decode("utf-8", "replace") for name, value in headers}
     kind, timestamp_ms = message.timestamp()
-    partition, offset = message.partition(), message.offset()
-    assert partition is not None
-    assert offset is not None
     return DeadLetterRecord(
-        partition=partition,
-        offset=offset,
+        partition=message_partition(message),
+        offset=message_offset(message),
         reason=texts.get("reason", ""),
         error=texts.get("error", ""),
         source=(texts.get("topic", ""), _int(texts.get("partition")), _int(texts.get("offset"))),

@@ -1,0 +1,51 @@
+"""Membership: how a worker joins its consumer group, and the listener that follows its partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+#: librdkafka's default back-off of a full queue stalls a fast consumer for a second (measured: docs/performance.md).
+TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 2, "queued.min.messages": 20000}
+
+
+class RebalanceListener(Protocol):
+    """Follows the member's partitions; called inside `poll`, on its thread."""
+
+    def accept_offset(self, partition: int, offset: int | None) -> bool: ...
+
+    def load_state(self, partitions: Sequence[int]) -> None: ...
+
+    def on_revoke(self, partitions: Sequence[int]) -> None: ...
+
+    def on_lost(self, partitions: Sequence[int]) -> None: ...
+
+    def on_assign(self, partitions: Sequence[int]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """How to join the group. start: where a partition begins that the group has never committed."""
+
+    topic: str
+    group_id: str
+    member_id: str
+    start: Literal["earliest", "latest"] = "earliest"
+    protocol: Literal["classic", "consumer"] = "classic"
+    session_timeout_s: float = 45.0
+
+    def consumer_settings(self) -> dict[str, Any]:
+        """The librdkafka properties of the membership."""
+        settings: dict[str, Any] = {"client.id": self.member_id, "group.protocol": self.protocol}
+        if self.protocol == "classic":
+            settings |= {
+                "partition.assignment.strategy": "cooperative-sticky",
+                "session.timeout.ms": int(self.session_timeout_s * 1000),
+                # The library's 3 s would let a short session expire between two heartbeats.
+                "heartbeat.interval.ms": min(3000, int(self.session_timeout_s * 1000 / 4)),
+                # A static member has its partitions back at once after a restart. Not under KIP-848: there a
+                # killed static member is refused until its session has ended.
+                "group.instance.id": self.member_id,
+            }
+        return settings
