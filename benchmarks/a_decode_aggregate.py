@@ -66,8 +66,8 @@ def _compare(load: Workload, effort: Effort) -> tuple[Measure, Measure, Measure]
         _rate(lambda: plain.count(some), len(some)),
         _rate(lambda: client.count(few), len(few)),
     ]
-    for each in runs:
-        each()
+    for run in runs:
+        run()
     speed, dict_speed, client_speed = in_turns(effort.repeats, *runs)
     return speed, dict_speed, client_speed
 

@@ -65,7 +65,7 @@ def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[li
         Row("bare consume()", consume.text(" M messages/s", 1e6)),
         Row("serial bound", bound.text(" M spans/s", 1e6)),
     ]
-    totals = {stage: sum(each[stage] for each in stages) for stage in stages[0]}
+    totals = {stage: sum(run[stage] for run in stages) for stage in stages[0]}
     busy = sum(totals.values())
     results = {
         "vs_bare_consume": speed.over(consume).median,

@@ -80,5 +80,5 @@ def _counted(body: bytes) -> int:
 def _latencies(produced_s: list[float], seen: list[tuple[float, int]]) -> list[float]:
     found: list[float] = []
     for moment, counted in seen:
-        found += [moment - each for each in produced_s[len(found) : counted]]
+        found += [moment - sent_s for sent_s in produced_s[len(found) : counted]]
     return found

@@ -63,7 +63,7 @@ def run(effort: Effort, broker: KafkaBroker | None) -> Figure:
 
 def _evaluated(effort: Effort) -> tuple[list[Row], dict[str, Any]]:
     layout = Layout.build()
-    every = [Rule.of(AlertRule.model_validate(each)) for each in rules(effort.rules)]
+    every = [Rule.of(AlertRule.model_validate(rule)) for rule in rules(effort.rules)]
     evaluation = Evaluation(layout, every)
     groups = effort.alert_groups
     numbers = np.array(

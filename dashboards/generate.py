@@ -70,8 +70,8 @@ def lines(title: str, description: str, unit: str, targets: Sequence[prometheus.
         )
         .tooltip(common.VizTooltipOptions().mode(c.TooltipDisplayMode.MULTI).sort(c.SortOrder.DESCENDING))
     )
-    for each in targets:
-        panel.with_target(each)
+    for target in targets:
+        panel.with_target(target)
     return panel
 
 
@@ -524,7 +524,7 @@ def imported() -> dict[str, Any]:
     requires = [
         {"type": "grafana", "id": "grafana", "name": "Grafana", "version": "10.0.0"},
         {"type": "datasource", "id": "prometheus", "name": "Prometheus", "version": "1.0.0"},
-        *({"type": "panel", "id": each, "name": each, "version": ""} for each in panels),
+        *({"type": "panel", "id": panel, "name": panel, "version": ""} for panel in panels),
     ]
     return {"__inputs": [question], "__requires": requires, "id": None, **build("${DS_PROMETHEUS}")}
 

@@ -120,11 +120,11 @@ def draw_panel(axis: Any, panel: dict[str, Any], prometheus: Prometheus, from_s:
     axis.tick_params(labelsize=8)
     axis.set_ylabel(unit, fontsize=8)
     variables = {"__rate_interval": "20s", "__interval": "15s", "__range": f"{SECONDS}s"}
-    queries = [(filled(each["expr"], **variables), each.get("legendFormat", "")) for each in panel["targets"]]
+    queries = [(filled(target["expr"], **variables), target.get("legendFormat", "")) for target in panel["targets"]]
     if kind in ("bargauge", "stat"):
         found = [(named(legend, labels), value) for text, legend in queries for labels, value in prometheus.query(text)]
         steps = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [{"value": None, "color": "green"}])
-        colors = [[each["color"] for each in steps if value >= (each["value"] or 0)][-1] for _, value in found]
+        colors = [[step["color"] for step in steps if value >= (step["value"] or 0)][-1] for _, value in found]
         names, values = [name for name, _ in found], [value for _, value in found]
         axis.barh(
             names[::-1], values[::-1], color=[f"tab:{color}".replace("tab:yellow", "gold") for color in colors[::-1]]
@@ -184,7 +184,7 @@ def draw_heatmap(axis: Any, rows: dict[float, Any], from_s: float) -> None:
 def draw_table(axis: Any, answers: Sequence[Any]) -> None:
     """A row for each rule and time fired, with the first value seen, as the panel's transformations make it."""
     fired, values = (
-        {(labels["rule"], at): value for labels, each in answer for at, value in each} for answer in answers
+        {(labels["rule"], at): value for labels, samples in answer for at, value in samples} for answer in answers
     )
     rows: dict[tuple[float, str], float] = {}
     for (rule, at), fired_ms in sorted(fired.items()):
@@ -219,8 +219,8 @@ def main() -> None:
             prometheus, from_s, running = run(Path(folder))
             draw(prometheus, from_s)
         finally:
-            for each in running:
-                (each.kill if isinstance(each, WorkerProcess) else each.stop)()
+            for worker in running:
+                (worker.kill if isinstance(worker, WorkerProcess) else worker.stop)()
 
 
 if __name__ == "__main__":

@@ -94,8 +94,8 @@ def shares(fleet: Fleet) -> NDArray[np.float64]:
     """Each cell's part of the traffic: groups by Zipf's law, and of each group its failures."""
     group = 1.0 / np.arange(1, fleet.groups + 1)
     failing = fleet.groups * (fleet.cells - 1)
-    each = np.concatenate([group * 0.97, group[: int(failing)] * 0.03])
-    result: NDArray[np.float64] = each / each.sum()
+    shares = np.concatenate([group * 0.97, group[: int(failing)] * 0.03])
+    result: NDArray[np.float64] = shares / shares.sum()
     return result
 
 

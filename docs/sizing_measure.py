@@ -50,8 +50,8 @@ def rss_bytes() -> int:
 
 def decode(codec: StateCodec, rollups: list[bytes]) -> None:
     """What the replica that evaluates the alerts does with a commit's increments."""
-    for each in rollups:
-        codec.rollup_rows(decode_record(each))
+    for rollup in rollups:
+        codec.rollup_rows(decode_record(rollup))
 
 
 def messages(groups: int, count: int) -> list[bytes]:

@@ -76,9 +76,9 @@ def raw_batch(
     partitions = [partition] * len(values) if isinstance(partition, int) else list(partition)
     positions = dict.fromkeys(partitions, offset)
     offsets = []
-    for each in partitions:
-        offsets.append(positions[each])
-        positions[each] += 1
+    for number in partitions:
+        offsets.append(positions[number])
+        positions[number] += 1
 
     def envelope(row: int) -> Envelope:
         headers = (("trace", b"%d" % row), ("none", None))

@@ -205,11 +205,11 @@ def test_the_table_grows_and_forgets_nothing() -> None:
     ids = [f"{rng.getrandbits(64):016x}" for _ in range(30_000)]
     delta = Delta(LAYOUT)
     for first in range(0, len(ids), 5_000):
-        part = span_batch(*({"trace_id": "t", "span_id": each} for each in ids[first : first + 5_000]))
+        part = span_batch(*({"trace_id": "t", "span_id": span_id} for span_id in ids[first : first + 5_000]))
         batch = raw_batch([b""] * 5_000, offset=first)
         delta.positions.update(batch.positions)
         assert memory.fresh(part, batch, delta).all()
-    again = span_batch(*({"trace_id": "t", "span_id": each} for each in ids))
+    again = span_batch(*({"trace_id": "t", "span_id": span_id} for span_id in ids))
     assert not memory.fresh(again, raw_batch([b""] * len(ids)), delta).any()
 
 
@@ -243,7 +243,7 @@ def test_keys_differ_wherever_ids_do() -> None:
     ids += [(text[:cut], text[cut:64]) for cut in range(1, 63)]
     ids += [("t", text[:200] + last) for last in "xyz"] + [(text[:200] + last, "s") for last in "xyz"]
     ids = list(dict.fromkeys(ids))
-    batch = span_batch(*({"trace_id": trace, "span_id": each} for trace, each in ids))
+    batch = span_batch(*({"trace_id": trace, "span_id": span_id} for trace, span_id in ids))
     keys = [span_keys(batch, np.full(len(ids), partition, np.int32)) for partition in range(3)]
     assert len(np.unique(np.concatenate(keys))) == 3 * len(ids)
     # A key is its span's own, whatever its neighbours in the batch are.
@@ -298,7 +298,7 @@ def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(da
         assert memory is not None
         if action == "batch":
             batch = data.draw(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcdef")), min_size=1, max_size=8))
-            owner.count([sent("t", each) for _, each in batch], [each for each, _ in batch], position)
+            owner.count([sent("t", span_id) for _, span_id in batch], [partition for partition, _ in batch], position)
             position += len(batch)
             pending += batch
         elif action == "commit":
@@ -316,7 +316,7 @@ def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(da
                 owner = owners[1 - owners.index(owner)]
             assert owner.seen is not None
             owner.seen.load([0, 1], stored(), owner.delta)
-    audits = [each for rig in owners for each in rig.ledger.snapshot.partitions.values()]
-    assert sum(each.counted for each in audits) == len(truth)
-    assert sum(each.polled for each in audits) == tally["polled"]
-    assert all(each.polled == each.counted + each.rejected + each.duplicates for each in audits)
+    audits = [partition for rig in owners for partition in rig.ledger.snapshot.partitions.values()]
+    assert sum(audit.counted for audit in audits) == len(truth)
+    assert sum(audit.polled for audit in audits) == tally["polled"]
+    assert all(audit.polled == audit.counted + audit.rejected + audit.duplicates for audit in audits)

@@ -140,7 +140,7 @@ MESSAGE = st.tuples(st.integers(0, 20) | st.sampled_from(list(JUNK)), st.integer
 def test_every_polled_message_is_counted_or_rejected_and_none_is_both(batches: list[list[tuple[Any, int]]]) -> None:
     rig = Harness()
     dead_letters: list[Any] = []
-    everything = [each for batch in batches for each in batch]
+    everything = [span for batch in batches for span in batch]
     for batch in batches:
         values = [JUNK[what] if isinstance(what, str) else seeded(what)[1] for what, _ in batch]
         raw = raw_batch(values, [partition for _, partition in batch])
@@ -275,7 +275,7 @@ class _Unreachable(WriterSchemas):
 def state(delta: Delta) -> Any:
     rows = [array.tolist() for array in delta.by_minute()]
     tallies = [delta.positions, delta.polled, delta.counted, delta.rejected, delta.reasons]
-    return rows, [dict(each) for each in tallies], list(delta.dead_letters)
+    return rows, [dict(tally) for tally in tallies], list(delta.dead_letters)
 
 
 def test_a_batch_whose_schema_cannot_be_had_now_is_counted_later_and_whole() -> None:

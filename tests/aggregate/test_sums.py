@@ -126,7 +126,7 @@ def test_an_observation_at_a_bound_is_within_it_and_one_beyond_is_not(name: str)
     if name == "eval_score":
         values.pop()  # Beyond 1 is no score.
     fields = [{"attributes": {"eval.score": value}} if name == "eval_score" else {name: value} for value in values]
-    records = [span(**each) for each in fields]
+    records = [span(**values) for values in fields]
     counts = [1, *([2] * (len(DEFAULT_BOUNDS[name]) - 1)), len(values) % 2 ^ 1]
     rows = aggregated(records, [0] * len(records), [0] * len(records), [2] * len(records))
     assert rows[0][f"histogram {name}"][0] == counts

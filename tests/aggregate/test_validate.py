@@ -112,7 +112,7 @@ def test_a_span_beyond_the_limit_is_rejected_with_what_was_seen(reason: str, fie
     else:
         shown = reject.error.removeprefix(f"{sentence} (").removesuffix(").").split(", ")
         assert seen in shown
-        assert all(each.split("=")[0] in fields or each == "prompt_tokens=100" or "tokens" in each for each in shown)
+        assert all(part.split("=")[0] in fields or part == "prompt_tokens=100" or "tokens" in part for part in shown)
 
 
 def test_every_reason_that_a_span_itself_can_give_is_in_the_order_of_its_contract() -> None:
@@ -238,7 +238,7 @@ def test_a_span_is_judged_as_it_would_be_alone_and_its_arrays_stay_as_they_are(r
     before = repr(spans_of(batch))
     together = validate(batch)
     alone = [validate(span_batch(record)) for record in records]
-    assert repr(spans_of(together.spans)) == repr([each for one in alone for each in spans_of(one.spans)])
+    assert repr(spans_of(together.spans)) == repr([span for one in alone for span in spans_of(one.spans)])
     assert together.rejects == [
         Reject(row, reject.reason, reject.error) for row, one in enumerate(alone) for reject in one.rejects
     ]

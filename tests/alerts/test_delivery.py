@@ -26,9 +26,9 @@ from tokentrace.config.alerts import Delivery
 def deliverer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Deliverer]:
     for name in ("FIRST_PAUSE_S", "LONGEST_PAUSE_S", "FIRST_ROUND_PAUSE_S", "LONGEST_ROUND_PAUSE_S"):
         monkeypatch.setattr(module, name, 0.02)
-    each = Deliverer()
-    yield each
-    each.stop()
+    started = Deliverer()
+    yield started
+    started.stop()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def outcomes(deliverer: Deliverer, last: str, timeout_s: float = 10.0) -> list[O
 def test_a_payload_says_what_happened(deliverer: Deliverer, webhook: Webhook) -> None:
     sent = record(labels=("gpt-4o",))
     deliverer.submit(sent, to(webhook.url))
-    assert [each.kind for each in outcomes(deliverer, "delivered")] == ["delivered"]
+    assert [outcome.kind for outcome in outcomes(deliverer, "delivered")] == ["delivered"]
     (path, headers, body) = webhook.received[0]
     assert path == "/hook"
     assert headers["Content-Type"] == "application/json"
@@ -83,14 +83,20 @@ def test_what_may_pass_is_tried_again_with_the_same_key(deliverer: Deliverer, we
 def test_a_round_ends_after_its_retries_and_another_begins(deliverer: Deliverer, webhook: Webhook) -> None:
     webhook.answers = [status(500)] * 3
     deliverer.submit(record(), to(webhook.url, max_retries=1))
-    assert [(each.kind, each.tries) for each in outcomes(deliverer, "delivered")] == [("failed", 2), ("delivered", 4)]
+    assert [(outcome.kind, outcome.tries) for outcome in outcomes(deliverer, "delivered")] == [
+        ("failed", 2),
+        ("delivered", 4),
+    ]
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 400, 401, 404, 410])
 def test_what_will_not_pass_is_not_tried_again_in_the_round(deliverer: Deliverer, webhook: Webhook, code: int) -> None:
     webhook.answers = [status(code)]
     deliverer.submit(record(), to(webhook.url))
-    assert [(each.kind, each.tries) for each in outcomes(deliverer, "delivered")] == [("failed", 1), ("delivered", 2)]
+    assert [(outcome.kind, outcome.tries) for outcome in outcomes(deliverer, "delivered")] == [
+        ("failed", 1),
+        ("delivered", 2),
+    ]
 
 
 def test_an_old_alert_is_given_up(deliverer: Deliverer, webhook: Webhook) -> None:
@@ -103,7 +109,7 @@ def test_an_old_alert_is_given_up(deliverer: Deliverer, webhook: Webhook) -> Non
 def test_one_that_is_too_old_already_has_one_more_round(deliverer: Deliverer, webhook: Webhook) -> None:
     """Its evaluator may have been away; the receiver may be back."""
     deliverer.submit(record(age_s=90.0), to(webhook.url, max_age="1m"))
-    assert [each.kind for each in outcomes(deliverer, "delivered")] == ["delivered"]
+    assert [outcome.kind for outcome in outcomes(deliverer, "delivered")] == ["delivered"]
 
 
 def test_redirects_are_followed_to_the_same_host_only(deliverer: Deliverer, webhook: Webhook) -> None:
@@ -114,11 +120,11 @@ def test_redirects_are_followed_to_the_same_host_only(deliverer: Deliverer, webh
     assert [path for path, _, _ in webhook.received] == ["/hook", "/moved"]
     webhook.answers = [status(308, Location=other.url)]
     deliverer.submit(record(at_s=120), to(webhook.url))
-    assert [each.kind for each in outcomes(deliverer, "failed")] == ["failed"]
+    assert [outcome.kind for outcome in outcomes(deliverer, "failed")] == ["failed"]
     assert other.received == []
     webhook.answers = [status(307, Location="/again")] * 9
     deliverer.submit(record("loop", at_s=180), to(webhook.url))
-    assert any(each.rule == "loop" and each.kind == "failed" for each in outcomes(deliverer, "failed"))
+    assert any(outcome.rule == "loop" and outcome.kind == "failed" for outcome in outcomes(deliverer, "failed"))
     other.close()
 
 
@@ -144,7 +150,7 @@ def test_an_endless_answer_is_not_read(deliverer: Deliverer, webhook: Webhook) -
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     webhook.answers = [endless]
     deliverer.submit(record(), to(webhook.url))
-    assert [each.kind for each in outcomes(deliverer, "delivered", 20.0)] == ["delivered"]
+    assert [outcome.kind for outcome in outcomes(deliverer, "delivered", 20.0)] == ["delivered"]
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200 << 10
 
 
@@ -187,7 +193,7 @@ def test_what_is_secret_is_not_logged(deliverer: Deliverer, caplog: pytest.LogCa
     outcomes(deliverer, "failed")
     assert "was not delivered" in caplog.text
     assert "hook-secret" not in "".join(
-        each.getMessage() for each in caplog.records if each.name.startswith("tokentrace")
+        record.getMessage() for record in caplog.records if record.name.startswith("tokentrace")
     )
 
 

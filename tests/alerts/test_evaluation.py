@@ -128,7 +128,7 @@ def test_a_continuing_breach_fires_once_and_resolves_once() -> None:
 def test_late_spans_are_counted_and_stay_in_the_windows_of_their_minute() -> None:
     evaluation = evaluation_of(rule(metric="span_count", window="5m", op="gte", threshold=3))
     feed = Feed(evaluation)
-    spans = [{**each, "ended_at": FIRST * 60_000_000 + 5} for each in spans_of(2, 3, 1)]
+    spans = [{**span, "ended_at": FIRST * 60_000_000 + 5} for span in spans_of(2, 3, 1)]
     assert feed.give(spans[:1]) == 0
     assert evaluation.advance(FIRST + 2) == []
     assert feed.give(spans[1:]) == 2

@@ -58,7 +58,7 @@ def test_a_record_is_read_as_fastavro_reads_it(groups: list[Group], rows: int, s
     progress = Progress(7, {1: 5, 0: 1 << 50}, 3)
     for _ in range(2):  # Once with names that are new, once with known ones.
         found = [reader.read(value) for value in codec.rollups("r", 5.0, minutes, cells, values, progress)]
-        assert [each.committed_at_us for each in found] == [5_000_000]
+        assert [item.committed_at_us for item in found] == [5_000_000]
         assert (found[0].source_partitions, found[0].reached_us, found[0].clamped) == (7, {1: 5, 0: 1 << 50}, 3)
         assert found[0].minutes.tolist() == minutes.tolist()
         assert [numbers.groups[g] for g in found[0].groups] == [group for group, _ in cells]
@@ -87,7 +87,7 @@ def test_blocks_of_other_writers_are_read(blocks: str) -> None:
     cells = [(Group("m", "p", "c" * i), i) for i in range(3)]
     one = [next(codec.rollups("r", 5.0, np.array([i]), [cells[i]], values[i : i + 1], Progress())) for i in range(3)]
     head = next(codec.rollups("r", 5.0, np.array([0]), cells[:1], values[:1], Progress()))
-    rows = [_only_row(each) for each in one]
+    rows = [_only_row(rollup) for rollup in one]
     start = head[: -len(rows[0]) - 2]
     from tests.decode.helpers import zigzag
 

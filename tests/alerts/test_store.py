@@ -25,12 +25,12 @@ def handed_over(before: Evaluation, *rules: Rule) -> Evaluation:
     """An evaluation that goes on with these rules from what was remembered."""
     store = AlertStore()
     for name, state in before.states.items():
-        known = next(each for each in before.rules if each.name == name)
+        known = next(rule for rule in before.rules if rule.name == name)
         store.apply(*topic_record("rule", name, rule_record(known, state, 3)))
     after = evaluation_of(*rules)
-    for each in rules:
-        if each.name in store.rules:
-            after.states[each.name] = rule_state(each, store.rules[each.name])
+    for changed_rule in rules:
+        if changed_rule.name in store.rules:
+            after.states[changed_rule.name] = rule_state(changed_rule, store.rules[changed_rule.name])
     return after
 
 
@@ -110,8 +110,8 @@ def test_counts_outlive_what_a_rule_is_about() -> None:
     assert (other.firings, other.fired_at_s, other.instances) == (1, (FIRST + 1) * 60, {})
 
 
-def event_of(each: Rule, minute: int) -> AlertTransition:
-    return AlertTransition("firing", each, (), (FIRST + minute) * 60, 7.0, 7)
+def event_of(of_rule: Rule, minute: int) -> AlertTransition:
+    return AlertTransition("firing", of_rule, (), (FIRST + minute) * 60, 7.0, 7)
 
 
 def test_what_is_pending_is_what_nobody_has_finished() -> None:
@@ -123,8 +123,8 @@ def test_what_is_pending_is_what_nobody_has_finished() -> None:
         "quiet": rule("quiet", **BASE, **http),
     }
     store = AlertStore()
-    for name, each in rules.items():
-        record = alert_record(event_of(each, 0), "g", NOW_US / 1e6, silenced=name == "quiet")
+    for name, of_name in rules.items():
+        record = alert_record(event_of(of_name, 0), "g", NOW_US / 1e6, silenced=name == "quiet")
         store.apply(*topic_record("alert", record["id"], record))
         if name == "done":
             store.apply(*topic_record("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
@@ -134,9 +134,10 @@ def test_what_is_pending_is_what_nobody_has_finished() -> None:
 def test_old_alerts_and_rules_that_are_gone_leave_the_topic() -> None:
     here, gone = rule("here", **BASE), rule("gone", **BASE)
     store = AlertStore()
-    for each in (here, gone):
-        store.apply(*topic_record("rule", each.name, rule_record(each, evaluation_of(each).states[each.name], 0)))
-        store.apply(*topic_record("silence", each.name, {"until": NOW_US, "asked_at": NOW_US}))
+    for stored_rule in (here, gone):
+        state = evaluation_of(stored_rule).states[stored_rule.name]
+        store.apply(*topic_record("rule", stored_rule.name, rule_record(stored_rule, state, 0)))
+        store.apply(*topic_record("silence", stored_rule.name, {"until": NOW_US, "asked_at": NOW_US}))
     records = [
         alert_record(event_of(here, minute), "g", (NOW_US - age_us) / 1e6, False)
         for minute, age_us in enumerate([KEPT_US + 1_000_000, KEPT_US - 1_000_000])

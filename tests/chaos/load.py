@@ -21,8 +21,8 @@ class Load:
         spans = [random_span(rng) for _ in range(templates)]
         self._messages = [message(span) for span in spans]
         sums = [recount([span]) for span in spans]
-        self.keys: list[Key] = sorted({key for each in sums for key in each}, key=repr)
-        self._matrix = np.array([[each[key] for each in sums] for key in self.keys], np.int64)
+        self.keys: list[Key] = sorted({key for sums_of_span in sums for key in sums_of_span}, key=repr)
+        self._matrix = np.array([[sums_of_span[key] for sums_of_span in sums] for key in self.keys], np.int64)
         self.counts = np.zeros(templates, np.int64)
         self._partitions = partitions
         self._topic = topic

@@ -144,9 +144,11 @@ class Storm:
                 scale_at += scale_every_s
                 self._scale(SCALES[scales % len(SCALES)])
                 scales += 1
-            victims = [each for each in self._replicas if each.name in self._wanted and each.process.poll() is None]
+            victims = [
+                replica for replica in self._replicas if replica.name in self._wanted and replica.process.poll() is None
+            ]
             if witness:
-                victims = [each for each in victims if witness.saw_counting(each)]
+                victims = [victim for victim in victims if witness.saw_counting(victim)]
             if victims:
                 self._strike(self._rng.choice(victims), until)
 
@@ -173,20 +175,20 @@ class Storm:
     def _scale(self, count: int) -> None:
         while len(self._replicas) < count:
             self._replicas.append(self._make(len(self._replicas)))
-        self._wanted = {each.name for each in self._replicas[:count]}
-        for each in self._replicas[count:]:
-            if each.process.poll() is None:
+        self._wanted = {replica.name for replica in self._replicas[:count]}
+        for replica in self._replicas[count:]:
+            if replica.process.poll() is None:
                 self._count("scale down")
-                each.process.send_signal(signal.SIGTERM)
+                replica.process.send_signal(signal.SIGTERM)
         self._revive()
 
     def _revive(self) -> None:
         """Start what has ended and is wanted, as Kubernetes would."""
-        for each in self._replicas:
-            code = each.process.poll()
-            if each.name in self._wanted and code is not None:
+        for replica in self._replicas:
+            code = replica.process.poll()
+            if replica.name in self._wanted and code is not None:
                 self._count(f"ended with {code}")
-                each.restart()
+                replica.restart()
 
     def _count(self, event: str) -> None:
         self.result.events[event] += 1

@@ -58,7 +58,10 @@ def test_history_says_what_would_have_fired(folder: Path) -> None:
 def test_as_payloads(folder: Path) -> None:
     done = run("alerts", "test", "--from", "spans.avro", "--json", "--resolved", folder=folder)
     payloads = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(each["alert"], each["status"]) for each in payloads][:2] == [("spend", "firing"), ("errors", "firing")]
+    assert [(payload["alert"], payload["status"]) for payload in payloads][:2] == [
+        ("spend", "firing"),
+        ("errors", "firing"),
+    ]
     assert payloads[0] == {
         "alert": "spend", "status": "firing", "severity": "warning", "fired_at": moment(2), "metric": "total_cost",
         "op": "gt", "value": 1.2, "threshold": 1.0, "window": "5m", "span_count": 4, "filter": {}, "group": {},

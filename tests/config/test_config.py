@@ -125,7 +125,7 @@ def test_every_mistake_is_told_with_its_place(tmp_path: Path, text: str) -> None
     found = problems(tmp_path, text)
     expected = ERRORS[text]
     if expected is not None:
-        assert found == [each.replace("{path}", str(tmp_path / "tokentrace.yml")) for each in expected]
+        assert found == [message.replace("{path}", str(tmp_path / "tokentrace.yml")) for message in expected]
     (line,) = found
     assert re.match(r"[\w.\[\]/-]+: \S", line)
     assert "\n" not in line
@@ -134,7 +134,7 @@ def test_every_mistake_is_told_with_its_place(tmp_path: Path, text: str) -> None
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     text = "kafka:\n  topik: a\nworker:\n  commit_interval: 1\n  replica_id: ${NONE}\nhttp_server: {addr: x}\n"
-    assert [each.split(":")[0] for each in problems(tmp_path, text)] == [
+    assert [problem.split(":")[0] for problem in problems(tmp_path, text)] == [
         "worker.replica_id",
         "kafka.topik",
         "worker.commit_interval",

@@ -35,8 +35,8 @@ def run(
     order = np.arange(len(datums)) if rows is None else np.array(rows, np.int64)
     size = int(order.max(initial=-1)) + 1
     buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
-    end = np.cumsum([len(each) for each in datums], dtype=np.int64)
-    start = end - [len(each) for each in datums]
+    end = np.cumsum([len(datum) for datum in datums], dtype=np.int64)
+    start = end - [len(datum) for datum in datums]
     columns = SpanColumns(size, buffer)
     if stale:
         columns.status[:] = 1
@@ -57,7 +57,7 @@ def assert_agreement(
     """Compare every column of every row, and every reject. Returns how many messages were rejected."""
     want, want_rejects = run(reference, datums, stale=True, **how)
     got, rejects = run(columnar, datums, stale=True, **how)
-    case = f"{schema!r}\n{[each.hex() for each in datums]}"
+    case = f"{schema!r}\n{[datum.hex() for datum in datums]}"
     assert rejects == want_rejects, case
     assert np.array_equal(got.row, want.row), case
     assert np.array_equal(got.status, want.status), case

@@ -140,11 +140,11 @@ class Generator:
 
     def _distinct(self, branches: list[Any]) -> list[Any]:
         """A union has no unions inside and holds each unnamed type once."""
-        flat = [each for branch in branches for each in (branch if isinstance(branch, list) else [branch])]
+        flat = [choice for branch in branches for choice in (branch if isinstance(branch, list) else [branch])]
         kept: dict[str, Any] = {}
-        for each in flat:
-            kind = each if isinstance(each, str) else each["type"]
-            kept.setdefault(each["name"] if isinstance(each, dict) and "name" in each else kind, each)
+        for choice in flat:
+            kind = choice if isinstance(choice, str) else choice["type"]
+            kept.setdefault(choice["name"] if isinstance(choice, dict) and "name" in choice else kind, choice)
         return list(kept.values())
 
     def _name(self) -> str:
@@ -192,7 +192,7 @@ def _is_closed(schema: Any, known: set[str]) -> bool:
     if "name" in schema:
         known.add(schema["name"])
     inside = [schema[key] for key in ("items", "values") if key in schema]
-    return all(_is_closed(each, known) for each in (*inside, *(field["type"] for field in schema.get("fields", ()))))
+    return all(_is_closed(part, known) for part in (*inside, *(field["type"] for field in schema.get("fields", ()))))
 
 
 class Encoder:

@@ -299,7 +299,7 @@ def test_a_row_that_held_other_values_is_written_over() -> None:
     datums = [datum(full), datum(span())]
     buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
     columns, decoder = SpanColumns(1, buffer), FastavroDecoder(schema)
-    ends = np.cumsum([len(each) for each in datums])
+    ends = np.cumsum([len(datum) for datum in datums])
     for start, end in ((0, ends[0]), (ends[0], ends[1])):
         assert decoder.decode_into(columns, np.array([0]), np.array([start]), np.array([end])) == []
     from tests.decode.helpers import spans_of

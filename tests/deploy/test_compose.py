@@ -34,7 +34,7 @@ def test_prometheus_scrapes_each_worker_once() -> None:
     assert {SERVICES[name]["hostname"] for name in workers} == workers
     config = yaml.safe_load((FOLDER / "compose" / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
-    targets = [target for each in job["static_configs"] for target in each["targets"]]
+    targets = [target for static_config in job["static_configs"] for target in static_config["targets"]]
     assert sorted(targets) == sorted(f"{name}:9090" for name in workers)
     mounted = {volume.split(":")[1] for volume in SERVICES["prometheus"]["volumes"]}
     assert mounted == {"/etc/prometheus/prometheus.yml", *(f"/etc/prometheus/{name}" for name in config["rule_files"])}
@@ -73,7 +73,7 @@ def test_grafanas_data_source_dashboard_and_alert_find_each_other() -> None:
     assert threshold["model"]["conditions"] == [{"evaluator": {"type": "gt", "params": [3000]}}]
     assert (query["relativeTimeRange"]["from"], rule["for"]) == (600, "5m")
     # The same quantile is a recording rule, whose numbers are compared with a recount.
-    assert query["model"]["expr"] in {each.text for each in (*of_rules(), *of_queries())}
+    assert query["model"]["expr"] in {expression.text for expression in (*of_rules(), *of_queries())}
 
 
 def test_no_file_that_a_user_deploys_names_a_path_or_a_host_of_the_authors() -> None:

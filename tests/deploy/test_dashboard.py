@@ -37,9 +37,9 @@ def test_grafanas_own_types_read_it_and_give_it_back() -> None:
     provisioned = json.loads(generate.PROVISIONED.read_text())
     again = json.loads(generate.JSONEncoder(sort_keys=True).encode(Dashboard.from_json(provisioned)))
     assert again["title"] == "tokentrace"
-    assert [each["title"] for each in again["panels"]] == [each["title"] for each in provisioned["panels"]]
-    assert [each["name"] for each in again["templating"]["list"]] == [
-        each["name"] for each in provisioned["templating"]["list"]
+    assert [panel["title"] for panel in again["panels"]] == [panel["title"] for panel in provisioned["panels"]]
+    assert [variable["name"] for variable in again["templating"]["list"]] == [
+        variable["name"] for variable in provisioned["templating"]["list"]
     ]
 
 
@@ -49,7 +49,7 @@ def test_rows_and_panels_have_the_names_that_users_are_told() -> None:
     for panel in BOARD["panels"]:
         if panel["type"] == "row":
             row = panel["title"]
-            rows[row] = [each["title"] for each in panel.get("panels") or []]
+            rows[row] = [inner["title"] for inner in panel.get("panels") or []]
         else:
             rows[row].append(panel["title"])
     assert rows["Overview"] == [
@@ -83,14 +83,14 @@ def test_panels_do_not_overlap_and_fill_the_width() -> None:
 
 
 def test_every_variable_is_used_and_every_variable_that_is_used_exists() -> None:
-    variables = {each["name"] for each in BOARD["templating"]["list"]}
+    variables = {variable["name"] for variable in BOARD["templating"]["list"]}
     assert variables == {"datasource", "model", "provider", "caller", "replica", "loki"}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(BOARD["panels"])))
     assert used - {"__rate_interval", "__interval", "__range"} == variables
 
 
 def test_importing_asks_for_the_prometheus_and_provisioning_takes_the_default_one() -> None:
-    assert [(each["name"], each["pluginId"]) for each in BOARD["__inputs"]] == [("DS_PROMETHEUS", "prometheus")]
+    assert [(input["name"], input["pluginId"]) for input in BOARD["__inputs"]] == [("DS_PROMETHEUS", "prometheus")]
     assert json.dumps(BOARD).count("${DS_PROMETHEUS}") == 2  # text and value of the variable `datasource`
     assert {panel["datasource"]["uid"] for panel in PANELS} == {"$datasource", "$loki"}
     provisioned = json.loads(generate.PROVISIONED.read_text())
@@ -101,12 +101,12 @@ def test_importing_asks_for_the_prometheus_and_provisioning_takes_the_default_on
 
 
 def test_no_expression_sums_before_it_takes_the_rate_or_divides_what_is_not_summed() -> None:
-    for each in of_dashboard():
-        assert not re.search(r"(rate|increase)\s*\(\s*(sum|avg|max)", each.text), each
-        assert "avg" not in each.text, each
-        for counter in re.finditer(r"tokentrace_\w+(_total|_bucket|_sum|_count)\b", each.text):
-            before = each.text[: counter.start()]
-            assert re.search(r"(rate|increase)\($", before), f"{counter[0]} is summed without a rate: {each}"
+    for expression in of_dashboard():
+        assert not re.search(r"(rate|increase)\s*\(\s*(sum|avg|max)", expression.text), expression
+        assert "avg" not in expression.text, expression
+        for counter in re.finditer(r"tokentrace_\w+(_total|_bucket|_sum|_count)\b", expression.text):
+            before = expression.text[: counter.start()]
+            assert re.search(r"(rate|increase)\($", before), f"{counter[0]} is summed without a rate: {expression}"
 
 
 def test_alert_history_shows_each_firing_once_whichever_replica_evaluated_it(tmp_path: Path) -> None:
@@ -114,7 +114,9 @@ def test_alert_history_shows_each_firing_once_whichever_replica_evaluated_it(tmp
     if shutil.which("promtool") is None:
         unavailable("promtool is not installed (Debian: apt-get install prometheus)")
     fired, value = (
-        each.text.replace("$replica", ".*") for each in of_dashboard() if each.place.startswith("Alert history")
+        expression.text.replace("$replica", ".*")
+        for expression in of_dashboard()
+        if expression.place.startswith("Alert history")
     )
     labels = 'rule="spend", job="tokentrace", instance='
     test = {

@@ -143,8 +143,8 @@ def cluster() -> Iterator[Cluster]:
 
 def test_a_pod_that_comes_back_with_another_address_goes_on_with_its_series(cluster: Cluster, tmp_path: Path) -> None:
     cluster.pods = {
-        each["metadata"]["name"]: each
-        for each in (
+        document["metadata"]["name"]: document
+        for document in (
             pod("tokentrace-0", cluster.port),
             pod("tokentrace-1", cluster.port, "127.0.0.3"),
             pod("tokentrace-2", cluster.port, "127.0.0.4", phase="Succeeded"),
@@ -152,7 +152,7 @@ def test_a_pod_that_comes_back_with_another_address_goes_on_with_its_series(clus
         )
     }
     config = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())
-    (job,) = (each for each in config["scrape_configs"] if "kubernetes_sd_configs" in each)
+    (job,) = (scrape_config for scrape_config in config["scrape_configs"] if "kubernetes_sd_configs" in scrape_config)
     job["kubernetes_sd_configs"][0]["api_server"] = f"http://127.0.0.1:{cluster.port}"
     try:
         prometheus = Prometheus(tmp_path / "prometheus", [])

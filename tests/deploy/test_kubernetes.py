@@ -57,7 +57,7 @@ def built(overlay: str) -> list[dict[str, Any]]:
 
 
 def of_kind(overlay: str, kind: str) -> dict[str, Any]:
-    (found,) = (each for each in built(overlay) if each["kind"] == kind)
+    (found,) = (document for document in built(overlay) if document["kind"] == kind)
     return found
 
 
@@ -65,11 +65,11 @@ def of_kind(overlay: str, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_kubernetes_accepts_every_object(overlay: str, version: str) -> None:
     checked = set()
-    for each in built(overlay):
-        group = each["apiVersion"].partition("/")[0]
+    for document in built(overlay):
+        group = document["apiVersion"].partition("/")[0]
         if group not in _CUSTOM:
-            kubernetes_validate.validate(each, version, strict=True)
-            checked.add(each["kind"])
+            kubernetes_validate.validate(document, version, strict=True)
+            checked.add(document["kind"])
     assert checked >= {
         "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "Service", "ServiceAccount", "StatefulSet",
     }  # fmt: skip
@@ -87,7 +87,7 @@ def custom_schema(group: str, kind: str, version: str) -> dict[str, Any]:
     path = Path(json.loads(done.stdout)["Dir"]) / folder / f"{group}_{kind.lower()}s.yaml"
     definition = yaml.safe_load(path.read_text())
     assert definition["spec"]["names"]["kind"] == kind
-    (found,) = (each for each in definition["spec"]["versions"] if each["name"] == version)
+    (found,) = (served for served in definition["spec"]["versions"] if served["name"] == version)
     schema: dict[str, Any] = closed(found["schema"]["openAPIV3Schema"])
     return schema
 
@@ -95,7 +95,7 @@ def custom_schema(group: str, kind: str, version: str) -> dict[str, Any]:
 def closed(schema: Any) -> Any:
     """The schema with unknown keys refused, as the API server prunes them silently."""
     if isinstance(schema, list):
-        return [closed(each) for each in schema]
+        return [closed(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     result = {key: closed(value) for key, value in schema.items()}
@@ -114,10 +114,10 @@ def closed(schema: Any) -> Any:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_custom_resources_fit_their_published_definitions(overlay: str) -> None:
-    for each in built(overlay):
-        group, _, version = each["apiVersion"].partition("/")
+    for document in built(overlay):
+        group, _, version = document["apiVersion"].partition("/")
         if group in _CUSTOM:
-            jsonschema.validate(each, custom_schema(group, each["kind"], version))
+            jsonschema.validate(document, custom_schema(group, document["kind"], version))
 
 
 def test_a_wrong_key_in_a_custom_resource_is_found() -> None:
@@ -156,7 +156,10 @@ def test_every_selector_finds_the_pods(overlay: str) -> None:
         of_kind(overlay, "Service")["spec"]["selector"],
         of_kind(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
         policy["podSelector"]["matchLabels"],
-        *(each["labelSelector"]["matchLabels"] for each in stateful["template"]["spec"]["topologySpreadConstraints"]),
+        *(
+            constraint["labelSelector"]["matchLabels"]
+            for constraint in stateful["template"]["spec"]["topologySpreadConstraints"]
+        ),
     ]
     for selector in selectors:
         assert selector.items() <= labels.items()
@@ -174,9 +177,9 @@ def test_the_pods_configuration_is_one_that_the_worker_takes(
     pod = of_kind(overlay, "StatefulSet")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     (config_map,) = (
-        each
-        for each in built(overlay)
-        if each["kind"] == "ConfigMap" and each["metadata"]["name"] == pod["volumes"][0]["configMap"]["name"]
+        document
+        for document in built(overlay)
+        if document["kind"] == "ConfigMap" and document["metadata"]["name"] == pod["volumes"][0]["configMap"]["name"]
     )
     (name,) = config_map["data"]
     path = tmp_path / name
@@ -196,7 +199,7 @@ def test_the_pods_configuration_is_one_that_the_worker_takes(
     with pytest.raises(Exception, match="TOKENTRACE_AUTH_TOKEN"):
         load_config(path)
     # Secrets come from the Secret and nowhere else.
-    secret = {each["name"] for each in container["env"] if "secretKeyRef" in each.get("valueFrom", {})}
+    secret = {variable["name"] for variable in container["env"] if "secretKeyRef" in variable.get("valueFrom", {})}
     assert secret == {"TOKENTRACE_AUTH_TOKEN", "KAFKA_USERNAME", "KAFKA_PASSWORD"}
 
 
@@ -211,15 +214,15 @@ def test_the_number_of_replicas_is_kedas_alone_where_there_is_keda() -> None:
     assert f":-{trigger['metadata']['consumerGroup']}}}" in config["group_id"]
     assert f":-{trigger['metadata']['topic']}}}" in config["topic"]
     servers = [
-        each["value"]
-        for each in of_kind("autoscaled", "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
-        if each["name"] == "KAFKA_BOOTSTRAP_SERVERS"
+        variable["value"]
+        for variable in of_kind("autoscaled", "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+        if variable["name"] == "KAFKA_BOOTSTRAP_SERVERS"
     ]
     assert servers == [trigger["metadata"]["bootstrapServers"]]
 
 
 def test_the_dashboard_and_the_rules_of_the_cluster_are_the_ones_tested_elsewhere() -> None:
-    (dashboard,) = (each for each in built("production") if "dashboard" in each["metadata"]["name"])
+    (dashboard,) = (document for document in built("production") if "dashboard" in document["metadata"]["name"])
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(dashboard["data"]["tokentrace.json"])["uid"] == "tokentrace"
     rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())

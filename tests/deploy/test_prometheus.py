@@ -50,8 +50,8 @@ def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
 
 def test_every_alert_has_a_test_a_severity_and_a_section_in_the_runbook() -> None:
     tests = yaml.safe_load((FOLDER / "rules_test.yml").read_text())["tests"]
-    fires = {each["alertname"] for test in tests for each in test.get("alert_rule_test", ()) if each["exp_alerts"]}
-    stays = {each["alertname"] for test in tests for each in test.get("alert_rule_test", ()) if not each["exp_alerts"]}
+    fires = {case["alertname"] for test in tests for case in test.get("alert_rule_test", ()) if case["exp_alerts"]}
+    stays = {case["alertname"] for test in tests for case in test.get("alert_rule_test", ()) if not case["exp_alerts"]}
     names = {alert["alert"] for alert in ALERTS}
     assert fires == names
     assert stays <= names
@@ -67,12 +67,14 @@ def test_expressions_are_found() -> None:
     assert (len(of_dashboard()) >= 30, len(of_rules()) >= 25, len(of_queries()) >= 30) == (True, True, True)
 
 
-@pytest.mark.parametrize("each", [*of_dashboard(), *of_rules(), *of_queries()], ids=lambda each: each.place)
-def test_expressions_name_families_that_exist(each: Any) -> None:
+@pytest.mark.parametrize(
+    "expression", [*of_dashboard(), *of_rules(), *of_queries()], ids=lambda expression: expression.place
+)
+def test_expressions_name_families_that_exist(expression: Any) -> None:
     known = {family.name for family in (*CELL_FAMILIES, *GLOBAL_FAMILIES, *ALERT_FAMILIES)}
     known |= set(re.findall(r"^\| `(tokentrace_worker_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    names = re.findall(r"(?<![\w:])((?:\w+:)?tokentrace_[\w:]+)", each.text)
+    names = re.findall(r"(?<![\w:])((?:\w+:)?tokentrace_[\w:]+)", expression.text)
     assert names
     for name in names:
         base = re.sub(r"_(bucket|sum|count)$", "", name)

@@ -67,7 +67,9 @@ class Served:
         else:
             connection = http.client.HTTPSConnection("127.0.0.1", self.server.port, timeout=10, context=context)
         try:
-            connection.request(method, path, headers={name.replace("_", "-"): each for name, each in headers.items()})
+            connection.request(
+                method, path, headers={name.replace("_", "-"): header for name, header in headers.items()}
+            )
             response = connection.getresponse()
             return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
         finally:
@@ -86,8 +88,8 @@ def serve() -> Iterator[Serve]:
         return started[-1]
 
     yield start
-    for each in started:
-        each.server.stop()
+    for server in started:
+        server.server.stop()
 
 
 def test_a_plain_request_gets_text(serve: Serve) -> None:

@@ -33,7 +33,7 @@ NASTY = ['quote " here', "back\\slash", "line\nfeed", "percent %d %s {}", "ünï
 
 def counted(spans: list[dict[str, Any]]) -> Snapshot:
     counting = Harness()
-    counting.count([message(each) for each in spans])
+    counting.count([message(span) for span in spans])
     counting.commit()
     return counting.ledger.snapshot
 
@@ -66,24 +66,24 @@ def by_the_client_library(spans: list[dict[str, Any]]) -> Samples:
     latency, ttft = histogram("latency_ms", DURATIONS), histogram("ttft_ms", DURATIONS)
     prompt, completion = histogram("prompt_tokens", TOKENS), histogram("completion_tokens", TOKENS)
     score = histogram("eval_score", SCORES)
-    for each in spans:
-        model = {name: each[name] for name in two}
-        caller = {name: each[name] for name in three}
-        nano, source = cost_of(each)
+    for record in spans:
+        model = {name: record[name] for name in two}
+        caller = {name: record[name] for name in three}
+        nano, source = cost_of(record)
         cost.labels(**caller).inc(nano / 1e9)
-        total.labels(status=each["status"], **model).inc()
-        tokens.labels(token_type="prompt", **caller).inc(each["prompt_tokens"])
-        tokens.labels(token_type="completion", **caller).inc(each["completion_tokens"])
-        cached.labels(**caller).inc(each["cached_prompt_tokens"] or 0)
-        reasoning.labels(**caller).inc(each["reasoning_tokens"] or 0)
+        total.labels(status=record["status"], **model).inc()
+        tokens.labels(token_type="prompt", **caller).inc(record["prompt_tokens"])
+        tokens.labels(token_type="completion", **caller).inc(record["completion_tokens"])
+        cached.labels(**caller).inc(record["cached_prompt_tokens"] or 0)
+        reasoning.labels(**caller).inc(record["reasoning_tokens"] or 0)
         pricing.labels(source=source, **model).inc()
-        prompt.labels(**model).observe(each["prompt_tokens"])
-        completion.labels(**model).observe(each["completion_tokens"])
+        prompt.labels(**model).observe(record["prompt_tokens"])
+        completion.labels(**model).observe(record["completion_tokens"])
         for metric, name in ((latency, "latency_ms"), (ttft, "ttft_ms")):
-            if each[name]:
-                metric.labels(**model).observe(each[name])
-        if "eval.score" in each["attributes"]:
-            score.labels(**model).observe(each["attributes"]["eval.score"])
+            if record[name]:
+                metric.labels(**model).observe(record[name])
+        if "eval.score" in record["attributes"]:
+            score.labels(**model).observe(record["attributes"]["eval.score"])
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in parse_text(generate_latest(registry).decode())
@@ -209,7 +209,7 @@ def test_series_that_appear_later_join_a_renderer_that_has_rendered_before() -> 
     renderer = Renderer({})
     spans = random_spans(600, 7)
     for first in range(0, 600, 200):
-        counting.count([message(each) for each in spans[first : first + 200]])
+        counting.count([message(span) for span in spans[first : first + 200]])
         counting.commit()
         text = renderer.render(counting.ledger.snapshot, [], "text")
         assert text == Renderer({}).render(counting.ledger.snapshot, [], "text")

@@ -98,7 +98,7 @@ def scrape_from(continuity: ZeroInit, port: int, *others: int) -> list[bool]:
     """One whole scrape of series 0 by a new connection from one host, on which others are open."""
     number = continuity.begin()
     found = continuity.hold(("family", ""), np.zeros(1, np.int64)).tolist()
-    continuity.finish(("host", port), number, {("host", each) for each in (port, *others)})
+    continuity.finish(("host", port), number, {("host", open_port) for open_port in (port, *others)})
     return found
 
 

@@ -71,7 +71,7 @@ def parse(data: bytes) -> tuple[int, int, list[bytes]]:
 def build(number: int, options: int, messages: list[bytes]) -> bytes:
     """The input that `parse` takes apart so; a message of REST bytes or more has to be the last."""
     out = number.to_bytes(2, "little") + bytes([options])
-    for message in sorted(messages, key=lambda each: len(each) >= REST):
+    for message in sorted(messages, key=lambda candidate: len(candidate) >= REST):
         out += bytes([min(len(message), REST)]) + message
     return out
 
@@ -101,7 +101,7 @@ def mutated(data: bytes, rng: random.Random) -> bytes:
     """An input whose messages are damaged one by one, so that the others stay what they are."""
     number, options, messages = parse(data)
     generator = Generator(rng)
-    messages = [generator.damage(each, messages) if rng.random() < 0.25 else each for each in messages]
+    messages = [generator.damage(message, messages) if rng.random() < 0.25 else message for message in messages]
     if rng.random() < 0.5:
         messages.insert(rng.randint(0, len(messages)), generator.datum(schema_of(number), wild=True))
     if len(messages) > 8 or (messages and rng.random() < 0.1):

@@ -49,15 +49,15 @@ def traffic(seed: str, minutes: int, spans_a_minute: int, end_s: float | None = 
     for minute in range(minutes):
         first_us = last_us - (minutes - minute) * MINUTE_US
         for ended_us in sorted(first_us + rng.randrange(MINUTE_US) for _ in range(spans_a_minute)):
-            each = random_span(rng)
-            spans.append({**each, "started_at": ended_us - 1_000_000, "ended_at": ended_us})
+            call = random_span(rng)
+            spans.append({**call, "started_at": ended_us - 1_000_000, "ended_at": ended_us})
     return spans
 
 
 def produce(kafka: KafkaBroker, topic: str, spans: list[dict[str, Any]], partitions: int = 4) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
-    for index, each in enumerate(spans):
-        producer.produce(topic, message(each), partition=index % partitions, timestamp=each["ended_at"] // 1000)
+    for index, span in enumerate(spans):
+        producer.produce(topic, message(span), partition=index % partitions, timestamp=span["ended_at"] // 1000)
         producer.poll(0)
     assert producer.flush(30) == 0
 
@@ -88,8 +88,8 @@ def check(payload: dict[str, Any], spans: list[dict[str, Any]], window_s: int = 
 def fleet_rules(webhook: Webhook, spans: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rules that no replica could tell from its share, which is half at most: sums and numbers above that."""
     whole = in_window(spans, spans[-1]["ended_at"] // MINUTE_US * 60 + 60, 600)
-    most, scored = len(whole) * 2 // 3, sum("eval.score" in each["attributes"] for each in whole)
-    timed = sum(bool(each["latency_ms"]) for each in whole)
+    most, scored = len(whole) * 2 // 3, sum("eval.score" in span["attributes"] for span in whole)
+    timed = sum(bool(span["latency_ms"]) for span in whole)
     return [
         rule("spend", "total_cost", "gt", METRICS["total_cost"](whole) * 2 / 3, webhook),
         rule("slow", "latency_p95", "gt", 1000, webhook, min_spans=timed * 2 // 3),
@@ -106,7 +106,7 @@ def test_each_rule_fires_once_for_the_whole_fleet_with_the_values_of_the_recount
     sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}, "alerts": rules}
     workers = [start_worker(**sections) for _ in range(3)]
     produce(kafka, topic, spans)
-    names = {each["name"] for each in rules}
+    names = {rule["name"] for rule in rules}
     fired = lambda: {body["alert"] for body in webhook.bodies(status="firing")}  # noqa: E731
     assert wait_for(lambda: fired() == names, 60.0), fired()
     time.sleep(3.0)
@@ -124,8 +124,8 @@ def test_each_rule_fires_once_for_the_whole_fleet_with_the_values_of_the_recount
     for name in names:
         assert samples["tokentrace_alert_firings_total", frozenset({("rule", name)})] == 1
     told = [json.loads(worker.get("/alerts")[1]) for worker in workers]
-    assert [{each["name"]: each["firings"] for each in board["alerts"]} for board in told] == [
-        dict.fromkeys([each["name"] for each in rules], 1)
+    assert [{alert["name"]: alert["firings"] for alert in board["alerts"]} for board in told] == [
+        dict.fromkeys([rule["name"] for rule in rules], 1)
     ] * 3
     assert not any(secret in worker.log() for worker in workers for secret in ("hook-secret", "/hook"))
 
@@ -145,21 +145,21 @@ def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed
 
     def all_fired() -> bool:
         """Whoever evaluates is killed there, and so is who takes over; each once."""
-        for each in replicas:
-            if each not in killed and each.process.poll() == -signal.SIGKILL:
-                killed.append(each)
-                each.restart()
+        for replica in replicas:
+            if replica not in killed and replica.process.poll() == -signal.SIGKILL:
+                killed.append(replica)
+                replica.restart()
         return {body["alert"] for body in webhook.bodies(status="firing")} == names and bool(killed)
 
     try:
-        for each in replicas:
-            each.wait_until_ready()
-            each.terminate()
-            each.restart((point, 1))
-        for each in replicas:
-            each.wait_until_ready()
+        for replica in replicas:
+            replica.wait_until_ready()
+            replica.terminate()
+            replica.restart((point, 1))
+        for replica in replicas:
+            replica.wait_until_ready()
         produce(kafka, topic, spans)
-        names = {each["name"] for each in rules}
+        names = {rule["name"] for rule in rules}
         assert wait_for(all_fired, 150.0), (killed, webhook.bodies())
         time.sleep(2.0)
         firings = webhook.bodies(status="firing")
@@ -170,8 +170,8 @@ def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed
         for body in firings:
             check(body, spans)
     finally:
-        for each in replicas:
-            each.end()
+        for replica in replicas:
+            replica.end()
 
 
 def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
@@ -181,10 +181,10 @@ def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
     spans = traffic(topic, minutes, 25)
     # A quiet time in between, and one in which everything is dear and slow.
     first_us = spans[0]["ended_at"]
-    spans = [each for each in spans if not 30 <= (each["ended_at"] - first_us) // MINUTE_US < 45]
-    for each in spans:
-        if 70 <= (each["ended_at"] - first_us) // MINUTE_US < 85:
-            each.update(cost_usd=3000.0, latency_ms=40_000.0, status="error")
+    spans = [span for span in spans if not 30 <= (span["ended_at"] - first_us) // MINUTE_US < 45]
+    for span in spans:
+        if 70 <= (span["ended_at"] - first_us) // MINUTE_US < 85:
+            span.update(cost_usd=3000.0, latency_ms=40_000.0, status="error")
     rules = [
         rule("spend", "total_cost", "gt", 150_000.0, webhook, interval="1m"),
         rule("slow", "latency_p95", "gt", 20_000.0, webhook, group_by=["model"], min_spans=5),
@@ -192,10 +192,10 @@ def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
         rule("dead", "span_count", "lt", 10, webhook, window="3m"),
     ]
     expected = set()
-    for each in rules:
-        compiled = Rule.of(AlertRule.model_validate(each))
+    for alert_rule in rules:
+        compiled = Rule.of(AlertRule.model_validate(alert_rule))
         until = simulate(spans, compiled, last_minute=spans[-1]["ended_at"] // MINUTE_US)
-        expected |= {(each["name"], *event[:3], event[4]) for event in until}
+        expected |= {(alert_rule["name"], *event[:3], event[4]) for event in until}
     assert len(expected) >= 8
     other = kafka.create_topic(f"{topic}-backlog", 4)
     last_s = (spans[-1]["ended_at"] // MINUTE_US + 1) * 60
@@ -283,10 +283,10 @@ def test_spans_that_lie_about_their_time_do_not_move_event_time(
     worker = start_worker(**sections)
     now_us = int(time.time() * 1e6)
     lies = [now_us + 86_400_000_000, 2**62, 1, 0, now_us // 1_000_000]
-    spans = [{**each, "started_at": 0, "ended_at": lie} for each, lie in zip(traffic(topic, 1, 5), lies, strict=True)]
+    spans = [{**call, "started_at": 0, "ended_at": lie} for call, lie in zip(traffic(topic, 1, 5), lies, strict=True)]
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
-    for each in spans:
-        producer.produce(topic, message(each), partition=0)
+    for span in spans:
+        producer.produce(topic, message(span), partition=0)
     assert producer.flush(30) == 0
     clamped = ("tokentrace_alert_clamped_spans_total", frozenset[tuple[str, str]]())
     assert wait_for(lambda: worker.samples().get(clamped) == 5, 30.0)
@@ -306,7 +306,7 @@ def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
     }  # fmt: skip
     port = [free_port() for _ in range(2)]
     workers = [
-        start_worker(**sections, http_server={"addr": f"127.0.0.1:{each}", "auth_token": "t0ken"}) for each in port
+        start_worker(**sections, http_server={"addr": f"127.0.0.1:{free}", "auth_token": "t0ken"}) for free in port
     ]
 
     def ask(worker: WorkerProcess, path: str, method: str = "POST", token: str = "t0ken") -> tuple[int, Any]:
@@ -330,7 +330,7 @@ def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
     assert ask(other, "/alerts/quiet/silence?duration=2h")[0] == 200
 
     def silenced(worker: WorkerProcess) -> list[bool]:
-        return [each["silenced_until"] is not None for each in ask(worker, "/alerts", "GET")[1]["alerts"]]
+        return [alert["silenced_until"] is not None for alert in ask(worker, "/alerts", "GET")[1]["alerts"]]
 
     assert wait_for(lambda: silenced(ours) == silenced(other) == [True, False], 15.0)
     ours.kill()

@@ -150,13 +150,13 @@ def test_every_bad_message_is_kept_with_its_reason_and_its_neighbours_are_counte
         good.append(neighbour)
         producer.produce(topic, value=message(neighbour), partition=0)
     producer.produce(topic, value=None, key=b"gone", partition=0)
-    for each, _ in IN_PART.values():
-        producer.produce(topic, value=message(each), partition=0)
-        part = {name: each[name] for name in each if name in ("cached_prompt_tokens", "reasoning_tokens")}
-        good.append({**each, "attributes": {}, **dict.fromkeys(part)})
-    for each in WHOLE.values():
-        producer.produce(topic, value=message(each), partition=0)
-        good.append(each)
+    for bad_span, _ in IN_PART.values():
+        producer.produce(topic, value=message(bad_span), partition=0)
+        part = {name: bad_span[name] for name in bad_span if name in ("cached_prompt_tokens", "reasoning_tokens")}
+        good.append({**bad_span, "attributes": {}, **dict.fromkeys(part)})
+    for bad_span in WHOLE.values():
+        producer.produce(topic, value=message(bad_span), partition=0)
+        good.append(bad_span)
     assert producer.flush(30) == 0
 
     polled = 2 * len(REJECTED) + 1 + len(IN_PART) + len(WHOLE)

@@ -52,17 +52,17 @@ class Application:
                 self.repeats += 1
         assert self._producer.flush(30) == 0
 
-    def _send(self, each: dict[str, Any]) -> None:
-        self._producer.produce(self._topic, message(each), partition=int(each["trace_id"], 16) % PARTITIONS)
+    def _send(self, record: dict[str, Any]) -> None:
+        self._producer.produce(self._topic, message(record), partition=int(record["trace_id"], 16) % PARTITIONS)
         self._producer.poll(0)
 
 
 def audited(workers: list[WorkerProcess], name: str) -> int:
     """A family of the audit, summed over workers and partitions."""
     return sum(
-        int(each)
+        int(sample)
         for worker in workers
-        for (family, _), each in worker.samples().items()
+        for (family, _), sample in worker.samples().items()
         if family == f"tokentrace_worker_{name}_records_total"
     )
 
@@ -77,14 +77,14 @@ def chunks(kafka: KafkaBroker, topic: str) -> dict[bytes, bytes | None]:
     last: dict[bytes, bytes | None] = {}
     ended = 0
     while ended < PARTITIONS:
-        each = consumer.poll(10.0)
-        assert each is not None
-        if each.error() is not None:
+        record = consumer.poll(10.0)
+        assert record is not None
+        if record.error() is not None:
             ended += 1
         else:
-            key = each.key()
+            key = record.key()
             assert isinstance(key, bytes)
-            last[key] = each.value()
+            last[key] = record.value()
     consumer.close()
     return last
 
@@ -144,8 +144,11 @@ def test_what_leaves_the_window_leaves_the_topic_and_counts_again(
     publish(5, "a", "c", "c")
     assert wait_for(lambda: counted(worker) == 4)
     assert audited([worker], "duplicate") == 1
-    kept = {key: each for key, each in chunks(kafka, topic).items() if json.loads(key)[1] == 0}
-    assert [each is None for _, each in sorted(kept.items(), key=lambda item: json.loads(item[0])[2])] == [True, False]
+    kept = {key: chunk for key, chunk in chunks(kafka, topic).items() if json.loads(key)[1] == 0}
+    assert [chunk is None for _, chunk in sorted(kept.items(), key=lambda item: json.loads(item[0])[2])] == [
+        True,
+        False,
+    ]
     labels = {"partition": "0"}
     assert wait_for(lambda: value(worker, "tokentrace_worker_remembered_spans", **labels) == 2)
     # A restart knows the same.
@@ -168,8 +171,8 @@ def test_the_memory_is_bounded_by_max_ids(kafka: KafkaBroker, topic: str, start_
     assert wait_for(lambda: audited([worker], "polled") == polled)
     assert wait_for(lambda: value(worker, "tokentrace_worker_forgotten_spans_total", **labels) > 50)
     assert 0 < value(worker, "tokentrace_worker_remembered_spans", **labels) <= 300
-    live = [each for each in chunks(kafka, topic).values() if each is not None]
-    assert 0 < sum(len(each) // 8 for each in live) <= PARTITIONS * 300 + 4 * len(live)
+    live = [chunk for chunk in chunks(kafka, topic).values() if chunk is not None]
+    assert 0 < sum(len(chunk) // 8 for chunk in live) <= PARTITIONS * 300 + 4 * len(live)
 
 
 def test_at_least_once_remembers_while_it_runs(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:

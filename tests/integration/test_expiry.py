@@ -54,10 +54,10 @@ def costs(service: Service) -> dict[str, float]:
     """Caller -> tokentrace_cost_total."""
     text = Renderer({}).render(service.snapshot, [], "text").decode()
     return {
-        each.labels["caller"]: each.value
+        sample.labels["caller"]: sample.value
         for family in text_string_to_metric_families(text)
-        for each in family.samples
-        if each.name == "tokentrace_cost_total"
+        for sample in family.samples
+        if sample.name == "tokentrace_cost_total"
     }
 
 
@@ -79,15 +79,15 @@ def test_idle_groups_end_over_a_restart_and_nothing_is_lost(kafka: KafkaBroker, 
     spans: list[dict[str, Any]] = []
 
     def publish(*calls: dict[str, Any]) -> None:
-        for each in calls:
-            spans.append(each)
-            producer.produce(topic, message(each), partition=0)
+        for call in calls:
+            spans.append(call)
+            producer.produce(topic, message(call), partition=0)
         assert producer.flush(10) == 0
 
     def stored() -> set[tuple[Any, ...]]:
         reader = StateReader(KafkaClients(bootstrap_servers=kafka.bootstrap), f"{topic}.state", topic)
         one = reader.read(range(reader.partitions()))["one"]
-        return {(*group, status) for group, status in one.cells} | {tuple(each) for each in one.folded}
+        return {(*group, status) for group, status in one.cells} | {tuple(cell) for cell in one.folded}
 
     def exact() -> None:
         found = json.loads(tokentrace(config, "state", "show", "--json"))
@@ -115,7 +115,7 @@ def test_idle_groups_end_over_a_restart_and_nothing_is_lost(kafka: KafkaBroker, 
     assert stored() == {("house-llm", "vllm", "busy", 0), ("house-llm", "vllm", 0), ("house-llm", "vllm", 1)}
     exact()
     by_caller = json.loads(tokentrace(config, "state", "show", "--by", "caller", "--json"))["rows"]
-    assert {each["caller"]: each["spans"] for each in by_caller} == {"busy": 3, "__expired__": 2}
+    assert {row["caller"]: row["spans"] for row in by_caller} == {"busy": 3, "__expired__": 2}
 
     # It comes back as a new series; the model's series have all of it, over one more restart. (What the topic has from
     # now on was written at the wall clock's time.)

@@ -166,8 +166,8 @@ def test_a_registry_that_is_down_pauses_counting_and_loses_nothing(
             schema_registry={"url": registry.url, "timeout": "500ms"},
         )
         producer = Producer({"bootstrap.servers": kafka.bootstrap})
-        for each in spans:
-            producer.produce(topic, b"\0" + struct.pack(">I", schema_id) + datum(each))
+        for record in spans:
+            producer.produce(topic, b"\0" + struct.pack(">I", schema_id) + datum(record))
         producer.flush()
         worker.wait_for_log("The schema registry at .* does not answer .* Counting is paused; trying again in")
         assert wait_for(lambda: worker.get("/health/ready")[0] == 503, 5.0)

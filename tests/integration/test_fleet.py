@@ -50,8 +50,8 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
     rng = random.Random(20)
     spans = [random_span(rng) for _ in range(20_000)]
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
-    for index, each in enumerate(spans):
-        producer.produce(topic, message(each), partition=index % 4)
+    for index, record in enumerate(spans):
+        producer.produce(topic, message(record), partition=index % 4)
         producer.poll(0)
     producer.flush()
 
@@ -82,7 +82,7 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
             )
             assert (polled, rejected) == (counted, 0)
     # The mean of the scores in the window, weighted by how many each replica saw.
-    scored = [each["attributes"]["eval.score"] for each in spans if "eval.score" in each["attributes"]]
+    scored = [record["attributes"]["eval.score"] for span in spans if "eval.score" in record["attributes"]]
     ((_, mean),) = prometheus.query("sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)")
     assert mean == pytest.approx(sum(scored) / len(scored), abs=1e-6)
 
@@ -102,9 +102,9 @@ def test_spans_from_kcat_come_out_as_the_seed_example_says(
         unavailable("kcat is not installed (Debian: apt-get install kcat)")
     spans = [span(cost_usd=0.25, status="ok"), span(cost_usd=0.5, status="error"), span(cost_usd=1e-9)]
     files = []
-    for index, each in enumerate(spans):
+    for index, record in enumerate(spans):
         files.append(tmp_path / f"{index}.bin")
-        files[-1].write_bytes(message(each))
+        files[-1].write_bytes(message(record))
     subprocess.run(["kcat", "-P", "-b", kafka.bootstrap, "-t", topic, *map(str, files)], check=True)
     worker = start_worker(kafka=shared(kafka, topic))
     assert wait_for(lambda: _counted(worker) == 3)
@@ -144,8 +144,8 @@ def test_both_expositions_are_accepted_by_the_tools_that_read_them(
     rng = random.Random(3)
     spans = [random_span(rng) for _ in range(200)]
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
-    for each in spans:
-        producer.produce(topic, message(each))
+    for record in spans:
+        producer.produce(topic, message(record))
     producer.flush()
     worker = start_worker(kafka=shared(kafka, topic))
     assert wait_for(lambda: _counted(worker) == 200)
@@ -178,7 +178,7 @@ def test_sigterm_waits_for_a_last_scrape_and_then_ends_well(
     assert worker.process.poll() is None
     assert _counted(worker) == 1
     assert worker.process.wait(20.0) == 0
-    assert any("have been scraped" in each for each in worker.messages())
+    assert any("have been scraped" in message for message in worker.messages())
 
 
 def test_sigterm_does_not_wait_longer_than_the_drain_timeout(
@@ -191,4 +191,4 @@ def test_sigterm_does_not_wait_longer_than_the_drain_timeout(
     worker.wait_for_log("Assigned", 30.0)
     assert wait_for(lambda: "ready" in worker.get("/health/ready")[1].decode())
     assert worker.terminate() == 0
-    assert any("not scraped within worker.drain_timeout" in each for each in worker.messages())
+    assert any("not scraped within worker.drain_timeout" in message for message in worker.messages())

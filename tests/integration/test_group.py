@@ -23,8 +23,8 @@ Start = Callable[..., WorkerProcess]
 
 def produce(kafka: KafkaBroker, topic: str, spans: list[dict[str, Any]], partitions: int = 4) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
-    for index, each in enumerate(spans):
-        producer.produce(topic, message(each), partition=index % partitions)
+    for index, record in enumerate(spans):
+        producer.produce(topic, message(record), partition=index % partitions)
         producer.poll(0)
     assert producer.flush(30) == 0
 

@@ -63,6 +63,6 @@ def test_both_programs_of_the_page_publish_what_the_metrics_then_show(
 
     def shown() -> bool:
         totals = span_totals([worker])
-        return {each: totals.get(each) for each in expected} == expected
+        return {series: totals.get(series) for series in expected} == expected
 
     assert wait_for(shown, 20.0), span_totals([worker])

@@ -137,7 +137,7 @@ class Fleet:
         for second in range(seconds):
             (events or {}).get(second, lambda: None)()
             ended_us = int(time.time() * 1e6)
-            spans = [each | {"started_at": ended_us, "ended_at": ended_us} for each in traffic(rng, count // seconds)]
+            spans = [span | {"started_at": ended_us, "ended_at": ended_us} for span in traffic(rng, count // seconds)]
             self.spans += spans
             self._produce(spans, range(PARTITIONS))
             self._producer.produce(self._topic, b"no span", partition=self.bad % PARTITIONS)
@@ -159,8 +159,8 @@ class Fleet:
 
     def _produce(self, spans: Spans, partitions: Iterable[int]) -> None:
         chosen = list(partitions)
-        for index, each in enumerate(spans):
-            self._producer.produce(self._topic, message(each), partition=chosen[index % len(chosen)])
+        for index, record in enumerate(spans):
+            self._producer.produce(self._topic, message(record), partition=chosen[index % len(chosen)])
             self._producer.poll(0)
 
 
@@ -204,16 +204,16 @@ def test_every_expression_that_users_are_given_says_what_was_produced(
 
 def everything_has_data(prometheus: Prometheus, now_s: float) -> None:
     silent, excused = {}, set()
-    for each in [*of_dashboard(), *of_rules(), *of_queries()]:
-        text = filled(each.text) if each in of_dashboard() else without_thresholds(each.text)
+    for expression in [*of_dashboard(), *of_rules(), *of_queries()]:
+        text = filled(expression.text) if expression in of_dashboard() else without_thresholds(expression.text)
         found = prometheus.query(text, now_s)
-        reasons = {name for name in WITHOUT_DATA if re.search(rf"\b{name}\b", each.text)}
+        reasons = {name for name in WITHOUT_DATA if re.search(rf"\b{name}\b", expression.text)}
         if found and all(value != value for _, value in found):
-            silent[each.place] = f"only NaN: {text}"
-        elif not found and not reasons and each.place != "TokentraceDown":
-            silent[each.place] = text
+            silent[expression.place] = f"only NaN: {text}"
+        elif not found and not reasons and expression.place != "TokentraceDown":
+            silent[expression.place] = text
         elif not found:
-            excused.add(each.place)
+            excused.add(expression.place)
     assert not silent
     # What is excused is as little as that.
     assert excused <= {"TokentraceDown", "TokentraceRecordsLost", "TokentraceAlertDelivery"}
@@ -244,13 +244,13 @@ def counters_are_exact(fleet: Fleet, prometheus: Prometheus, now_s: float) -> No
 def grouped(spans: Spans, by: str) -> dict[str, Spans]:
     """Spans by a field; "" is one group of all."""
     groups: dict[str, Spans] = defaultdict(list)
-    for each in spans:
-        groups[each[by] if by else ""].append(each)
+    for record in spans:
+        groups[record[by] if by else ""].append(record)
     return groups
 
 
 def nano_usd(spans: Spans) -> int:
-    return sum(cost_of(each)[0] for each in spans)
+    return sum(cost_of(span)[0] for span in spans)
 
 
 def cost(spans: Spans) -> float:
@@ -267,21 +267,21 @@ def cost_per_span(spans: Spans) -> float:
 
 
 def failed(*statuses: str) -> Callable[[Spans], float]:
-    return lambda spans: sum(each["status"] in statuses for each in spans) / len(spans)
+    return lambda spans: sum(span["status"] in statuses for span in spans) / len(spans)
 
 
 def quality(spans: Spans) -> float:
-    return sum(each["attributes"]["eval.score"] for each in spans) / len(spans)
+    return sum(span["attributes"]["eval.score"] for span in spans) / len(spans)
 
 
 def share(part: str, whole: str) -> Callable[[Spans], float]:
-    return lambda spans: sum(each[part] for each in spans) / sum(each[whole] for each in spans)
+    return lambda spans: sum(span[part] for span in spans) / sum(span[whole] for span in spans)
 
 
 def numbers_are_those_of_the_spans(fleet: Fleet, prometheus: Prometheus, now_s: float) -> None:
     """The published expressions, each with a recount. Windows of 5 minutes and more hold all of the traffic."""
-    named = {each.place: each for each in [*of_dashboard(), *of_rules()]}
-    queries = {each.text: each for each in of_queries()}
+    named = {expression.place: expression for expression in [*of_dashboard(), *of_rules()]}
+    queries = {query.text: query for query in of_queries()}
 
     def panel(place: str) -> str:
         return filled(named[place].text)
@@ -358,27 +358,29 @@ def numbers_are_those_of_the_spans(fleet: Fleet, prometheus: Prometheus, now_s: 
 
 def quantiles_lie_in_their_buckets(fleet: Fleet, prometheus: Prometheus, now_s: float) -> None:
     by_model = "histogram_quantile(0.95, sum by (le, model) (rate(tokentrace_latency"
-    texts = [each.text for each in of_queries() if each.text.startswith(by_model)]
+    texts = [query.text for query in of_queries() if query.text.startswith(by_model)]
     assert len(texts) == 1
     for text in (texts[0], "model:tokentrace_latency_ms:p95_10m"):
         found = {labels["model"]: value for labels, value in prometheus.query(text, now_s)}
         assert found.keys() == {model for model, _ in MODELS}
         for model, value in found.items():
-            latencies = sorted(each["latency_ms"] for each in fleet.spans if each["model"] == model)
+            latencies = sorted(span["latency_ms"] for span in fleet.spans if span["model"] == model)
             true = latencies[int(0.95 * len(latencies))]
             assert bisect_left(DURATIONS, value) == bisect_left(DURATIONS, true), (model, value, true)
     for place, quantile in (("A", 0.5), ("B", 0.95), ("C", 0.99)):
-        (text,) = (each.text for each in of_dashboard() if each.place == f"Latency p50, p95, p99, {place}")
+        (text,) = (
+            expression.text for expression in of_dashboard() if expression.place == f"Latency p50, p95, p99, {place}"
+        )
         ((_, value),) = prometheus.query(filled(text), now_s)
-        latencies = sorted(each["latency_ms"] for each in fleet.spans)
+        latencies = sorted(span["latency_ms"] for span in fleet.spans)
         true = latencies[int(quantile * len(latencies))]
         assert bisect_left(DURATIONS, value) == bisect_left(DURATIONS, true), (quantile, value, true)
     # The heatmap's rows add up to the spans: cumulative, the last is all of them.
-    (text,) = (each.text for each in of_dashboard() if each.place == "Latency heatmap, A")
+    (text,) = (expression.text for expression in of_dashboard() if expression.place == "Latency heatmap, A")
     rows = {float(labels["le"]): value for labels, value in prometheus.query(filled(text), now_s)}
     assert sorted(rows) == [*DURATIONS, float("inf")]
     for bound, value in rows.items():
-        true = sum(each["latency_ms"] <= bound for each in fleet.spans)
+        true = sum(span["latency_ms"] <= bound for span in fleet.spans)
         assert value == pytest.approx(true, rel=TOLERANCE, abs=3), bound
 
 
@@ -400,11 +402,11 @@ def rules_are_evaluated(prometheus: Prometheus) -> None:
 def wrong_forms_are_wrong(prometheus: Prometheus, now_s: float) -> None:
     refused: list[Expression] = of_queries("wrong")
     assert len(refused) == 3
-    for each in refused:
+    for refused_query in refused:
         with pytest.raises(Refused, match="parse error"):
-            prometheus.query(each.text, now_s)
+            prometheus.query(refused_query.text, now_s)
     values = [
-        {value for _, value in prometheus.query(each.text, now_s) if value == value}
-        for each in of_queries("one-or-nothing")
+        {value for _, value in prometheus.query(query.text, now_s) if value == value}
+        for query in of_queries("one-or-nothing")
     ]
     assert values == [{1.0}, set()]

@@ -80,15 +80,15 @@ class Place:
     def _acls(self, rights: list[Right], kind: type[_Acl]) -> list[_Acl]:
         return [
             kind(
-                ResourceType[each.resource.replace(" ", "_").upper()],
-                each.name.replace("llm-spans", self.topic).replace("tokentrace", self.group),
+                ResourceType[right.resource.replace(" ", "_").upper()],
+                right.name.replace("llm-spans", self.topic).replace("tokentrace", self.group),
                 ResourcePatternType.LITERAL,
                 "User:alice",
                 "*",
-                AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", each.operation).upper()],
+                AclOperation[re.sub(r"(?<=[a-z])(?=[A-Z])", "_", right.operation).upper()],
                 AclPermissionType.ALLOW,
             )
-            for each in rights
+            for right in rights
         ]
 
     def sections(self) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def test_with_the_documented_rights_a_worker_counts_alerts_and_goes_on_after_a_r
         worker.restart()
         assert wait_for(lambda: counted(worker) == 60), worker.log()
         assert json.loads(tokentrace(config, "state", "show", "--json"))["totals"]["spans"] == 60
-        assert [each["name"] for each in json.loads(tokentrace(config, "alerts", "list", "--json"))["alerts"]] == [
+        assert [alert["name"] for alert in json.loads(tokentrace(config, "alerts", "list", "--json"))["alerts"]] == [
             "spend"
         ]
         place.grant(

@@ -50,7 +50,7 @@ def set_offsets(kafka: KafkaBroker, topic: str, offset: int) -> None:
             answers = [future.result() for future in admin.alter_consumer_group_offsets([change]).values()]
         except KafkaException:
             return False
-        return all(each.error is None for answer in answers for each in answer.topic_partitions)
+        return all(partition.error is None for answer in answers for partition in answer.topic_partitions)
 
     assert wait_for(done, 20.0), "the group does not become empty"
 
@@ -83,8 +83,8 @@ def test_totals_and_creation_times_survive_restarts_and_replicas_that_are_gone_s
 
     shown = json.loads(tokentrace(tmp_path / "worker0.yml", "state", "show", "--by", "model", "--json"))
     assert shown["totals"]["spans"] == 900
-    assert shown["totals"]["cost_nano_usd"] == sum(cost_of(each)[0] for each in spans)
-    by_model = Counter(each["model"] for each in spans)
+    assert shown["totals"]["cost_nano_usd"] == sum(cost_of(span)[0] for span in spans)
+    by_model = Counter(span["model"] for span in spans)
     assert {row["model"]: row["spans"] for row in shown["rows"]} == dict(by_model)
     assert sorted(shown["replicas"]) == ["one", "two"]
     assert sum(shown["counted_up_to"].values()) >= 900
@@ -175,7 +175,9 @@ def test_a_state_topic_whose_partitions_were_multiplied_is_refused(
     kafka: KafkaBroker, topic: str, start_worker: Start
 ) -> None:
     """A replica's records are found by its name; with other partitions they would be looked for elsewhere."""
-    name = next(each for each in map(str, range(99)) if partition_of(each, 12) != partition_of(each, 13))
+    name = next(
+        candidate for candidate in map(str, range(99)) if partition_of(candidate, 12) != partition_of(candidate, 13)
+    )
     worker = start_worker(**sections(kafka, topic, name))
     produce(kafka, topic, [span()])
     assert wait_for(lambda: counted(worker) == 1)
@@ -191,7 +193,9 @@ def test_a_restore_waits_for_a_transaction_of_another_replica_that_is_still_open
     kafka: KafkaBroker, topic: str, start_worker: Start
 ) -> None:
     """What is committed behind it cannot be read before it ends, and must not be missed."""
-    other = next(each for each in map(str, range(99)) if partition_of(each, 12) == partition_of("one", 12))
+    other = next(
+        candidate for candidate in map(str, range(99)) if partition_of(candidate, 12) == partition_of("one", 12)
+    )
     worker = start_worker(**sections(kafka, topic))
     producer = Producer(
         {"bootstrap.servers": kafka.bootstrap, "transactional.id": other, "transaction.timeout.ms": 6000}

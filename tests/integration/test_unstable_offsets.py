@@ -85,8 +85,8 @@ def test_the_library_forgets_what_is_committed(kafka: KafkaBroker, topic: str) -
         found = wait_for(lambda: bool(first), 20.0)
         producer.abort_transaction(30.0)
         stop.set()
-        for each in members:
-            each.join()
+        for consumer in members:
+            consumer.join()
     assert found
     assert 0 in first.values(), f"offset {COMMITTED} is committed of both partitions: {first}"
 

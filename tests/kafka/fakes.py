@@ -55,7 +55,7 @@ class ScriptedProducer(Scripted):
 
     def send_offsets_to_transaction(self, offsets: list[Any], member: Any, *_: Any) -> None:
         self._call("send_offsets_to_transaction")
-        self.offsets.append(([(each.topic, each.partition, each.offset) for each in offsets], member))
+        self.offsets.append(([(offset.topic, offset.partition, offset.offset) for offset in offsets], member))
 
     def flush(self, *_: Any) -> int:
         self._call("flush")

@@ -47,7 +47,9 @@ class Broker:
                 ends = broker.ends
                 if error is None and isolation_level == IsolationLevel.READ_COMMITTED and broker.stable:
                     ends = broker.stable.pop(0)
-                return {each: future(SimpleNamespace(offset=ends[each.partition]), error) for each in asked}
+                return {
+                    partition: future(SimpleNamespace(offset=ends[partition.partition]), error) for partition in asked
+                }
 
             def list_topics(self, topic: str | None = None, **_: Any) -> Any:
                 if broker.failures:
@@ -58,7 +60,7 @@ class Broker:
 
         class Consumer(Scripted):
             def assign(self, partitions: list[Any]) -> None:
-                broker.assigned += [(each.partition, each.offset) for each in partitions]
+                broker.assigned += [(partition.partition, partition.offset) for partition in partitions]
 
             def consume(self, *_: Any) -> list[Message]:
                 return broker.batches.pop(0) if broker.batches else []

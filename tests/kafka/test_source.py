@@ -69,7 +69,7 @@ class Scripted:
 
     def __getattr__(self, name: str) -> Any:
         def note(partitions: Any = None, **_: Any) -> Any:
-            found = [(each.partition, each.offset) for each in partitions] if partitions else partitions
+            found = [(partition.partition, partition.offset) for partition in partitions] if partitions else partitions
             self.calls.append((name, found))
 
         return note

@@ -82,18 +82,18 @@ def charged(call: Call) -> tuple[int, str]:
 
 
 def prices_of(info: ModelInfo) -> list[ModelPrice]:
-    return [info.prices] if isinstance(info.prices, ModelPrice) else [each.prices for each in info.prices]
+    return [info.prices] if isinstance(info.prices, ModelPrice) else [price.prices for price in info.prices]
 
 
 def moments_of(info: ModelInfo) -> list[int]:
     """Moments at and around each change of a model's prices, microseconds since the epoch."""
     moments = [NOW_US]
-    for each in [] if isinstance(info.prices, ModelPrice) else info.prices:
-        if isinstance(each.constraint, StartDateConstraint):
-            at = (each.constraint.start_date - date(1970, 1, 1)).days * US_PER_DAY
+    for conditional in [] if isinstance(info.prices, ModelPrice) else info.prices:
+        if isinstance(conditional.constraint, StartDateConstraint):
+            at = (conditional.constraint.start_date - date(1970, 1, 1)).days * US_PER_DAY
             moments += [at - 1, at, at + 1]
-        elif isinstance(each.constraint, TimeOfDateConstraint):
-            for clock_time in (each.constraint.start_time, each.constraint.end_time):
+        elif isinstance(conditional.constraint, TimeOfDateConstraint):
+            for clock_time in (conditional.constraint.start_time, conditional.constraint.end_time):
                 since_midnight = datetime.combine(EPOCH, clock_time.replace(tzinfo=UTC)) - EPOCH
                 at = NOW_US // US_PER_DAY * US_PER_DAY + since_midnight // timedelta(microseconds=1)
                 moments += [at - 1, at, at + 1]
@@ -101,8 +101,8 @@ def moments_of(info: ModelInfo) -> list[int]:
 
 
 def bounds_of(info: ModelInfo) -> list[int]:
-    tiered = [each for prices in prices_of(info) for each in vars(prices).values() if isinstance(each, TieredPrices)]
-    return sorted({tier.start for each in tiered for tier in each.tiers})
+    tiered = [price for prices in prices_of(info) for price in vars(prices).values() if isinstance(price, TieredPrices)]
+    return sorted({tier.start for price in tiered for tier in price.tiers})
 
 
 MODELS = [(provider.id, info) for provider in providers for info in provider.models]
@@ -227,7 +227,11 @@ def test_the_network_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def price(input_mtok: Any = None, output_mtok: Any = None, **more: Any) -> ModelPrice:
     decimals = {"input_mtok": input_mtok, "output_mtok": output_mtok, **more}
     return ModelPrice(
-        **{key: Decimal(each) if isinstance(each, str) else each for key, each in decimals.items() if each}
+        **{
+            key: Decimal(decimal) if isinstance(decimal, str) else decimal
+            for key, decimal in decimals.items()
+            if decimal
+        }
     )
 
 
@@ -292,7 +296,7 @@ def test_a_price_after_one_that_always_holds_is_not_reached() -> None:
     lists = [ConditionalPrice(constraint=None, prices=price(rate, "1")) for rate in ("1", "2")]
     plan = plan_of(entry(lists))
     assert plan is not None
-    assert [(each.condition, each.tiers[0].rates.prompt) for each in plan] == [(ALWAYS, 2_000_000)]
+    assert [(row.condition, row.tiers[0].rates.prompt) for row in plan] == [(ALWAYS, 2_000_000)]
 
 
 def test_conditions_come_out_as_data() -> None:
@@ -303,7 +307,7 @@ def test_conditions_come_out_as_data() -> None:
     ]
     plan = plan_of(entry(lists))
     assert plan is not None
-    assert [each.condition for each in plan] == [
+    assert [row.condition for row in plan] == [
         Condition(daily_from_us=23 * HOUR_US, daily_for_us=2 * HOUR_US),
         Condition(since_us=2 * US_PER_DAY),
         ALWAYS,

@@ -316,8 +316,8 @@ def test_names_that_were_forgotten_are_looked_up_again(monkeypatch: pytest.Monke
     for builtin in (True, False):
         subject = Pricer({"house*": ONE_AND_TWO}, builtin=builtin)
         records = [span(model=model, caller=str(number)) for number, model in enumerate(["gpt-4o", "house", "o3"] * 4)]
-        by = [BY_ONE_AND_TWO if each["model"] == "house" else published(each) for each in records]
-        expected = by if builtin else [each if each == BY_ONE_AND_TWO else UNPRICED for each in by]
+        by = [BY_ONE_AND_TWO if record["model"] == "house" else published(record) for record in records]
+        expected = by if builtin else [plan if plan == BY_ONE_AND_TWO else UNPRICED for plan in by]
         assert prices(subject, *records, groups=GroupIndex(1)) == expected
 
 
@@ -361,10 +361,10 @@ def plans(draw: st.DrawFn) -> PricePlan:
 
 
 def charged_alone(plan: PricePlan, prompt: int, cached: int, completion: int, moment_us: int) -> int:
-    for each in plan:
-        when = each.condition
+    for entry in plan:
+        when = entry.condition
         if moment_us >= when.since_us and (moment_us - when.daily_from_us) % US_PER_DAY < when.daily_for_us:
-            row = [tier.rates for tier in each.tiers if prompt > tier.above][-1]
+            row = [tier.rates for tier in entry.tiers if prompt > tier.above][-1]
             units = row.call + prompt * row.prompt + cached * row.cached + completion * row.completion
             return round(Fraction(units, row.units_per_nano))
     raise AssertionError("a plan ends in a list that always holds")

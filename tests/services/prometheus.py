@@ -86,7 +86,7 @@ class Prometheus:
     def query(self, expression: str, at_s: float | None = None) -> list[tuple[dict[str, str], float]]:
         """An instant query: (labels, value) of each series."""
         parameters = {"query": expression} | ({} if at_s is None else {"time": str(at_s)})
-        return [(each["metric"], float(each["value"][1])) for each in self._get("query", parameters)["result"]]
+        return [(series["metric"], float(series["value"][1])) for series in self._get("query", parameters)["result"]]
 
     def query_range(
         self, expression: str, from_s: float, to_s: float, step_s: float
@@ -94,8 +94,8 @@ class Prometheus:
         """A query over time: (labels, [(time, value)]) of each series."""
         parameters = {"query": expression, "start": str(from_s), "end": str(to_s), "step": str(step_s)}
         return [
-            (each["metric"], [(float(time_s), float(value)) for time_s, value in each["values"]])
-            for each in self._get("query_range", parameters)["result"]
+            (series["metric"], [(float(time_s), float(value)) for time_s, value in series["values"]])
+            for series in self._get("query_range", parameters)["result"]
         ]
 
     def rules(self) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ class Prometheus:
     def targets(self) -> list[str]:
         """Addresses that are scraped now."""
         found = self._get("targets", {"state": "active"})["activeTargets"]
-        return [each["discoveredLabels"]["__address__"] for each in found]
+        return [item["discoveredLabels"]["__address__"] for item in found]
 
     def _get(self, endpoint: str, parameters: dict[str, str]) -> Any:
         url = f"{self.url}/api/v1/{endpoint}?{urllib.parse.urlencode(parameters)}"

@@ -105,7 +105,7 @@ def test_no_series_steps_back_while_it_is_shown_and_nothing_is_lost(
         for model, caller, _ in calls:
             last_s[model, caller] = rig.clock.now_s
         spans += len(calls)
-        rig.count([message(call(*each)) for each in calls], offset=spans)
+        rig.count([message(call(*arguments)) for arguments in calls], offset=spans)
         rig.commit()
         after = rig.shown()
         for series, value in before.items():
@@ -160,7 +160,7 @@ def test_a_series_that_names_its_caller_is_waited_for_by_all_its_groups() -> Non
     # Whichever family is looked at first, one of these takes a second look.
     chains = ["ap bp bq", "ap aq bq"]
     groups = [call(model, chain) | {"provider": lab} for chain in chains for model, lab in chain.split()]
-    rig.count([message(each) for each in [*groups, call("a", "y")]])
+    rig.count([message(group) for group in [*groups, call("a", "y")]])
     rig.commit()
     rig.clock.now_s += IDLE_S
     rig.count([message(groups[2]), message(groups[5])], offset=7)
@@ -181,7 +181,9 @@ def test_room_is_made_and_who_comes_back_begins_anew() -> None:
     rig.count([message(call("a", "z")), message(call("a", "x"))], offset=3)
     snapshot = rig.commit()
     costs = {
-        dict(labels)["caller"]: each for (name, labels), each in rig.shown().items() if name == "tokentrace_cost_total"
+        dict(labels)["caller"]: shown_value
+        for (name, labels), shown_value in rig.shown().items()
+        if name == "tokentrace_cost_total"
     }
     assert costs == {"__overflow__": 0.25, "z": 0.25, "x": 0.25}
     new = snapshot.created_s[len(snapshot.folded) :][snapshot.cell_group > 0]

@@ -112,9 +112,9 @@ def test_a_window_holds_the_commits_that_are_younger_than_it(
         now_s += wait_s
         window.add(commit_of(scores), now_s)
         recent.append((now_s, {cell: score for cell, score in scores.items() if cell % 3}))
-        old = [each for each in recent if each[0] <= now_s - window_s]
+        old = [score for score in recent if score[0] <= now_s - window_s]
         assert window.expire(now_s) == any(scores for _, scores in old)
-        recent = deque(each for each in recent if each not in old)
+        recent = deque(score for score in recent if score not in old)
         sums, counts = [0] * 250, [0] * 250
         for _, kept in recent:
             for cell, score in kept.items():

@@ -74,7 +74,9 @@ def test_a_commit_tells_how_far_event_time_has_come_once_and_after_its_rows() ->
     assert sum(len(record["rows"]) for record in records) == rows
     assert [record["clamped"] for record in records] == [0, 7]
     assert [record["source_partitions"] for record in records] == [12, 12]
-    reached = [{each["partition"]: each["event_time"] for each in record["reached"]} for record in records]
+    reached = [
+        {partition["partition"]: partition["event_time"] for partition in record["reached"]} for record in records
+    ]
     assert reached == [{}, PROGRESS.reached_us]
     alone = list(codec.rollups("r", 5.0, minutes[:0], [], values[:0], PROGRESS))
     assert [(record["rows"], record["clamped"]) for record in map(decode_record, alone)] == [([], 7)]
@@ -94,8 +96,8 @@ def test_rollups_add_up_to_the_changes_and_come_back_by_name(rig: Harness) -> No
         minutes, found, values = codec.rollup_rows(record)
         assert len(minutes) == len(found) == len(values)
         total += values.sum(axis=0)
-        for row, each in zip(record["rows"], values, strict=True):
-            assert {name: row["counts"][name] for name in SUMS} == dict(zip(SUMS, each.tolist(), strict=False))
+        for row, sums in zip(record["rows"], values, strict=True):
+            assert {name: row["counts"][name] for name in SUMS} == dict(zip(SUMS, sums.tolist(), strict=False))
     assert (total == changes.values.sum(axis=0)).all()
 
 

@@ -88,17 +88,17 @@ def test_rollups_are_written_as_fastavro_writes_them(layout: Layout, rows: int) 
     values = random_rows(layout, rows)
     minutes = np.arange(rows) % 7 + 29_000_000
     cells = [(Group(f"modèle-{row % 9}", "", "c" * (row % 90)), row % 3) for row in range(rows)]
-    bounds = {name: list(each.bounds) for name, each in layout.histograms.items()}
+    bounds = {name: list(histogram.bounds) for name, histogram in layout.histograms.items()}
     entries = [
         {"minute": minute, **group._asdict(), "status": STATUSES[status], "counts": counts(layout, row)}
         for minute, (group, status), row in zip(minutes.tolist(), cells, values.tolist(), strict=True)
     ]
     found = list(StateCodec(layout).rollups("r", 5e-6, minutes, cells, values, Progress(3)))
     # Each is as full as it may be, and below the megabyte that a broker takes.
-    assert all(ROLLUP_BYTES * 0.99 < len(each) < 1_000_000 for each in found[:-1])
+    assert all(ROLLUP_BYTES * 0.99 < len(item) < 1_000_000 for item in found[:-1])
     assert (len(found) > 2) == (rows == 12_000)
     assert bool(found) == bool(rows)
-    firsts = [0, *itertools.accumulate(len(decode_record(each)["rows"]) for each in found)]
+    firsts = [0, *itertools.accumulate(len(decode_record(item)["rows"]) for item in found)]
     assert firsts[-1] == rows
     expected = [
         record(

@@ -35,7 +35,7 @@ def random_batch(seed: int) -> tuple[random.Random, Any, list[bytes]]:
     wild = rng.random() < 0.5
     datums = [generator.datum(schema, wild) for _ in range(rng.choice((1, 2, 9, 30)))]
     share = rng.choice((0.0, 0.3, 1.0))
-    return rng, schema, [generator.damage(each, datums) if rng.random() < share else each for each in datums]
+    return rng, schema, [generator.damage(datum, datums) if rng.random() < share else datum for datum in datums]
 
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -54,7 +54,7 @@ def test_columnar_and_reference_agree_on_any_schema_and_any_bytes(seed: int) -> 
 def test_columnar_and_reference_agree_on_spans_that_were_damaged(seed: int, wild: bool) -> None:
     generator = Generator(rng := random.Random(seed))
     datums = [generator.datum(SPAN_SCHEMA, wild) for _ in range(20)]
-    datums = [generator.damage(each, datums) if rng.random() < 0.3 else each for each in datums]
+    datums = [generator.damage(datum, datums) if rng.random() < 0.3 else datum for datum in datums]
     reference, columnar = both_decoders(SPAN_SCHEMA, **THOROUGH)
     assert columnar is not None
     assert_agreement(SPAN_SCHEMA, datums, reference, columnar)
@@ -77,7 +77,7 @@ def test_neither_order_nor_division_into_batches_matters(seed: int) -> None:
             spans[row] = spans_of(one)[0]
     # As text, since NaN equals nothing.
     assert repr(dict(zip(whole.row.tolist(), spans_of(whole), strict=True))) == repr(spans)
-    assert {each.row: (each.reason, each.error) for each in rejects} == errors
+    assert {reject.row: (reject.reason, reject.error) for reject in rejects} == errors
 
 
 @given(SEEDS)
@@ -148,9 +148,9 @@ def test_status_and_labels_of_any_type() -> None:
         for model in (("E", "odd"), "gpt", None)
     ]
     records = [
-        {key: value[1] if isinstance(value, tuple) else value for key, value in each.items()} for each in records
+        {key: value[1] if isinstance(value, tuple) else value for key, value in record.items()} for record in records
     ]
-    datums = [write(schema, each) for each in records]
+    datums = [write(schema, record) for record in records]
     assert fallback_rows(schema, datums) == []
 
 
@@ -160,11 +160,11 @@ def test_the_score_is_found_among_keys_that_resemble_it() -> None:
     maps = [
         dict.fromkeys(keys[:n], 0.5) | dict.fromkeys(keys[n:], value) for n in range(9) for value in (1, None, "x", 2.0)
     ]
-    datums = [write(schema, {"attributes": each, "model": "m"}) for each in maps]
+    datums = [write(schema, {"attributes": mapping, "model": "m"}) for mapping in maps]
     assert fallback_rows(schema, datums) == []
     _, columnar = both_decoders(schema, **THOROUGH)
     assert columnar is not None
-    scores = [each["eval_score"] for each in spans_of(run(columnar, datums)[0])]
+    scores = [span["eval_score"] for span in spans_of(run(columnar, datums)[0])]
     assert scores[:3] == [1.0, None, scores[2]]
     assert np.isnan(scores[2])
     assert scores[4:] == [0.5] * 32
@@ -176,7 +176,7 @@ def test_rows_of_several_schemas_lie_between_each_other() -> None:
     records = [random_span(rng) for _ in range(600)]
     schema = {**SPAN_SCHEMA, "name": "Other", "fields": SPAN_SCHEMA["fields"][::-1]}
     parsed = fastavro.parse_schema(schema)
-    values = [message(each) if rng.random() < 0.5 else b"\0\0\0\0\7" + datum(each, parsed) for each in records]
+    values = [message(record) if rng.random() < 0.5 else b"\0\0\0\0\7" + datum(record, parsed) for record in records]
     values[10:10] = [b"", b"\0\0\0\0\7", None, b"junk"]  # type: ignore[list-item]
 
     class Schemas(WriterSchemas):
@@ -184,7 +184,7 @@ def test_rows_of_several_schemas_lie_between_each_other() -> None:
             return schema if key.kind == "id" else super().get(key)
 
     decoders = [SpanDecoder(Schemas(), columnar=columnar) for columnar in (True, False)]
-    (fast, slow) = (each.decode(values) for each in decoders)
+    (fast, slow) = (decoder.decode(values) for decoder in decoders)
     assert spans_of(fast.spans) == spans_of(slow.spans)
     assert fast.spans.row.tolist() == slow.spans.row.tolist()
     assert fast.rejects == slow.rejects

@@ -68,13 +68,13 @@ def test_blocks_that_state_their_size_stay_on_the_fast_path() -> None:
     sized = zigzag(-2) + zigzag(len(tags)) + tags
     plain = zigzag(2) + tags
     blocks = [sized, plain, sized + plain, plain + sized, b"", sized * 5, zigzag(-1) + zigzag(2) + string("c") + sized]
-    assert fallback_rows(schema, [each + zigzag(0) + string("m") for each in blocks]) == []
+    assert fallback_rows(schema, [block + zigzag(0) + string("m") for block in blocks]) == []
 
 
 def test_numbers_with_needless_bytes_stay_on_the_fast_path() -> None:
     schema = record_schema(prompt_tokens="long", model="string")
     padded = [b"\x82" + b"\x80" * more + b"\0" for more in range(9)]
-    assert fallback_rows(schema, [each + string("m") for each in padded]) == []
+    assert fallback_rows(schema, [datum + string("m") for datum in padded]) == []
 
 
 def test_names_that_are_not_ascii_stay_on_the_fast_path() -> None:
@@ -129,7 +129,7 @@ def test_a_message_that_ends_where_another_one_does_is_rejected() -> None:
     assert columnar is not None
     spans, rejects = run(columnar, datums)
     assert [reject.row for reject in rejects] == [1, 4, 7]
-    assert [each["prompt_tokens"] for each in spans_of(spans)] == [1, 2] * 3
+    assert [span["prompt_tokens"] for span in spans_of(spans)] == [1, 2] * 3
 
 
 def test_a_label_that_lies_among_other_messages_is_not_looked_at() -> None:

@@ -15,9 +15,9 @@ from tokentrace.model.spans import Strings
 
 @given(st.lists(st.text("aé", max_size=70), min_size=1, max_size=30), st.data())
 def test_strings_that_are_not_ascii_are_found(texts: list[str], data: st.DataObject) -> None:
-    names = [each.encode() for each in texts]
+    names = [text.encode() for text in texts]
     buffer = np.frombuffer(b"\xff" * 9 + b"\xff".join(names) + b"\xff" * 9, np.uint8)
-    length = np.array([len(each) for each in names])
+    length = np.array([len(name) for name in names])
     offset = 9 + np.cumsum(length + 1) - (length + 1)
     order = np.array(data.draw(st.permutations(range(len(names)))))
     last = int(offset[-1] + length[-1])
@@ -38,10 +38,10 @@ def test_one_byte_that_is_not_ascii_is_found_wherever_it_is(shift: int) -> None:
 
 @given(st.lists(st.one_of(st.text(max_size=9).map(str.encode), st.binary(max_size=5)), max_size=20))
 def test_strings_that_are_no_utf8_are_found(names: list[bytes]) -> None:
-    length = np.array([len(each) for each in names], np.int64)
+    length = np.array([len(name) for name in names], np.int64)
     strings = Strings(np.cumsum(length) - length, length)
     found = invalid_utf8(np.frombuffer(b"".join(names) + bytes(16), np.uint8), strings)
-    assert found == [row for row, each in enumerate(names) if each.decode(errors="replace").encode() != each]
+    assert found == [row for row, name in enumerate(names) if name.decode(errors="replace").encode() != name]
 
 
 def test_many_long_names_are_looked_at_one_by_one() -> None:
