@@ -99,7 +99,7 @@ def _broker_if_any(chosen: str) -> Iterator[KafkaBroker | None]:
 
 
 def machine() -> dict[str, Any]:
-    """Where the figures are from."""
+    """Return the machine and the versions that the figures are from."""
     cpu = platform.processor() or platform.machine()
     with contextlib.suppress(OSError, IndexError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -32,7 +32,9 @@ class Measure:
 
     def over(self, other: Measure) -> Measure:
         """The ratio, turn by turn."""
-        return Measure(tuple(mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)))
+        return Measure(
+            tuple(numerator / denominator for numerator, denominator in zip(self.values, other.values, strict=True))
+        )
 
     def text(self, unit: str = "", scale: float = 1.0, digits: int = 3) -> str:
         """Median and, in brackets, the lowest and the highest repeat."""
@@ -66,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one benchmark found: rows for the eye, and its part of the JSON object."""
+    """Result of one benchmark: rows for the eye, and its part of the JSON object."""
 
     title: str
     rows: Sequence[Row]

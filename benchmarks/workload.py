@@ -46,7 +46,7 @@ def default_schema() -> dict[str, Any]:
 
 
 def small_schema() -> dict[str, Any]:
-    """What a minimal publisher writes."""
+    """Schema of a minimal publisher."""
     names = ("model", "provider", "caller", "prompt_tokens", "completion_tokens", "latency_ms", "ended_at")
     schema = default_schema()
     schema["fields"] = [field for field in schema["fields"] if field["name"] in names]

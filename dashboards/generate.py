@@ -193,7 +193,7 @@ def alert_history() -> table.Panel:
 
 
 def by_caller(expr: str) -> str:
-    """A sum by caller in which calls that name none are `(none)`: an empty label is no label, and shows no name."""
+    """Return a sum by caller that names calls without a caller `(none)`: Prometheus drops an empty label."""
     return f'label_replace({expr}, "caller", "(none)", "caller", "")'
 
 

@@ -61,7 +61,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a fleet takes, and each as a part of what there is (1 is all of it)."""
+    """Resources of a fleet, and each of them as a share of its limit (1 is the limit)."""
 
     touched: float
     core: float
@@ -115,12 +115,12 @@ def simulated_touched(fleet: Fleet, rng: np.random.Generator, commits: int = 40)
 def needs(fleet: Fleet, touched: float | None = None) -> Needs:
     """The formulas. touched: cells a commit, where they have been counted."""
     cells = expected_touched(fleet) if touched is None else touched
-    mine = fleet.spans_s / fleet.replicas
+    spans_of_replica = fleet.spans_s / fleet.replicas
     cells_s = fleet.replicas * cells / fleet.commit_s
     series = fleet.replicas * (SERIES_OF_CALLER * fleet.groups + SERIES_OF_MODEL * fleet.models + SERIES_OF_WORKER)
     return Needs(
         touched=cells,
-        core=(mine * SPAN_US + cells / fleet.commit_s * CELL_US) / 1e6,
+        core=(spans_of_replica * SPAN_US + cells / fleet.commit_s * CELL_US) / 1e6,
         state_mb_s=cells_s * STATE_BYTES / 1e6,
         rollups_mb_s=cells_s * ROLLUP_BYTES / 1e6,
         evaluator=cells_s * EVALUATE_US / 1e6,

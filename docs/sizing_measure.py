@@ -49,7 +49,7 @@ def rss_bytes() -> int:
 
 
 def decode(codec: StateCodec, rollups: list[bytes]) -> None:
-    """What the replica that evaluates the alerts does with a commit's increments."""
+    """Read a commit's increments as the alert evaluator does."""
     for rollup in rollups:
         codec.rollup_rows(decode_record(rollup))
 

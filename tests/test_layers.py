@@ -58,16 +58,16 @@ def imported(source: str, package: str) -> Iterator[str]:
 
 
 def violations(path: str, source: str) -> Iterator[str]:
-    """What a file (path below the package) imports against the rules."""
+    """Yield the imports of a file (path below the package) that break the rules."""
     parts = Path(path).with_suffix("").parts
-    own = parts[0]
+    room = parts[0]
     for module in imported(source, ".".join(("tokentrace", *parts[:-1]))):
         names = module.split(".")
         if names[0] == "tokentrace" and len(names) > 1 and names[1] in RANK:
             other = names[1]
-            if RANK[other] > RANK[own]:
+            if RANK[other] > RANK[room]:
                 yield f"{path} imports {module}: upward"
-            elif other != own and RANK[other] == RANK[own]:
+            elif other != room and RANK[other] == RANK[room]:
                 yield f"{path} imports {module}: sideways"
         homes = HOMES.get(names[0])
         if homes is not None and not path.startswith(homes):

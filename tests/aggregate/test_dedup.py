@@ -78,7 +78,7 @@ def test_a_span_without_a_span_id_is_counted_always() -> None:
     assert audit(rig) == (4, 3, 0, 1)
 
 
-def test_a_rejected_span_may_be_sent_again_mended_and_parts_are_not_counted_twice() -> None:
+def test_dedup_accepts_a_corrected_copy_of_a_rejected_span_and_counts_parts_once() -> None:
     rig = Harness(seen=seen())
     odd = sent("t", "b", reasoning_tokens=9_000)
     rig.count([sent("t", "a", model=""), sent("t", "a"), odd, odd])
@@ -105,10 +105,10 @@ def test_a_span_is_remembered_for_the_window(later_s: int, counts: int) -> None:
     rig.clock.now_s += WINDOW_S
     rig.count([sent("t", "a")], offset=3)
     rig.commit()
-    assert counted(rig) == 2, "the second count is remembered anew"
+    assert counted(rig) == 2, "the second count is remembered again"
 
 
-def test_what_leaves_the_window_is_forgotten_with_the_commit() -> None:
+def test_dedup_window_evicts_old_ids_with_the_commit() -> None:
     memory = seen()
     rig = Harness(seen=memory)
     for minute in range(30):
@@ -150,7 +150,7 @@ def test_one_message_from_the_future_does_not_end_the_memory() -> None:
     assert memory.after(rig.delta).forgotten == []
 
 
-def test_what_was_not_committed_is_not_remembered() -> None:
+def test_dedup_remembers_committed_ids_only() -> None:
     memory = seen()
     rig = Harness(seen=memory)
     rig.count([sent("t", "a")])

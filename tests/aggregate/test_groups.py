@@ -173,7 +173,7 @@ def test_a_cell_is_a_group_with_a_status() -> None:
     assert index.cell_status[cell].tolist() == [0, 2, 1, 0]
 
 
-def test_what_a_snapshot_holds_of_the_cells_never_changes() -> None:
+def test_groups_of_a_snapshot_never_change() -> None:
     index = GroupIndex(2000)
     held = []
     for first in range(0, 1000, 50):

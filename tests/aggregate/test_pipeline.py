@@ -30,7 +30,7 @@ from tokentrace.model.snapshot import OVERFLOW_GROUP, PartitionAudit, Snapshot
 
 Record = dict[str, Any]
 
-#: When the messages of these tests were published.
+#: Publication time of the messages of these tests.
 PUBLISHED_US = NOW_US + 300_000_000
 
 
@@ -323,7 +323,7 @@ def test_a_span_belongs_to_the_moment_in_which_it_ended_where_that_can_be_true(
 
 
 def test_each_span_is_compared_with_its_own_message() -> None:
-    """A backlog's batch spans hours; and a message from the future is no better than a span from the future."""
+    """A backlog's batch spans hours; and a message from the future counts as little as a span from the future."""
     hour_us = 3600 * 1_000_000
     published = [PUBLISHED_US, PUBLISHED_US + hour_us, PUBLISHED_US + 9 * hour_us]
     batch = RawBatch(

@@ -124,7 +124,7 @@ def test_an_observation_at_a_bound_is_within_it_and_one_beyond_is_not(name: str)
     if whole:
         values = [value for bound in DEFAULT_BOUNDS[name] for value in (int(bound), int(bound) + 1)]
     if name == "eval_score":
-        values.pop()  # Beyond 1 is no score.
+        values.pop()  # A value beyond 1 is not a score.
     fields = [{"attributes": {"eval.score": value}} if name == "eval_score" else {name: value} for value in values]
     records = [span(**values) for values in fields]
     counts = [1, *([2] * (len(DEFAULT_BOUNDS[name]) - 1)), len(values) % 2 ^ 1]

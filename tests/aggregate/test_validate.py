@@ -27,7 +27,7 @@ ROOMY = {"prompt_tokens": 10**9, "completion_tokens": 10**9}
 TINY = math.ulp(0.0)
 
 
-def judged(**fields: Any) -> tuple[list[dict[str, Any]], list[Reject], dict[str, int]]:
+def validated(**fields: Any) -> tuple[list[dict[str, Any]], list[Reject], dict[str, int]]:
     """The spans to count, the rejects and the parts of a span between two good ones, which come through untouched."""
     valid = validate(span_batch(BEFORE, span(**fields), AFTER))
     rows = valid.spans.row.tolist()
@@ -39,7 +39,7 @@ def judged(**fields: Any) -> tuple[list[dict[str, Any]], list[Reject], dict[str,
 
 def counted_as(counted: dict[str, Any], **fields: Any) -> dict[str, int]:
     """The parts that a span with `fields` is counted without, when it comes out as one with `counted`."""
-    spans, rejects, parts = judged(**fields)
+    spans, rejects, parts = validated(**fields)
     assert (spans, rejects) == (spans_of(span_batch(span(**counted))), [])
     return parts
 
@@ -102,7 +102,7 @@ BEYOND: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("reason", "fields", "seen"), BEYOND, ids=lambda value: str(value)[:60])
 def test_a_span_beyond_the_limit_is_rejected_with_what_was_seen(reason: str, fields: dict[str, Any], seen: str) -> None:
-    spans, rejects, parts = judged(**fields)
+    spans, rejects, parts = validated(**fields)
     assert (spans, parts) == ([], {})
     (reject,) = rejects
     assert (reject.row, reject.reason) == (1, reason)
@@ -131,8 +131,8 @@ BAD_OF = {reason: fields for reason, fields, _ in reversed(BEYOND)}
         if not set(BAD_OF[pair[0]]) & set(BAD_OF[pair[1]])
     ],
 )
-def test_of_several_reasons_the_first_of_the_contract_is_named(first: str, second: str) -> None:
-    _, rejects, _ = judged(**(BAD_OF[second] | BAD_OF[first]))
+def test_reject_names_the_first_reason_of_the_contract(first: str, second: str) -> None:
+    _, rejects, _ = validated(**(BAD_OF[second] | BAD_OF[first]))
     assert [reject.reason for reject in rejects] == [first]
 
 
@@ -205,7 +205,7 @@ def test_every_part_reason_is_counted_once_a_span() -> None:
 
 
 def test_the_parts_of_a_rejected_span_are_not_counted() -> None:
-    _, rejects, parts = judged(model="", cached_prompt_tokens=101, attributes={"eval.score": 9.0})
+    _, rejects, parts = validated(model="", cached_prompt_tokens=101, attributes={"eval.score": 9.0})
     assert ([reject.reason for reject in rejects], parts) == (["model_missing"], {})
 
 
@@ -233,7 +233,7 @@ SPAN = st.fixed_dictionaries(
 
 
 @given(st.lists(SPAN, max_size=6))
-def test_a_span_is_judged_as_it_would_be_alone_and_its_arrays_stay_as_they_are(records: list[dict[str, Any]]) -> None:
+def test_validation_of_a_span_ignores_its_neighbours_and_changes_no_array(records: list[dict[str, Any]]) -> None:
     batch = span_batch(*records)
     before = repr(spans_of(batch))
     together = validate(batch)

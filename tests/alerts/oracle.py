@@ -1,4 +1,4 @@
-"""What the rules must say about a list of spans, in plain Python, with no code of tokentrace."""
+"""Oracle of the rules' results for a list of spans, in plain Python, without code of tokentrace."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_a_payload_says_what_happened(deliverer: Deliverer, webhook: Webhook) ->
     }  # fmt: skip
 
 
-def test_what_may_pass_is_tried_again_with_the_same_key(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_retries_temporary_errors_with_the_same_key(deliverer: Deliverer, webhook: Webhook) -> None:
     webhook.answers = [status(500), status(429), status(503)]
     deliverer.submit(record(), to(webhook.url))
     assert outcomes(deliverer, "delivered") == [Outcome(record()["id"], "r", "delivered", 4)]
@@ -90,7 +90,7 @@ def test_a_round_ends_after_its_retries_and_another_begins(deliverer: Deliverer,
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 400, 401, 404, 410])
-def test_what_will_not_pass_is_not_tried_again_in_the_round(deliverer: Deliverer, webhook: Webhook, code: int) -> None:
+def test_delivery_ends_the_round_at_a_permanent_error(deliverer: Deliverer, webhook: Webhook, code: int) -> None:
     webhook.answers = [status(code)]
     deliverer.submit(record(), to(webhook.url))
     assert [(outcome.kind, outcome.tries) for outcome in outcomes(deliverer, "delivered")] == [
@@ -187,7 +187,7 @@ def test_events_of_an_instance_keep_their_order(deliverer: Deliverer, webhook: W
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/x?token=hook-secret", "http://no-such-host.invalid/hook-secret"])
-def test_what_is_secret_is_not_logged(deliverer: Deliverer, caplog: pytest.LogCaptureFixture, url: str) -> None:
+def test_delivery_logs_no_secret(deliverer: Deliverer, caplog: pytest.LogCaptureFixture, url: str) -> None:
     caplog.set_level(logging.DEBUG)
     deliverer.submit(record(), to(url, max_retries=0))
     outcomes(deliverer, "failed")
@@ -212,7 +212,7 @@ def test_stdout_is_one_json_line(deliverer: Deliverer, capfd: pytest.CaptureFixt
     assert json.loads(line)["id"] == record()["id"]
 
 
-def test_who_is_forgotten_is_not_tried_again(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_does_not_retry_a_dropped_alert(deliverer: Deliverer, webhook: Webhook) -> None:
     webhook.answer = status(500)
     deliverer.submit(record(), to(webhook.url))
     outcomes(deliverer, "failed")

@@ -57,8 +57,8 @@ def simulate(spans: list[Record], rule: Rule, last_minute: int) -> list[tuple[An
         at_s = end * 60
         resolved, new = [], []
         for labels in instances or ([()] if not rule.selection.group_by else []):
-            own = [s for s in chosen if tuple(s[label] for label in rule.selection.group_by) == labels]
-            window = in_window(own, at_s, rule.window * 60)
+            selected = [s for s in chosen if tuple(s[label] for label in rule.selection.group_by) == labels]
+            window = in_window(selected, at_s, rule.window * 60)
             value = METRICS[rule.metric](window)
             breached = (
                 not math.isnan(value)
@@ -78,8 +78,8 @@ def simulate(spans: list[Record], rule: Rule, last_minute: int) -> list[tuple[An
 
 def same(found: list[AlertTransition], expected: list[tuple[Any, ...]]) -> None:
     key = [(event.at_s, event.status == "firing", event.labels) for event in found]
-    told = [(at_s, status == "firing", labels) for status, labels, at_s, _, _ in expected]
-    assert sorted(key) == sorted(told)
+    transitions = [(at_s, status == "firing", labels) for status, labels, at_s, _, _ in expected]
+    assert sorted(key) == sorted(transitions)
     values = {(e.at_s, e.status, e.labels): (e.value, e.spans) for e in found}
     for status, labels, at_s, value, count in expected:
         assert values[at_s, status, labels] == (pytest.approx(value, rel=1e-9, nan_ok=True), count)
@@ -99,8 +99,8 @@ RULES = st.builds(
 
 
 @given(RULES, st.integers(0, 1 << 20), st.integers(1, 120), st.integers(1, 7))
-def test_what_fires_is_what_the_spans_say(rule: Rule, seed: int, count: int, step: int) -> None:
-    """Whatever the rule, and however event time moves on: one minute at a time or seven."""
+def test_evaluation_fires_as_the_oracle_does(rule: Rule, seed: int, count: int, step: int) -> None:
+    """The result depends neither on the rule nor on the steps of event time, one minute or seven."""
     spans = spans_of(seed, count, MINUTES)
     evaluation = evaluation_of(rule)
     feed = Feed(evaluation)
@@ -139,7 +139,7 @@ def test_late_spans_are_counted_and_stay_in_the_windows_of_their_minute() -> Non
 
 @pytest.mark.parametrize("cut", range(1, 30, 4))
 def test_windows_that_were_read_again_are_the_windows_that_were(cut: int) -> None:
-    """Whoever takes over at a minute goes on as the one before would have."""
+    """A successor continues at any minute exactly as its predecessor would have."""
     rules = [
         rule("a", metric="latency_p95", window="12m", threshold=5000),
         rule("b", metric="quality_score", op="lt", window="3m", threshold=0.6, group_by=["model"]),

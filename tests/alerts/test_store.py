@@ -22,7 +22,7 @@ def in_minute(minute: int, count: int, **fields: Any) -> list[dict[str, Any]]:
 
 
 def handed_over(before: Evaluation, *rules: Rule) -> Evaluation:
-    """An evaluation that goes on with these rules from what was remembered."""
+    """Return an evaluation that continues with these rules from the stored state."""
     store = AlertStore()
     for name, state in before.states.items():
         known = next(rule for rule in before.rules if rule.name == name)
@@ -35,7 +35,7 @@ def handed_over(before: Evaluation, *rules: Rule) -> Evaluation:
 
 
 def fired_then_changed(first: Rule, second: Rule) -> list[AlertTransition]:
-    """What happens in the minute after a hand-over, when `first` was firing over ten spans a minute."""
+    """Return the transitions of the minute after a hand-over; `first` was firing over ten spans a minute."""
     before = evaluation_of(first)
     Feed(before).give(in_minute(0, 10))
     assert [event.status for event in before.advance(FIRST)] == ["firing"]
@@ -56,12 +56,12 @@ BASE: dict[str, Any] = {"metric": "span_count", "op": "gt", "threshold": 5.0, "w
     [{}, {"threshold": 8.0}, {"window": "2m"}, {"cooldown": "1h"}, {"severity": "critical"}, {"min_spans": 2}],
     ids=str,
 )
-def test_what_is_firing_does_not_fire_again_when_a_rule_is_tuned(changed: dict[str, Any]) -> None:
+def test_tuned_rule_that_is_firing_does_not_fire_again(changed: dict[str, Any]) -> None:
     assert fired_then_changed(rule(**BASE), rule(**{**BASE, **changed})) == []
 
 
 @pytest.mark.parametrize("changed", [{"threshold": 1000.0}, {"min_spans": 100}, {"window": "1m", "threshold": 10.0}])
-def test_what_a_tuned_rule_would_not_fire_for_is_resolved(changed: dict[str, Any]) -> None:
+def test_tuned_rule_resolves_alerts_below_its_threshold(changed: dict[str, Any]) -> None:
     (event,) = fired_then_changed(rule(**BASE), rule(**{**BASE, **changed}))
     assert event.status == "resolved"
 
@@ -114,7 +114,7 @@ def event_of(of_rule: Rule, minute: int) -> AlertTransition:
     return AlertTransition("firing", of_rule, (), (FIRST + minute) * 60, 7.0, 7)
 
 
-def test_what_is_pending_is_what_nobody_has_finished() -> None:
+def test_pending_alerts_are_those_without_an_outcome() -> None:
     http = {"delivery": {"type": "http", "url": "http://hook"}}
     rules = {
         "waits": rule("waits", **BASE, **http),

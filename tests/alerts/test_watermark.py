@@ -1,4 +1,4 @@
-"""How far event time has come, told by commits."""
+"""The event-time watermark, from commits."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def test_messages_are_as_large_and_the_groups_as_many_as_asked_for() -> None:
 
 
 def test_a_ratio_is_the_median_of_the_turns_ratios() -> None:
-    mine, theirs = in_turns(3, iter([2.0, 40.0, 6.0]).__next__, iter([1.0, 10.0, 2.0]).__next__)
-    assert mine == Measure((2.0, 40.0, 6.0))
-    assert mine.over(theirs).median == 3.0
-    assert mine.text(" M/s", 2) == "3.00 M/s [1.00..20.0]"
+    first, second = in_turns(3, iter([2.0, 40.0, 6.0]).__next__, iter([1.0, 10.0, 2.0]).__next__)
+    assert first == Measure((2.0, 40.0, 6.0))
+    assert first.over(second).median == 3.0
+    assert first.text(" M/s", 2) == "3.00 M/s [1.00..20.0]"

@@ -15,7 +15,7 @@ from typing import Any
 from tests.oracle import Key
 from tests.services.workers import WorkerProcess, in_units, write_config
 
-#: What a Prometheus says of itself when it scrapes.
+#: Headers that a Prometheus sends when it scrapes.
 PROMETHEUS = {"X-Prometheus-Scrape-Timeout-Seconds": "1", "User-Agent": "Prometheus/2.42.0"}
 
 
@@ -45,7 +45,7 @@ class Replica(WorkerProcess):
 
 
 class Scraper(threading.Thread):
-    """Scrapes replicas as a Prometheus would, and judges every value.
+    """Scrapes replicas as a Prometheus would, and checks every value.
 
     steps_back: counters that fell. above_truth: sums over the replicas that exceed what was published by then.
     """
@@ -75,21 +75,21 @@ class Scraper(threading.Thread):
             except (OSError, urllib.error.URLError, AssertionError, ValueError):
                 continue
             self.scrapes += 1
-            self._judge(replica.name, counters(found))
+            self._check(replica.name, counters(found))
             if any(value for (name, _), value in found.items() if name == "tokentrace_spans_total"):
                 self._counting[replica.name] = life
-        self._judge_sum()
+        self._check_sum()
 
     def saw_counting(self, replica: Replica) -> bool:
-        """Whether it has shown spans since it was last started."""
+        """Return True if it has shown spans since its last start."""
         return self._counting.get(replica.name) == replica.lives
 
-    def _judge(self, name: str, now: dict[Key, int]) -> None:
+    def _check(self, name: str, now: dict[Key, int]) -> None:
         """A series that is not shown, as while a replica restores, is a gap and no value."""
         last = self._last.setdefault(name, {})
         for key, value in now.items():
             if key[0] == "tokentrace_spans_total":
-                # As Prometheus adds up: a counter that falls has begun anew.
+                # As Prometheus adds up: a counter that falls has been reset.
                 before = last.get(key, 0)
                 self._seen += value - before if value >= before else value
         for key, value in now.items():
@@ -97,7 +97,7 @@ class Scraper(threading.Thread):
                 self.steps_back.append(f"{name}: {key} from {last[key]} to {value}")
         last.update(now)
 
-    def _judge_sum(self) -> None:
+    def _check_sum(self) -> None:
         shown: Counter[Key] = Counter()
         for values in self._last.values():
             shown.update(values)

@@ -17,7 +17,7 @@ from tests.services.kafka import KafkaBroker
 
 @dataclass
 class Outcome:
-    """What a run showed. differences: series -> (found, truth)."""
+    """Result of a run. differences: series -> (found, truth)."""
 
     produced: int = 0
     crashes: int = 0
@@ -80,7 +80,7 @@ def run(
 
 
 def _crash(victim: Replica, replicas: list[Replica], point: str, rng: random.Random, outcome: Outcome) -> None:
-    """Start the victim anew, armed, and bring it to the point."""
+    """Restart the victim, armed, and bring it to the point."""
     victim.kill()
     count = rng.randrange(1, 8) if point.startswith("after") else 1
     victim.restart((point, count))

@@ -1,4 +1,4 @@
-"""What peers do, to show that the storm can tell: counters of the client library in memory, offsets auto-committed.
+"""The usual worker: client library counters in memory, offsets auto-committed; the storm must see it miscount.
 
 python -m tests.chaos.plain_worker CONFIG: consumes the configured topic with one span counter and one cost counter.
 """

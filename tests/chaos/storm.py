@@ -25,7 +25,7 @@ SCALES = (1, 4, 2, 3)
 
 @dataclass
 class Result:
-    """What a storm showed.
+    """Result of a storm.
 
     seen: spans that a Prometheus would have added up. differences: series -> (found, truth). events: what was done.
     """
@@ -83,13 +83,13 @@ class Storm:
         self._broker.create_topic("spans", PARTITIONS)
         self._load = Load(self._broker.bootstrap, "spans", PARTITIONS, seed)
         self._rate = rate
-        own = {
+        defaults = {
             "kafka": {"bootstrap_servers": self._broker.bootstrap, "topic": "spans", "group_id": "storm"},
             "worker": {"session_timeout": f"{SESSION_S}s", "commit_interval": "200ms", "drain_timeout": "2s"},
         }
         for name, section in (sections or {}).items():
-            own[name] = {**own.get(name, {}), **section}
-        self._make = lambda index: make(folder, f"replica-{index}", own)
+            defaults[name] = {**defaults.get(name, {}), **section}
+        self._make = lambda index: make(folder, f"replica-{index}", defaults)
         self._replicas: list[Replica] = []
         self._wanted: set[str] = set()
         self.result = Result()

@@ -55,7 +55,7 @@ def test_history_says_what_would_have_fired(folder: Path) -> None:
     ]
 
 
-def test_as_payloads(folder: Path) -> None:
+def test_alerts_test_prints_payloads_as_json(folder: Path) -> None:
     done = run("alerts", "test", "--from", "spans.avro", "--json", "--resolved", folder=folder)
     payloads = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(payload["alert"], payload["status"]) for payload in payloads][:2] == [

@@ -1,4 +1,4 @@
-"""What a commit does when the broker refuses a part of it: errors that a healthy broker does not give on demand.
+"""Commits of which the broker refuses a part: errors that a healthy broker does not give on demand.
 
 The producer here is a script of errors. That commits work is proven on a real Kafka: tests/integration, tests/chaos.
 """

@@ -184,7 +184,7 @@ class Generator:
 
 
 def _is_closed(schema: Any, known: set[str]) -> bool:
-    """Whether every name is defined before it is used."""
+    """Return True if every name is defined before it is used."""
     if isinstance(schema, list):
         return all(_is_closed(branch, known) for branch in schema)
     if isinstance(schema, str):

@@ -82,7 +82,7 @@ def spans_of(batch: SpanBatch) -> list[dict[str, Any]]:
 
 
 def expected(record: dict[str, Any]) -> dict[str, Any]:
-    """What a record in the shape of schemas/span.avsc has to come out as."""
+    """Return the expected result for a record in the shape of schemas/span.avsc."""
     span = {**ABSENT, "status": record["status"]}
     for name in STRING_FIELDS:
         span[name] = record[name].encode()

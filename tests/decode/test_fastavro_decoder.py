@@ -404,7 +404,7 @@ def test_bytes_that_no_writer_wrote_are_malformed_and_cost_no_time(field: str, t
     assert time.perf_counter() - started_s < 2.0
 
 
-def test_as_many_items_without_bytes_as_are_allowed_are_read() -> None:
+def test_zero_width_items_are_read_up_to_their_limit() -> None:
     schema = record_schema(extra={"type": "array", "items": "null"}, model="string")
     data = zigzag(MAX_EMPTY_ITEMS) + zigzag(0) + string("m")
     assert only(schema, data) == {**ABSENT, "model": b"m"}
@@ -469,7 +469,7 @@ def test_a_branch_that_cannot_feed_the_field_is_a_type_mismatch(
     assert decode(record_schema(**{field: type_}), data) == ([], [Reject(0, "type_mismatch", error)])
 
 
-def test_of_several_faults_the_first_of_malformed_mismatch_and_utf8_is_named() -> None:
+def test_reject_names_the_first_of_malformed_mismatch_and_utf8() -> None:
     schema = record_schema(model="string", prompt_tokens=["long", "string"])
     wrong = string(b"\xff") + zigzag(1) + string("12")
     assert reason(schema, wrong) == "type_mismatch"
@@ -501,7 +501,7 @@ def test_any_bytes_give_a_span_or_a_reject(schema: Any, datums: list[bytes]) -> 
 
 
 @given(st.sampled_from([schema for schema in SCHEMAS if schema["name"] != "Node"]), st.integers(0, 2**32))
-def test_whatever_fastavro_writes_is_read(schema: Any, seed: int) -> None:
+def test_datum_check_accepts_everything_that_fastavro_writes(schema: Any, seed: int) -> None:
     random.seed(seed)
     spans, rejects = decode(schema, write(schema, generate_one(fastavro.parse_schema(schema))))
     assert (len(spans), rejects) == (1, [])

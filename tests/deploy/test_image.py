@@ -130,7 +130,7 @@ def test_image_has_the_marker_of_typed_packages(image: Image) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_what_the_image_runs_serves_and_is_healthy(image: Image, kafka: KafkaBroker, topic: str) -> None:
+def test_image_serves_metrics_and_is_healthy(image: Image, kafka: KafkaBroker, topic: str) -> None:
     """The entry point and the command as they are; the configuration beside them says which Kafka."""
     port = free_port()
     config = image.inside("/etc/tokentrace/tokentrace.yml")

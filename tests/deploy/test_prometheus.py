@@ -1,4 +1,4 @@
-"""What Prometheus is given: the configuration, the rules, their tests, and the page that each alert links to."""
+"""Prometheus' configuration, the rules, their tests, and the page that each alert links to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is generated from the code is what the code says; what the pages link to is there."""
+"""Documentation: generated parts equal the code, and links lead to files."""
 
 from __future__ import annotations
 

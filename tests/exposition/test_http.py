@@ -115,7 +115,7 @@ def test_openmetrics_and_gzip_are_given_to_those_who_ask(serve: Serve) -> None:
     assert "content-encoding" not in headers
 
 
-def test_who_scrapes_is_told_with_the_connections_that_are_open(serve: Serve) -> None:
+def test_scrape_callback_gets_the_scraper_and_the_open_connections(serve: Serve) -> None:
     served = serve()
     kept = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
 
@@ -127,14 +127,14 @@ def test_who_scrapes_is_told_with_the_connections_that_are_open(serve: Serve) ->
         return served.scrapers[-1]
 
     try:
-        own, connected = scrape()
-        assert (own, connected) == (kept.sock.getsockname(), {own})
+        scraper, connected = scrape()
+        assert (scraper, connected) == (kept.sock.getsockname(), {scraper})
         served.ask(METRICS)
         assert wait_for(lambda: len(served.scrapers) == 2)
         other, connected = served.scrapers[-1]
-        assert other != own
-        assert connected == {own, other}
-        assert wait_for(lambda: scrape() == (own, {own})), "the other has closed its connection"
+        assert other != scraper
+        assert connected == {scraper, other}
+        assert wait_for(lambda: scrape() == (scraper, {scraper})), "the other has closed its connection"
     finally:
         kept.close()
 

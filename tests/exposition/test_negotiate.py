@@ -1,4 +1,4 @@
-"""Which format a client gets, and whether it is compressed."""
+"""Content negotiation: format and compression by the client's headers."""
 
 from __future__ import annotations
 

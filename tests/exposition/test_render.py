@@ -107,7 +107,7 @@ def random_spans(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", ["text", "openmetrics"])
-def test_it_is_what_the_client_library_writes_for_the_same_spans(form: Format) -> None:
+def test_exposition_equals_that_of_the_client_library(form: Format) -> None:
     spans = random_spans(2000, 1) + [span(model=name, provider=name, caller=name) for name in NASTY]
     found = without_gauges(rendered(counted(spans), form))
     expected = by_the_client_library(spans)
@@ -156,7 +156,7 @@ def test_quality_is_the_mean_of_the_scores_and_absent_without_any() -> None:
     assert found == {("tokentrace_quality_score", frozenset({("model", "gpt-4o"), ("provider", "openai")})): 0.625}
 
 
-def test_what_is_not_committed_is_not_shown() -> None:
+def test_exposition_shows_committed_values_only() -> None:
     counting = Harness()
     counting.count([message(span())])
     counting.commit()

@@ -141,7 +141,7 @@ def test_a_scrape_that_never_arrived_does_not_count() -> None:
     assert held(continuity, "a", 0) == [False]
 
 
-def test_what_was_restored_is_shown_at_once() -> None:
+def test_zero_init_shows_restored_series_at_once() -> None:
     continuity = ZeroInit(Clock())
     continuity.begin(adopting=True)
     continuity.hold(("family", ""), np.array([0, 1]))
@@ -176,7 +176,7 @@ def test_no_server_ever_sees_a_value_without_the_zero_or_a_zero_after_the_value(
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 6), st.integers(0, 400)), max_size=40))
-def test_nobody_sees_a_zero_after_the_value_whoever_comes_and_goes(scrapes: list[tuple[str, int, int]]) -> None:
+def test_zero_init_never_returns_to_zero(scrapes: list[tuple[str, int, int]]) -> None:
     clock = Clock()
     continuity = ZeroInit(clock)
     shown: set[int] = set()

@@ -123,8 +123,8 @@ def test_each_rule_fires_once_for_the_whole_fleet_with_the_values_of_the_recount
     samples = serving[0].samples()
     for name in names:
         assert samples["tokentrace_alert_firings_total", frozenset({("rule", name)})] == 1
-    told = [json.loads(worker.get("/alerts")[1]) for worker in workers]
-    assert [{alert["name"]: alert["firings"] for alert in board["alerts"]} for board in told] == [
+    boards = [json.loads(worker.get("/alerts")[1]) for worker in workers]
+    assert [{alert["name"]: alert["firings"] for alert in board["alerts"]} for board in boards] == [
         dict.fromkeys([rule["name"] for rule in rules], 1)
     ] * 3
     assert not any(secret in worker.log() for worker in workers for secret in ("hook-secret", "/hook"))
@@ -144,7 +144,7 @@ def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed
     killed: list[Replica] = []
 
     def all_fired() -> bool:
-        """Whoever evaluates is killed there, and so is who takes over; each once."""
+        """The evaluator is killed there once, and so is its successor."""
         for replica in replicas:
             if replica not in killed and replica.process.poll() == -signal.SIGKILL:
                 killed.append(replica)
@@ -226,7 +226,7 @@ def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
     for worker in live:
         worker.end()
     webhook.received.clear()
-    # A backlog, worked off by workers that start one after the other.
+    # A backlog, processed by workers that start one after the other.
     produce(kafka, other, spans)
     for _ in range(2):
         start_worker(**sections(other))
@@ -270,9 +270,9 @@ def test_windows_agree_with_promql_over_the_same_traffic(
         "quality_score": "sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)",
     }
     for name in metrics:
-        own = prometheus.query(f'max(tokentrace_alert_last_value{{rule="{name}"}})')[0][1]
-        assert own == pytest.approx(prometheus.query(queries[name])[0][1], rel=1e-9), name
-        assert own == pytest.approx(METRICS[name](spans), rel=1e-9), name
+        last_value = prometheus.query(f'max(tokentrace_alert_last_value{{rule="{name}"}})')[0][1]
+        assert last_value == pytest.approx(prometheus.query(queries[name])[0][1], rel=1e-9), name
+        assert last_value == pytest.approx(METRICS[name](spans), rel=1e-9), name
 
 
 def test_spans_that_lie_about_their_time_do_not_move_event_time(
@@ -350,7 +350,9 @@ def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
     assert re.fullmatch(r"Evaluated by replica-[01], up to \d{4}-\d\d-\d\dT\d\d:\d\d:00Z\.", listed[2])
 
 
-def test_what_cannot_be_evaluated_is_refused_at_the_start(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:
+def test_rules_that_cannot_be_evaluated_are_rejected_at_the_start(
+    kafka: KafkaBroker, topic: str, start_worker: Start
+) -> None:
     rules = [{"name": "n", "metric": "span_count", "op": "gt", "threshold": 1, "window": "8d"}]
     sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}, "alerts": rules}
     worker = start_worker(wait=False, **sections)

@@ -1,4 +1,4 @@
-"""What cannot be counted, through the real path: dead letters byte for byte, and neighbours that are counted."""
+"""Bad input through the real path: dead letters byte for byte, and neighbours that are counted."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_every_bad_message_is_kept_with_its_reason_and_its_neighbours_are_counte
         assert headers["tokentrace.error"].decode().endswith(".")
 
 
-def test_dead_letters_are_listed_and_replayed_once_their_cause_is_mended(
+def test_dead_letters_are_listed_and_replayed_once_their_cause_is_fixed(
     kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess], tmp_path: Any
 ) -> None:
     folder = tmp_path / "schemas"
@@ -203,7 +203,7 @@ def test_dead_letters_are_listed_and_replayed_once_their_cause_is_mended(
         "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
         "schemas": {"paths": [str(folder)]},
         # The same replica both times: another one would have to wait until this one's session ends.
-        "worker": {"replica_id": "mended"},
+        "worker": {"replica_id": "fixed"},
     }
     worker = start_worker(**sections)
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
@@ -225,7 +225,7 @@ def test_dead_letters_are_listed_and_replayed_once_their_cause_is_mended(
     assert sorted(json.loads(line)["reason"] for line in listed) == ["unknown_fingerprint"] * 3 + ["unknown_framing"]
     assert tokentrace("dlq", "list").splitlines()[-1] == "4 dead letters; 3 unknown_fingerprint; 1 unknown_framing"
 
-    # The cause is mended: the schema's file is there now, which a worker reads when it starts.
+    # The cause is fixed: the schema's file is there now, which a worker reads when it starts.
     assert worker.terminate() == 0
     (folder / "new.avsc").write_text(json.dumps(schema))
     worker = start_worker(**sections)

@@ -68,7 +68,7 @@ def audited(workers: list[WorkerProcess], name: str) -> int:
 
 
 def chunks(kafka: KafkaBroker, topic: str) -> dict[bytes, bytes | None]:
-    """What compaction would leave of the topic: the last record of each key."""
+    """Return the topic as compaction would leave it: the last record of each key."""
     consumer = Consumer(
         {"bootstrap.servers": kafka.bootstrap, "group.id": "look", "isolation.level": "read_committed",
          "enable.partition.eof": True}
@@ -124,7 +124,7 @@ def test_repeated_spans_are_counted_once_over_kills_and_rebalances(
     assert nonzero(span_totals(alive)) == nonzero(recount(application.spans))
 
 
-def test_what_leaves_the_window_leaves_the_topic_and_counts_again(
+def test_ids_beyond_the_window_leave_the_topic_and_count_again(
     kafka: KafkaBroker, topic: str, start_worker: Start
 ) -> None:
     worker = start_worker(**sections(kafka, topic, "one", window="3s"))

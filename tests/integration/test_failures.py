@@ -1,4 +1,4 @@
-"""What goes wrong around a worker: one clear sentence, the right exit code, never a traceback, nothing lost."""
+"""Failures around a worker: one clear sentence, the right exit code, never a traceback, nothing lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `increase()` makes of the counters over restarts: no worse than over none."""
+"""`increase()` over restarts deviates no more than without restarts."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every expression that users are given, on a real Prometheus that scrapes real workers, against a recount.
 
-Three workers count traffic; one is killed for good and another one comes; under the traffic that goes on, one more is
+Three workers count traffic; one is killed permanently and another one joins; while the traffic continues, one more is
 killed and comes back. What Prometheus then says is compared with what was produced: the counters exactly, everything
 that takes a rate within what its extrapolation may add.
 """
@@ -116,12 +116,12 @@ class Fleet:
         return [int(dict(labels)["partition"]) for name, labels in worker.samples() if name.endswith("_lag_records")]
 
     def fired(self) -> bool:
-        """Whether the built-in rule has fired."""
+        """Return True if the built-in rule has fired."""
         name = "tokentrace_alert_firings_total"
         return any(worker.samples().get((name, frozenset({("rule", "spend")}))) for worker in self.alive().values())
 
     def shared(self) -> bool:
-        """Whether the partitions are shared out, and everyone has some."""
+        """Return True if all partitions are assigned and every worker has some."""
         owned = [self.partitions(worker) for worker in self.alive().values()]
         return all(owned) and sorted(itertools.chain(*owned)) == list(range(PARTITIONS))
 

@@ -202,5 +202,5 @@ def test_a_right_that_is_missing_is_named(guarded: KafkaBroker, tmp_path: Path, 
 
 
 def complaint(worker: WorkerProcess, wanted: str) -> str:
-    """The line of the log that is no information and names this."""
+    """Return the warning or error in the log that names this."""
     return next((line for line in worker.log().splitlines() if wanted in line and '"level": "info"' not in line), "")

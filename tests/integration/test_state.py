@@ -192,7 +192,7 @@ def test_a_state_topic_whose_partitions_were_multiplied_is_refused(
 def test_a_restore_waits_for_a_transaction_of_another_replica_that_is_still_open(
     kafka: KafkaBroker, topic: str, start_worker: Start
 ) -> None:
-    """What is committed behind it cannot be read before it ends, and must not be missed."""
+    """Records committed after an open transaction are unreadable until it ends, and must not be missed."""
     other = next(
         candidate for candidate in map(str, range(99)) if partition_of(candidate, 12) == partition_of("one", 12)
     )

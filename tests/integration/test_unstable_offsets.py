@@ -23,7 +23,7 @@ from tests.spanfactory import span
 pytestmark = pytest.mark.usefixtures("real_service")
 
 SPANS = 20
-#: Of each of the two partitions: committed for good, and in the open transaction.
+#: Of each of the two partitions: committed, and in the open transaction.
 COMMITTED, PENDING = 5, 10
 
 
@@ -60,7 +60,7 @@ def open_transaction(kafka: KafkaBroker, topic: str) -> Iterator[Producer]:
 
 
 def test_the_library_forgets_what_is_committed(kafka: KafkaBroker, topic: str) -> None:
-    """If this fails, the bug is mended, and the worker's own asking may go."""
+    """If this fails, librdkafka has fixed the bug, and the worker's offset query can be removed."""
     first: dict[tuple[str, int], int] = {}
     stop = threading.Event()
 

@@ -113,7 +113,7 @@ def test_a_start_is_where_reading_begins_and_one_at_the_end_reads_nothing() -> N
     assert broker.assigned == [(0, 7)]
 
 
-def test_nothing_to_read_makes_no_consumer() -> None:
+def test_reader_makes_no_consumer_for_empty_partitions() -> None:
     broker = Broker({0: 0})
     assert read(broker, p0=0) == []
     assert [type(client).__name__ for client in broker.clients.made] == ["Admin"]

@@ -76,10 +76,10 @@ class Scripted:
 
 
 class Loop:
-    """What the worker's loop is told."""
+    """Listener that records the calls that the worker's loop gets."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, list[int]]] = []
+        self.calls: list[tuple[str, list[int]]] = []
         self.refuse: set[int] = set()
         self.failure: BaseException | None = None
         #: Partitions that were announced, and the consumer's calls up to then.
@@ -93,15 +93,15 @@ class Loop:
         self.prepared.append((list(partitions), [name for name, _ in self.consumer.calls] if self.consumer else []))
 
     def on_assign(self, partitions: Sequence[int]) -> None:
-        self.told.append(("assign", list(partitions)))
+        self.calls.append(("assign", list(partitions)))
         if self.failure is not None:
             raise self.failure
 
     def on_revoke(self, partitions: Sequence[int]) -> None:
-        self.told.append(("revoke", list(partitions)))
+        self.calls.append(("revoke", list(partitions)))
 
     def on_lost(self, partitions: Sequence[int]) -> None:
-        self.told.append(("lost", list(partitions)))
+        self.calls.append(("lost", list(partitions)))
 
 
 def at(*partitions: int) -> list[Any]:
@@ -128,7 +128,7 @@ def assign(source: KafkaSource, consumer: Scripted, **offsets: int) -> None:
 Parts = tuple[KafkaSource, Scripted, Loop]
 
 
-def test_it_starts_where_the_group_has_committed_and_asks_until_the_answer_is_stable(parts: Parts) -> None:
+def test_source_starts_at_the_committed_offset_and_retries_until_it_is_stable(parts: Parts) -> None:
     source, consumer, loop = parts
     unstable = KafkaException(KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT, "unstable"))
     consumer.committed_answers += [unstable, unstable]
@@ -138,7 +138,7 @@ def test_it_starts_where_the_group_has_committed_and_asks_until_the_answer_is_st
     [(prepared, calls)] = loop.prepared
     assert prepared == [0, 1]
     assert "incremental_assign" not in calls, "what is known of a partition is read before it is"
-    assert loop.told == [("assign", [0, 1])]
+    assert loop.calls == [("assign", [0, 1])]
     assert source.assigned == (0, 1)
 
 

@@ -202,7 +202,7 @@ def test_no_name_at_all_has_no_price() -> None:
     assert GenaiPrices().find("", "") is None
 
 
-def test_what_was_forgotten_is_found_again() -> None:
+def test_genai_prices_find_a_model_again_after_clearing_the_cache() -> None:
     published = GenaiPrices()
     first = published.find("gpt-4o", "openai")
     published.clear_cache()
@@ -277,7 +277,7 @@ def test_a_daily_price_holds_when_the_library_says_so(times: tuple[time, time]) 
             assert charge(info, 10, 4, 5, moment_us) == by_library(info, 10, 4, 5, moment_us)
 
 
-def test_of_several_conditional_prices_the_last_that_holds_is_charged() -> None:
+def test_conditional_prices_charge_by_the_last_that_holds() -> None:
     base = ConditionalPrice(constraint=None, prices=price("1", "2"))
     dated = [
         ConditionalPrice(constraint=StartDateConstraint(date(2026, month, 1)), prices=price(str(month), "2"))

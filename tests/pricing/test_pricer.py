@@ -57,7 +57,7 @@ UNPRICED = (0, "unpriced")
     ("cost_usd", "nano_usd"),
     [(0.0, 0), (-0.0, 0), (0.1, 100_000_000), (1.5e-9, 2), (2.5e-9, 2), (4e-10, 0), (1234.567890123, 1234567890123)],
 )
-def test_what_the_span_reports_goes_before_every_rate(cost_usd: float, nano_usd: int) -> None:
+def test_reported_cost_takes_precedence_over_every_rate(cost_usd: float, nano_usd: int) -> None:
     record = span(cost_usd=cost_usd)
     assert prices(Pricer({"*": DEAR}), record) == [(nano_usd, "reported")]
 
@@ -215,7 +215,7 @@ def published(record: dict[str, Any]) -> tuple[int, str]:
     return UNPRICED if nano_usd is None else (nano_usd, "computed")
 
 
-def test_what_no_one_prices_costs_nothing() -> None:
+def test_unpriced_spans_cost_nothing() -> None:
     assert prices(Pricer({"x": DEAR}), span(model="house-llm", provider="vllm")) == [UNPRICED]
 
 
@@ -291,7 +291,7 @@ def test_the_bill_is_the_same_however_many_groups_overflow() -> None:
         assert sum(cell["cost_nano_usd"] for cell in cells_of(rig.commit()).values()) == nano_usd
 
 
-def test_groups_that_come_later_are_priced_too_and_other_groups_anew() -> None:
+def test_pricer_prices_later_groups_and_reprices_other_indexes() -> None:
     subject = Pricer({"a": ONE_AND_TWO, "b": DEAR}, builtin=False)
     first, second = GroupIndex(1000), GroupIndex(1000)
     assert prices(subject, span(model="a"), groups=first) == [BY_ONE_AND_TWO]

@@ -1,4 +1,4 @@
-"""What the worker command asks of the interpreter."""
+"""Garbage collector settings of the worker process."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ group.consumer.heartbeat.interval.ms=500
 log.cleaner.backoff.ms=1000
 """
 
-#: Who comes without a password may do everything, alice what she was given.
+#: Anonymous clients may do everything, alice only what her access control lists allow.
 _RIGHTS = """\
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS

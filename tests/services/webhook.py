@@ -30,7 +30,7 @@ def status(code: int, **headers: str) -> Answer:
 
 
 class Webhook:
-    """received: (path, headers, JSON body), in order. answers: what comes next; then `answer` for good."""
+    """received: (path, headers, JSON body), in order. answers: the next responses; `answer` is used after them."""
 
     def __init__(self, answer: Answer = ok) -> None:
         self.answer = answer

@@ -169,7 +169,7 @@ def span_totals(workers: list[WorkerProcess]) -> dict[Key, int]:
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
-    """Whether the condition came true in time."""
+    """Wait for the condition; return True if it came true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

@@ -169,7 +169,7 @@ def test_a_series_that_names_its_caller_is_waited_for_by_all_its_groups() -> Non
     assert rig.commit().groups_count == 0
 
 
-def test_room_is_made_and_who_comes_back_begins_anew() -> None:
+def test_expiry_makes_room_and_a_group_that_returns_starts_at_zero() -> None:
     rig = Expiring({}, max_groups=2)
     rig.count([message(call("a", "x")), message(call("a", "y")), message(call("a", "z"))])
     rig.commit()
@@ -229,7 +229,7 @@ def test_the_quality_window_follows_its_groups() -> None:
     assert not any(name == "tokentrace_quality_score" for name, _ in rig.shown())
 
 
-def test_what_is_counted_and_not_committed_keeps_its_group() -> None:
+def test_expiry_keeps_groups_with_uncommitted_counts() -> None:
     rig = Expiring({})
     rig.count([message(call("a", "x"))])
     rig.commit()

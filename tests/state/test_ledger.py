@@ -54,14 +54,14 @@ def row_of(model: str, spans: int, status: str = "ok") -> dict[Any, Any]:
     }
 
 
-def test_nothing_is_committed_at_first() -> None:
+def test_ledger_has_nothing_committed_at_first() -> None:
     rig = Harness()
     snapshot = rig.ledger.snapshot
     assert cells_of(snapshot) == {}
     assert (snapshot.partitions, snapshot.rejected, snapshot.groups_count, snapshot.committed_at_s) == ({}, {}, 0, 0.0)
 
 
-def test_what_is_counted_is_not_shown_before_it_is_committed() -> None:
+def test_ledger_shows_committed_counts_only() -> None:
     rig = Harness()
     rig.count([one_of("a"), None])
     rig.ledger.after(rig.delta)

@@ -122,7 +122,7 @@ def test_other_buckets_are_refused(rig: Harness) -> None:
         other.totals(value, totals.values, totals.created_s, totals.changed_s, "spans")
 
 
-def test_what_a_newer_version_wrote_is_refused() -> None:
+def test_record_of_a_newer_version_is_refused() -> None:
     with pytest.raises(FatalError, match="newer version"):
         decode_record(b"\xc3\x01" + bytes(8) + b"x")
 

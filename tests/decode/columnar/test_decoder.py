@@ -88,7 +88,7 @@ def test_a_recursive_schema_is_left_to_fastavro(seed: int) -> None:
     assert columnar is None or not (resolution.recursive or resolution.unbounded)
 
 
-def test_what_the_differential_tests_generate_takes_the_fast_path_and_is_rejected_often_enough() -> None:
+def test_differential_tests_generate_enough_fast_and_rejected_datums() -> None:
     """A comparison shows nothing where every message is left to the reference, or where none is wrong."""
     fast = slow = wrong = 0
     for seed in range(300):
@@ -132,7 +132,7 @@ def nested(depth: int) -> Any:
     ],
     ids=str,
 )
-def test_whether_a_schema_has_a_column_form(schema: Any, has_one: bool) -> None:
+def test_schema_has_a_column_form_or_not(schema: Any, has_one: bool) -> None:
     assert (both_decoders(schema)[1] is not None) == has_one
 
 

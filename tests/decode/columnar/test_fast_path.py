@@ -1,4 +1,4 @@
-"""What the columnar decoder decodes itself, what it leaves to the reference, and that the two agree on all of it."""
+"""The columnar decoder's fast path and its fallback to the reference, which agree on every datum."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_a_message_with_very_many_items_is_left_to_the_reference() -> None:
 
 @pytest.mark.parametrize("items", [1, 2])
 def test_a_message_that_is_given_up_does_not_come_out_by_chance(items: int) -> None:
-    """What follows the array would also be sound if it began right after the last item that was read."""
+    """The bytes after the array would also be valid directly after the last item that was read."""
     schema = record_schema(extra={"type": "array", "items": "int"}, model="string")
     data = zigzag(items) + zigzag(0) * (items - 1) + zigzag(2) + zigzag(0) + string("")
     for max_sparse_rounds in range(3):

@@ -1,4 +1,4 @@
-"""Which strings are not ASCII, and which are no UTF-8, at any place of the buffer."""
+"""Detection of strings that are not ASCII or not UTF-8, at any place of the buffer."""
 
 from __future__ import annotations
 

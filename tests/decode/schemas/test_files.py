@@ -1,4 +1,4 @@
-"""Schema files: folders, fingerprints, and what is said of a file that is no schema."""
+"""Schema files: folders, fingerprints, and the error for a file that is not a schema."""
 
 from __future__ import annotations
 
@@ -86,9 +86,9 @@ def test_a_canonical_form_has_full_names_and_nothing_that_does_not_change_the_by
 def test_documentation_and_layout_do_not_change_a_fingerprint() -> None:
     bare = record_schema("a.b.Span", model="string", status={"type": "enum", "name": "S", "symbols": ["ok"]})
     fields = [{**field, "doc": "words"} for field in bare["fields"]]
-    told = {"doc": "words", "fields": fields, "name": "Span", "namespace": "a.b", "type": "record"}
-    assert fingerprint_of(told) == fingerprint_of(bare)
-    assert fingerprint_of({**told, "namespace": "a.c"}) != fingerprint_of(bare)
+    documented = {"doc": "words", "fields": fields, "name": "Span", "namespace": "a.b", "type": "record"}
+    assert fingerprint_of(documented) == fingerprint_of(bare)
+    assert fingerprint_of({**documented, "namespace": "a.c"}) != fingerprint_of(bare)
 
 
 # Files.

@@ -113,6 +113,6 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
 @pytest.mark.parametrize(
     "schema", ["string", 7, None, of("string"), {"type": "record", "name": "R", "fields": 7}], ids=str
 )
-def test_what_names_no_reference_stays_as_it_is(schema: Any) -> None:
+def test_schema_without_references_stays_as_it_is(schema: Any) -> None:
     assert inline(schema, {"com.example.Status": STATUS}) == schema
     assert inline(schema, {}) == schema

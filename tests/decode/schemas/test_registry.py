@@ -60,7 +60,7 @@ def test_a_stand_in_is_asked_once_for_each_id(server: StandIn) -> None:
     assert subject.requests == {"ok": 2, "not_found": 0, "error": 0}
 
 
-def test_nothing_is_asked_before_the_first_message(server: StandIn) -> None:
+def test_registry_receives_no_request_before_the_first_message(server: StandIn) -> None:
     assert to(server).requests == {"ok": 0, "not_found": 0, "error": 0}
     assert server.asked == []
 
@@ -142,7 +142,7 @@ def test_a_publisher_of_any_ids_does_not_fill_the_memory(server: StandIn, monkey
     ],
     ids=["protobuf", "json schema", "nesting without end", "nesting too deep", "no json"],
 )
-def test_what_is_no_avro_is_unusable_and_is_not_asked_for_again(
+def test_registry_schema_that_is_not_avro_is_unusable_and_not_requested_again(
     server: StandIn, body: dict[str, str], error: str
 ) -> None:
     server.answers["/schemas/ids/1"] = (200, json.dumps(body).encode())
