@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tokentrace.alerts import evaluator
+from tokentrace.alerts import evaluator, ownership
 from tokentrace.alerts.delivery import Deliverer
 from tokentrace.cli import main as tokentrace
 from tokentrace.commit.exactly_once import ExactlyOnce
@@ -34,9 +34,9 @@ POINTS: dict[str, tuple[type, str]] = {
 
 #: The same for the evaluator of the alerts: (owner, function or method).
 ALERT_POINTS: dict[str, tuple[Any, str]] = {
-    "alert_evaluated": (evaluator, "alert_record"),
-    "alert_committed": (evaluator.Evaluator, "_deliver"),
-    "alert_delivered": (Deliverer, "_tell"),
+    "alert_evaluated": (ownership, "alert_record"),
+    "alert_committed": (evaluator.EvaluatorSession, "_deliver"),
+    "alert_delivered": (Deliverer, "_report"),
 }
 
 

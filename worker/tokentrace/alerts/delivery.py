@@ -143,7 +143,7 @@ class Deliverer:
             done, tried = await self._round(record, delivery, too_old_s)
             tries += tried
             if done:
-                self._tell(Outcome(record["id"], rule, "delivered", tries))
+                self._report(Outcome(record["id"], rule, "delivered", tries))
                 return
             self.outcomes.put(Outcome(record["id"], rule, "failed", tries))
             if self._clock() + round_pause_s >= too_old_s:
@@ -151,9 +151,9 @@ class Deliverer:
             await asyncio.sleep(round_pause_s * self._rng.uniform(0.5, 1.0))
             round_pause_s = min(2 * round_pause_s, LONGEST_ROUND_PAUSE_S)
         log.error("An alert of rule %r is given up after %d tries: it is older than max_age.", rule, tries)
-        self._tell(Outcome(record["id"], rule, "given_up", tries))
+        self._report(Outcome(record["id"], rule, "given_up", tries))
 
-    def _tell(self, outcome: Outcome) -> None:
+    def _report(self, outcome: Outcome) -> None:
         with self._lock:
             self._pending -= 1
         self.outcomes.put(outcome)

@@ -41,10 +41,17 @@ class AlertStatus:
 
     def describe(self) -> dict[str, Any]:
         """Every rule's state, as a JSON object. Raises FatalError where Kafka does not tell it."""
-        view = self._evaluator.view if self._evaluator is not None else None
-        if view is not None:
-            values = {name: each.value for name, each in view.states.items() if each.value is not None}
-            return self._told(view.replica, view.time_s, view.states, view.delivery_failed, view.silenced, values)
+        snapshot = self._evaluator.snapshot if self._evaluator is not None else None
+        if snapshot is not None:
+            values = {name: each.value for name, each in snapshot.states.items() if each.value is not None}
+            return self._told(
+                snapshot.replica,
+                snapshot.time_s,
+                snapshot.states,
+                snapshot.delivery_failed,
+                snapshot.silenced,
+                values,
+            )
         settings = self._settings
         store = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
         memory = store.evaluator

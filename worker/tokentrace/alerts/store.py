@@ -88,6 +88,11 @@ class AlertStore:
         else:
             kept[name] = record
 
+    @property
+    def silenced(self) -> dict[str, float]:
+        """Rule -> event time until which nothing is delivered, Unix time."""
+        return {name: record["until"] / 1e6 for name, record in self.silences.items()}
+
     def pending(self) -> list[Mapping[str, Any]]:
         """Alerts that are still to be delivered, in the order in which they were found."""
         return [

@@ -112,7 +112,9 @@ class Service:
         board = None
         if config.alerts:
             settings, rules = evaluator_settings(config), [Rule.of(each) for each in config.alerts]
-            self._evaluator = Evaluator(settings, rules, layout, clock)
+            self._evaluator = Evaluator(
+                settings=settings, clients=kafka_clients(config), rules=rules, layout=layout, clock=clock
+            )
             board = AlertStatus(settings, rules, self._evaluator, clock)
         self.http: HttpServer | None = None
         if config.http_server.enabled:
@@ -205,13 +207,13 @@ class Service:
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 
     def _render(self, form: Format, by_prometheus: bool) -> Scrape:
-        view = self._evaluator.view if self._evaluator is not None else None
+        alerts = self._evaluator.snapshot if self._evaluator is not None else None
         return self._renderer.scrape(
             lambda: self._worker.snapshot,
             form,
             by_prometheus,
             lambda snapshot: chain(
-                collect_worker_metrics(Moment(self._worker.stats, snapshot, self._clock())), collect_alert_metrics(view)
+                collect_worker_metrics(Moment(self._worker.stats, snapshot, self._clock())), collect_alert_metrics(alerts)
             ),
         )
 
