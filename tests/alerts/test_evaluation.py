@@ -6,17 +6,15 @@ import math
 import random
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.alerts.helpers import FIRST, Feed, Record, evaluation_of, rule, spans_of
 from tests.alerts.oracle import METRICS, in_window, matching
-from tests.alerts.oracle import quantile as quantile_by_hand
 from tests.spanfactory import span
 from tokentrace.alerts.evaluation import AlertTransition
-from tokentrace.alerts.rules import MEASURES, Rule, quantile
+from tokentrace.alerts.rules import MEASURES, Rule
 
 MINUTES = 40
 COMPARE = {
@@ -173,18 +171,6 @@ def test_an_event_has_the_same_id_in_every_process() -> None:
         AlertTransition("firing", rule(threshold=2), ("x",), 60, 1.0, 2).id("g"),
     ]  # fmt: skip
     assert len({event.id("g"), *others}) == 6
-
-
-@given(
-    st.lists(st.floats(0.001, 200.0), max_size=40), st.floats(0.01, 1.0),
-    st.lists(st.floats(0.5, 150.0), min_size=1, max_size=6, unique=True),
-)  # fmt: skip
-def test_quantiles_are_those_of_promql(values: list[float], q: float, bounds: list[float]) -> None:
-    edges = tuple(sorted(bounds))
-    buckets = np.zeros((1, len(edges) + 1), np.int64)
-    for value in values:
-        buckets[0, sum(value > edge for edge in edges)] += 1
-    assert quantile(q, buckets, edges)[0] == pytest.approx(quantile_by_hand(q, values, edges), nan_ok=True)
 
 
 def test_every_metric_has_a_measure() -> None:

@@ -398,7 +398,8 @@ def test_pending_is_due_at_once_for_alerts_and_in_intervals_for_the_rest() -> No
     topics = busy_minutes(until=3)
     owner, now_s = owner_of(topics, rule(**BUSY)), 1000.0
     first = owner.pending(now_s)
-    assert first is not None, "what is new is stored at once"
+    assert first is not None, "a new rule is stored at once"
+    assert {parse_key(key) for key, _ in first.records} == {("rule", "r"), ("evaluator", "")}
     topics.write(owner, first)
     assert owner.pending(now_s + 100.0) is None, "nothing has changed"
     topics.commit(4)

@@ -1,7 +1,7 @@
-"""Backtest: what the rules would have fired over spans that are history, from a file or a topic.
+"""Backtest: the alerts that the rules would have fired over past spans, from a file or a topic.
 
-The spans go through the engine and the evaluation that workers use. All of them are known before the first minute is
-evaluated, so none is late.
+The spans go through the pipeline and the `Ownership` that workers use. All of them are applied before the first minute
+is complete, so none is late.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
-from tokentrace.alerts.evaluation import AlertTransition, Evaluation
+from tokentrace.alerts.evaluation import MINUTE_S, AlertTransition
+from tokentrace.alerts.ownership import Ownership, RollupLog
+from tokentrace.alerts.rollup_reader import Rollup
 from tokentrace.alerts.rules import Rule
+from tokentrace.alerts.store import AlertStore
+from tokentrace.alerts.watermark import GRACE_US, MINUTE_US
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
@@ -30,6 +34,7 @@ from tokentrace.errors import UsageError
 from tokentrace.kafka.batch import extents_of, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import Message, TopicReader
+from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.pricing import Pricer
@@ -50,7 +55,16 @@ class Backtest:
         self._groups = GroupIndex(metrics.max_groups)
         self._delta = Delta(self._layout)
         self._rules = [Rule.of(rule) for rule in config.alerts]
-        self._evaluation = Evaluation(self._layout, self._rules)
+        self._owner = Ownership.acquire(
+            rules=self._rules,
+            layout=self._layout,
+            store=AlertStore(),
+            rollups=RollupLog("", 0, 0, lambda _: None),
+            group_id=config.kafka.group_id,
+            replica="",
+            started_s=0.0,
+            now_s=0.0,
+        )
         self._last: int | None = None
         self.spans = self.left_out = 0
         self.rejected: Counter[str] = Counter()
@@ -77,27 +91,33 @@ class Backtest:
         self.spans += sum(delta.counted.values())
         self.rejected.update(delta.reasons)
         if len(minutes):
-            known = groups.groups
-            numbers = [self._evaluation.number(known[group]) for group in groups.cell_group[cells].tolist()]
-            needed = self._evaluation.windows.columns.needed
+            evaluation, known = self._owner.evaluation, groups.groups
+            numbers = [evaluation.number(known[group]) for group in groups.cell_group[cells].tolist()]
             statuses = groups.cell_status[cells].astype(np.int64)
-            self._evaluation.add(minutes, np.array(numbers, np.int64), statuses, rows.values[timely][:, needed])
+            values = rows.values[timely][:, evaluation.windows.columns.needed]
+            self._apply(minutes, np.array(numbers, np.int64), statuses, values)
             self._last = max(self._last or 0, int(minutes.max()))
         delta.clear()
 
+    def _apply(
+        self, minutes: Ints, groups: Ints, statuses: Ints, values: Ints, reached_us: Mapping[int, int] | None = None
+    ) -> None:
+        """Apply a rollup. reached_us: event time of the one partition, only once everything has been applied."""
+        rollup = Rollup(0, minutes, groups, statuses, values, len(reached_us or {}), reached_us or {}, 0)
+        self._owner.apply(rollup, self._owner.position)
+
     def events(self) -> list[AlertTransition]:
-        """What would have fired and resolved, up to each rule's first evaluation after the last span."""
+        """Return what fires and resolves, up to each rule's first evaluation after the last span. Call it once."""
         if self._last is None or not self._rules:
             return []
-        evaluation, end = self._evaluation, self._last + 1
-        events = evaluation.advance(self._last)
-        open_rules = [rule for rule in self._rules if end % rule.interval]
-        while open_rules:
-            end = evaluation.windows.advance() + 1
-            due = [rule for rule in open_rules if end % rule.interval == 0]
-            events += evaluation.evaluate(due)
-            open_rules = [rule for rule in open_rules if rule not in due]
-        return events
+        last_minutes = {rule.name: -(-(self._last + 1) // rule.interval) * rule.interval for rule in self._rules}
+        nothing = np.zeros(0, np.int64)
+        width = len(self._owner.evaluation.windows.columns.needed)
+        end_us = max(last_minutes.values()) * MINUTE_US + GRACE_US
+        self._apply(nothing, nothing, nothing, nothing.reshape(0, width), {0: end_us})
+        transition = self._owner.pending(0.0, draining=True)
+        events = transition.events if transition is not None else ()
+        return [event for event in events if event.at_s <= last_minutes[event.rule.name] * MINUTE_S]
 
 
 def from_file(path: Path) -> tuple[Iterator[RawBatch], WriterSchemas]:

@@ -1,7 +1,7 @@
-"""Delivery: alerts that are recorded go to where their rule says, on a thread of their own.
+"""Delivery: sends committed alerts to the target of their rule, on its own thread.
 
 An alert is tried in rounds, with growing pauses between tries and between rounds, until it is delivered or too old.
-Events of one instance keep their order; no other waits for them. What may be secret (URL, headers) is never logged.
+Alerts of one instance keep their order; no other instance waits for them. Secrets (URL, headers) are never logged.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import httpx2 as httpx
 from tokentrace import __version__
 from tokentrace.alerts.payload import Record, payload
 from tokentrace.config.alerts import Delivery
+from tokentrace.model.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -32,14 +33,16 @@ LONGEST_PAUSE_S: Final = 30.0
 #: Between two rounds of tries.
 FIRST_ROUND_PAUSE_S: Final = 30.0
 LONGEST_ROUND_PAUSE_S: Final = 600.0
-#: Tries of one rule that are under way at once.
+#: Share of a pause that is random.
+JITTER: Final = 0.5
+#: Concurrent tries of one rule.
 TOGETHER: Final = 4
 MAX_REDIRECTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an alert: it was delivered, a round of tries failed, or it is too old to be tried again."""
+    """The result of a delivery: it succeeded, a round of tries failed, or the alert is too old to be tried again."""
 
     id: str
     rule: str
@@ -48,7 +51,7 @@ class Outcome:
 
 
 class _Failed(Exception):
-    """A try failed, for this reason. again: whether another one in the same round may do better."""
+    """A try failed. again: whether another try in the same round may succeed."""
 
     def __init__(self, reason: str, again: bool = True) -> None:
         super().__init__(reason)
@@ -56,7 +59,7 @@ class _Failed(Exception):
 
 
 class Deliverer:
-    """Delivers until `stop`. `submit` and `outcomes` are used by one thread."""
+    """Delivers until `stop`. One thread uses it and reads its `outcomes`."""
 
     def __init__(self, clock: Callable[[], float] = time.time, rng: random.Random | None = None) -> None:
         self._clock = clock
@@ -73,28 +76,28 @@ class Deliverer:
 
     @property
     def pending(self) -> int:
-        """Alerts that are neither delivered nor given up."""
+        """Number of alerts that are neither delivered nor given up."""
         return self._pending
 
     def submit(self, record: Record, delivery: Delivery) -> None:
-        """Deliver a recorded alert. It may be known already, from an earlier owner."""
+        """Deliver a committed alert."""
         with self._lock:
             self._pending += 1
         self._loop.call_soon_threadsafe(self._enqueue, record, delivery)
 
     def forget(self) -> None:
-        """Stop all tries: another replica goes on with them."""
+        """Cancel all deliveries: another replica continues them."""
         asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result(10.0)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until nothing is pending; false when something still is after the time."""
+        """Wait until nothing is pending; return false if something still is after `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         while self._pending and time.monotonic() < deadline_s:
             time.sleep(0.02)
         return not self._pending
 
     def stop(self) -> None:
-        """Stop all tries and end the thread."""
+        """Cancel all deliveries and end the thread."""
         self.forget()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10.0)
@@ -127,7 +130,9 @@ class Deliverer:
             if self._tasks.get(key) is task:
                 del self._tasks[key]
             if not task.cancelled() and task.exception() is not None:
-                log.error("Delivery of an alert of rule %r ended.", record["alert"], exc_info=task.exception())
+                log.error(
+                    "Delivery of an alert of rule %r failed unexpectedly.", record["alert"], exc_info=task.exception()
+                )
 
         task.add_done_callback(done)
 
@@ -136,7 +141,7 @@ class Deliverer:
             await asyncio.wait([before])
         rule, tries = record["alert"], 0
         too_old_s = record["recorded_at"] / 1e6 + delivery.max_age
-        round_pause_s = FIRST_ROUND_PAUSE_S
+        pauses = Backoff(FIRST_ROUND_PAUSE_S, LONGEST_ROUND_PAUSE_S, jitter=JITTER, rng=self._rng)
         while True:
             if self._clock() >= too_old_s and tries:
                 break
@@ -146,11 +151,10 @@ class Deliverer:
                 self._report(Outcome(record["id"], rule, "delivered", tries))
                 return
             self.outcomes.put(Outcome(record["id"], rule, "failed", tries))
-            if self._clock() + round_pause_s >= too_old_s:
+            if self._clock() + pauses.pause_s >= too_old_s:
                 break
-            await asyncio.sleep(round_pause_s * self._rng.uniform(0.5, 1.0))
-            round_pause_s = min(2 * round_pause_s, LONGEST_ROUND_PAUSE_S)
-        log.error("An alert of rule %r is given up after %d tries: it is older than max_age.", rule, tries)
+            await asyncio.sleep(pauses.next())
+        log.error("Gave up an alert of rule %r after %d tries: it is older than delivery.max_age.", rule, tries)
         self._report(Outcome(record["id"], rule, "given_up", tries))
 
     def _report(self, outcome: Outcome) -> None:
@@ -159,8 +163,8 @@ class Deliverer:
         self.outcomes.put(outcome)
 
     async def _round(self, record: Record, delivery: Delivery, too_old_s: float) -> tuple[bool, int]:
-        """(whether it was delivered, after how many tries)."""
-        pause_s = FIRST_PAUSE_S
+        """Return whether the alert was delivered, and the number of tries."""
+        pauses = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter=JITTER, rng=self._rng)
         tries = 0
         while True:
             tries += 1
@@ -169,15 +173,14 @@ class Deliverer:
                     await self._try(record, delivery)
                 return True, tries
             except _Failed as failure:
-                last = tries > delivery.max_retries or not failure.again or self._clock() + pause_s >= too_old_s
+                last = tries > delivery.max_retries or not failure.again or self._clock() + pauses.pause_s >= too_old_s
                 log.warning(
                     "An alert of rule %r was not delivered: %s; %s.",
                     record["alert"], failure, "no more tries in this round" if last else "trying again",
                 )  # fmt: skip
                 if last:
                     return False, tries
-            await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            await asyncio.sleep(pauses.next())
 
     async def _try(self, record: Record, delivery: Delivery) -> None:
         body = json.dumps(payload(record), ensure_ascii=False)
@@ -192,9 +195,9 @@ class Deliverer:
         except httpx.ConnectError as error:
             raise _Failed(f"cannot connect to {_host(delivery.url)}") from error
         except httpx.InvalidURL as error:
-            raise _Failed("its url is not valid", again=False) from error
+            raise _Failed("delivery.url is not valid", again=False) from error
         except (httpx.HTTPError, OSError, ValueError) as error:
-            # Its text could quote a header.
+            # The error's text could quote a header.
             raise _Failed(f"the request failed ({type(error).__name__})") from error
 
     async def _post(self, body: bytes, id_: str, delivery: Delivery) -> None:
@@ -208,7 +211,7 @@ class Deliverer:
         }
         url = delivery.url or ""
         for _ in range(MAX_REDIRECTS + 1):
-            # The body of an answer is not read: it may be of any size.
+            # The body of the response is not read: it may be of any size.
             async with self._client.stream("POST", url, content=body, headers=headers) as response:
                 status = response.status_code
                 if 200 <= status < 300:
@@ -237,5 +240,5 @@ def _print(line: str) -> None:
 
 
 def delivery_record(outcome: Outcome, now_s: float) -> Mapping[str, Any]:
-    """An outcome as it is remembered."""
+    """Return an outcome in the shape of its record."""
     return {"outcome": outcome.kind, "at": round(now_s * 1e6), "tries": outcome.tries}

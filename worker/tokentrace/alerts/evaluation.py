@@ -1,8 +1,8 @@
-"""Evaluation: when event time moves on, which rules fire, and which are over.
+"""Evaluation: which rules fire and which resolve as event time advances.
 
-An instance of a rule (one for each value of its `group_by`) fires when its condition comes true, and not again while it
-stays true. It resolves when the condition is no longer true; the next firing is at least the cool-down later. Moments
-are ends of minutes, so the same rollups give the same firings however they are batched.
+An instance of a rule (one for each value of its `group_by`) fires when its condition becomes true, and not again while
+it stays true. It resolves when the condition becomes false; the next firing is at least the cool-down later. Rules are
+evaluated at ends of minutes, so the same rollups give the same transitions however they are batched.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MINUTE_S: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class AlertTransition:
-    """An instance of a rule fired, or is over.
+    """An instance of a rule fired or resolved.
 
-    labels: values of the rule's `group_by`. at_s: end of the last minute of the window, Unix time. value: of the
-    metric, NaN when it has none any more. spans: those in the window that the rule's filter lets through.
+    labels: values of the rule's `group_by`. at_s: end of the last minute of the window, Unix time. value: the metric,
+    NaN if it no longer has a value. spans: those in the window that match the rule's filter.
     """
 
     status: Literal["firing", "resolved"]
@@ -43,13 +43,13 @@ class AlertTransition:
     spans: int
 
     def id(self, group_id: str) -> str:
-        """The same for the same event, whoever finds it, however often."""
+        """Return the same id for the same event in every process and every evaluation."""
         return digest([group_id, self.rule.rule_id, self.labels, self.at_s, self.status], 32)
 
 
 @dataclass(slots=True)
 class AlertInstance:
-    """What is remembered of an instance. fired_at_s: of its last firing, Unix time."""
+    """The state of an instance that fires or cools down. fired_at_s: its last firing, Unix time."""
 
     firing: bool
     fired_at_s: int
@@ -57,7 +57,12 @@ class AlertInstance:
 
 @dataclass(slots=True)
 class RuleState:
-    """Where a rule stands. value: of the instance that is nearest to firing, or furthest beyond; None without spans."""
+    """The state of a rule.
+
+    firings: since the rule exists. fired_at_s: its last firing, 0 before the first. value: the metric of the instance
+    that is closest to the threshold or furthest beyond it, None without spans. evaluated_at_s: 0 before the first
+    evaluation. Times are Unix times. instances: those that fire or cool down.
+    """
 
     firings: int = 0
     fired_at_s: int = 0
@@ -67,12 +72,12 @@ class RuleState:
 
     @property
     def firing(self) -> int:
-        """Instances that are firing."""
-        return sum(each.firing for each in self.instances.values())
+        """Number of instances that are firing."""
+        return sum(instance.firing for instance in self.instances.values())
 
 
 class _Names:
-    """Groups, numbered as they are met, with each label's values numbered too."""
+    """Numbers for groups, and for the values of each label, in order of first use."""
 
     def __init__(self) -> None:
         self.groups: list[Group] = []
@@ -101,7 +106,7 @@ def _pattern(glob: str) -> re.Pattern[str]:
 
 
 class _Selected:
-    """Which instance each group belongs to, for one selection; grows with the groups."""
+    """The instance of each group under one selection; grows with the groups."""
 
     def __init__(self, selection: Selection, names: _Names) -> None:
         self._names = names
@@ -109,7 +114,7 @@ class _Selected:
         self._matches: dict[int, list[bool]] = {label: [] for label, _ in self._globs}
         self._by = [Group._fields.index(name) for name in selection.group_by]
         self._numbers: dict[Labels, int] = {}
-        self._seen = 0
+        self._applied = 0
         self._chosen: list[int] = []
         self._instances: list[int] = []
         self._order: Ints = np.zeros(0, np.int64)
@@ -125,24 +130,24 @@ class _Selected:
         return found
 
     def refresh(self) -> None:
-        """Take in the groups that are new."""
+        """Add the groups that are new."""
         names = self._names
-        if self._seen == len(names.groups):
+        if self._applied == len(names.groups):
             return
         for label, glob in self._globs:
             match, matches = _pattern(glob or "").fullmatch, self._matches[label]
             matches += [match(value.lower()) is not None for value in names.values[label][len(matches) :]]
-        fresh = range(self._seen, len(names.groups))
+        new = range(self._applied, len(names.groups))
         for label, _ in self._globs:
             codes, matches = names.codes[label], self._matches[label]
-            fresh = [each for each in fresh if matches[codes[each]]]  # type: ignore[assignment]
-        self._chosen += fresh
+            new = [group for group in new if matches[codes[group]]]  # type: ignore[assignment]
+        self._chosen += new
         self._instances += (
-            [self._number(tuple(names.groups[each][label] for label in self._by)) for each in fresh]
+            [self._number(tuple(names.groups[group][label] for label in self._by)) for group in new]
             if self._by
-            else [0] * len(fresh)
+            else [0] * len(new)
         )
-        self._seen = len(names.groups)
+        self._applied = len(names.groups)
         instances = np.array(self._instances, np.int64)
         order = np.argsort(instances, kind="stable")
         self._order = np.array(self._chosen, np.int64)[order]
@@ -150,7 +155,7 @@ class _Selected:
         self._starts = np.flatnonzero(np.diff(instances[order], prepend=-1))
 
     def sums(self, sums: Ints) -> Ints:
-        """sums: int64[groups, c] -> int64[instances, c]."""
+        """Sum groups by instance. sums: int64[groups, c] -> int64[instances, c]."""
         if not len(self._order):
             return np.zeros((len(self.labels), sums.shape[1]), np.int64)
         if len(self.labels) == 1:
@@ -159,12 +164,12 @@ class _Selected:
         return np.asarray(np.add.reduceat(sums[self._order], self._starts, axis=0), np.int64)
 
     def find(self, labels: Labels) -> int | None:
-        """The number of an instance, None while none of its groups is known."""
+        """Return the number of an instance, None while none of its groups is known."""
         return self._numbers.get(labels)
 
 
 class Evaluation:
-    """The rules over their windows. No Kafka and no clock: time comes with `advance`."""
+    """Evaluates rules over their windows. Time comes with `advance`: there is no clock, and no Kafka."""
 
     def __init__(self, layout: Layout, rules: Sequence[Rule]) -> None:
         self.rules = tuple(rules)
@@ -174,14 +179,17 @@ class Evaluation:
         self._names = _Names()
         self._selected = {rule.selection: _Selected(rule.selection, self._names) for rule in rules}
 
-    # -- what comes in -----------------------------------------------------------------------------------------------
+    # -- input -----------------------------------------------------------------------------------------------
 
     def number(self, group: Group) -> int:
-        """The number by which `add` knows a group."""
+        """Return the number by which `add` identifies a group."""
         return self._names.number(group)
 
     def add(self, minutes: Ints, groups: Ints, statuses: Ints, values: Ints) -> int:
-        """Increments: int64[r] each, values int64[r, windows.columns.needed]; triples are distinct. Late spans."""
+        """Add increments of distinct (minute, group, status), and return how many of their spans are late.
+
+        minutes, groups, statuses: int64[r]. values: int64[r, windows.columns.needed].
+        """
         if not len(minutes):
             return 0
         late = 0
@@ -193,10 +201,10 @@ class Evaluation:
             late += self.windows.add(int(minutes[first]), groups[rows], int(statuses[first]), values[rows])
         return late
 
-    # -- what comes out ----------------------------------------------------------------------------------------------
+    # -- output ----------------------------------------------------------------------------------------------
 
     def advance(self, minute: int) -> list[AlertTransition]:
-        """Move event time on, minute by minute, up to the end of `minute`."""
+        """Advance event time minute by minute to the end of `minute`, and evaluate the rules that are due."""
         if self.windows.now is None:
             first = self.windows.first_minute
             self.windows.begin(minute if first is None else min(first - 1, minute))
@@ -207,7 +215,7 @@ class Evaluation:
         return events
 
     def evaluate(self, rules: Iterable[Rule]) -> list[AlertTransition]:
-        """Evaluate these rules over the windows as they are."""
+        """Evaluate these rules over the windows as they are. Event time must have begun."""
         now = self.windows.now
         assert now is not None
         at_s = (now + 1) * MINUTE_S
@@ -219,31 +227,31 @@ class Evaluation:
                 continue
             selected = self._selected[rule.selection]
             selected.refresh()
-            own, block = (
+            basic, block = (
                 self._sums(sums, rule, selected, name) if name else np.zeros((0, 0), np.int64)
                 for name in (SUMS, rule.measure.block)
             )
-            values, made_from = rule.values(own, block, self._layout)
+            values, made_from = rule.values(basic, block, self._layout)
             state.evaluated_at_s = at_s
             state.value = _closest_to_threshold(values, made_from, rule.op)
             with np.errstate(invalid="ignore"):
                 breached = OPERATORS[rule.op](values, rule.threshold) & (made_from >= rule.min_spans)
             if rule.selection.group_by:
-                # An instance is there while its window has spans: nobody knows all the names that there could be.
-                breached &= own[:, SPANS] > 0
-            events += self._transition_instances(rule, state, selected, breached, values, own[:, SPANS], at_s)
+                # An instance exists while its window has spans: the names that could occur are not known.
+                breached &= basic[:, SPANS] > 0
+            events += self._transition_instances(rule, state, selected, breached, values, basic[:, SPANS], at_s)
         return events
 
     def _is_idle(self, rule: Rule, state: RuleState) -> bool:
-        """Nothing of its window has changed since it was evaluated, so nothing can come of it."""
+        """Whether nothing in its window has changed since its last evaluation, so that its result cannot change."""
         changed = self.windows.changed.get(rule.window)
         if not state.evaluated_at_s or changed is None:
             return False
-        waiting = any(not each.firing for each in state.instances.values())
-        return (changed + 1) * MINUTE_S < state.evaluated_at_s and not waiting
+        cooling = any(not instance.firing for instance in state.instances.values())
+        return (changed + 1) * MINUTE_S < state.evaluated_at_s and not cooling
 
     def _sums(self, known: dict[tuple[Selection, int, str], Ints], rule: Rule, selected: _Selected, block: str) -> Ints:
-        """Rules that look at the same groups share their sums."""
+        """Return the rule's sums by instance; rules with the same selection and window share them."""
         key = (rule.selection, rule.window, block)
         if key not in known:
             known[key] = selected.sums(self.windows.sums(rule.window, block, len(self._names.groups)))
@@ -259,28 +267,29 @@ class Evaluation:
         spans: Ints,
         at_s: int,
     ) -> list[AlertTransition]:
+        """Fire and resolve instances of a rule. breached, values, spans: one element an instance."""
         events = []
         beyond = {selected.labels[index]: index for index in np.flatnonzero(breached).tolist()}
-        for each, instance in list(state.instances.items()):
-            if instance.firing and each not in beyond:
+        for labels, instance in list(state.instances.items()):
+            if instance.firing and labels not in beyond:
                 instance.firing = False
-                index = selected.find(each)
+                index = selected.find(labels)
                 value, count = (float(values[index]), int(spans[index])) if index is not None else (float("nan"), 0)
-                events.append(AlertTransition("resolved", rule, each, at_s, value, count))
+                events.append(AlertTransition("resolved", rule, labels, at_s, value, count))
             if not instance.firing and at_s - instance.fired_at_s >= rule.cooldown_s:
-                del state.instances[each]
-        for each, index in sorted(beyond.items()):
-            # Firing already, or cooling down.
-            if each not in state.instances:
-                state.instances[each] = AlertInstance(True, at_s)
+                del state.instances[labels]
+        for labels, index in sorted(beyond.items()):
+            # Otherwise it fires already, or cools down.
+            if labels not in state.instances:
+                state.instances[labels] = AlertInstance(True, at_s)
                 state.firings += 1
                 state.fired_at_s = at_s
-                events.append(AlertTransition("firing", rule, each, at_s, float(values[index]), int(spans[index])))
+                events.append(AlertTransition("firing", rule, labels, at_s, float(values[index]), int(spans[index])))
         return events
 
 
 def _closest_to_threshold(values: Floats, made_from: Ints, op: str) -> float | None:
-    """The value that is nearest to firing."""
+    """Return the value that is closest to the threshold or furthest beyond it; None if there is no value."""
     known = values[(made_from > 0) & ~np.isnan(values)]
     if not len(known):
         return None

@@ -89,8 +89,8 @@ class Ownership:
         self._group_id = group_id
         self._replica = replica
         self._rules = {rule.name: rule for rule in rules}
-        self._evaluation = Evaluation(layout, tuple(rules))
-        self.reader = RollupReader(layout, self._evaluation.windows.columns.needed, self._evaluation.number)
+        self.evaluation = Evaluation(layout, tuple(rules))
+        self.reader = RollupReader(layout, self.evaluation.windows.columns.needed, self.evaluation.number)
         self._watermark = Watermark()
         self._minute: int | None = None
         self._late = self._clamped = 0
@@ -121,7 +121,7 @@ class Ownership:
     ) -> Ownership:
         """Continue from what is committed. store: the alerts topic. started_s: when this process started."""
         owner = cls(rules=rules, layout=layout, store=store, group_id=group_id, replica=replica)
-        back_s = 60.0 * (owner._evaluation.windows.longest + MARGIN_MINUTES)
+        back_s = 60.0 * (owner.evaluation.windows.longest + MARGIN_MINUTES)
         if store.evaluator is None:
             owner.position = _offset_at(rollups, started_s - FIRST_LOOK_BACK_S)
             filled_until_s = now_s
@@ -151,7 +151,7 @@ class Ownership:
             record = store.rules.get(name)
             if record is None:
                 continue
-            state = self._evaluation.states[name] = rule_state(rule, record)
+            state = self.evaluation.states[name] = rule_state(rule, record)
             # The previous evaluator's value is shown until the next minute is complete.
             if store.evaluator is not None and record["subject"] == rule.subject:
                 state.value = store.evaluator["values"].get(name)
@@ -174,15 +174,14 @@ class Ownership:
             # What was counted before there were rules is history: it fills the windows, and fires nothing.
             self._minute = self._watermark.minute()
         if self._minute is not None:
-            self._evaluation.windows.begin(self._minute)
+            self.evaluation.windows.begin(self._minute)
         return True
 
     def apply(self, rollup: Rollup, offset: int) -> None:
         """Add the next rollup of the log, and evaluate the minutes that it completes."""
         self.catch_up(offset)
-        late = self._evaluation.add(rollup.minutes, rollup.groups, rollup.statuses, rollup.values)
-        if self.evaluating or self._minute is None:
-            self._watermark.observe(rollup.committed_at_us, rollup.source_partitions, rollup.reached_us)
+        late = self.evaluation.add(rollup.minutes, rollup.groups, rollup.statuses, rollup.values)
+        self._watermark.observe(rollup.committed_at_us, rollup.source_partitions, rollup.reached_us)
         if not self.evaluating:
             return
         self._late += late
@@ -193,7 +192,7 @@ class Ownership:
         if minute is None or (self._minute is not None and minute <= self._minute):
             return
         began = time.perf_counter()
-        events = self._evaluation.advance(minute)
+        events = self.evaluation.advance(minute)
         self._evaluation_seconds = time.perf_counter() - began
         self._minute = minute
         self._uncommitted.events += events
@@ -283,7 +282,7 @@ class Ownership:
                 name: replace(
                     state, instances={labels: replace(instance) for labels, instance in state.instances.items()}
                 )
-                for name, state in self._evaluation.states.items()
+                for name, state in self.evaluation.states.items()
             },
             delivery_failed={name: self._delivery_failed.get(name, 0) for name in self._rules},
             silenced=self.silenced,
@@ -292,15 +291,15 @@ class Ownership:
             time_s=0.0 if self._minute is None else (self._minute + 1) * MINUTE_US / 1e6,
             pending=len(self._undelivered),
             evaluation_seconds=self._evaluation_seconds,
-            bytes=self._evaluation.windows.bytes(),
+            bytes=self.evaluation.windows.bytes(),
         )
 
     def _rule_record(self, name: str) -> TopicRecord:
-        state, failed = self._evaluation.states[name], self._delivery_failed.get(name, 0)
+        state, failed = self.evaluation.states[name], self._delivery_failed.get(name, 0)
         return topic_record("rule", name, rule_record(self._rules[name], state, failed))
 
     def _evaluator_record(self, now_s: float) -> dict[str, Any]:
-        states = self._evaluation.states
+        states = self.evaluation.states
         return {
             "replica": self._replica,
             "version": __version__,

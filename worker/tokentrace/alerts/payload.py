@@ -16,7 +16,7 @@ _LABELS: Final = ("model", "provider", "caller")
 
 
 def alert_record(event: AlertTransition, group_id: str, now_s: float, silenced: bool) -> dict[str, Any]:
-    """The record of an event that was found just now."""
+    """Return the record of a transition that was evaluated at `now_s`."""
     rule = event.rule
     return {
         "id": event.id(group_id),
@@ -40,7 +40,7 @@ def alert_record(event: AlertTransition, group_id: str, now_s: float, silenced: 
 
 
 def payload(record: Record) -> dict[str, Any]:
-    """The JSON object of an alert."""
+    """Return the JSON object that is delivered."""
     shown = {
         key: record[key]
         for key in (
@@ -54,5 +54,5 @@ def payload(record: Record) -> dict[str, Any]:
 
 
 def moment(time_s: float) -> str:
-    """Unix time as RFC 3339, in UTC, to the second."""
+    """Return Unix time as RFC 3339, in UTC, to the second."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,14 +1,14 @@
-"""Rules: what each looks at, and the number that it makes of a window's sums.
+"""Rules: the groups that a rule selects, and the metric that it computes from a window's sums.
 
 Metrics are computed from a few *blocks* of columns that are summed by group and minute, for all instances of a rule
-at once. Percentiles are interpolated in their bucket as PromQL's `histogram_quantile` does.
+at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from tokentrace.config.alerts import AlertRule, Delivery
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
+from tokentrace.model.quantiles import quantile
 
 Floats = NDArray[np.float64]
 
 #: Columns of the block `sums`, which every rule needs.
 SPANS, ERRORS, TIMEOUTS, COST, TOKENS = range(5)
-#: A window is evaluated so often while it passes, unless told otherwise.
+#: Evaluations while a window passes, unless the rule has an interval.
 EVALUATIONS_A_WINDOW: Final = 10
 
 OPERATORS: Final[Mapping[str, Callable[[Floats, float], NDArray[np.bool_]]]] = {
@@ -32,27 +33,6 @@ OPERATORS: Final[Mapping[str, Callable[[Floats, float], NDArray[np.bool_]]]] = {
     "lt": np.less,
     "lte": np.less_equal,
 }
-
-
-def quantile(q: float, buckets: Ints, bounds: Sequence[float]) -> Floats:
-    """buckets: int64[k, b + 1], counts of each bucket, the last +Inf. bounds: b upper bounds.
-
-    float64[k], NaN where there are no observations; see `histogram_quantile` of PromQL.
-    """
-    cumulated = np.cumsum(buckets, axis=1)
-    total = cumulated[:, -1]
-    rank = q * total
-    found = (cumulated < rank[:, None]).sum(axis=1).clip(max=len(bounds))
-    # What is beyond the last bound is told as that bound.
-    finite = np.minimum(found, len(bounds) - 1)
-    row = np.arange(len(buckets))
-    edges = np.array([0.0, *bounds])
-    inside = buckets[row, finite]
-    before = cumulated[row, finite] - inside
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(found > finite, 1.0, (rank - before) / inside)
-    values = edges[finite] + (edges[finite + 1] - edges[finite]) * share
-    return np.where(total > 0, values, np.nan)
 
 
 def _per_span(column: int, scale: float = 1.0) -> Callable[[Ints, Ints], Floats]:
@@ -74,9 +54,9 @@ def _mean_score(_: Ints, scores: Ints) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How a metric is made. value: (sums int64[k, 5], block int64[k, ...]) -> float64[k].
+    """How a metric is computed. value: (sums int64[k, 5], block int64[k, ...]) -> float64[k].
 
-    block: name of the further block, empty where there is none. q: the quantile, where it is one.
+    block: name of a second block, empty if there is none. q: the quantile, if the metric is one (value is None).
     """
 
     block: str = ""
@@ -103,7 +83,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which groups a rule looks at, and which of them together. globs: of model, provider and caller; None is all."""
+    """The groups that a rule selects and how it groups them. globs: of model, provider and caller; None matches all."""
 
     globs: tuple[str | None, str | None, str | None] = (None, None, None)
     group_by: tuple[str, ...] = ()
@@ -113,8 +93,8 @@ class Selection:
 class Rule:
     """A rule, ready to be evaluated. window, interval: minutes. cooldown_s: seconds.
 
-    rule_id: of all that decides whether it fires. subject: of what it is about; thresholds and times may change
-    without making it another alert.
+    rule_id: digest of everything that decides whether it fires. subject: digest of what it is about: a rule whose
+    threshold or times change keeps its state, one whose subject changes does not.
     """
 
     name: str
@@ -136,7 +116,7 @@ class Rule:
         return MEASURES[self.metric]
 
     def values(self, sums: Ints, block: Ints, layout: Layout) -> tuple[Floats, Ints]:
-        """(the metric of each instance, NaN where it has none; spans, or observations, that it is made from)."""
+        """Return float64[k], the metric of each instance or NaN, and int64[k], the spans or observations behind it."""
         measure = self.measure
         if measure.value is not None:
             made_from = block[:, 0] if measure.block else sums[:, SPANS]
@@ -145,11 +125,11 @@ class Rule:
 
     @classmethod
     def of(cls, rule: AlertRule) -> Rule:
-        """From the configuration."""
+        """Make a rule from its configuration."""
         window = int(rule.window) // 60
         interval = int(rule.interval) // 60 if rule.interval is not None else -(-window // EVALUATIONS_A_WINDOW)
-        chosen = rule.filter
-        selection = Selection((chosen.model, chosen.provider, chosen.caller), rule.group_by)
+        globs = rule.filter
+        selection = Selection((globs.model, globs.provider, globs.caller), rule.group_by)
         subject = [rule.metric, rule.op, selection.globs, selection.group_by]
         return cls(
             name=rule.name,
@@ -169,5 +149,5 @@ class Rule:
 
 
 def digest(parts: object, length: int) -> str:
-    """Hex digits that are the same for the same parts, in every process."""
+    """Return `length` hex digits that are the same for the same parts in every process."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:length]

@@ -13,8 +13,10 @@ from tokentrace.alerts.rules import Rule
 class EvaluatorSnapshot:
     """What is committed, while this replica is the evaluator. states, delivery_failed, silenced: by rule.
 
-    silenced: event time until which nothing is delivered, Unix time. time_s: event time that is evaluated, Unix time,
-    0 before the first. bytes: memory of the windows.
+    delivery_failed: failed rounds of tries. silenced: event time until which nothing is delivered, Unix time. late:
+    spans that arrived after their minute was evaluated. clamped: spans with an impossible time. time_s: event time up
+    to which everything is evaluated, Unix time, 0 before the first minute. pending: alerts that are neither delivered
+    nor given up. evaluation_seconds: duration of the last evaluation. bytes: memory of the windows.
     """
 
     replica: str

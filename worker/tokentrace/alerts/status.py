@@ -1,7 +1,7 @@
-"""The board: where all rules stand, told by any replica; and silence, asked of any replica.
+"""Alert status: the state of all rules, and silences, from any replica.
 
-The evaluator tells what it knows; any other reads the store. Silence is a record of the store, so it is durable and
-holds whoever the evaluator is.
+The evaluating replica answers from its snapshot, any other reads the alerts topic. A silence is a record of that topic,
+so it is durable and holds for every evaluator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TIMEOUT_S: Final = 15.0
 
 
 class AlertStatus:
-    """Answers for the rules of one consumer group. Its methods may block, and may be called from any thread."""
+    """The rules of one consumer group. The methods may block, and may be called from any thread."""
 
     def __init__(
         self,
@@ -33,18 +33,18 @@ class AlertStatus:
         evaluator: Evaluator | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """evaluator: of this process, None where there is none."""
+        """evaluator: of this process, None if it has none."""
         self._settings = settings
         self._rules = {rule.name: rule for rule in rules}
         self._evaluator = evaluator
         self._clock = clock
 
     def describe(self) -> dict[str, Any]:
-        """Every rule's state, as a JSON object. Raises FatalError where Kafka does not tell it."""
+        """Return every rule's state as a JSON object. Raises FatalError if the alerts topic cannot be read."""
         snapshot = self._evaluator.snapshot if self._evaluator is not None else None
         if snapshot is not None:
-            values = {name: each.value for name, each in snapshot.states.items() if each.value is not None}
-            return self._told(
+            values = {name: state.value for name, state in snapshot.states.items() if state.value is not None}
+            return self._describe(
                 snapshot.replica,
                 snapshot.time_s,
                 snapshot.states,
@@ -57,7 +57,7 @@ class AlertStatus:
         memory = store.evaluator
         minute = memory["minute"] if memory is not None else None
         known = store.rules
-        return self._told(
+        return self._describe(
             memory["replica"] if memory is not None else None,
             0.0 if minute is None else (minute + 1) * 60.0,
             {name: rule_state(rule, known[name]) for name, rule in self._rules.items() if name in known},
@@ -67,7 +67,7 @@ class AlertStatus:
         )
 
     def silence(self, name: str, duration_s: float) -> dict[str, Any]:
-        """Deliver nothing of a rule for a while. Raises KeyError for an unknown rule, FatalError without Kafka."""
+        """Silence a rule. Raises KeyError for an unknown rule, FatalError if Kafka does not accept the record."""
         rule = self._rules[name]
         now_s = self._clock()
         until_s = now_s + duration_s
@@ -90,7 +90,7 @@ class AlertStatus:
             raise FatalError(f"Kafka did not take the silence ({', '.join(failures) or 'no answer'}); try again.")
         return {"alert": name, "silenced_until": moment(until_s)}
 
-    def _told(
+    def _describe(
         self,
         replica: str | None,
         time_s: float,
@@ -132,8 +132,8 @@ def _state(rule: Rule, state: RuleState) -> dict[str, Any]:
         "firings": state.firings,
         "last_fired_at": moment(state.fired_at_s) if state.fired_at_s else None,
         "instances": [
-            {"group": dict(zip(rule.selection.group_by, labels, strict=True)), "fired_at": moment(each.fired_at_s)}
-            for labels, each in state.instances.items()
-            if each.firing
+            {"group": dict(zip(rule.selection.group_by, labels, strict=True)), "fired_at": moment(instance.fired_at_s)}
+            for labels, instance in state.instances.items()
+            if instance.firing
         ],
     }

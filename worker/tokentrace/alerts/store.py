@@ -1,7 +1,7 @@
-"""Alert store: the alerts topic. What fired, what became of its delivery, and the evaluator's memory.
+"""Alert store: the alerts topic. It holds alerts, outcomes of deliveries, rule states, silences, and a position.
 
-One compacted partition. The evaluator's records are written in transactions with its position in the rollups, so what a
-new owner reads is either before an evaluation or after it. Silences are written by whichever replica is asked.
+The topic has one compacted partition. The evaluator's records are written in transactions with its position in the
+rollups, so a new owner reads the state before an evaluation or after it. Any replica may write a silence.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokentrace.kafka.clients import KafkaClients, clients_of
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.state.records import decode_record, encode_record
 
-#: Alerts that were recorded longer ago than this are removed by the next evaluator that takes over.
+#: The next evaluator that takes over removes alerts that were recorded longer ago than this.
 KEPT_US: Final = 30 * 24 * 3600 * 1_000_000
 _SCHEMAS: Final = {
     "alert": "alert",
@@ -31,13 +31,13 @@ TopicRecord = tuple[bytes, bytes | None]
 
 
 def topic_record(kind: str, name: str | None, record: Mapping[str, Any] | None) -> TopicRecord:
-    """Key and value of a record of the store; None removes it."""
+    """Return key and value of a record of the alerts topic. record: None is a tombstone."""
     key = json.dumps([kind] if name is None else [kind, name], separators=(",", ":"), ensure_ascii=False).encode()
     return key, None if record is None else encode_record(_SCHEMAS[kind], record)
 
 
 def parse_key(key: bytes | None) -> tuple[str, str] | None:
-    """(kind, name), None for a key that is not of this topic."""
+    """Return (kind, name), or None for a key that is not one of this topic."""
     try:
         parts = json.loads(key or b"")
     except ValueError:
@@ -49,7 +49,7 @@ def parse_key(key: bytes | None) -> tuple[str, str] | None:
 
 @dataclass(slots=True)
 class AlertStore:
-    """What the topic holds. Records by name, as their schemas have them. end: the offset behind the last of them."""
+    """The topic's content: records by name, in the shape of their schemas. end: the offset behind the last one."""
 
     evaluator: Mapping[str, Any] | None = None
     rules: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class AlertStore:
         return store
 
     def apply(self, key: bytes | None, value: bytes | None) -> None:
-        """One record of the topic, in its order."""
+        """Apply the next record of the topic."""
         parsed = parse_key(key)
         if parsed is None:
             return
@@ -94,7 +94,7 @@ class AlertStore:
         return {name: record["until"] / 1e6 for name, record in self.silences.items()}
 
     def pending(self) -> list[Mapping[str, Any]]:
-        """Alerts that are still to be delivered, in the order in which they were found."""
+        """Return the alerts that are neither delivered nor given up, oldest first."""
         return [
             alert
             for id_, alert in self.alerts.items()
@@ -102,7 +102,7 @@ class AlertStore:
         ]
 
     def expired(self, now_us: int, rules: Mapping[str, Rule]) -> list[TopicRecord]:
-        """What can be removed: old alerts with their deliveries, and the memory of rules that are no more."""
+        """Return tombstones for old alerts with their deliveries, and for what belongs to rules that were removed."""
         entries = []
         for id_, alert in self.alerts.items():
             if alert["recorded_at"] < now_us - KEPT_US:
@@ -118,7 +118,7 @@ class AlertStore:
 
 
 def rule_record(rule: Rule, state: RuleState, delivery_failed: int) -> dict[str, Any]:
-    """Where a rule stands, as it is remembered."""
+    """Return a rule's state in the shape of its record."""
     return {
         "rule_id": rule.rule_id,
         "subject": rule.subject,
@@ -126,19 +126,20 @@ def rule_record(rule: Rule, state: RuleState, delivery_failed: int) -> dict[str,
         "fired_at": state.fired_at_s * 1_000_000,
         "delivery_failed": delivery_failed,
         "instances": [
-            {"labels": list(labels), "firing": each.firing, "fired_at": each.fired_at_s * 1_000_000}
-            for labels, each in state.instances.items()
+            {"labels": list(labels), "firing": instance.firing, "fired_at": instance.fired_at_s * 1_000_000}
+            for labels, instance in state.instances.items()
         ],
     }
 
 
 def rule_state(rule: Rule, record: Mapping[str, Any]) -> RuleState:
-    """Where a rule stood. Of a rule that is about something else now, only the counts are kept."""
+    """Return the state that a record holds. A rule whose subject has changed keeps its counts only."""
     instances = record["instances"] if record["subject"] == rule.subject else []
     return RuleState(
         firings=record["firings"],
         fired_at_s=record["fired_at"] // 1_000_000,
         instances={
-            tuple(each["labels"]): AlertInstance(each["firing"], each["fired_at"] // 1_000_000) for each in instances
+            tuple(instance["labels"]): AlertInstance(instance["firing"], instance["fired_at"] // 1_000_000)
+            for instance in instances
         },
     )

@@ -1,7 +1,7 @@
-"""Windows: sums over the last minutes of event time, by group, for every length that a rule asks for.
+"""Windows: sums over the last minutes of event time, by group, for every length that a rule needs.
 
 Increments are kept by minute for as long as the longest window; a window's sums gain the minute that ends and lose the
-one that leaves. All numbers are integers, so they are exact however long they slide.
+minute that leaves. All numbers are integers, so the sums stay exact however long the windows slide.
 """
 
 from __future__ import annotations
@@ -76,20 +76,20 @@ class _Minute:
             rows[: len(self._rows)] = self._rows
             self._rows = rows
         rows = self._rows[groups]
-        fresh = np.flatnonzero(rows < 0)
-        if len(fresh):
-            end = self._count + len(fresh)
-            rows[fresh] = np.arange(self._count, end)
-            self._rows[groups[fresh]] = rows[fresh]
+        new = np.flatnonzero(rows < 0)
+        if len(new):
+            end = self._count + len(new)
+            rows[new] = np.arange(self._count, end)
+            self._rows[groups[new]] = rows[new]
             self._groups = grown(self._groups, end)
-            self._groups[self._count : end] = groups[fresh]
+            self._groups[self._count : end] = groups[new]
             self._count = end
         for block, values in self._values.items():
             self._values[block] = values = grown(values, self._count)
             values[rows] += blocks[block]
 
     def retain(self, blocks: Iterable[str]) -> None:
-        """Forget the blocks that no window needs any more at this age."""
+        """Keep these blocks; drop those that no window needs at this age."""
         for block in self._values.keys() - set(blocks):
             del self._values[block]
 
@@ -102,7 +102,7 @@ class _Minute:
 
 
 class Windows:
-    """Sums over windows that end with the minute `now`, which is complete. Nothing is, before the first `begin`."""
+    """Sums over windows ending at the complete minute `now` (None until `begin`)."""
 
     def __init__(self, layout: Layout, rules: Iterable[Rule]) -> None:
         #: Window, minutes -> blocks that its rules need.
@@ -129,7 +129,7 @@ class Windows:
 
     @property
     def first_minute(self) -> int | None:
-        """The earliest minute that holds anything."""
+        """The earliest minute with increments, None without any."""
         return min(self._minutes, default=None)
 
     def sums(self, window: int, block: str, groups: int) -> Ints:
@@ -139,9 +139,10 @@ class Windows:
         return self._sums[key][:groups]
 
     def add(self, minute: int, groups: Ints, status: int, values: Ints) -> int:
-        """Increments of cells of one status and minute; groups: int64[k], distinct. values: int64[k, columns.needed].
+        """Add increments of one minute and status, and return how many of their spans are late.
 
-        Spans among them that are late: their minute is over. They count in the windows that it is still in.
+        groups: int64[k], distinct. values: int64[k, columns.needed]. Late spans, whose minute is complete already,
+        count in the windows that still hold it.
         """
         blocks = self.columns.blocks(values, status)
         late = int(blocks[SUMS][:, SPANS].sum()) if self.now is not None and minute <= self.now else 0
@@ -165,7 +166,7 @@ class Windows:
         return late
 
     def begin(self, now: int) -> None:
-        """`now` is the last minute that is complete; what was added before counts where it belongs."""
+        """Set the last complete minute; increments added earlier count in the windows that hold their minute."""
         self.now = now
         for minute in list(self._minutes):
             if minute <= now - self.longest:
@@ -181,7 +182,7 @@ class Windows:
             self.changed[window] = now
 
     def advance(self) -> int:
-        """One more minute is complete; it is returned."""
+        """Complete one more minute, and return it."""
         assert self.now is not None
         self.now += 1
         for window in self._needs:

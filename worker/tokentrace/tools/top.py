@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 from rich import box
 from rich.console import Group, RenderableType
@@ -20,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tokentrace.errors import FatalError
+from tokentrace.model.quantiles import quantile
 
 PATH: Final = "/metrics/prometheus"
 TIMEOUT_S: Final = 5.0
@@ -98,21 +100,14 @@ class Totals:
         return self.by(name, *labels).get(tuple(labels.values()), 0.0)
 
     def quantile(self, q: float, name: str, **labels: str) -> float | None:
-        """A histogram's quantile, interpolated inside its bucket as PromQL's histogram_quantile does."""
-        wanted = tuple(labels.values())
+        """Return a quantile of a histogram over all replicas, None without observations."""
+        values = tuple(labels.values())
         bounds = self._bounds(name)
-        buckets = [self.by(f"{name}_bucket", *labels, "le").get((*wanted, text), 0.0) for _, text in bounds]
-        if not buckets or not buckets[-1]:
+        counts = [self.by(f"{name}_bucket", *labels, "le").get((*values, text), 0.0) for _, text in bounds]
+        if not counts or not counts[-1]:
             return None
-        rank, lower, below = q * buckets[-1], 0.0, 0.0
-        for (bound, _), count in zip(bounds, buckets, strict=True):
-            if count >= rank:
-                if bound == float("inf"):
-                    return lower
-                inside = count - below
-                return lower + (bound - lower) * ((rank - below) / inside if inside else 1.0)
-            lower, below = bound, count
-        return lower
+        buckets = np.diff([counts], prepend=0.0)
+        return float(quantile(q, buckets, [bound for bound, _ in bounds[:-1]])[0])
 
     def _bounds(self, name: str) -> list[tuple[float, str]]:
         return sorted((float(text), text) for (text,) in self.by(f"{name}_bucket", "le"))
