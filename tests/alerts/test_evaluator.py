@@ -27,9 +27,7 @@ from tokentrace.alerts.store import AlertStore, parse_key
 from tokentrace.errors import FatalError
 from tokentrace.kafka.outcome import Outcome
 
-SETTINGS = EvaluatorSettings(
-    client_config={}, group_id=GROUP_ID, replica="r", rollups_topic="rollups", alerts_topic="alerts"
-)
+SETTINGS = EvaluatorSettings(group_id=GROUP_ID, replica="r", rollups_topic="rollups", alerts_topic="alerts")
 
 
 class Stage:

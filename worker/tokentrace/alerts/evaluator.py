@@ -11,10 +11,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from tokentrace.alerts.delivery import Deliverer
 from tokentrace.alerts.ownership import EvaluatorTransition, Ownership, RollupLog
@@ -45,9 +45,8 @@ _STOPPED: Final = f"Alert evaluation stopped on this replica; retrying in {RETRY
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorSettings:
-    """group_id: the workers' own group. client_config: librdkafka properties with bootstrap.servers."""
+    """group_id: the workers' own group."""
 
-    client_config: Mapping[str, Any]
     group_id: str
     replica: str
     rollups_topic: str
@@ -131,7 +130,7 @@ class Evaluator:
             consumer=consumer,
             transactions=transactions,
             deliverer=deliverer,
-            read_store=lambda: AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id),
+            read_store=lambda: AlertStore.read(clients, settings.alerts_topic, settings.group_id),
             read_tail=lambda offset: TailReader(
                 clients, topic=settings.alerts_topic, group_id=settings.group_id, offset=offset
             ),

@@ -10,14 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, Message, Producer
-
 from tokentrace.alerts.evaluation import RuleState
 from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
 from tokentrace.alerts.payload import moment
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.store import AlertStore, rule_state, topic_record
 from tokentrace.errors import FatalError
+from tokentrace.kafka import producer as kafka
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.producer import IdempotentProducer
 from tokentrace.model.durations import format_duration
 
 TIMEOUT_S: Final = 15.0
@@ -28,13 +29,16 @@ class AlertStatus:
 
     def __init__(
         self,
+        *,
         settings: EvaluatorSettings,
+        clients: KafkaClients,
         rules: Sequence[Rule],
         evaluator: Evaluator | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """evaluator: of this process, None if it has none."""
         self._settings = settings
+        self._clients = clients
         self._rules = {rule.name: rule for rule in rules}
         self._evaluator = evaluator
         self._clock = clock
@@ -53,7 +57,7 @@ class AlertStatus:
                 values,
             )
         settings = self._settings
-        store = AlertStore.read(settings.client_config, settings.alerts_topic, settings.group_id)
+        store = AlertStore.read(self._clients, settings.alerts_topic, settings.group_id)
         memory = store.evaluator
         minute = memory["minute"] if memory is not None else None
         known = store.rules
@@ -62,7 +66,7 @@ class AlertStatus:
             0.0 if minute is None else (minute + 1) * 60.0,
             {name: rule_state(rule, known[name]) for name, rule in self._rules.items() if name in known},
             {name: record["delivery_failed"] for name, record in known.items()},
-            {name: record["until"] / 1e6 for name, record in store.silences.items()},
+            store.silenced,
             memory["values"] if memory is not None else {},
         )
 
@@ -74,20 +78,14 @@ class AlertStatus:
         key, value = topic_record("silence", rule.name, {"until": round(until_s * 1e6), "asked_at": round(now_s * 1e6)})
         failures: list[str] = []
 
-        def told(error: KafkaError | None, _: Message) -> None:
-            if error is not None:
-                failures.append(error.str())
+        def on_delivery(problem: str | None) -> None:
+            if problem is not None:
+                failures.append(problem)
 
-        producer = Producer(
-            {
-                **self._settings.client_config,
-                "enable.idempotence": True,
-                "message.timeout.ms": int(TIMEOUT_S * 1000),
-            }
-        )
-        producer.produce(self._settings.alerts_topic, key=key, value=value, partition=0, on_delivery=told)
+        producer = IdempotentProducer(self._clients, {"message.timeout.ms": int(TIMEOUT_S * 1000)})
+        producer.produce(kafka.Record(self._settings.alerts_topic, key, value, 0), on_delivery)
         if producer.flush(TIMEOUT_S + 1.0) or failures:
-            raise FatalError(f"Kafka did not take the silence ({', '.join(failures) or 'no answer'}); try again.")
+            raise FatalError(f"Kafka did not accept the silence ({', '.join(failures) or 'no answer'}); try again.")
         return {"alert": name, "silenced_until": moment(until_s)}
 
     def _describe(

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from tokentrace.alerts.evaluation import AlertInstance, RuleState
 from tokentrace.alerts.rules import Rule
-from tokentrace.kafka.clients import KafkaClients, clients_of
+from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.state.records import decode_record, encode_record
 
@@ -59,10 +59,10 @@ class AlertStore:
     end: int = 0
 
     @classmethod
-    def read(cls, clients: KafkaClients | Mapping[str, Any], topic: str, group_id: str) -> AlertStore:
+    def read(cls, clients: KafkaClients, topic: str, group_id: str) -> AlertStore:
         """Read what is committed now. Raises FatalError if the topic cannot be read."""
         store = cls()
-        for message in TopicReader(clients_of(clients), topic, group_id).read_to_end({0: 0}):
+        for message in TopicReader(clients, topic, group_id).read_to_end({0: 0}):
             store.apply(message.key(), message.value())
             store.end = (message.offset() or 0) + 1
         return store

@@ -75,11 +75,15 @@ def list_(config_path: Path, as_json: bool) -> None:
     from tokentrace.alerts.rules import Rule
     from tokentrace.alerts.status import AlertStatus
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import evaluator_settings
+    from tokentrace.runtime.wiring import evaluator_settings, kafka_clients
 
     config = _load_with_rules(config_path)
     log.set_up("warning", "text")
-    told = AlertStatus(evaluator_settings(config), [Rule.of(rule) for rule in config.alerts]).describe()
+    told = AlertStatus(
+        settings=evaluator_settings(config),
+        clients=kafka_clients(config),
+        rules=[Rule.of(rule) for rule in config.alerts],
+    ).describe()
     if as_json:
         click.echo(json.dumps(told))
         return

@@ -115,7 +115,9 @@ class Service:
             self._evaluator = Evaluator(
                 settings=settings, clients=kafka_clients(config), rules=rules, layout=layout, clock=clock
             )
-            board = AlertStatus(settings, rules, self._evaluator, clock)
+            board = AlertStatus(
+                settings=settings, clients=kafka_clients(config), rules=rules, evaluator=self._evaluator, clock=clock
+            )
         self.http: HttpServer | None = None
         if config.http_server.enabled:
             self.http = HttpServer(
@@ -213,7 +215,8 @@ class Service:
             form,
             by_prometheus,
             lambda snapshot: chain(
-                collect_worker_metrics(Moment(self._worker.stats, snapshot, self._clock())), collect_alert_metrics(alerts)
+                collect_worker_metrics(Moment(self._worker.stats, snapshot, self._clock())),
+                collect_alert_metrics(alerts),
             ),
         )
 

@@ -74,7 +74,6 @@ def deduplicator(config: Config) -> Deduplicator | None:
 def evaluator_settings(config: Config) -> EvaluatorSettings:
     kafka, section = config.kafka, config.worker
     return EvaluatorSettings(
-        client_config=client_config(config),
         group_id=kafka.group_id,
         replica=section.replica_id,
         rollups_topic=kafka.rollups_topic,
