@@ -180,7 +180,7 @@ class TransactionalProducer:
         if error.code() in MEMBERSHIP_LOST:
             log.warning("Lost group membership (%s); rewinding to the committed offsets.", error.str())
             return Outcome.DROPPED
-        log.warning("The commit was aborted (%s); retrying.", error.str())
+        log.warning("A transaction was aborted (%s).", error.str())
         return Outcome.RETRY
 
     def _raise_if_fatal(self, error: KafkaError) -> None:

@@ -1,0 +1,156 @@
+"""State admin: what is shown of the durable state, and which records a change of it writes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, Message
+
+from tests.harness import LAYOUT, Harness
+from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
+from tests.spanfactory import message, random_span
+from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka.producer import partition_of
+from tokentrace.state import StateCodec, admin, cell_key, replica_key
+from tokentrace.state.admin import StateAdmin, summed
+from tokentrace.state.records import decode_record
+
+PARTITIONS = 12
+
+
+class StateTopic:
+    """The state topic, in the place of its reader; what a transaction has written is there the next time."""
+
+    def __init__(self) -> None:
+        self.records: dict[bytes, bytes | None] = {}
+        self.missing = False
+
+    def exists(self) -> bool:
+        return not self.missing
+
+    def partition_count(self) -> int:
+        return PARTITIONS
+
+    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
+        assert starts == dict.fromkeys(range(PARTITIONS), 0)
+        for offset, (key, value) in enumerate(self.records.items()):
+            yield Message(topic="state", partition=0, offset=offset, key=key, value=value, timestamp=(1, 5000))
+
+
+class Offsets:
+    """The group's offsets, in the place of GroupOffsets."""
+
+    def __init__(self) -> None:
+        self.offsets: dict[int, int] = {}
+
+    def committed(self) -> dict[int, int]:
+        return self.offsets
+
+    def alter(self, offsets: Mapping[int, int]) -> None:
+        self.offsets = self.offsets | offsets
+
+
+Parts = tuple[StateAdmin, StateTopic, Offsets, ScriptedClients]
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
+    """The state of the replicas a and b, each of which has counted the same 50 spans of partition 0."""
+    topic, offsets = StateTopic(), Offsets()
+    monkeypatch.setattr("tokentrace.state.restore.TopicReader", lambda *_: topic)
+    monkeypatch.setattr(admin, "GroupOffsets", lambda *_: offsets)
+    rig = Harness()
+    rng = random.Random(3)
+    rig.count([message(random_span(rng)) for _ in range(50)])
+    rig.commit()
+    totals, codec = rig.ledger.totals, StateCodec(LAYOUT)
+    cells = list(zip(rig.groups.cell_group.tolist(), rig.groups.cell_status.tolist(), strict=True))
+    values = list(codec.cells(totals.values, totals.created_s))
+    for replica in ("a", "b"):
+        for (group, status), value in zip(cells[: len(values)], values, strict=True):
+            topic.records[cell_key(replica, rig.groups.groups[group], status)] = value
+        topic.records[replica_key(replica)] = codec.replica(replica, "spans", totals)
+    clients = ScriptedClients(producer=ScriptedProducer)
+    return StateAdmin(clients, topic="state", group_id="g", source_topic="spans"), topic, offsets, clients
+
+
+def written(clients: ScriptedClients, topic: StateTopic) -> list[dict[str, Any]]:
+    """The records of the one transaction that was committed."""
+    [producer] = clients.made
+    assert [call for call in producer.calls if call.endswith(("transaction", "transactions"))] == [
+        "init_transactions", "begin_transaction", "commit_transaction",
+    ]  # fmt: skip
+    topic.records |= {record["key"]: record["value"] for record in producer.records}
+    found: list[dict[str, Any]] = producer.records
+    return found
+
+
+def test_admin_shows_all_replicas(parts: Parts) -> None:
+    state, *_ = parts
+    replicas = state.replicas()
+    assert [each.replica for each in replicas] == ["a", "b"]
+    assert [each.positions for each in replicas] == [{("spans", 0): 50}] * 2
+    assert summed(replicas)[()]["spans"] == 100
+    assert summed(replicas, "replica")["b",]["spans"] == 50
+    assert state.counted_up_to() == {0: 50}
+
+
+def test_admin_needs_the_topic(parts: Parts) -> None:
+    state, topic, *_ = parts
+    topic.missing = True
+    with pytest.raises(UsageError, match="Topic 'state' does not exist; an exactly-once worker creates it"):
+        state.replicas()
+
+
+@pytest.mark.parametrize(("committed", "moved"), [({0: 20}, {0: (20, 50)}), ({}, {0: (0, 50)}), ({0: 60}, {})])
+def test_admin_sets_offsets_forward_only(
+    parts: Parts, committed: dict[int, int], moved: dict[int, tuple[int, int]]
+) -> None:
+    state, _, offsets, _ = parts
+    offsets.offsets = dict(committed)
+    assert state.set_offsets_forward() == moved
+    assert offsets.offsets == {0: max(50, committed.get(0, 0))}
+
+
+def test_admin_forgets_positions_and_keeps_totals(parts: Parts) -> None:
+    state, topic, _, clients = parts
+    state.forget_positions("a")
+    [record] = written(clients, topic)
+    assert (record["topic"], record["key"], record["partition"]) == ("state", replica_key("a"), partition_of("a", 12))
+    assert [each["offset"] for each in decode_record(record["value"])["partitions"]] == [0]
+    assert summed(state.replicas())[()]["spans"] == 100
+    assert clients.made[0].config["transactional.id"] == "a", "a running worker of that name is fenced"
+
+
+def test_admin_forgets_totals_of_one_replica(parts: Parts) -> None:
+    state, topic, _, clients = parts
+    expected = {key for key in topic.records if key.startswith(b'["a"')}
+    assert state.forget_totals("a") == len(expected)
+    records = written(clients, topic)
+    assert {record["key"] for record in records} == expected
+    assert {record["value"] for record in records} == {None}
+    assert [each.replica for each in state.replicas()] == ["b"]
+
+
+def test_admin_rejects_an_unknown_replica(parts: Parts) -> None:
+    state, _, _, clients = parts
+    with pytest.raises(UsageError, match="No replica 'c' has ever committed; those that have: a, b"):
+        state.forget_totals("c")
+    assert clients.made == []
+
+
+def test_admin_reports_an_aborted_change(parts: Parts) -> None:
+    state, *_ = parts
+
+    class Failing(ScriptedProducer):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(*arguments, **keywords)
+            self.errors["commit_transaction"] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
+
+    clients = state._clients = ScriptedClients(producer=Failing)
+    with pytest.raises(FatalError, match="replica 'a' was not changed: the transaction was aborted"):
+        state.forget_totals("a")
+    assert clients.made[0].calls[-3:] == ["abort_transaction", "purge", "flush"]
