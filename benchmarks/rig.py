@@ -40,5 +40,5 @@ class Harness:
         return delta
 
     def commit(self, delta: Delta) -> Snapshot:
-        self.ledger.accept(*self.ledger.after(delta))
+        self.ledger.apply(*self.ledger.preview(delta))
         return self.ledger.snapshot

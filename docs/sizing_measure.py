@@ -99,7 +99,7 @@ def measure(groups: int) -> None:
             lambda rows: np.full(len(rows), int(time.time() * 1000)),
         )
         _, once = timed(partial(engine.count, raw, delta))
-        totals, changes = ledger.after(delta)
+        totals, changes = ledger.preview(delta)
         names = [(index.groups[g], s) for g, s in zip(index.cell_group, index.cell_status, strict=False)]
         minutes = delta.by_minute()
         cells = [names[cell] for cell in minutes.cells.tolist()]
@@ -119,7 +119,7 @@ def measure(groups: int) -> None:
             encode_s, decode_s = encode_s + encoded, decode_s + decoded
             state_bytes += sum(map(len, keys)) + sum(map(len, state))
             rollup_bytes += sum(map(len, rollups))
-        ledger.accept(totals, changes)
+        ledger.apply(totals, changes)
         delta.clear()
     text, render_s = timed(lambda: renderer.render(ledger.snapshot, [], "text"))
     series = sum(1 for line in text.splitlines() if not line.startswith(b"#"))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tests.oracle import Key, bound_text, key
-from tokentrace.aggregate.dedup import Deduplicator
+from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
@@ -33,6 +33,7 @@ from tokentrace.model.spans import (
 from tokentrace.model.worker_stats import STAGES
 from tokentrace.pricing import SOURCES, Pricer
 from tokentrace.state.ledger import Ledger
+from tokentrace.state.replica_state import ReplicaState
 
 LAYOUT = Layout.build()
 NOW_S = 1_790_000_300.0
@@ -107,14 +108,17 @@ class Harness:
         schemas: Any = None,
         quality_window_s: float = 300.0,
         layout: Layout = LAYOUT,
-        seen: Deduplicator | None = None,
+        deduplicator: Deduplicator | None = None,
+        expire_after_s: float | None = None,
+        label_sets: Sequence[frozenset[str]] = (),
     ) -> None:
-        self.seen = seen
+        self.deduplicator = deduplicator or NullDeduplicator()
         self.clock = Clock()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.groups = GroupIndex(max_groups, hash_bits)
         self.delta = Delta(layout)
-        self.ledger = Ledger(layout, self.groups, quality_window_s, self.clock)
+        self.ledger = Ledger(layout, self.groups, quality_window_s, self.clock, expire_after_s, label_sets)
+        self.state = ReplicaState(delta=self.delta, ledger=self.ledger, deduplicator=self.deduplicator)
         self.engine = Pipeline(
             SpanDecoder(schemas if schemas is not None else WriterSchemas()),
             self.groups,
@@ -122,18 +126,15 @@ class Harness:
             layout,
             StageTimer(self.seconds),
             self.clock,
-            seen,
+            self.deduplicator,
         )
 
     def count(self, values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> None:
         self.engine.count(raw_batch(values, partition, offset, self.clock.now_s), self.delta)
 
     def commit(self) -> Snapshot:
-        self.ledger.accept(*self.ledger.after(self.delta))
-        if self.seen is not None:
-            self.seen.accept(self.seen.after(self.delta))
-        self.delta.clear()
-        return self.ledger.snapshot
+        self.state.apply(self.state.prepare())
+        return self.state.snapshot
 
 
 Cell = tuple[str, str, str, str]

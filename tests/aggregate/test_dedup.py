@@ -38,7 +38,7 @@ def audit(rig: Harness, partition: int = 0) -> tuple[int, ...]:
 
 
 def test_a_repeated_span_is_counted_once_within_a_batch_and_after_it() -> None:
-    rig = Harness(seen=seen())
+    rig = Harness(deduplicator=seen())
     rig.count([sent("t", "a"), sent("t", "b"), sent("t", "a"), b"junk"])
     rig.count([sent("t", "b"), sent("t", "c")], offset=4)
     rig.commit()
@@ -56,14 +56,14 @@ def test_without_it_every_span_counts() -> None:
 
 
 def test_the_first_in_the_order_of_offsets_is_the_one_that_counts() -> None:
-    rig = Harness(seen=seen())
+    rig = Harness(deduplicator=seen())
     rig.count([sent("t", "a", model=f"m{index}") for index in range(50)])
     rig.commit()
     assert [cell[0] for cell in cells_of(rig.ledger.snapshot)] == ["m0"]
 
 
 def test_a_span_is_the_same_only_with_its_trace_and_its_partition() -> None:
-    rig = Harness(seen=seen())
+    rig = Harness(deduplicator=seen())
     rig.count([sent("t", "a"), sent("u", "a"), sent("ta", ""), sent("", "ta"), sent("", "a")])
     rig.count([sent("t", "a")], partition=1)
     rig.commit()
@@ -72,14 +72,14 @@ def test_a_span_is_the_same_only_with_its_trace_and_its_partition() -> None:
 
 
 def test_a_span_without_a_span_id_is_counted_always() -> None:
-    rig = Harness(seen=seen())
+    rig = Harness(deduplicator=seen())
     rig.count([sent("t", "")] * 2 + [sent("t", "a")] * 2)
     rig.commit()
     assert audit(rig) == (4, 3, 0, 1)
 
 
 def test_dedup_accepts_a_corrected_copy_of_a_rejected_span_and_counts_parts_once() -> None:
-    rig = Harness(seen=seen())
+    rig = Harness(deduplicator=seen())
     odd = sent("t", "b", reasoning_tokens=9_000)
     rig.count([sent("t", "a", model=""), sent("t", "a"), odd, odd])
     snapshot = rig.commit()
@@ -88,14 +88,14 @@ def test_dedup_accepts_a_corrected_copy_of_a_rejected_span_and_counts_parts_once
 
 
 def test_a_repetition_creates_no_group() -> None:
-    rig = Harness(seen=seen())
+    rig = Harness(deduplicator=seen())
     rig.count([sent("t", "a"), sent("t", "a", model="other")])
     assert rig.commit().groups_count == 1
 
 
 @pytest.mark.parametrize(("later_s", "counts"), [(WINDOW_S, 1), (WINDOW_S + 1, 2)])
 def test_a_span_is_remembered_for_the_window(later_s: int, counts: int) -> None:
-    rig = Harness(seen=seen())
+    rig = Harness(deduplicator=seen())
     rig.count([sent("t", "a")])
     rig.commit()
     rig.clock.now_s += later_s
@@ -110,22 +110,22 @@ def test_a_span_is_remembered_for_the_window(later_s: int, counts: int) -> None:
 
 def test_dedup_window_evicts_old_ids_with_the_commit() -> None:
     memory = seen()
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     for minute in range(30):
         rig.count([sent("t", f"{minute}-{index}") for index in range(10)], offset=10 * minute)
         rig.commit()
         rig.clock.now_s += 60
-    remembered = memory.remembered()[0]
+    remembered = memory.stats()[0]
     assert remembered == (110, WINDOW_S, 0)
 
 
 def test_beyond_the_limit_the_oldest_are_forgotten_and_counted() -> None:
     memory = seen(max_ids=25)
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     for step in range(5):
         rig.count([sent("t", f"{step}-{index}") for index in range(10)], offset=10 * step)
         rig.commit()
-    assert memory.remembered()[0] == (20, 0, 30)
+    assert memory.stats()[0] == (20, 0, 30)
     memory._rebuild({}, 0)
     rig.count([sent("t", "4-0"), sent("t", "0-0")], offset=50)
     assert rig.delta.duplicates == {0: 1}
@@ -133,26 +133,26 @@ def test_beyond_the_limit_the_oldest_are_forgotten_and_counted() -> None:
 
 def test_a_commit_of_more_than_the_limit_is_not_written_at_all() -> None:
     memory = seen(max_ids=5)
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     rig.count([sent("t", str(index)) for index in range(10)])
-    assert memory.after(rig.delta) == DedupChanges([], [], {0: 10})
+    assert memory.preview(rig.delta) == DedupChanges([], [], {0: 10})
 
 
 def test_one_message_from_the_future_does_not_end_the_memory() -> None:
     memory = seen()
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     rig.count([sent("t", "a")])
     rig.commit()
     batch = raw_batch([sent("t", "b"), sent("t", "a")], offset=1)
     future = {0: (int(NOW_S * 1000), int(NOW_S + 3600) * 1000)}
     rig.engine.count(replace(batch, times_ms=future), rig.delta)
     assert rig.delta.duplicates == {0: 1}
-    assert memory.after(rig.delta).forgotten == []
+    assert memory.preview(rig.delta).evicted == []
 
 
 def test_dedup_remembers_committed_ids_only() -> None:
     memory = seen()
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     rig.count([sent("t", "a")])
     rig.commit()
     chunks = {0: list(memory._partitions[0].chunks)}
@@ -166,24 +166,24 @@ def test_dedup_remembers_committed_ids_only() -> None:
 
 def test_without_durable_chunks_a_rewound_partition_keeps_what_was_committed() -> None:
     memory = seen()
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     rig.count([sent("t", "a")])
     rig.commit()
     rig.count([sent("t", "b")], offset=1)
     rig.delta.clear()
-    memory.load([0], None, rig.delta)
+    memory.load([0], {}, rig.delta)
     rig.count([sent("t", "a"), sent("t", "b")], offset=1)
     assert (rig.delta.counted, rig.delta.duplicates) == ({0: 1}, {0: 1})
 
 
 def test_a_partition_that_went_and_came_back_has_what_its_owner_left() -> None:
     memory = seen()
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     rig.count([sent("t", "a"), sent("t", "b")])
     rig.count([sent("t", "a")], partition=1)
     rig.commit()
-    memory.forget([0])
-    assert list(memory.remembered()) == [1]
+    memory.revoke([0])
+    assert list(memory.stats()) == [1]
     memory.load([0], {0: []}, rig.delta)
     rig.count([sent("t", "a")], offset=2)
     rig.count([sent("t", "a")], partition=1, offset=1)
@@ -192,9 +192,9 @@ def test_a_partition_that_went_and_came_back_has_what_its_owner_left() -> None:
 
 def test_pending_spans_of_other_partitions_survive_an_assignment() -> None:
     memory = seen()
-    rig = Harness(seen=memory)
+    rig = Harness(deduplicator=memory)
     rig.count([sent("t", "a")], partition=1)
-    memory.load([0], {}, rig.delta)
+    memory.load([0], {0: []}, rig.delta)
     rig.count([sent("t", "a")], partition=1, offset=1)
     assert rig.delta.duplicates == {1: 1}
 
@@ -208,9 +208,9 @@ def test_the_table_grows_and_forgets_nothing() -> None:
         part = span_batch(*({"trace_id": "t", "span_id": span_id} for span_id in ids[first : first + 5_000]))
         batch = raw_batch([b""] * 5_000, offset=first)
         delta.positions.update(batch.positions)
-        assert memory.fresh(part, batch, delta).all()
+        assert memory.is_new(part, batch, delta).all()
     again = span_batch(*({"trace_id": "t", "span_id": span_id} for span_id in ids))
-    assert not memory.fresh(again, raw_batch([b""] * len(ids)), delta).any()
+    assert not memory.is_new(again, raw_batch([b""] * len(ids)), delta).any()
 
 
 def test_many_ids_are_several_chunks() -> None:
@@ -220,8 +220,8 @@ def test_many_ids_are_several_chunks() -> None:
     part = span_batch(*({"span_id": str(index)} for index in range(count)))
     batch = raw_batch([b""] * count)
     delta.positions.update(batch.positions)
-    memory.fresh(part, batch, delta)
-    kept = memory.after(delta).kept
+    memory.is_new(part, batch, delta)
+    kept = memory.preview(delta).kept
     assert [(chunk.piece, len(chunk.keys)) for chunk in kept] == [(0, CHUNK_IDS), (1, 7)]
     for chunk in kept:
         name = _parse_key("spans", dedup_key("spans", chunk))
@@ -280,7 +280,7 @@ def test_the_table_agrees_with_a_dict(entries: list[tuple[int, bool]], later: in
 @given(st.data())
 def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(data: st.DataObject) -> None:
     """Against a plain set, with time standing still. Two owners, what is committed between them in a dict."""
-    owners = [Harness(seen=seen()) for _ in range(2)]
+    owners = [Harness(deduplicator=seen()) for _ in range(2)]
     durable: dict[tuple[int, int, int], bytes] = {}
     truth: set[tuple[int, str]] = set()
     tally: Counter[str] = Counter()
@@ -294,15 +294,14 @@ def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(da
         return found
 
     for action in data.draw(st.lists(st.sampled_from(["batch", "batch", "commit", "abort", "move"]), max_size=25)):
-        memory = owner.seen
-        assert memory is not None
+        memory = owner.deduplicator
         if action == "batch":
             batch = data.draw(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcdef")), min_size=1, max_size=8))
             owner.count([sent("t", span_id) for _, span_id in batch], [partition for partition, _ in batch], position)
             position += len(batch)
             pending += batch
         elif action == "commit":
-            change = memory.after(owner.delta)
+            change = memory.preview(owner.delta)
             durable.update({chunk[:3]: encode_dedup_chunk(chunk) for chunk in change.kept})
             owner.commit()
             tally["polled"] += len(pending)
@@ -312,10 +311,9 @@ def test_any_order_of_batches_commits_aborts_and_owners_counts_each_span_once(da
             owner.delta.clear()
             pending = []
             if action == "move":
-                memory.forget([0, 1])
+                memory.revoke([0, 1])
                 owner = owners[1 - owners.index(owner)]
-            assert owner.seen is not None
-            owner.seen.load([0, 1], stored(), owner.delta)
+            owner.deduplicator.load([0, 1], stored(), owner.delta)
     audits = [partition for rig in owners for partition in rig.ledger.snapshot.partitions.values()]
     assert sum(audit.counted for audit in audits) == len(truth)
     assert sum(audit.polled for audit in audits) == tally["polled"]

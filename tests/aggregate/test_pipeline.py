@@ -371,4 +371,4 @@ def test_a_batch_takes_time_of_every_stage_of_the_engine_and_of_no_other() -> No
     rig = Harness()
     rig.count(values_of(range(50)))
     used = {stage for stage, seconds in rig.seconds.items() if seconds > 0.0}
-    assert used == {"decode", "validate", "index", "price", "aggregate"}
+    assert used == {"decode", "validate", "deduplicate", "index", "price", "aggregate"}

@@ -20,13 +20,13 @@ from tokentrace.commit.exactly_once import ExactlyOnce
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.runtime.worker import Worker
 from tokentrace.state import StateReader
-from tokentrace.state.ledger import Ledger
+from tokentrace.state.replica_state import ReplicaState
 
 #: Point -> (class, method before whose COUNTth call the process dies).
 POINTS: dict[str, tuple[type, str]] = {
     "after_produce": (ExactlyOnce, "_send_offsets"),
     "after_offsets_sent": (ExactlyOnce, "_commit_transaction"),
-    "after_commit": (Ledger, "accept"),
+    "after_commit": (ReplicaState, "apply"),
     "in_on_assign": (KafkaSource, "_assign"),
     "in_on_revoke": (Worker, "on_revoke"),
     "during_restore": (StateReader, "read"),

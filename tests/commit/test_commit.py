@@ -91,7 +91,7 @@ def exactly(rig: Harness, monkeypatch: pytest.MonkeyPatch) -> tuple[ExactlyOnce,
 
 
 def commit(committer: Any, rig: Harness) -> Outcome:
-    outcome = committer.commit(rig.delta, *rig.ledger.after(rig.delta))
+    outcome = committer.commit(rig.state.prepare())
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -206,7 +206,6 @@ def test_dead_letters_come_before_the_offsets(plainly: tuple[AtLeastOnce, Script
     assert commit(committer, rig) is Outcome.COMMITTED
     assert [key for _, key in producer.produced] == [b"key-1", b"key-2"]
     assert source.committed == {0: 3}
-    assert rig.delta.dead_letters == []
     committer.close()
 
 
@@ -217,10 +216,21 @@ def test_only_dead_letters_that_were_not_delivered_are_tried_again(
     producer.deliver = lambda index: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large") if index == 0 else None
     assert commit(committer, rig) is Outcome.RETRY
     assert source.committed == {}
-    assert [letter.envelope.key for letter in rig.delta.dead_letters] == [b"key-1"]
     producer.deliver = lambda _: None
     assert commit(committer, rig) is Outcome.COMMITTED
     assert [key for _, key in producer.produced] == [b"key-1", b"key-2", b"key-1"]
+
+
+def test_dead_letters_that_were_delivered_are_not_repeated_when_the_offsets_fail(
+    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness
+) -> None:
+    committer, producer, source = plainly
+    source.error = failure(KafkaError.REQUEST_TIMED_OUT)
+    assert commit(committer, rig) is Outcome.RETRY
+    rig.count([b"more"], offset=3)
+    source.error = None
+    assert commit(committer, rig) is Outcome.COMMITTED
+    assert len(producer.produced) == 3
 
 
 def test_a_dead_letter_that_cannot_be_queued_holds_the_commit_back(

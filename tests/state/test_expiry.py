@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness import LAYOUT, Harness
+from tests.harness import Harness
 from tests.spanfactory import message, span
 from tokentrace.exposition import Renderer
 from tokentrace.model.measures import SUMS
-from tokentrace.model.snapshot import ExpiredKey, Snapshot
-from tokentrace.state.ledger import Ledger
+from tokentrace.model.snapshot import ExpiredKey
 
 IDLE_S = 600.0
 Label = tuple[tuple[str, str], ...]
@@ -42,15 +41,8 @@ class Expiring(Harness):
     """A rig whose groups expire, and the renderer that shows it."""
 
     def __init__(self, labels: dict[str, tuple[str, ...]], zero_first: bool = False, **more: Any) -> None:
-        super().__init__(**more)
         self.renderer = Renderer(labels, zero_first)
-        self.ledger = Ledger(LAYOUT, self.groups, 300.0, self.clock, IDLE_S, self.renderer.label_sets)
-
-    def commit(self) -> Snapshot:
-        totals, changes = self.ledger.after(self.delta)
-        self.ledger.accept(totals, changes, self.ledger.expiry(totals))
-        self.delta.clear()
-        return self.ledger.snapshot
+        super().__init__(expire_after_s=IDLE_S, label_sets=self.renderer.label_sets, **more)
 
     def shown(self) -> dict[tuple[str, Label], float]:
         return parse(self.renderer.render(self.ledger.snapshot, [], "text").decode())
@@ -134,7 +126,7 @@ def test_without_the_setting_nothing_expires() -> None:
     rig.count([message(call("a", "x"))])
     rig.commit()
     rig.clock.now_s += 1e9
-    assert not rig.ledger.expiry(rig.ledger.totals)
+    assert not rig.state.prepare()
 
 
 def test_a_caller_ends_and_its_model_goes_on() -> None:
@@ -235,7 +227,7 @@ def test_expiry_keeps_groups_with_uncommitted_counts() -> None:
     rig.commit()
     rig.clock.now_s += IDLE_S
     rig.count([message(call("a", "x", "error"))], offset=1)
-    assert not rig.ledger.expiry(rig.ledger.totals)
+    assert not rig.ledger.find_expired(rig.ledger.totals)
 
 
 def test_a_snapshot_stays_what_it_was() -> None:

@@ -64,7 +64,7 @@ def test_ledger_has_nothing_committed_at_first() -> None:
 def test_ledger_shows_committed_counts_only() -> None:
     rig = Harness()
     rig.count([one_of("a"), None])
-    rig.ledger.after(rig.delta)
+    rig.ledger.preview(rig.delta)
     assert frozen(rig.ledger.totals) == frozen(Totals.empty(LAYOUT))
     assert cells_of(rig.ledger.snapshot) == {}
     snapshot = rig.commit()
@@ -91,7 +91,7 @@ def test_a_delta_that_is_dropped_changes_nothing() -> None:
     before = rig.commit()
     then = frozen(before)
     rig.count([one_of("a"), one_of("new"), b"junk"], offset=1)
-    rig.ledger.after(rig.delta)
+    rig.ledger.preview(rig.delta)
     rig.delta.clear()
     assert rig.ledger.snapshot is before
     assert frozen(before) == then
@@ -125,10 +125,10 @@ def test_a_total_beyond_64_bits_stops_the_worker_and_commits_nothing() -> None:
     ledger = Ledger(LAYOUT, GroupIndex(10), 300.0, Clock())
     delta = Delta(LAYOUT)
     delta.add(0, np.array([0]), np.full((1, LAYOUT.width), 2**62))
-    totals, _ = ledger.after(delta)
+    totals, _ = ledger.preview(delta)
     ledger.totals = totals
     with pytest.raises(FatalError, match=r"outgrown 64 bits; give this replica a new worker\.replica_id"):
-        ledger.after(delta)
+        ledger.preview(delta)
     assert ledger.totals is totals
     assert (totals.values == 2**62).all()
 
@@ -186,9 +186,9 @@ def test_totals_are_the_sum_of_the_committed_deltas_and_of_no_other(deltas: list
             delta.rejected[partition] += refused
             delta.polled[partition] += counted + refused
         delta.reasons.update(rejected)
-        after = ledger.after(delta)
+        after = ledger.preview(delta)
         if commits:
-            ledger.accept(*after)
+            ledger.apply(*after)
             for _, cell, value in additions:
                 cells[cell] += value
             for partition, (counted, refused) in partitions.items():
@@ -245,8 +245,8 @@ def test_an_old_totals_value_may_be_added_to_again() -> None:
     old = rig.ledger.totals
     then = frozen(old)
     rig.count([one_of("a"), one_of("b")])
-    first, _ = rig.ledger.after(rig.delta)
-    second, _ = rig.ledger.after(rig.delta)
+    first, _ = rig.ledger.preview(rig.delta)
+    second, _ = rig.ledger.preview(rig.delta)
     assert frozen(first) == frozen(second)
     assert frozen(old) == then
     assert frozen(replace(first, committed_at_s=0.0)) != frozen(replace(old, committed_at_s=0.0))

@@ -80,7 +80,7 @@ def test_a_refresh_without_change_keeps_the_snapshot() -> None:
 def test_scores_of_a_dropped_delta_are_not_in_the_window() -> None:
     rig = Harness()
     rig.count(scored(0.5))
-    rig.ledger.after(rig.delta)
+    rig.ledger.preview(rig.delta)
     rig.delta.clear()
     rig.count([message(span())])
     assert qualities(rig.commit()) == {}

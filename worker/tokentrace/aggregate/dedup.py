@@ -51,17 +51,17 @@ class DedupChunk(NamedTuple):
 
 
 class DedupChanges(NamedTuple):
-    """What a commit changes: chunks to be remembered, and chunks to be forgotten.
+    """Chunks that a commit adds, and chunks that it evicts.
 
-    early: partition -> ids that are forgotten before their window is over, since there are too many.
+    early: partition -> ids that are evicted before their window is over, since there are too many.
     """
 
     kept: Sequence[DedupChunk] = ()
-    forgotten: Sequence[DedupChunk] = ()
+    evicted: Sequence[DedupChunk] = ()
     early: Mapping[int, int] = {}
 
 
-#: No span is remembered or forgotten.
+#: No id is added or evicted.
 NO_DEDUP_CHANGES: Final = DedupChanges()
 
 
@@ -93,15 +93,15 @@ class Deduplicator:
 
     # -- counting ----------------------------------------------------------------------------------------------------
 
-    def fresh(self, spans: SpanBatch, batch: RawBatch, delta: Delta) -> NDArray[np.bool_]:
-        """bool[m]: which spans are to be counted; their ids are entered into the table and the delta.
+    def is_new(self, spans: SpanBatch, batch: RawBatch, delta: Delta) -> NDArray[np.bool_]:
+        """Return bool[m], the spans to count, and add their ids to the table and the delta.
 
-        Of equal spans in a batch the first is. A span without a span id is always counted.
+        Of equal spans in a batch only the first is new. A span without a span id always is.
         """
-        fresh = np.ones(len(spans), np.bool_)
+        is_new = np.ones(len(spans), np.bool_)
         rows = np.flatnonzero(spans.span_id.length)
         if not len(rows):
-            return fresh
+            return is_new
         partitions = batch.partitions[spans.row]
         keys = span_keys(spans, partitions)
         if len(rows) < len(spans):
@@ -112,25 +112,25 @@ class Deduplicator:
             times_s = [min(max(each // 1000, 0), _LAST_SECOND) for each in batch.times_ms[partition]]
             first_s[partition], last_s[partition] = min(times_s), max(times_s)
         if not self._table.has_room(len(keys)):
-            self._rebuild(delta.seen, len(keys))
+            self._rebuild(delta.counted_ids, len(keys))
         counted = self._table.enter(keys, last_s[partitions], first_s[partitions] - self._window_s)
         for partition in numbers:
             mine = keys[counted & (partitions == partition)]
             if len(mine):
-                delta.seen.setdefault(partition, []).append(
+                delta.counted_ids.setdefault(partition, []).append(
                     CountedIds(int(first_s[partition]), int(last_s[partition]), mine)
                 )
-        fresh[rows] = counted
-        return fresh
+        is_new[rows] = counted
+        return is_new
 
     # -- committing --------------------------------------------------------------------------------------------------
 
-    def after(self, delta: Delta) -> DedupChanges:
-        """What committing the delta changes."""
+    def preview(self, delta: Delta) -> DedupChanges:
+        """Return the dedup-state changes that committing `delta` makes."""
         kept: list[DedupChunk] = []
-        forgotten: list[DedupChunk] = []
+        evicted: list[DedupChunk] = []
         early: dict[int, int] = {}
-        for partition, runs in delta.seen.items():
+        for partition, runs in delta.counted_ids.items():
             known = self._partitions.get(partition, _Partition())
             fresh = list(_chunks(partition, delta.positions[partition], runs))
             excess = known.ids + sum(len(chunk.keys) for chunk in fresh) - self._max_ids
@@ -145,41 +145,41 @@ class Deduplicator:
                 excess -= len(chunk.keys)
                 if not expired:
                     early[partition] = early.get(partition, 0) + len(chunk.keys)
-            forgotten += islice(known.chunks, dropped)
+            evicted += islice(known.chunks, dropped)
             kept += fresh[max(dropped - len(known.chunks), 0) :]
-        return DedupChanges(kept, forgotten, early)
+        return DedupChanges(kept, evicted, early)
 
-    def accept(self, memory: DedupChanges) -> None:
-        """`after` has become durable. What is forgotten leaves the table when that is made anew."""
-        for chunk in memory.forgotten:
+    def apply(self, changes: DedupChanges) -> None:
+        """Apply committed changes; evicted ids leave the hash table at its next rebuild."""
+        for chunk in changes.evicted:
             self._partitions[chunk.partition].drop_oldest()
-        for chunk in memory.kept:
+        for chunk in changes.kept:
             self._partitions.setdefault(chunk.partition, _Partition()).add(chunk)
-        for partition, count in memory.early.items():
+        for partition, count in changes.early.items():
             self._partitions.setdefault(partition, _Partition()).early += count
 
     # -- partitions come and go ----------------------------------------------------------------------------------------
 
-    def load(self, partitions: Iterable[int], chunks: Mapping[int, Sequence[DedupChunk]] | None, delta: Delta) -> None:
-        """Begin these partitions with what is committed of them, and nothing else.
+    def load(self, partitions: Iterable[int], chunks: Mapping[int, Sequence[DedupChunk]], delta: Delta) -> None:
+        """Begin these partitions with the ids that are committed of them, and nothing else.
 
-        chunks: what is durable; None where nothing is, and what this process remembers holds.
+        chunks: partition -> its durable chunks; a partition that is not in it keeps what this process remembers.
         """
         for partition in partitions:
-            delta.seen.pop(partition, None)
-            if chunks is not None:
-                begun = self._partitions[partition] = _Partition()
-                for chunk in chunks.get(partition, ()):
-                    begun.add(chunk)
-        self._rebuild(delta.seen, 0)
+            delta.counted_ids.pop(partition, None)
+            if partition in chunks:
+                loaded = self._partitions[partition] = _Partition()
+                for chunk in chunks[partition]:
+                    loaded.add(chunk)
+        self._rebuild(delta.counted_ids, 0)
 
-    def forget(self, partitions: Iterable[int]) -> None:
-        """These partitions are another's now. What the table has of them goes when they come back."""
+    def revoke(self, partitions: Iterable[int]) -> None:
+        """Drop the state of revoked partitions; their table entries go at the next rebuild."""
         for partition in partitions:
             self._partitions.pop(partition, None)
 
-    def remembered(self) -> dict[int, DedupStats]:
-        """Partition -> what is remembered of it."""
+    def stats(self) -> dict[int, DedupStats]:
+        """Return partition -> how much is remembered of it."""
         return {
             partition: DedupStats(
                 each.ids, each.chunks[-1].stamp_s - each.chunks[0].stamp_s if each.chunks else 0, each.early
@@ -203,6 +203,19 @@ class Deduplicator:
                 part = slice(first, first + CHUNK_IDS)
                 # An id that was forgotten and counted again is in two chunks, of which the later one holds.
                 self._table.enter(keys[part], stamps[part], np.full(len(keys[part]), _LAST_SECOND + 1))
+
+
+class NullDeduplicator(Deduplicator):
+    """Counts every span: nothing is remembered, so nothing is committed or loaded."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 0)
+
+    def is_new(self, spans: SpanBatch, batch: RawBatch, delta: Delta) -> NDArray[np.bool_]:
+        return np.ones(len(spans), np.bool_)
+
+    def load(self, partitions: Iterable[int], chunks: Mapping[int, Sequence[DedupChunk]], delta: Delta) -> None:
+        pass
 
 
 class _Table:

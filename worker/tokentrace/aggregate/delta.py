@@ -31,7 +31,7 @@ class Changes(NamedTuple):
 class CountedIds(NamedTuple):
     """Spans counted of one partition in one batch. first_s, last_s: when it was published, whole Unix seconds.
 
-    keys: uint64[n]; see `seen`.
+    keys: uint64[n]; see `dedup`.
     """
 
     first_s: int
@@ -92,7 +92,7 @@ class Delta:
     polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.
     event_times_us: partition -> the latest event time of it, Unix time: all before it is counted, more or less.
     clamped: spans whose event time could not be true, and was taken from the broker's.
-    seen: partition -> what was counted of it, where repeated spans are looked for.
+    counted_ids: partition -> ids of the spans counted in it, where repeated spans are looked for.
     dead_letters: messages to hand to the dead-letter topic before the offsets are committed.
     """
 
@@ -104,7 +104,7 @@ class Delta:
         self.duplicates: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dead_letters: list[DeadLetter] = []
-        self.seen: dict[int, list[CountedIds]] = {}
+        self.counted_ids: dict[int, list[CountedIds]] = {}
         self.event_times_us: dict[int, int] = {}
         self.clamped = 0
         self._rows_of: dict[int, _Rows] = {}
@@ -145,7 +145,10 @@ class Delta:
 
     def by_minute(self) -> MinuteRows:
         """The increments by event minute and cell, in no particular order. Views: copy what must outlive `clear`."""
-        return MinuteRows(self._minutes[: self._rows], self._cells[: self._rows], self._values[: self._rows])
+        rows = MinuteRows(self._minutes[: self._rows], self._cells[: self._rows], self._values[: self._rows])
+        for column in rows:
+            column.flags.writeable = False
+        return rows
 
     def changes(self) -> Changes:
         """The increments by cell, over all minutes."""
@@ -168,7 +171,7 @@ class Delta:
             self.rejected,
             self.duplicates,
             self.reasons,
-            self.seen,
+            self.counted_ids,
             self.event_times_us,
         ):
             tally.clear()

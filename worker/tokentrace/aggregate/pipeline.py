@@ -1,6 +1,6 @@
 """The engine: one batch of raw messages becomes an addition to the delta. No Kafka and no HTTP.
 
-frame -> decode -> validate -> (seen) -> index -> price -> aggregate, each stage over whole arrays. A batch is
+frame -> decode -> validate -> deduplicate -> index -> price -> aggregate, each stage over whole arrays. A batch is
 counted whole or not at all: when a writer schema cannot be had right now, `SchemaUnavailable` leaves the delta
 as it was and the caller offers the same batch again later.
 """
@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.dedup import Deduplicator
+from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.sums import aggregate
@@ -62,10 +62,9 @@ class Pipeline:
         layout: Layout,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
-        seen: Deduplicator | None = None,
+        deduplicator: Deduplicator | None = None,
     ) -> None:
-        """seen: the spans that are not to be counted again; None where every span is counted."""
-        self._seen = seen
+        self._deduplicator = deduplicator or NullDeduplicator()
         self._decoder = decoder
         self._groups = groups
         self._pricer = pricer
@@ -83,14 +82,13 @@ class Pipeline:
         decoded = self._decoder.decode(batch.values)
         timer.mark("decode")
         spans, rejected = reject_invalid(decoded.spans)
-        if self._seen is not None:
-            timer.mark("validate")
-            # After the judgement: a span that was rejected may be sent again, mended. Before parts are counted.
-            fresh = self._seen.fresh(spans, batch, delta)
-            if not fresh.all():
-                _tally(delta.duplicates, batch.partitions[spans.row[~fresh]])
-                spans = spans.take(np.flatnonzero(fresh))
-            timer.mark("deduplicate")
+        timer.mark("validate")
+        # After validation: a span that was rejected may be published again, corrected. Before parts are counted.
+        is_new = self._deduplicator.is_new(spans, batch, delta)
+        if not is_new.all():
+            _tally(delta.duplicates, batch.partitions[spans.row[~is_new]])
+            spans = spans.take(np.flatnonzero(is_new))
+        timer.mark("deduplicate")
         spans, parts = repair(spans)
         timer.mark("validate")
         group = self._groups.lookup(spans)

@@ -1,7 +1,6 @@
-"""Commit: the step that makes a delta durable. One module a guarantee, all of them a `Committer`.
+"""Commit: the step that makes a proposal durable. One module a guarantee, all of them a `Committer`.
 
-The loop computes what the totals will be, calls `commit`, and acts on the outcome alone: accept them, drop the
-delta, or keep it and try again.
+`state.ReplicaState` documents the order of prepare, commit and apply.
 """
 
 from __future__ import annotations
@@ -10,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
-from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, DedupChanges, DedupChunk
-from tokentrace.aggregate.delta import Changes, Delta
-from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
+from tokentrace.aggregate.dedup import DedupChunk
+from tokentrace.state.proposal import Proposal
+from tokentrace.state.totals import Totals
 
 
 class Outcome(Enum):
-    """What became of a commit.
+    """The result of a commit.
 
-    COMMITTED: durable; accept the totals. DROPPED: this member no longer owns what it counted; clear the delta and
-    read again from the group's offsets. RETRY: not durable yet; keep the delta and commit it again.
+    COMMITTED: durable; apply the proposal. DROPPED: this member no longer owns what it counted; discard the delta and
+    rewind to the group's offsets. RETRY: not durable yet; keep the delta and commit it again.
     """
 
     COMMITTED = "ok"
@@ -28,38 +27,28 @@ class Outcome(Enum):
 
 
 class Committer(Protocol):
-    """Makes deltas durable."""
-
-    def start(self) -> Totals | None:
-        """Prepare, before the group is joined; what this replica has committed in earlier runs, if that is kept.
-
-        Raises FatalError when this replica may not run.
-        """
+    """Makes proposals durable."""
 
     #: Input partition -> offset below which spans are known to be counted already; complete after `start`.
     counted_up_to: Mapping[int, int]
 
-    def commit(
-        self,
-        delta: Delta,
-        totals: Totals,
-        changes: Changes,
-        memory: DedupChanges = NO_DEDUP_CHANGES,
-        ended: Expiry = NOTHING_EXPIRED,
-    ) -> Outcome:
-        """Make the delta durable: its dead letters, its offsets and, where the guarantee asks for it, its totals.
+    def start(self) -> Totals | None:
+        """Prepare, before the group is joined. Return what earlier runs have committed, None where none is kept.
 
-        totals: what the ledger holds once this is committed. changes: the cells in which it differs.
-        memory: what changes in the memory of spans. ended: what expires; the delta may then be empty.
-
-        A dead letter that was delivered for good leaves the delta; all else in it stays as it is.
+        Raises FatalError when this replica may not run.
         """
 
-    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]] | None:
-        """What is committed of the memory of spans, of partitions that are about to be counted; None: it is not kept.
+    def commit(self, proposal: Proposal) -> Outcome:
+        """Make a proposal durable: its dead letters, its offsets and, where the guarantee includes it, its totals.
 
-        Raises FatalError when it cannot be read.
+        Raises FatalError when no commit of this worker can succeed any more.
+        """
+
+    def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]]:
+        """Return the committed span ids of partitions, without an entry where none are kept durably.
+
+        Raises FatalError when they cannot be read.
         """
 
     def close(self) -> None:
-        """Free the broker connections."""
+        """Close the broker connections."""

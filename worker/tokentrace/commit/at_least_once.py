@@ -11,15 +11,15 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, DedupChanges
-from tokentrace.aggregate.delta import Changes, Delta
+from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import headers_of
 from tokentrace.errors import FatalError
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import DeadLetter
-from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
+from tokentrace.state.proposal import Proposal
+from tokentrace.state.totals import Totals
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +31,13 @@ MAX_MESSAGE_BYTES: Final = 1_000_000_000
 
 
 class AtLeastOnce:
-    """Commits a delta in two steps, each of which may be repeated.
+    """Commits a proposal in two steps, each of which may be repeated.
 
-    1. Dead letters are produced and their delivery awaited (idempotent producer, acks from all replicas); each
-       leaves the delta when it is delivered.
-    2. The consumed offsets are committed for the group.
+    1. Produce the dead letters and await their delivery (idempotent producer, acks from all replicas).
+    2. Commit the consumed offsets for the group.
+
+    Dead letters that were delivered by a commit that then failed are remembered until one succeeds, and are not
+    produced again.
     """
 
     #: Nothing is known from before this process.
@@ -45,6 +47,8 @@ class AtLeastOnce:
         self._source = source
         self._topic = dead_letter_topic
         self._refusal = ""
+        #: (topic, partition, offset) of the messages whose dead letters were delivered since the last commit.
+        self._delivered: set[tuple[str, int, int]] = set()
         config = {**producer_config, "enable.idempotence": True, "linger.ms": 5, "message.max.bytes": MAX_MESSAGE_BYTES}
         self._producer = Producer(config, logger=logging.getLogger("librdkafka"))
 
@@ -52,23 +56,17 @@ class AtLeastOnce:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""
         return None
 
-    def seen(self, partitions: Sequence[int]) -> None:
-        """It is in memory, as the totals are."""
+    def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]]:
+        """Nothing to restore: at-least-once keeps the deduplication state in memory only."""
+        return {}
 
-    def commit(
-        self,
-        delta: Delta,
-        totals: Totals,
-        changes: Changes,
-        memory: DedupChanges = NO_DEDUP_CHANGES,
-        ended: Expiry = NOTHING_EXPIRED,
-    ) -> Outcome:
-        if not delta:
+    def commit(self, proposal: Proposal) -> Outcome:
+        if not proposal.positions:
             return Outcome.COMMITTED  # Expiry alone, of totals that are in memory.
-        if delta.dead_letters and not self._deliver(delta):
+        if not self._deliver(proposal.dead_letters):
             return Outcome.RETRY
         try:
-            self._source.commit(delta.positions)
+            self._source.commit(proposal.positions)
         except KafkaException as failure:
             error = failure.args[0]
             if error.code() in MEMBERSHIP_LOST:
@@ -80,31 +78,32 @@ class AtLeastOnce:
                 ) from failure
             log.warning("The offsets could not be committed (%s); trying again.", error.str())
             return Outcome.RETRY
+        self._delivered.clear()
         return Outcome.COMMITTED
 
-    def _deliver(self, delta: Delta) -> bool:
-        """Produce the delta's dead letters; true when every one was delivered and has left the delta."""
-        undelivered = dict(enumerate(delta.dead_letters))
-        for index, letter in tuple(undelivered.items()):
-            self._produce(letter, partial(self._on_delivery, undelivered, index))
+    def _deliver(self, letters: Sequence[DeadLetter]) -> bool:
+        """Produce the dead letters that are not delivered yet; true when all of them are then."""
+        letters = [letter for letter in letters if _origin(letter) not in self._delivered]
+        if not letters:
+            return True
+        for letter in letters:
+            self._produce(letter, partial(self._on_delivery, letter))
         try:
             self._producer.flush(FLUSH_TIMEOUT_S)
         except KafkaException as failure:
             raise FatalError(f"Kafka no longer accepts dead letters ({failure.args[0].str()}).") from failure
-        if undelivered:
+        delivered = all(_origin(letter) in self._delivered for letter in letters)
+        if not delivered:
             # What is still queued would otherwise arrive beside the next try's copy.
             self._producer.purge()
             self._producer.flush(1.0)
             reason = self._refusal or "no answer from the broker"
             log.warning("Dead letters could not be written to %s (%s); trying again.", self._topic, reason)
-        delta.dead_letters = list(undelivered.values())
-        return not undelivered
+        return delivered
 
-    def _on_delivery(
-        self, undelivered: dict[int, DeadLetter], index: int, error: KafkaError | None, _: Message
-    ) -> None:
+    def _on_delivery(self, letter: DeadLetter, error: KafkaError | None, _: Message) -> None:
         if error is None:
-            undelivered.pop(index, None)
+            self._delivered.add(_origin(letter))
         else:
             self._refusal = error.str()
 
@@ -129,3 +128,8 @@ class AtLeastOnce:
         # It raises for a producer that is refused for good, which was told already.
         with suppress(KafkaException):
             self._producer.flush(FLUSH_TIMEOUT_S)
+
+
+def _origin(letter: DeadLetter) -> tuple[str, int, int]:
+    envelope = letter.envelope
+    return envelope.topic, envelope.partition, envelope.offset

@@ -19,8 +19,7 @@ import numpy as np
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, DedupChanges, DedupChunk
-from tokentrace.aggregate.delta import Changes, Delta
+from tokentrace.aggregate.dedup import DedupChanges, DedupChunk
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import headers_of
@@ -28,12 +27,14 @@ from tokentrace.errors import FatalError
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, UNAUTHORIZED
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.measures import Layout
+from tokentrace.model.messages import DeadLetter
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, folded_key, replica_key
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
+from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress
 from tokentrace.state.restore import partition_of
-from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
+from tokentrace.state.totals import Expiry, Totals
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class ExactlyOnceSettings:
 
 
 class ExactlyOnce:
-    """Commits a delta in one transaction.
+    """Commits a proposal in one transaction.
 
     1. Begin a transaction. None is open between commits: it would hold up everyone who reads committed data.
     2. Produce the new totals of the cells that changed, and the replica's own record, to the state topic; remove
@@ -146,27 +147,20 @@ class ExactlyOnce:
         totals, self.counted_up_to = reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
         return totals
 
-    def seen(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]] | None:
+    def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]]:
         if self._ids is None:
-            return None
+            return {}
         return self._ids.read(self._settings.source_topic, partitions)
 
-    def commit(
-        self,
-        delta: Delta,
-        totals: Totals,
-        changes: Changes,
-        memory: DedupChanges = NO_DEDUP_CHANGES,
-        ended: Expiry = NOTHING_EXPIRED,
-    ) -> Outcome:
+    def commit(self, proposal: Proposal) -> Outcome:
         try:
             self._producer.begin_transaction()  # 1
-            self._produce_state(totals, changes.cells)  # 2
-            self._produce_expiry(ended)
-            self._produce_rollups(delta, totals.committed_at_s)  # 3
-            self._produce_dead_letters(delta)
-            self._produce_memory(memory)
-            self._send_offsets(delta)  # 4
+            self._produce_state(proposal.totals, proposal.changes.cells)  # 2
+            self._produce_expiry(proposal.expiry)
+            self._produce_rollups(proposal)  # 3
+            self._produce_dead_letters(proposal.dead_letters)
+            self._produce_dedup(proposal.dedup)
+            self._send_offsets(proposal.positions)  # 4
             self._commit_transaction()  # 5
         except KafkaException as failure:
             return self._give_up(failure.args[0])
@@ -186,38 +180,38 @@ class ExactlyOnce:
         own = self._codec.replica(replica, self._settings.source_topic, totals)
         self._produce(topic, replica_key(replica), own, self._state_partition)
 
-    def _produce_expiry(self, ended: Expiry) -> None:
+    def _produce_expiry(self, expiry: Expiry) -> None:
         topic, replica = self._settings.state_topic, self._settings.replica
-        for group, status in self._cells(ended.gone):
+        for group, status in self._cells(expiry.expired_cells):
             self._produce(topic, cell_key(replica, group, status), None, self._state_partition)
-        for key in ended.written:
-            value = self._codec.folded(ended.folded[key])
+        for key in expiry.upserts:
+            value = self._codec.folded(expiry.expired[key])
             self._produce(topic, folded_key(replica, key), value, self._state_partition)
-        for key in ended.removed:
+        for key in expiry.tombstones:
             self._produce(topic, folded_key(replica, key), None, self._state_partition)
 
-    def _produce_rollups(self, delta: Delta, committed_at_s: float) -> None:
-        rows = delta.by_minute()
+    def _produce_rollups(self, proposal: Proposal) -> None:
+        rows, committed_at_s = proposal.by_minute, proposal.totals.committed_at_s
         key = replica_key(self._settings.replica)
-        progress = Progress(self._source.topic_partitions, delta.event_times_us, delta.clamped)
+        progress = Progress(self._source.topic_partitions, proposal.event_times_us, proposal.clamped)
         for value in self._codec.rollups(
             self._settings.replica, committed_at_s, rows.minutes, self._cells(rows.cells), rows.values, progress
         ):
             self._produce(self._settings.rollups_topic, key, value, 0)
 
-    def _produce_memory(self, memory: DedupChanges) -> None:
+    def _produce_dedup(self, changes: DedupChanges) -> None:
         if self._ids is None:
             return
         topic, source = self._settings.ids_topic, self._settings.source_topic
-        for chunk in memory.kept:
+        for chunk in changes.kept:
             self._produce(
                 topic, dedup_key(source, chunk), encode_dedup_chunk(chunk), self._ids.partition(chunk.partition)
             )
-        for chunk in memory.forgotten:
+        for chunk in changes.evicted:
             self._produce(topic, dedup_key(source, chunk), None, self._ids.partition(chunk.partition))
 
-    def _produce_dead_letters(self, delta: Delta) -> None:
-        for letter in delta.dead_letters:
+    def _produce_dead_letters(self, letters: Sequence[DeadLetter]) -> None:
+        for letter in letters:
             self._produce(
                 self._settings.dead_letter_topic,
                 letter.envelope.key,
@@ -226,12 +220,11 @@ class ExactlyOnce:
                 headers_of(letter),
             )
 
-    def _send_offsets(self, delta: Delta) -> None:
-        if not delta:
+    def _send_offsets(self, positions: Mapping[int, int]) -> None:
+        if not positions:
             return  # Expiry alone.
         offsets = [
-            TopicPartition(self._settings.source_topic, partition, offset)
-            for partition, offset in delta.positions.items()
+            TopicPartition(self._settings.source_topic, partition, offset) for partition, offset in positions.items()
         ]
         with Watchdog("send_offsets_to_transaction"):
             self._producer.send_offsets_to_transaction(offsets, self._source.group_metadata(), STEP_TIMEOUT_S)

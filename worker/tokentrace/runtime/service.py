@@ -52,6 +52,7 @@ from tokentrace.runtime.wiring import (
 )
 from tokentrace.runtime.worker import LoopSettings, Worker
 from tokentrace.state.ledger import Ledger
+from tokentrace.state.replica_state import ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -83,30 +84,34 @@ class Service:
         groups = GroupIndex(metrics.max_groups)
         self._stats = WorkerStats(replica_id=section.replica_id, guarantee=section.guarantee, started_at_s=clock())
         schemas = writer_schemas(config)
-        seen = deduplicator(config)
-        decoder = SpanDecoder(schemas, config.kafka.framing, identity=seen is not None)
+        dedup = deduplicator(config)
+        decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
         self._stats.registry_requests = schemas.requests
         self._stats.schemas = decoder.paths
         self._renderer = Renderer(metrics.labels, metrics.zero_first)
         timer = StageTimer(self._stats.stage_seconds)
         self._source = KafkaSource(source_settings(config), kafka_clients(config), clock)
         self._worker = Worker(
-            LoopSettings(
+            settings=LoopSettings(
                 section.commit_interval,
                 section.batch_size,
                 section.batch_wait,
                 HEARTBEAT_S if config.alerts else None,
             ),
-            self._source,
-            Pipeline(decoder, groups, pricer(config, clock), layout, timer, clock, seen),
-            Delta(layout),
-            Ledger(layout, groups, metrics.quality_window, clock, metrics.expire_after, self._renderer.label_sets),
-            committer(config, self._source, groups, layout),
-            self._stats,
-            timer,
-            clock,
-            self._renderer.adopt,
-            seen,
+            source=self._source,
+            pipeline=Pipeline(decoder, groups, pricer(config, clock), layout, timer, clock, dedup),
+            state=ReplicaState(
+                delta=Delta(layout),
+                ledger=Ledger(
+                    layout, groups, metrics.quality_window, clock, metrics.expire_after, self._renderer.label_sets
+                ),
+                deduplicator=dedup,
+            ),
+            committer=committer(config, self._source, groups, layout),
+            stats=self._stats,
+            timer=timer,
+            clock=clock,
+            on_restored=self._renderer.adopt,
         )
         self._evaluator: Evaluator | None = None
         board = None

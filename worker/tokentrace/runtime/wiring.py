@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tokentrace.aggregate.dedup import Deduplicator
+from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.alerts.evaluator import EvaluatorSettings
 from tokentrace.commit import Committer
@@ -62,11 +62,11 @@ def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: L
     return ExactlyOnce(settings, source, groups, layout)
 
 
-def deduplicator(config: Config) -> Deduplicator | None:
+def deduplicator(config: Config) -> Deduplicator:
     """The memory of counted spans, where spans that are published again are looked for."""
     section = config.worker.deduplicate
     if section is None:
-        return None
+        return NullDeduplicator()
     # `by` has one value so far.
     return {"span_id": Deduplicator}[section.by](section.window, section.max_ids)
 

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tokentrace.aggregate.dedup import NO_DEDUP_CHANGES, Deduplicator
-from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
 from tokentrace.errors import SchemaUnavailable
@@ -22,7 +20,7 @@ from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import WorkerStats
-from tokentrace.state.ledger import Ledger
+from tokentrace.state.replica_state import ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -53,29 +51,24 @@ class Worker:
 
     def __init__(
         self,
+        *,
         settings: LoopSettings,
         source: KafkaSource,
-        engine: Pipeline,
-        delta: Delta,
-        ledger: Ledger,
+        pipeline: Pipeline,
+        state: ReplicaState,
         committer: Committer,
         stats: WorkerStats,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
         on_restored: Callable[[Snapshot], None] = lambda _: None,
-        seen: Deduplicator | None = None,
     ) -> None:
-        """on_restored: told what earlier runs have committed, before any of it is shown.
-
-        seen: the memory of counted spans, which is the engine's too.
-        """
-        self._seen = seen
+        """on_restored: called with what earlier runs have committed, before any of it is shown."""
         self._settings = settings
         self._on_restored = on_restored
         self._source = source
-        self._engine = engine
-        self._delta = delta
-        self._ledger = ledger
+        self._pipeline = pipeline
+        self._state = state
+        self._delta = state.delta
         self._committer = committer
         self._stats = stats
         self._timer = timer
@@ -93,7 +86,7 @@ class Worker:
     @property
     def snapshot(self) -> Snapshot:
         """The last committed totals."""
-        return self._ledger.snapshot
+        return self._state.snapshot
 
     def stop(self) -> None:
         """Ask the loop to commit, leave the group and return. Safe from signal handlers and other threads."""
@@ -125,10 +118,10 @@ class Worker:
         began = time.perf_counter()
         totals = self._committer.start()
         if totals is not None:
-            self._ledger.restore(totals)
-            self._on_restored(self._ledger.snapshot)
+            self._state.restore(totals)
+            self._on_restored(self.snapshot)
             self._stats.last_commit_at_s = totals.committed_at_s
-            log.info("Restored the totals of %d series groups.", len(self._ledger.snapshot.groups) - 1)
+            log.info("Restored the totals of %d series groups.", len(self.snapshot.groups) - 1)
         self._stats.restore_seconds = time.perf_counter() - began
 
     # -- one turn --------------------------------------------------------------------------------------------------
@@ -150,7 +143,7 @@ class Worker:
         if now_s >= self._commit_due_s or len(self._delta.dead_letters) >= MAX_DEAD_LETTERS:
             self._commit()
             self._commit_due_s = now_s + self._settings.commit_interval_s
-            self._ledger.refresh()
+            self._state.refresh()
         if now_s >= self.stats.last_turn_at_s + PUBLISH_INTERVAL_S:
             self._publish_stats()
 
@@ -162,7 +155,7 @@ class Worker:
     def _count(self, batch: RawBatch) -> None:
         counted = {partition: self._delta.counted[partition] for partition in batch.positions}
         try:
-            self._engine.count(batch, self._delta)
+            self._pipeline.count(batch, self._delta)
         except SchemaUnavailable as unavailable:
             # The group membership must be kept alive by polling meanwhile, so pause rather than wait here.
             if self._waiting is None:
@@ -190,23 +183,19 @@ class Worker:
         self._stats.not_ready = ""
 
     def _commit(self) -> Outcome:
-        """Commit the delta and accept or drop it."""
+        """Commit the delta, and apply, keep or drop it. `ReplicaState` documents the order."""
         self._advance_idle_partitions()
         began = time.perf_counter()
-        totals, changes = self._ledger.after(self._delta)
-        ended = self._ledger.expiry(totals)
-        if not self._delta and not ended:
+        proposal = self._state.prepare()
+        if not proposal:
             return Outcome.COMMITTED
         self._timer.start()
-        memory = self._seen.after(self._delta) if self._seen is not None else NO_DEDUP_CHANGES
-        outcome = self._committer.commit(self._delta, totals, changes, memory, ended)
+        outcome = self._committer.commit(proposal)
         if outcome is Outcome.COMMITTED:
-            self._ledger.accept(totals, changes, ended)
-            if ended:
-                log.info("%d groups were idle for metrics.expire_after, and expired.", int((~ended.keep).sum()))
-            if self._seen is not None:
-                self._seen.accept(memory)
-            self._delta.clear()
+            self._state.apply(proposal)
+            if proposal.expiry:
+                expired = int((~proposal.expiry.keep).sum())
+                log.info("%d groups were idle for metrics.expire_after, and expired.", expired)
             self._stats.last_commit_at_s = self._clock()
         elif outcome is Outcome.DROPPED:
             self._drop()
@@ -233,7 +222,7 @@ class Worker:
 
     def _drop(self) -> None:
         """Forget what is not committed, and read it again where it is still ours."""
-        self._delta.clear()
+        self._state.discard()
         if self._waiting is not None:
             self._resume()
         self._rewind = True
@@ -245,8 +234,7 @@ class Worker:
             stats.lag = self._source.lag()
         stats.unreachable = self._source.unreachable
         stats.lost_records = dict(self._source.lost_records)
-        if self._seen is not None:
-            stats.remembered = self._seen.remembered()
+        stats.remembered = self._state.dedup_stats()
         stats.refused_partitions = tuple(sorted(self._source.blocked))
         self.stats = stats.copy()
 
@@ -257,7 +245,7 @@ class Worker:
 
         Before what is known to be counted it may not: somebody has set the offsets back, or restored a cluster.
         """
-        counted = max(self._committer.counted_up_to.get(partition, 0), self._ledger.totals.positions.get(partition, 0))
+        counted = max(self._committer.counted_up_to.get(partition, 0), self._state.position(partition))
         if (offset or 0) >= counted:
             return True
         found = "no offset" if offset is None else f"offset {offset}"
@@ -270,9 +258,8 @@ class Worker:
         return False
 
     def load_state(self, partitions: Sequence[int]) -> None:
-        """Know what is committed of partitions before they are read, for the first time or again."""
-        if self._seen is not None:
-            self._seen.load(partitions, self._committer.seen(partitions), self._delta)
+        """Load what is committed of partitions before they are read, for the first time or again."""
+        self._state.load(partitions, self._committer.dedup_chunks(partitions))
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["assign"] += 1
@@ -303,5 +290,4 @@ class Worker:
     def _forget(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._stats.lag.pop(partition, None)
-        if self._seen is not None:
-            self._seen.forget(partitions)
+        self._state.revoke(partitions)

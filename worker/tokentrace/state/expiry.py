@@ -25,8 +25,10 @@ _KEPT: Final = frozenset({"model", "provider"})
 _WHOLE: Final = frozenset(Group._fields)
 
 
-def expiry(groups: GroupIndex, totals: Totals, idle_since_s: float, label_sets: Iterable[frozenset[str]]) -> Expiry:
-    """What ends of the groups that have counted nothing since `idle_since_s` (Unix time).
+def find_expired(
+    groups: GroupIndex, totals: Totals, idle_since_s: float, label_sets: Iterable[frozenset[str]]
+) -> Expiry:
+    """Find the groups that have counted nothing since `idle_since_s` (Unix time).
 
     label_sets: the labels of the families that are exposed. A group goes on while a series that it is part of, and
     that names its caller, does.
@@ -36,11 +38,11 @@ def expiry(groups: GroupIndex, totals: Totals, idle_since_s: float, label_sets: 
     if not idle.any():
         return NOTHING_EXPIRED
     _spare(idle, groups.groups, [labels for labels in sets if "caller" in labels and labels != _WHOLE])
-    gone = np.flatnonzero(idle[groups.cell_group[: len(totals.values)]])
-    if not len(gone):
+    expired_cells = np.flatnonzero(idle[groups.cell_group[: len(totals.values)]])
+    if not len(expired_cells):
         return NOTHING_EXPIRED
     folded = dict(totals.folded)
-    for cell in gone.tolist():
+    for cell in expired_cells.tolist():
         group = groups.groups[groups.cell_group[cell]]
         key = ExpiredKey(group.model, group.provider, int(groups.cell_status[cell]))
         _add(folded, key, ExpiredTotals(totals.values[cell], float(totals.created_s[cell])))
@@ -48,7 +50,7 @@ def expiry(groups: GroupIndex, totals: Totals, idle_since_s: float, label_sets: 
     _fold_the_ended(folded, kept, [labels for labels in sets if labels and labels <= _KEPT])
     return Expiry(
         ~idle,
-        gone,
+        expired_cells,
         folded,
         [key for key, each in folded.items() if totals.folded.get(key) is not each],
         [key for key in totals.folded if key not in folded],

@@ -1,7 +1,7 @@
 """The ledger: committed totals, and the immutable snapshot of them that everyone else reads.
 
-`committed + delta` is the whole state. `after(delta)` computes what the totals would be, so that a commit can write
-them; `accept` makes them the committed ones. A commit that is given up accepts nothing, and nothing has changed.
+`preview(delta)` computes the totals that a commit writes; `apply` makes them the committed ones. A commit that fails
+applies nothing, so nothing has changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Snapshot
-from tokentrace.state.expiry import expiry
+from tokentrace.state.expiry import find_expired
 from tokentrace.state.quality import QualityWindow
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
@@ -53,26 +53,26 @@ class Ledger:
         self.totals = totals
         self.snapshot = self._snapshot()
 
-    def after(self, delta: Delta) -> tuple[Totals, Changes]:
-        """What the totals are once `delta` is committed, and the cells that it changes."""
+    def preview(self, delta: Delta) -> tuple[Totals, Changes]:
+        """Return the totals once `delta` is committed, and the cells that it changes."""
         changes = delta.changes()
         # To the microsecond, as the durable state keeps it: a restart must not move a creation time.
         return self.totals.plus(delta, changes, round(self._clock(), 6)), changes
 
-    def expiry(self, totals: Totals) -> Expiry:
-        """What ends with the commit that leads to `totals`; nothing where it was looked for a short time ago."""
+    def find_expired(self, totals: Totals) -> Expiry:
+        """Return the groups that expire with the commit that leads to `totals`; looked for at intervals only."""
         now_s = self._clock()
         if self._expire_after_s is None or now_s < self._look_due_s:
             return NOTHING_EXPIRED
         self._look_due_s = now_s + max(self._expire_after_s / _LOOKS, _LOOK_AT_MOST_S)
-        return expiry(self._groups, totals, now_s - self._expire_after_s, self._label_sets)
+        return find_expired(self._groups, totals, now_s - self._expire_after_s, self._label_sets)
 
-    def accept(self, totals: Totals, changes: Changes, ended: Expiry = NOTHING_EXPIRED) -> None:
-        """`after` has become durable, and what `expiry` gave: publish it. Where any ended, cells are renumbered."""
+    def apply(self, totals: Totals, changes: Changes, expiry: Expiry = NOTHING_EXPIRED) -> None:
+        """Publish totals that have become durable. Cells are renumbered when any group expires."""
         self._quality.add(changes, totals.committed_at_s)
-        if ended:
-            before, now = self._groups.retain(ended.keep)
-            totals = totals.without(ended, before, now)
+        if expiry:
+            before, now = self._groups.retain(expiry.keep)
+            totals = totals.without(expiry, before, now)
             self._quality.renumber(before, now)
         self.totals = totals
         self._quality.expire(totals.committed_at_s)

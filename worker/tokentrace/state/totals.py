@@ -76,7 +76,7 @@ class Totals:
             values, created_s, changed_s, rejected, rejected_created_s, partitions, positions, now_s, self.folded
         )
 
-    def without(self, ended: Expiry, before: NDArray[np.int64], now: NDArray[np.int64]) -> Totals:
+    def without(self, expiry: Expiry, before: NDArray[np.int64], now: NDArray[np.int64]) -> Totals:
         """These totals when expired cells have gone. before, now: int64[c], numbers of the cells that are left."""
         size = int(now.max(initial=-1)) + 1
         columns = []
@@ -85,24 +85,25 @@ class Totals:
             moved[now] = column[before]
             columns.append(moved)
         values, created_s, changed_s = columns
-        return replace(self, values=values, created_s=created_s, changed_s=changed_s, folded=ended.folded)
+        return replace(self, values=values, created_s=created_s, changed_s=changed_s, folded=expiry.expired)
 
 
 class Expiry(NamedTuple):
-    """What a commit ends. False where it ends nothing.
+    """The groups that expire with a commit. False when none does.
 
-    keep: bool[g], the groups that go on. gone: int64[c], the cells of the others.
-    folded: everything that is folded afterwards. written: keys of it that change. removed: keys that are in it no more.
+    keep: bool[g], groups that stay. expired_cells: int64[c], cells of the others, which are deleted.
+    expired: the totals of every expired group after the commit. upserts: keys of it that change.
+    tombstones: keys that it no longer contains.
     """
 
     keep: NDArray[np.bool_]
-    gone: NDArray[np.int64]
-    folded: Mapping[ExpiredKey, ExpiredTotals]
-    written: Sequence[ExpiredKey] = ()
-    removed: Sequence[ExpiredKey] = ()
+    expired_cells: NDArray[np.int64]
+    expired: Mapping[ExpiredKey, ExpiredTotals]
+    upserts: Sequence[ExpiredKey] = ()
+    tombstones: Sequence[ExpiredKey] = ()
 
     def __bool__(self) -> bool:
-        return bool(len(self.gone))
+        return bool(len(self.expired_cells))
 
 
 NOTHING_EXPIRED: Final = Expiry(np.zeros(0, np.bool_), np.zeros(0, np.int64), {})
