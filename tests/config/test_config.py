@@ -125,7 +125,7 @@ def test_every_mistake_is_told_with_its_place(tmp_path: Path, text: str) -> None
     found = problems(tmp_path, text)
     expected = ERRORS[text]
     if expected is not None:
-        assert found == [message.replace("{path}", str(tmp_path / "tokentrace.yml")) for message in expected]
+        assert found == [line.replace("{path}", str(tmp_path / "tokentrace.yml")) for line in expected]
     (line,) = found
     assert re.match(r"[\w.\[\]/-]+: \S", line)
     assert "\n" not in line

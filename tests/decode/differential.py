@@ -1,6 +1,6 @@
-"""The law of the columnar decoder: whatever the bytes, it gives what the reference decoder gives.
+"""Differential checks: for any bytes, the columnar decoder gives the results of fastavro, the reference.
 
-Here is how the two are compared on one batch, and how it is seen which messages the columnar decoder gave up.
+The functions compare both decoders on one batch, and find the messages that the columnar decoder left to fastavro.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS, SpanBatch, SpanColumns
 
-#: Nothing is left to the reference for being too little, so that few messages show what many do.
+#: Options that keep small batches on the fast path, so that a few messages show what many would.
 THOROUGH = {"min_rows": 0, "sparse_rows": 0}
 
 
@@ -31,7 +31,7 @@ def both_decoders(schema: Any, **options: int) -> tuple[FastavroDecoder, Columna
 def run(
     decoder: SchemaDecoder, datums: Sequence[bytes], rows: Sequence[int] | None = None, stale: bool = False
 ) -> tuple[SpanBatch, list[Reject]]:
-    """The spans and rejects of datums, each at its row. stale: the columns hold other values before."""
+    """Decode datums into rows. Returns (spans, rejects). stale: the columns hold other values beforehand."""
     order = np.arange(len(datums)) if rows is None else np.array(rows, np.int64)
     size = int(order.max(initial=-1)) + 1
     buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
@@ -54,7 +54,7 @@ def run(
 def assert_agreement(
     schema: Any, datums: Sequence[bytes], reference: FastavroDecoder, columnar: ColumnarDecoder, **how: Any
 ) -> int:
-    """Compare every column of every row, and every reject. Returns how many messages were rejected."""
+    """Compare every column of every row, and every reject. Returns the number of rejects."""
     want, want_rejects = run(reference, datums, stale=True, **how)
     got, rejects = run(columnar, datums, stale=True, **how)
     case = f"{schema!r}\n{[datum.hex() for datum in datums]}"
@@ -66,7 +66,7 @@ def assert_agreement(
     for name in (*INT_FIELDS, *FLOAT_FIELDS):
         numbers, others = getattr(got, name), getattr(want, name)
         assert np.array_equal(numbers.present, others.present), f"{name}: {case}"
-        # By their bits: NaN is NaN, and -0.0 is not 0.0.
+        # Bits are compared: NaN equals NaN, and -0.0 differs from 0.0.
         assert np.array_equal(numbers.values.view(np.int64), others.values.view(np.int64)), f"{name}: {case}"
     return len(rejects)
 
@@ -80,7 +80,7 @@ def texts(batch: SpanBatch, name: str) -> list[bytes]:
 
 
 class Recorder(FastavroDecoder):
-    """The reference, remembering which rows it was given."""
+    """Fastavro decoder that records the rows that it decodes."""
 
     def __init__(self, schema: Any) -> None:
         super().__init__(schema)
@@ -92,7 +92,7 @@ class Recorder(FastavroDecoder):
 
 
 def fallback_rows(schema: Any, datums: Sequence[bytes], **options: int) -> list[int]:
-    """The rows that the columnar decoder leaves to the reference, after both were seen to agree."""
+    """Return the rows that the columnar decoder leaves to fastavro, after asserting that both agree."""
     recorder = Recorder(schema)
     columnar = ColumnarDecoder.compile(schema, resolve(schema), recorder, **(THOROUGH | options))
     assert columnar is not None

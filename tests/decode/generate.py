@@ -1,7 +1,7 @@
 """Random writer schemas, random datums of them, and random damage; all from one `random.Random`.
 
-The bytes are written by hand, so that they hold what is allowed and hardly ever written: numbers with needless bytes,
-blocks that state their size, many small blocks, repeated keys, strings that are no UTF-8.
+The bytes are written by hand, so that they contain what is valid but rarely written: numbers with padding bytes,
+blocks that declare their size, many small blocks, repeated keys, strings that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STAMPS: Final = [f"{prefix}timestamp-{unit}" for prefix in ("", "local-") for un
 INT_COLUMNS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens", "reasoning_tokens")
 REAL_COLUMNS: Final = ("cost_usd", "cost", "latency_ms", "ttft_ms")
 TEXT_COLUMNS: Final = ("model", "provider", "caller", "span_id")
-FEEDING: Final[dict[str, tuple[str, ...]]] = {
+COLUMN_KINDS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(INT_COLUMNS, ("int", "long")),
     **dict.fromkeys(REAL_COLUMNS, ("int", "long", "float", "double")),
     **dict.fromkeys(TEXT_COLUMNS, ("string", "bytes", "enum")),
@@ -44,7 +44,7 @@ FEEDING: Final[dict[str, tuple[str, ...]]] = {
 
 
 class Generator:
-    """Schemas and datums from one source of chance."""
+    """Generates schemas and datums from one random source."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -53,7 +53,7 @@ class Generator:
         self._names = 0
 
     def schema(self, recursive: bool = False) -> dict[str, Any]:
-        """A record that feeds some columns, with other fields between. recursive: types may hold themselves."""
+        """Return a record with fields for some columns and other fields. recursive: types may contain themselves."""
         while True:
             schema = self._schema(recursive)
             # A definition may have gone with a branch that its union already had.
@@ -63,24 +63,24 @@ class Generator:
     def _schema(self, recursive: bool) -> dict[str, Any]:
         rng = self._rng
         self._defined, self._open, self._names = [], ["Root"] if recursive else [], 0
-        names = rng.sample(sorted(FEEDING), rng.randrange(len(FEEDING)))
+        names = rng.sample(sorted(COLUMN_KINDS), rng.randrange(len(COLUMN_KINDS)))
         if "cost" in names and "cost_usd" in names:
             names.remove("cost")
-        fields = [(name, self._feeding(name)) for name in names]
+        fields = [(name, self._column_kinds(name)) for name in names]
         for number in range(rng.choice((0, 1, 2, 3, 8))):
             fields.insert(rng.randint(0, len(fields)), (f"x{number}", None))
         # Made in the order of writing: a name has to be defined before it is used.
         made = [{"name": name, "type": self._type(3) if kind is None else self._made(kind)} for name, kind in fields]
         return {"type": "record", "name": "Root", "fields": made}
 
-    def _feeding(self, name: str) -> list[str]:
-        """The kinds of a field that feeds a column, of which more than one make a union."""
+    def _column_kinds(self, name: str) -> list[str]:
+        """Return the kinds of a field that fills a column; more than one kind is a union."""
         rng = self._rng
-        kinds = [rng.choice(FEEDING[name])]
+        kinds = [rng.choice(COLUMN_KINDS[name])]
         if rng.random() < 0.5:
             kinds.append("null")
         while rng.random() < 0.2:
-            kinds.append(rng.choice((*FEEDING[name], *PRIMITIVES, "array", "fixed", "record")))
+            kinds.append(rng.choice((*COLUMN_KINDS[name], *PRIMITIVES, "array", "fixed", "record")))
         rng.shuffle(kinds)
         return kinds
 
@@ -140,11 +140,11 @@ class Generator:
 
     def _distinct(self, branches: list[Any]) -> list[Any]:
         """A union has no unions inside and holds each unnamed type once."""
-        flat = [choice for branch in branches for choice in (branch if isinstance(branch, list) else [branch])]
+        flat = [type_ for branch in branches for type_ in (branch if isinstance(branch, list) else [branch])]
         kept: dict[str, Any] = {}
-        for choice in flat:
-            kind = choice if isinstance(choice, str) else choice["type"]
-            kept.setdefault(choice["name"] if isinstance(choice, dict) and "name" in choice else kind, choice)
+        for type_ in flat:
+            kind = type_ if isinstance(type_, str) else type_["type"]
+            kept.setdefault(type_["name"] if isinstance(type_, dict) and "name" in type_ else kind, type_)
         return list(kept.values())
 
     def _name(self) -> str:
@@ -184,7 +184,7 @@ class Generator:
 
 
 def _is_closed(schema: Any, known: set[str]) -> bool:
-    """Return True if every name is defined before it is used."""
+    """Tell if every name is defined before it is used."""
     if isinstance(schema, list):
         return all(_is_closed(branch, known) for branch in schema)
     if isinstance(schema, str):
@@ -192,7 +192,7 @@ def _is_closed(schema: Any, known: set[str]) -> bool:
     if "name" in schema:
         known.add(schema["name"])
     inside = [schema[key] for key in ("items", "values") if key in schema]
-    return all(_is_closed(part, known) for part in (*inside, *(field["type"] for field in schema.get("fields", ()))))
+    return all(_is_closed(child, known) for child in (*inside, *(field["type"] for field in schema.get("fields", ()))))
 
 
 class Encoder:

@@ -1,4 +1,4 @@
-"""Data by plain fastavro, bytes by hand, and columns back as plain values."""
+"""Datums written by fastavro, bytes written by hand, and columns converted to plain values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.decode.differential import THOROUGH, assert_agreement, both_decoders,
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STATUSES, STRING_FIELDS, SpanBatch
 
-#: A span of which nothing is known, as `spans_of` shows it.
+#: A span without values, in the form of `spans_of`.
 ABSENT: dict[str, Any] = {
     **dict.fromkeys(STRING_FIELDS, b""),
     **dict.fromkeys((*INT_FIELDS, *FLOAT_FIELDS)),
@@ -20,7 +20,7 @@ ABSENT: dict[str, Any] = {
 
 
 def record_schema(name: str = "Span", /, **types: Any) -> dict[str, Any]:
-    """A record schema with these fields in this order."""
+    """Return a record schema with these fields in this order."""
     return {
         "type": "record",
         "name": name,
@@ -29,14 +29,14 @@ def record_schema(name: str = "Span", /, **types: Any) -> dict[str, Any]:
 
 
 def write(schema: Any, record: dict[str, Any]) -> bytes:
-    """The datum, by fastavro."""
+    """Return the datum, written by fastavro."""
     stream = io.BytesIO()
     fastavro.schemaless_writer(stream, fastavro.parse_schema(schema), record)
     return stream.getvalue()
 
 
 def zigzag(value: int) -> bytes:
-    """An int or long on the wire; also one of more than 64 bits."""
+    """Encode an int or long, including those of more than 64 bits."""
     rest = value * 2 if value >= 0 else -value * 2 - 1
     out = bytearray()
     while rest > 0x7F:
@@ -46,15 +46,15 @@ def zigzag(value: int) -> bytes:
 
 
 def string(data: bytes | str) -> bytes:
-    """A string or bytes on the wire."""
+    """Encode a string or bytes."""
     data = data.encode() if isinstance(data, str) else data
     return zigzag(len(data)) + data
 
 
 def decode(schema: Any, *datums: bytes) -> tuple[list[dict[str, Any]], list[Reject]]:
-    """The spans and the rejects of a batch of bare datums, by the reference decoder.
+    """Decode a batch of bare datums with fastavro. Returns (spans, rejects).
 
-    The columnar decoder, where the schema has a column form, is seen to give the same.
+    Asserts that the columnar decoder, if the schema has a columnar form, gives the same.
     """
     reference, columnar = both_decoders(schema, **THOROUGH)
     if columnar is not None and datums:
@@ -82,7 +82,7 @@ def spans_of(batch: SpanBatch) -> list[dict[str, Any]]:
 
 
 def expected(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the expected result for a record in the shape of schemas/span.avsc."""
+    """Return the expected span of a record in the shape of schemas/span.avsc."""
     span = {**ABSENT, "status": record["status"]}
     for name in STRING_FIELDS:
         span[name] = record[name].encode()

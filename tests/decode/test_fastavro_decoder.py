@@ -361,7 +361,7 @@ def test_bytes_after_the_end_are_malformed(extra: bytes) -> None:
 E = {"type": "enum", "name": "E", "symbols": ["ok", "error"]}
 ARRAY = {"type": "array", "items": "int"}
 
-UNSOUND: dict[str, tuple[Any, bytes]] = {
+INVALID: dict[str, tuple[Any, bytes]] = {
     "negative string length": ("string", zigzag(-1)),
     "negative bytes length": ("bytes", zigzag(-3) + b"abc"),
     "string length of 2^60": ("string", zigzag(2**60) + b"abc"),
@@ -393,7 +393,7 @@ UNSOUND: dict[str, tuple[Any, bytes]] = {
 }
 
 
-@pytest.mark.parametrize(("type_", "data"), UNSOUND.values(), ids=UNSOUND)
+@pytest.mark.parametrize(("type_", "data"), INVALID.values(), ids=INVALID)
 @pytest.mark.parametrize("field", ["extra", "read"])
 def test_bytes_that_no_writer_wrote_are_malformed_and_cost_no_time(field: str, type_: Any, data: bytes) -> None:
     names = {"read": {"string": "model", "bytes": "model", "long": "prompt_tokens", "int": "prompt_tokens"}}
@@ -469,7 +469,7 @@ def test_a_branch_that_cannot_feed_the_field_is_a_type_mismatch(
     assert decode(record_schema(**{field: type_}), data) == ([], [Reject(0, "type_mismatch", error)])
 
 
-def test_reject_names_the_first_of_malformed_mismatch_and_utf8() -> None:
+def test_the_first_of_several_faults_is_the_reason() -> None:
     schema = record_schema(model="string", prompt_tokens=["long", "string"])
     wrong = string(b"\xff") + zigzag(1) + string("12")
     assert reason(schema, wrong) == "type_mismatch"
@@ -501,7 +501,7 @@ def test_any_bytes_give_a_span_or_a_reject(schema: Any, datums: list[bytes]) -> 
 
 
 @given(st.sampled_from([schema for schema in SCHEMAS if schema["name"] != "Node"]), st.integers(0, 2**32))
-def test_datum_check_accepts_everything_that_fastavro_writes(schema: Any, seed: int) -> None:
+def test_everything_that_fastavro_writes_is_read(schema: Any, seed: int) -> None:
     random.seed(seed)
     spans, rejects = decode(schema, write(schema, generate_one(fastavro.parse_schema(schema))))
     assert (len(spans), rejects) == (1, [])

@@ -1,4 +1,4 @@
-"""Framing: which schema each message names and where its datum lies, for a whole batch."""
+"""Framing: the schema key and the datum of every message of a batch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def single_object(fingerprint: bytes, datum: bytes) -> bytes:
     return b"\xc3\x01" + fingerprint + datum
 
 
-def framing_of(values: list[bytes | None], mode: Framing = "auto") -> list[Any]:
-    """For each message (key, datum), or the reason why it has none."""
+def framed_messages(values: list[bytes | None], mode: Framing = "auto") -> list[Any]:
+    """Return (key, datum) of every message, or the reason of its reject."""
     framed = frame(values, mode)
     reason = {reject.row: reject.reason for reject in framed.rejects}
     assert len(framed.start) == len(framed.end) == len(framed.key) == len(values)
@@ -37,7 +37,7 @@ def framing_of(values: list[bytes | None], mode: Framing = "auto") -> list[Any]:
 
 
 def framed_alone(value: bytes | None, mode: Framing) -> Any:
-    """Return the framing of one message that the formats' definitions require."""
+    """Return the expected result for one message, by the definitions of the formats."""
     if value is None:
         return "tombstone"
     if value == b"":
@@ -65,7 +65,7 @@ EVERY_KIND: list[bytes | None] = [
 
 
 def test_auto_tells_the_framings_apart_within_one_batch() -> None:
-    assert framing_of(EVERY_KIND) == [
+    assert framed_messages(EVERY_KIND) == [
         (SchemaKey("id", 7), b"first"),
         (SchemaKey("fingerprint", FINGERPRINT), b"second"),
         "tombstone",
@@ -78,20 +78,22 @@ def test_auto_tells_the_framings_apart_within_one_batch() -> None:
 
 
 def test_pinned_to_confluent_only_its_header_is_known() -> None:
-    kinds = [word if isinstance(word, str) else word[0].kind for word in framing_of(EVERY_KIND, "confluent")]
+    kinds = [word if isinstance(word, str) else word[0].kind for word in framed_messages(EVERY_KIND, "confluent")]
     unknown = "unknown_framing"
     assert kinds == ["id", unknown, "tombstone", "empty", unknown, "id", "id", unknown]
 
 
 def test_pinned_to_single_object_only_its_header_is_known() -> None:
-    kinds = [word if isinstance(word, str) else word[0].kind for word in framing_of(EVERY_KIND, "single_object")]
+    kinds = [word if isinstance(word, str) else word[0].kind for word in framed_messages(EVERY_KIND, "single_object")]
     unknown = "unknown_framing"
     assert kinds == [unknown, "fingerprint", "tombstone", "empty", unknown, unknown, unknown, "fingerprint"]
 
 
 def test_pinned_to_raw_every_value_is_a_datum_as_it_stands() -> None:
-    expected = [(RAW, value) if value else word for value, word in zip(EVERY_KIND, framing_of(EVERY_KIND), strict=True)]
-    assert framing_of(EVERY_KIND, "raw") == expected
+    expected = [
+        (RAW, value) if value else word for value, word in zip(EVERY_KIND, framed_messages(EVERY_KIND), strict=True)
+    ]
+    assert framed_messages(EVERY_KIND, "raw") == expected
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_pinned_to_raw_every_value_is_a_datum_as_it_stands() -> None:
 )
 def test_a_header_that_is_cut_short_or_unknown_is_no_framing(value: bytes) -> None:
     neighbours = [confluent(1, b"a"), single_object(FINGERPRINT, b"b")]
-    assert framing_of([neighbours[0], value, neighbours[1]]) == [
+    assert framed_messages([neighbours[0], value, neighbours[1]]) == [
         (SchemaKey("id", 1), b"a"),
         "unknown_framing",
         (SchemaKey("fingerprint", FINGERPRINT), b"b"),
@@ -110,12 +112,12 @@ def test_a_header_that_is_cut_short_or_unknown_is_no_framing(value: bytes) -> No
 @pytest.mark.parametrize("value", [b"\0\0\0\0", b"\xc3\x01" + bytes(7), b"\xc3", b"\0", b""])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_short_value_at_the_end_of_the_buffer_is_read_within_it(value: bytes, mode: Framing) -> None:
-    assert framing_of([value], mode) == [framed_alone(value, mode)]
+    assert framed_messages([value], mode) == [framed_alone(value, mode)]
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_an_empty_batch_has_no_messages(mode: Framing) -> None:
-    assert framing_of([], mode) == []
+    assert framed_messages([], mode) == []
 
 
 def test_each_reject_says_what_was_wrong() -> None:
@@ -136,7 +138,7 @@ def test_a_batch_of_many_schemas_names_each_of_them_once() -> None:
         values += [confluent(schema_id, b"%d" % row), single_object(schema_id.to_bytes(8, "little"), b"-%d" % row)]
     framed = frame(values)
     assert len(framed.keys) == len(set(framed.keys)) == 1000
-    assert framing_of(values) == [framed_alone(value, "auto") for value in values]
+    assert framed_messages(values) == [framed_alone(value, "auto") for value in values]
 
 
 def test_a_buffer_ends_in_padding_for_loads_beyond_the_last_datum() -> None:
@@ -161,4 +163,4 @@ VALUE = st.one_of(
 
 @given(st.lists(VALUE, max_size=12), st.sampled_from(MODES))
 def test_a_message_is_framed_as_it_would_be_alone(values: list[bytes | None], mode: Framing) -> None:
-    assert framing_of(values, mode) == [framed_alone(value, mode) for value in values]
+    assert framed_messages(values, mode) == [framed_alone(value, mode) for value in values]

@@ -59,12 +59,12 @@ def test_a_schema_that_is_no_span_is_refused_with_why(schema: Any, why: str) -> 
     assert why in str(caught.value)
 
 
-def test_a_field_that_is_only_null_and_attributes_that_are_no_map_feed_nothing() -> None:
+def test_fields_that_are_always_null_and_attributes_without_a_map_fill_no_column() -> None:
     schema = record_schema(model="string", cost_usd="null", attributes="string")
     assert dict(resolve(schema).field_columns) == {"model": "model"}
 
 
-def test_the_name_goes_before_its_alias() -> None:
+def test_a_name_has_precedence_over_an_alias() -> None:
     schema = record_schema(cost="double", cost_usd="double", comp_tokens="long")
     assert dict(resolve(schema).field_columns) == {"cost_usd": "cost_usd", "comp_tokens": "completion_tokens"}
 
@@ -86,6 +86,6 @@ def test_namespaces_and_wrapped_types_are_followed() -> None:
     assert (resolution.recursive, resolution.unbounded) == (False, False)
 
 
-def test_hazards_are_seen() -> None:
+def test_recursive_and_unbounded_types_are_found() -> None:
     assert resolve(record_schema("Node", model="string", next=["null", "Node"])).recursive
     assert resolve(record_schema(model="string", x={"type": "array", "items": "null"})).unbounded

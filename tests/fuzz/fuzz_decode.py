@@ -71,7 +71,7 @@ def parse(data: bytes) -> tuple[int, int, list[bytes]]:
 def build(number: int, options: int, messages: list[bytes]) -> bytes:
     """The input that `parse` takes apart so; a message of REST bytes or more has to be the last."""
     out = number.to_bytes(2, "little") + bytes([options])
-    for message in sorted(messages, key=lambda candidate: len(candidate) >= REST):
+    for message in sorted(messages, key=lambda data: len(data) >= REST):
         out += bytes([min(len(message), REST)]) + message
     return out
 

@@ -82,7 +82,7 @@ def charged(call: Call) -> tuple[int, str]:
 
 
 def prices_of(info: ModelInfo) -> list[ModelPrice]:
-    return [info.prices] if isinstance(info.prices, ModelPrice) else [price.prices for price in info.prices]
+    return [info.prices] if isinstance(info.prices, ModelPrice) else [entry.prices for entry in info.prices]
 
 
 def moments_of(info: ModelInfo) -> list[int]:
@@ -101,8 +101,10 @@ def moments_of(info: ModelInfo) -> list[int]:
 
 
 def bounds_of(info: ModelInfo) -> list[int]:
-    tiered = [price for prices in prices_of(info) for price in vars(prices).values() if isinstance(price, TieredPrices)]
-    return sorted({tier.start for price in tiered for tier in price.tiers})
+    tiered_prices = [
+        tiered for prices in prices_of(info) for tiered in vars(prices).values() if isinstance(tiered, TieredPrices)
+    ]
+    return sorted({tier.start for tiered in tiered_prices for tier in tiered.tiers})
 
 
 MODELS = [(provider.id, info) for provider in providers for info in provider.models]
@@ -114,7 +116,7 @@ def random_call(rng: random.Random, model: str, provider: str, prompt: int, star
     return Call(model, provider, prompt, cached, completion, started_us)
 
 
-def test_every_model_of_the_table_costs_what_the_table_says() -> None:
+def test_every_model_of_the_table_costs_its_listed_price() -> None:
     rng = random.Random(1)
     calls = [
         random_call(rng, info.id, provider, prompt, rng.choice(moments_of(info)))
@@ -175,7 +177,7 @@ def test_a_conditional_price_holds_from_its_moment_on() -> None:
         ("日本語", "openai"),
     ],
 )
-def test_a_name_is_taken_for_what_the_library_takes_it_for(model: str, provider: str) -> None:
+def test_names_are_resolved_as_by_the_library(model: str, provider: str) -> None:
     call = Call(model or "x", provider, 1000, 100, 50, NOW_US)
     assert priced(call) == [charged(call)]
 
@@ -198,18 +200,18 @@ def test_any_name_of_any_provider_costs_what_the_library_says(model: str, provid
     assert priced(call) == [charged(call)]
 
 
-def test_no_name_at_all_has_no_price() -> None:
+def test_an_empty_name_has_no_price() -> None:
     assert GenaiPrices().find("", "") is None
 
 
-def test_genai_prices_find_a_model_again_after_clearing_the_cache() -> None:
+def test_prices_are_found_again_after_clearing_the_cache() -> None:
     published = GenaiPrices()
     first = published.find("gpt-4o", "openai")
     published.clear_cache()
     assert published.find("gpt-4o", "openai") == first is not None
 
 
-def test_the_network_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_is_never_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Any:
         raise AssertionError("a connection was opened")
 
@@ -227,11 +229,7 @@ def test_the_network_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
 def price(input_mtok: Any = None, output_mtok: Any = None, **more: Any) -> ModelPrice:
     decimals = {"input_mtok": input_mtok, "output_mtok": output_mtok, **more}
     return ModelPrice(
-        **{
-            key: Decimal(decimal) if isinstance(decimal, str) else decimal
-            for key, decimal in decimals.items()
-            if decimal
-        }
+        **{key: Decimal(amount) if isinstance(amount, str) else amount for key, amount in decimals.items() if amount}
     )
 
 
@@ -277,7 +275,7 @@ def test_a_daily_price_holds_when_the_library_says_so(times: tuple[time, time]) 
             assert charge(info, 10, 4, 5, moment_us) == by_library(info, 10, 4, 5, moment_us)
 
 
-def test_conditional_prices_charge_by_the_last_that_holds() -> None:
+def test_the_last_valid_conditional_price_is_charged() -> None:
     base = ConditionalPrice(constraint=None, prices=price("1", "2"))
     dated = [
         ConditionalPrice(constraint=StartDateConstraint(date(2026, month, 1)), prices=price(str(month), "2"))
@@ -292,14 +290,14 @@ def test_conditional_prices_charge_by_the_last_that_holds() -> None:
                 assert charge(info, 10**6, 0, 0, moment_us) == by_library(info, 10**6, 0, 0, moment_us)
 
 
-def test_a_price_after_one_that_always_holds_is_not_reached() -> None:
+def test_prices_after_an_unconditional_one_are_unused() -> None:
     lists = [ConditionalPrice(constraint=None, prices=price(rate, "1")) for rate in ("1", "2")]
     plan = plan_of(entry(lists))
     assert plan is not None
-    assert [(row.condition, row.tiers[0].rates.prompt) for row in plan] == [(ALWAYS, 2_000_000)]
+    assert [(price_list.condition, price_list.tiers[0].rates.prompt) for price_list in plan] == [(ALWAYS, 2_000_000)]
 
 
-def test_conditions_come_out_as_data() -> None:
+def test_conditions_are_converted_to_data() -> None:
     lists = [
         ConditionalPrice(constraint=None, prices=price("1", "1")),
         ConditionalPrice(constraint=StartDateConstraint(date(1970, 1, 3)), prices=price("2", "1")),
@@ -307,7 +305,7 @@ def test_conditions_come_out_as_data() -> None:
     ]
     plan = plan_of(entry(lists))
     assert plan is not None
-    assert [row.condition for row in plan] == [
+    assert [price_list.condition for price_list in plan] == [
         Condition(daily_from_us=23 * HOUR_US, daily_for_us=2 * HOUR_US),
         Condition(since_us=2 * US_PER_DAY),
         ALWAYS,
@@ -315,7 +313,7 @@ def test_conditions_come_out_as_data() -> None:
 
 
 @pytest.mark.parametrize("prompt", [0, 1, 99, 100, 101, 199, 200, 201, 299, 300, 301, 10**6])
-def test_tiers_of_each_sort_of_token_may_begin_at_bounds_of_their_own(prompt: int) -> None:
+def test_every_kind_of_token_may_have_different_tier_bounds(prompt: int) -> None:
     def tiers(base: str, **starts: str) -> TieredPrices:
         steps = [PublishedTier(int(start[1:]), Decimal(rate)) for start, rate in starts.items()]
         return TieredPrices(Decimal(base), steps)
@@ -348,7 +346,7 @@ def test_a_rate_finer_than_a_pico_dollar_a_token_is_not_rounded() -> None:
         assert charge(info, *call, NOW_US) == by_library(info, *call, NOW_US)
 
 
-def test_prices_that_contradict_each_other_are_no_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contradictory_prices_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = entry(price(None, "1", cache_read_mtok="1"))
     with pytest.raises(ValueError, match="Missing ancestor price for cache_read_tokens"):
         plan_of(broken)

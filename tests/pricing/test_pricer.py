@@ -46,7 +46,7 @@ def cost_by(configured: dict[str, Rates], **fields: Any) -> tuple[int, str]:
 #: 100 prompt and 20 completion tokens at these rates cost 100 * 1000 + 20 * 2000 nano-USD.
 ONE_AND_TWO = rates("1", "2")
 BY_ONE_AND_TWO = (140_000, "computed")
-DEAR = rates("100", "100")
+EXPENSIVE = rates("100", "100")
 UNPRICED = (0, "unpriced")
 
 
@@ -57,9 +57,9 @@ UNPRICED = (0, "unpriced")
     ("cost_usd", "nano_usd"),
     [(0.0, 0), (-0.0, 0), (0.1, 100_000_000), (1.5e-9, 2), (2.5e-9, 2), (4e-10, 0), (1234.567890123, 1234567890123)],
 )
-def test_reported_cost_takes_precedence_over_every_rate(cost_usd: float, nano_usd: int) -> None:
+def test_a_reported_cost_has_precedence_over_every_rate(cost_usd: float, nano_usd: int) -> None:
     record = span(cost_usd=cost_usd)
-    assert prices(Pricer({"*": DEAR}), record) == [(nano_usd, "reported")]
+    assert prices(Pricer({"*": EXPENSIVE}), record) == [(nano_usd, "reported")]
 
 
 def test_the_largest_cost_is_reported_to_the_nano_dollar() -> None:
@@ -75,12 +75,12 @@ def test_spans_of_every_source_may_share_a_batch() -> None:
 # Configured.
 
 
-def test_configured_rates_go_before_the_published_ones() -> None:
+def test_configured_rates_have_precedence_over_builtin_prices() -> None:
     assert prices(Pricer({"gpt-4*": ONE_AND_TWO}), span()) == [BY_ONE_AND_TWO]
 
 
 @pytest.mark.parametrize("provider", ["", "openai", "nobody"])
-def test_a_glob_is_matched_whoever_the_provider_is(provider: str) -> None:
+def test_a_glob_matches_regardless_of_the_provider(provider: str) -> None:
     assert cost_by({"gpt*": ONE_AND_TWO}, provider=provider) == BY_ONE_AND_TWO
 
 
@@ -104,21 +104,21 @@ def test_a_glob_is_matched_whoever_the_provider_is(provider: str) -> None:
         ("a.b", "axb", False),
     ],
 )
-def test_a_glob_matches_whole_names_without_regard_to_case(glob: str, model: str, matches: bool) -> None:
+def test_a_glob_matches_whole_names_case_insensitively(glob: str, model: str, matches: bool) -> None:
     assert cost_by({glob: ONE_AND_TWO}, model=model) == (BY_ONE_AND_TWO if matches else UNPRICED)
 
 
-def test_the_first_glob_that_matches_holds() -> None:
-    assert cost_by({"gpt-4o-*": DEAR, "gpt-*": ONE_AND_TWO, "*": DEAR}) == BY_ONE_AND_TWO
-    assert cost_by({"*": ONE_AND_TWO, "gpt-4o": DEAR}) == BY_ONE_AND_TWO
+def test_the_first_matching_glob_applies() -> None:
+    assert cost_by({"gpt-4o-*": EXPENSIVE, "gpt-*": ONE_AND_TWO, "*": EXPENSIVE}) == BY_ONE_AND_TWO
+    assert cost_by({"*": ONE_AND_TWO, "gpt-4o": EXPENSIVE}) == BY_ONE_AND_TWO
 
 
-def test_without_a_cached_rate_cached_tokens_cost_as_others_do() -> None:
+def test_cached_tokens_cost_the_prompt_rate_by_default() -> None:
     assert cost_by({"*": ONE_AND_TWO}, cached_prompt_tokens=60) == BY_ONE_AND_TWO
 
 
 @pytest.mark.parametrize(("cached", "nano_usd"), [("0", 80_000), ("0.25", 95_000), ("1", 140_000), ("3", 260_000)])
-def test_cached_tokens_cost_their_own_rate_instead(cached: str, nano_usd: int) -> None:
+def test_cached_tokens_cost_the_cached_rate(cached: str, nano_usd: int) -> None:
     configured = {"*": rates("1", "2", cached)}
     assert cost_by(configured, cached_prompt_tokens=60) == (nano_usd, "computed")
     assert cost_by(configured) == BY_ONE_AND_TWO
@@ -131,12 +131,12 @@ def test_rates_of_zero_are_computed_and_cost_nothing() -> None:
 @pytest.mark.parametrize(
     ("tokens", "nano_usd"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (6, 3), (7, 4), (10**9, 5 * 10**8)]
 )
-def test_half_a_nano_dollar_is_rounded_to_the_even_one(tokens: int, nano_usd: int) -> None:
+def test_half_a_nano_dollar_rounds_to_even(tokens: int, nano_usd: int) -> None:
     half = {"*": rates("0.0005", "0")}
     assert cost_by(half, prompt_tokens=tokens, completion_tokens=0) == (nano_usd, "computed")
 
 
-def test_reasoning_tokens_cost_nothing_of_their_own() -> None:
+def test_reasoning_tokens_are_not_charged_twice() -> None:
     assert cost_by({"*": ONE_AND_TWO}, reasoning_tokens=20) == BY_ONE_AND_TWO
 
 
@@ -194,11 +194,11 @@ def test_rates_up_to_the_highest_may_be_configured(rate: str) -> None:
 
 
 @pytest.mark.parametrize("rate", ["NaN", "Infinity", "-Infinity", "-0.01", f"{MAX_RATE_PER_1M}.01"])
-def test_other_rates_are_a_wrong_configuration(rate: str) -> None:
+def test_invalid_rates_are_a_configuration_error(rate: str) -> None:
     with pytest.raises(ConfigError) as raised:
         Rates(Decimal(rate), Decimal(1), Decimal(rate))
     assert raised.value.problems == [
-        f"pricing.models: {name} is {rate}; give USD a million tokens, from 0 to 10000"
+        f"pricing.models: invalid {name} {rate}; set USD per million tokens, from 0 to 10000"
         for name in ("prompt_per_1m", "cached_prompt_per_1m")
     ]
 
@@ -215,15 +215,15 @@ def published(record: dict[str, Any]) -> tuple[int, str]:
     return UNPRICED if nano_usd is None else (nano_usd, "computed")
 
 
-def test_unpriced_spans_cost_nothing() -> None:
-    assert prices(Pricer({"x": DEAR}), span(model="house-llm", provider="vllm")) == [UNPRICED]
+def test_an_unpriced_model_costs_nothing() -> None:
+    assert prices(Pricer({"x": EXPENSIVE}), span(model="house-llm", provider="vllm")) == [UNPRICED]
 
 
-def test_published_prices_may_be_switched_off() -> None:
+def test_builtin_prices_may_be_disabled() -> None:
     assert prices(Pricer({}, builtin=False), span()) == [UNPRICED]
 
 
-def test_a_provider_that_is_unknown_is_never_guessed() -> None:
+def test_an_unknown_provider_is_never_guessed() -> None:
     assert prices(Pricer({}), span(provider="openai"), span(provider="my-proxy")) == [published(span()), UNPRICED]
 
 
@@ -282,7 +282,7 @@ def test_spans_of_the_overflow_group_are_priced_by_their_own_names() -> None:
     assert prices(subject, *reversed(records), groups=groups) == expected[::-1]
 
 
-def test_the_bill_is_the_same_however_many_groups_overflow() -> None:
+def test_costs_do_not_depend_on_the_overflow() -> None:
     records = [span(model=model, caller=caller) for model in ("gpt-4o", "gpt-4o-mini", "o3") for caller in "abc"]
     nano_usd = sum(published(record)[0] for record in records)
     for max_groups in (1, 4, 9):
@@ -291,8 +291,8 @@ def test_the_bill_is_the_same_however_many_groups_overflow() -> None:
         assert sum(cell["cost_nano_usd"] for cell in cells_of(rig.commit()).values()) == nano_usd
 
 
-def test_pricer_prices_later_groups_and_reprices_other_indexes() -> None:
-    subject = Pricer({"a": ONE_AND_TWO, "b": DEAR}, builtin=False)
+def test_new_groups_are_priced_and_a_new_sequence_resets_the_plans() -> None:
+    subject = Pricer({"a": ONE_AND_TWO, "b": EXPENSIVE}, builtin=False)
     first, second = GroupIndex(1000), GroupIndex(1000)
     assert prices(subject, span(model="a"), groups=first) == [BY_ONE_AND_TWO]
     many = [span(model=f"m{number}") for number in range(100)]
@@ -311,17 +311,17 @@ def test_a_span_is_priced_by_the_names_of_its_group() -> None:
     assert priced.cost_nano_usd.tolist() == [BY_ONE_AND_TWO[0]]
 
 
-def test_names_that_were_forgotten_are_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evicted_names_are_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pricer, "_MAX_NAMES", 2)
     for builtin in (True, False):
         subject = Pricer({"house*": ONE_AND_TWO}, builtin=builtin)
         records = [span(model=model, caller=str(number)) for number, model in enumerate(["gpt-4o", "house", "o3"] * 4)]
         by = [BY_ONE_AND_TWO if record["model"] == "house" else published(record) for record in records]
-        expected = by if builtin else [plan if plan == BY_ONE_AND_TWO else UNPRICED for plan in by]
+        expected = by if builtin else [price if price == BY_ONE_AND_TWO else UNPRICED for price in by]
         assert prices(subject, *records, groups=GroupIndex(1)) == expected
 
 
-def test_the_engine_counts_spans_by_the_source_of_their_price() -> None:
+def test_the_pipeline_counts_spans_by_the_source_of_their_price() -> None:
     records = [span(cost_usd=0.25), span(), span(model="house-llm", provider="vllm"), span(cost_usd=0.0)]
     rig = Harness()
     rig.count([message(record) for record in records])
@@ -361,10 +361,10 @@ def plans(draw: st.DrawFn) -> PricePlan:
 
 
 def charged_alone(plan: PricePlan, prompt: int, cached: int, completion: int, moment_us: int) -> int:
-    for entry in plan:
-        when = entry.condition
+    for price_list in plan:
+        when = price_list.condition
         if moment_us >= when.since_us and (moment_us - when.daily_from_us) % US_PER_DAY < when.daily_for_us:
-            row = [tier.rates for tier in entry.tiers if prompt > tier.above][-1]
+            row = [tier.rates for tier in price_list.tiers if prompt > tier.above][-1]
             units = row.call + prompt * row.prompt + cached * row.cached + completion * row.completion
             return round(Fraction(units, row.units_per_nano))
     raise AssertionError("a plan ends in a list that always holds")
@@ -381,7 +381,7 @@ CALL = st.tuples(st.integers(-1, 2), PROMPT, st.integers(0, MAX_TOKENS), st.inte
 
 
 @given(st.lists(plans(), min_size=1, max_size=3), st.lists(CALL, min_size=1, max_size=6))
-def test_a_batch_of_calls_is_charged_as_each_alone(
+def test_a_batch_is_charged_like_its_calls_one_by_one(
     some: list[PricePlan], calls: list[tuple[int, int, int, int, int]]
 ) -> None:
     table = RateTable()

@@ -1,20 +1,20 @@
-"""Errors that reach a user, each with what to do about it in its message.
+"""Errors for users. Every message says how to fix the problem.
 
-A library caller catches `TokentraceError`; the command line turns one into a single line on stderr and its
-`exit_code`. Anything else that escapes is a bug and keeps its traceback.
+A library caller catches `TokentraceError`. The command line prints the error as one line on stderr and exits with its
+`exit_code`. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 
 class TokentraceError(Exception):
-    """Base of every error that tokentrace raises on purpose. The message is one sentence for the user."""
+    """Base of all errors that tokentrace raises intentionally. The message is one sentence for the user."""
 
     exit_code = 1
 
 
 class ConfigError(TokentraceError):
-    """The configuration is wrong: `problems` holds one line each, `path.to.key: what is wrong (line N)`."""
+    """The configuration is invalid. Every problem is one line: `path.to.key: what is wrong (line N)`."""
 
     exit_code = 2
 
@@ -24,17 +24,17 @@ class ConfigError(TokentraceError):
 
 
 class UsageError(TokentraceError):
-    """The command was called wrongly, or what it needs beside the configuration is missing."""
+    """The command was used incorrectly, or something that it needs besides the configuration is missing."""
 
     exit_code = 2
 
 
 class FatalError(TokentraceError):
-    """The worker cannot go on: fenced, a topic with wrong settings, a broker that refuses."""
+    """The worker cannot continue: it is fenced or unauthorized, or a topic has wrong settings."""
 
 
 class SchemaError(TokentraceError):
-    """A writer schema that cannot be read as a span, or cannot be found. `reason` is a word of `reasons`."""
+    """A writer schema is missing or cannot be read as a span. `reason` is a key of `reasons`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -42,4 +42,4 @@ class SchemaError(TokentraceError):
 
 
 class SchemaUnavailable(TokentraceError):
-    """The schema registry does not answer: no fault of the message; pause and try again."""
+    """The schema registry is unavailable. The message is not at fault; pause and retry."""

@@ -42,7 +42,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 
 
 @given(SEEDS)
-def test_columnar_and_reference_agree_on_any_schema_and_any_bytes(seed: int) -> None:
+def test_columnar_equals_fastavro_for_any_schema_and_any_bytes(seed: int) -> None:
     rng, schema, datums = random_batch(seed)
     options = rng.choice((THOROUGH, THOROUGH, THOROUGH | {"chunk_rows": 4}, {"min_rows": 0, "max_sparse_rounds": 3}))
     reference, columnar = both_decoders(schema, **options)
@@ -51,7 +51,7 @@ def test_columnar_and_reference_agree_on_any_schema_and_any_bytes(seed: int) -> 
 
 
 @given(SEEDS, st.sampled_from([True, False]))
-def test_columnar_and_reference_agree_on_spans_that_were_damaged(seed: int, wild: bool) -> None:
+def test_columnar_equals_fastavro_for_damaged_spans(seed: int, wild: bool) -> None:
     generator = Generator(rng := random.Random(seed))
     datums = [generator.datum(SPAN_SCHEMA, wild) for _ in range(20)]
     datums = [generator.damage(datum, datums) if rng.random() < 0.3 else datum for datum in datums]
@@ -61,7 +61,7 @@ def test_columnar_and_reference_agree_on_spans_that_were_damaged(seed: int, wild
 
 
 @given(SEEDS)
-def test_neither_order_nor_division_into_batches_matters(seed: int) -> None:
+def test_results_do_not_depend_on_order_or_batches(seed: int) -> None:
     rng, schema, datums = random_batch(seed)
     _, columnar = both_decoders(schema, **THOROUGH)
     if columnar is None:
@@ -88,7 +88,7 @@ def test_a_recursive_schema_is_left_to_fastavro(seed: int) -> None:
     assert columnar is None or not (resolution.recursive or resolution.unbounded)
 
 
-def test_differential_tests_generate_enough_fast_and_rejected_datums() -> None:
+def test_generated_batches_exercise_the_fast_path_and_rejects() -> None:
     """A comparison shows nothing where every message is left to the reference, or where none is wrong."""
     fast = slow = wrong = 0
     for seed in range(300):
@@ -132,7 +132,7 @@ def nested(depth: int) -> Any:
     ],
     ids=str,
 )
-def test_schema_has_a_column_form_or_not(schema: Any, has_one: bool) -> None:
+def test_a_schema_has_a_columnar_form(schema: Any, has_one: bool) -> None:
     assert (both_decoders(schema)[1] is not None) == has_one
 
 
@@ -160,17 +160,17 @@ def test_the_score_is_found_among_keys_that_resemble_it() -> None:
     maps = [
         dict.fromkeys(keys[:n], 0.5) | dict.fromkeys(keys[n:], value) for n in range(9) for value in (1, None, "x", 2.0)
     ]
-    datums = [write(schema, {"attributes": mapping, "model": "m"}) for mapping in maps]
+    datums = [write(schema, {"attributes": attributes, "model": "m"}) for attributes in maps]
     assert fallback_rows(schema, datums) == []
     _, columnar = both_decoders(schema, **THOROUGH)
     assert columnar is not None
-    scores = [span["eval_score"] for span in spans_of(run(columnar, datums)[0])]
+    scores = [span_["eval_score"] for span_ in spans_of(run(columnar, datums)[0])]
     assert scores[:3] == [1.0, None, scores[2]]
     assert np.isnan(scores[2])
     assert scores[4:] == [0.5] * 32
 
 
-def test_rows_of_several_schemas_lie_between_each_other() -> None:
+def test_rows_of_several_schemas_may_be_interleaved() -> None:
     """A schema's messages are no stretch of the batch, and each must come out in its own row."""
     rng = random.Random(6)
     records = [random_span(rng) for _ in range(600)]

@@ -1,4 +1,4 @@
-"""The columnar decoder's fast path and its fallback to the reference, which agree on every datum."""
+"""Fast path of the columnar decoder: messages that stay on it, messages that leave it, and equal results for both."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ NULL_STRING = ["null", "string"]
 MAP = {"type": "map", "values": ["null", "boolean", "long", "double", "string"]}
 
 
-# What stays on the fast path.
+# Messages that stay on the fast path.
 
 
-def sound_batch() -> list[bytes]:
+def valid_batch() -> list[bytes]:
     rng = random.Random(5)
     return [datum(random_span(rng)) for _ in range(500)]
 
 
-def test_no_sound_span_is_left_to_the_reference() -> None:
-    assert fallback_rows(SPAN_SCHEMA, sound_batch()) == []
+def test_valid_spans_stay_on_the_fast_path() -> None:
+    assert fallback_rows(SPAN_SCHEMA, valid_batch()) == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_timestamps_of_any_unit_stay_on_the_fast_path(unit: str) -> None:
     assert fallback_rows(schema, [zigzag(stamp) + string("m") for stamp in stamps]) == []
 
 
-def test_blocks_that_state_their_size_stay_on_the_fast_path() -> None:
+def test_blocks_that_declare_their_size_stay_on_the_fast_path() -> None:
     schema = record_schema(tags={"type": "array", "items": "string"}, model="string")
     tags = string("a") + string("b" * 99)
     sized = zigzag(-2) + zigzag(len(tags)) + tags
@@ -71,13 +71,13 @@ def test_blocks_that_state_their_size_stay_on_the_fast_path() -> None:
     assert fallback_rows(schema, [block + zigzag(0) + string("m") for block in blocks]) == []
 
 
-def test_numbers_with_needless_bytes_stay_on_the_fast_path() -> None:
+def test_padded_numbers_stay_on_the_fast_path() -> None:
     schema = record_schema(prompt_tokens="long", model="string")
     padded = [b"\x82" + b"\x80" * more + b"\0" for more in range(9)]
-    assert fallback_rows(schema, [datum + string("m") for datum in padded]) == []
+    assert fallback_rows(schema, [number + string("m") for number in padded]) == []
 
 
-def test_names_that_are_not_ascii_stay_on_the_fast_path() -> None:
+def test_non_ascii_names_stay_on_the_fast_path() -> None:
     names = [name for name, _ in MODELS] + [
         "é",
         "模型" * 9,
@@ -91,48 +91,48 @@ def test_names_that_are_not_ascii_stay_on_the_fast_path() -> None:
     assert fallback_rows(SPAN_SCHEMA, datums) == []
 
 
-# What leaves it, alone.
+# Messages that leave it.
 
 
-SOUND = datum(span())
-UNSOUND = {
-    "cut": SOUND[:-1],
-    "longer": SOUND + b"\0",
+VALID = datum(span())
+INVALID = {
+    "cut": VALID[:-1],
+    "longer": VALID + b"\0",
     "empty": b"",
-    "invalid model": SOUND.replace(b"gpt-4o", b"gpt\xff4o"),
-    "invalid model at its end": SOUND.replace(b"gpt-4o", b"gpt-4\xff"),
-    "invalid provider": SOUND.replace(b"openai", b"\x80penai"),
+    "invalid model": VALID.replace(b"gpt-4o", b"gpt\xff4o"),
+    "invalid model at its end": VALID.replace(b"gpt-4o", b"gpt-4\xff"),
+    "invalid provider": VALID.replace(b"openai", b"\x80penai"),
     "invalid long caller": datum(span(caller="c" * 2000)).replace(b"c" * 2000, b"c" * 1999 + b"\xff"),
-    "negative length": b"\1" + SOUND[1:],
-    "length of 2^62": zigzag(2**62) + SOUND[1:],
-    "length of 2^63-1": zigzag(2**63 - 1) + SOUND[1:],
-    "length of -2^63": zigzag(-(2**63)) + SOUND[1:],
-    "length of its neighbours": zigzag(2000) + SOUND[1:],
+    "negative length": b"\1" + VALID[1:],
+    "length of 2^62": zigzag(2**62) + VALID[1:],
+    "length of 2^63-1": zigzag(2**63 - 1) + VALID[1:],
+    "length of -2^63": zigzag(-(2**63)) + VALID[1:],
+    "length of its neighbours": zigzag(2000) + VALID[1:],
     "65 bits": b"\xff" * 9 + b"\3",
-    "no end of a number": b"\x80" * len(SOUND),
+    "no end of a number": b"\x80" * len(VALID),
 }
 
 
-@pytest.mark.parametrize("data", UNSOUND.values(), ids=UNSOUND)
+@pytest.mark.parametrize("data", INVALID.values(), ids=INVALID)
 @pytest.mark.parametrize("row", [0, 7, 499])
-def test_one_unsound_message_is_rejected_alone(data: bytes, row: int) -> None:
-    datums = sound_batch()
+def test_an_invalid_message_leaves_the_fast_path_alone(data: bytes, row: int) -> None:
+    datums = valid_batch()
     datums[row] = data
     assert fallback_rows(SPAN_SCHEMA, datums) == [row]
 
 
 def test_a_message_that_ends_where_another_one_does_is_rejected() -> None:
-    """It claims its neighbour's bytes, so that its values would be sound but for the end."""
+    """It claims its neighbour's bytes, so only the end of its datum is wrong."""
     schema = record_schema(model="string", prompt_tokens="long")
     datums = [string("m") + zigzag(1), zigzag(4) + b"m", string("m") + zigzag(2)] * 3
     _, columnar = both_decoders(schema, **THOROUGH)
     assert columnar is not None
     spans, rejects = run(columnar, datums)
     assert [reject.row for reject in rejects] == [1, 4, 7]
-    assert [span["prompt_tokens"] for span in spans_of(spans)] == [1, 2] * 3
+    assert [decoded["prompt_tokens"] for decoded in spans_of(spans)] == [1, 2] * 3
 
 
-def test_a_label_that_lies_among_other_messages_is_not_looked_at() -> None:
+def test_the_utf8_check_skips_labels_outside_their_message() -> None:
     schema = record_schema(name="string", model="string")
     away = zigzag(300) + b"m"
     datums = [away, *([string("n" * 40) + string("é")] * 20), away]
@@ -160,34 +160,34 @@ def test_a_block_of_more_items_than_it_has_bytes_is_malformed(count: int) -> Non
         ("started_at", {"type": "long", "logicalType": "timestamp-millis"}, zigzag(2**62)),
     ],
 )
-def test_a_value_that_is_unusual_is_left_to_the_reference(field: str, type_: Any, data: bytes) -> None:
+def test_unusual_values_go_to_the_fallback(field: str, type_: Any, data: bytes) -> None:
     good = {"long": zigzag(5), "string": string("ok"), "enum": zigzag(0)}
     first = type_[0] if isinstance(type_, list) else type_["type"]
     usual = (zigzag(0) if isinstance(type_, list) else b"") + good.get(first, b"")
     assert fallback_rows(record_schema(**{field: type_}), [usual, data, usual, data, usual]) == [1, 3]
 
 
-def test_messages_of_no_bytes_are_sound_where_the_schema_has_none() -> None:
+def test_empty_messages_are_valid_for_a_schema_without_bytes() -> None:
     for schema in (record_schema(), record_schema(nothing="null", empty=record_schema("E"))):
         assert fallback_rows(schema, [b""] * 9) == []
         assert fallback_rows(schema, [b"", b"\0", b""]) == [1]
 
 
 @pytest.mark.parametrize("count", [0, 1, MIN_ROWS - 1, MIN_ROWS])
-def test_few_messages_are_left_to_the_reference_which_is_faster(count: int) -> None:
-    slow = fallback_rows(SPAN_SCHEMA, sound_batch()[:count], min_rows=MIN_ROWS)
+def test_small_batches_go_to_the_fallback(count: int) -> None:
+    slow = fallback_rows(SPAN_SCHEMA, valid_batch()[:count], min_rows=MIN_ROWS)
     assert slow == (list(range(count)) if count < MIN_ROWS else [])
 
 
-def test_a_message_with_very_many_items_is_left_to_the_reference() -> None:
-    datums = sound_batch()
+def test_a_message_with_very_many_items_goes_to_the_fallback() -> None:
+    datums = valid_batch()
     datums[3] = datum(span(attributes={f"k{n}": n for n in range(2 * MAX_SPARSE_ROUNDS)}))
     assert fallback_rows(SPAN_SCHEMA, datums, sparse_rows=SPARSE_ROWS) == [3]
 
 
 @pytest.mark.parametrize("items", [1, 2])
-def test_a_message_that_is_given_up_does_not_come_out_by_chance(items: int) -> None:
-    """The bytes after the array would also be valid directly after the last item that was read."""
+def test_a_dropped_message_cannot_end_at_its_datum_by_chance(items: int) -> None:
+    """The bytes after the array would also be valid if they began right after the last item that was read."""
     schema = record_schema(extra={"type": "array", "items": "int"}, model="string")
     data = zigzag(items) + zigzag(0) * (items - 1) + zigzag(2) + zigzag(0) + string("")
     for max_sparse_rounds in range(3):
@@ -216,10 +216,10 @@ ARRAYS = {"type": "array", "items": {"type": "array", "items": {"type": "array",
     ids=["many entries", "nested", "nested without end", "many blocks", "short"],
 )
 @pytest.mark.parametrize("copies", [1, 9, 300])
-def test_hostile_messages_cost_no_more_than_the_reference_does(
+def test_hostile_messages_cost_a_bounded_number_of_reads(
     schema: Any, data: bytes, copies: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted in reads: each is one array operation over the rows that are left, and pays off with many rows."""
+    """A read is one array operation over the rows that are left; it pays off with many rows."""
     copies = min(copies, max(9, 600_000 // len(data)))
     _, columnar = both_decoders(schema)
     assert columnar is not None
@@ -239,13 +239,13 @@ def test_hostile_messages_cost_no_more_than_the_reference_does(
     assert sum(rows_read) <= 2 * copies * len(data)
 
 
-def test_types_that_no_datum_can_hold_are_malformed() -> None:
+def test_types_without_valid_values_make_every_message_malformed() -> None:
     for type_ in ({"type": "enum", "name": "E", "symbols": []}, {"type": "fixed", "name": "F", "size": MAX_WIDTH}):
         for field in ("extra", "model") if type_["type"] == "enum" else ("extra",):
             assert fallback_rows(record_schema(**{field: type_}), [b"", b"\0", b"\2" * 40]) == [0, 1, 2]
 
 
-def test_a_buffer_larger_than_what_is_looked_at_at_a_time() -> None:
+def test_the_utf8_check_covers_buffers_larger_than_its_block() -> None:
     names = ["é", "e" * 9, "ü" * 20]
     schema = record_schema(model="string", error="string")
     datums = [write(schema, {"model": names[row % 3], "error": "x" * (row * 37 % 5000)}) for row in range(500)]

@@ -1,4 +1,4 @@
-"""Detection of strings that are not ASCII or not UTF-8, at any place of the buffer."""
+"""UTF-8 check: which strings are not ASCII, and which are no UTF-8, at any place of the buffer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tokentrace.model.spans import Strings
 
 
 @given(st.lists(st.text("aé", max_size=70), min_size=1, max_size=30), st.data())
-def test_strings_that_are_not_ascii_are_found(texts: list[str], data: st.DataObject) -> None:
+def test_non_ascii_strings_are_found(texts: list[str], data: st.DataObject) -> None:
     names = [text.encode() for text in texts]
     buffer = np.frombuffer(b"\xff" * 9 + b"\xff".join(names) + b"\xff" * 9, np.uint8)
     length = np.array([len(name) for name in names])
@@ -28,7 +28,7 @@ def test_strings_that_are_not_ascii_are_found(texts: list[str], data: st.DataObj
 
 
 @pytest.mark.parametrize("shift", range(8))
-def test_one_byte_that_is_not_ascii_is_found_wherever_it_is(shift: int) -> None:
+def test_a_single_non_ascii_byte_is_found_at_any_position(shift: int) -> None:
     for length in range(1, 70):
         for place in {0, length // 2, length - 1}:
             data = b"x" * shift + b"x" * place + b"\xff" + b"x" * (length - 1 - place)
@@ -37,14 +37,14 @@ def test_one_byte_that_is_not_ascii_is_found_wherever_it_is(shift: int) -> None:
 
 
 @given(st.lists(st.one_of(st.text(max_size=9).map(str.encode), st.binary(max_size=5)), max_size=20))
-def test_strings_that_are_no_utf8_are_found(names: list[bytes]) -> None:
+def test_invalid_utf8_is_found(names: list[bytes]) -> None:
     length = np.array([len(name) for name in names], np.int64)
     strings = Strings(np.cumsum(length) - length, length)
     found = invalid_utf8(np.frombuffer(b"".join(names) + bytes(16), np.uint8), strings)
     assert found == [row for row, name in enumerate(names) if name.decode(errors="replace").encode() != name]
 
 
-def test_many_long_names_are_looked_at_one_by_one() -> None:
+def test_many_long_names_are_checked_one_by_one() -> None:
     names = ["é" * 20_000] * 30
     datums = [string(name) for name in names]
     datums[5] = string("é" * 20_000 + "x")[:-1] + b"\xff"

@@ -1,4 +1,4 @@
-"""Schema files: folders, fingerprints, and the error for a file that is not a schema."""
+"""Schema files: folders, fingerprints, and what is said of a file that is not a schema."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_an_empty_folder_has_no_schemas(tmp_path: Path) -> None:
     assert load_folder(tmp_path, "schemas.paths") == {}
 
 
-def test_a_folder_that_is_none_is_a_wrong_configuration(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_a_configuration_error(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", save(tmp_path / "file", ONE)):
         assert problems_of(lambda path=path: load_folder(path, "schemas.paths")) == [
             f"schemas.paths: {path} is not a folder"
@@ -130,29 +130,29 @@ def test_a_folder_that_is_none_is_a_wrong_configuration(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[bytes, str]] = {
-    "nothing": (b"", " is no Avro schema (Expecting value: line 1 column 1 (char 0))"),
-    "not json": (b"{", " is no Avro schema (Expecting property name"),
-    "not utf-8": (b'"\xff"', " is no Avro schema ('utf-8' codec can't decode"),
-    "a type that is none": (b'{"type": "nonsense"}', " names the type nonsense, which the file does not define"),
+    "nothing": (b"", " is not an Avro schema (Expecting value: line 1 column 1 (char 0))"),
+    "not json": (b"{", " is not an Avro schema (Expecting property name"),
+    "not utf-8": (b'"\xff"', " is not an Avro schema ('utf-8' codec can't decode"),
+    "a type that is none": (b'{"type": "nonsense"}', " refers to the type nonsense, which the file does not define"),
     "a type from elsewhere": (
         json.dumps(record_schema(inner="com.example.Inner")).encode(),
-        " names the type com.example.Inner, which the file does not define",
+        " refers to the type com.example.Inner, which the file does not define",
     ),
-    "an enum without symbols": (b'{"type": "enum", "name": "E"}', " is no Avro schema ("),
-    "a record without a name": (b'{"type": "record", "fields": []}', " is no Avro schema ("),
-    "a number": (b"7", " is no Avro schema ("),
-    "null": (b"null", " is no Avro schema ("),
-    "fields that are none": (b'{"type": "record", "name": "R", "fields": [7]}', " is no Avro schema ("),
+    "an enum without symbols": (b'{"type": "enum", "name": "E"}', " is not an Avro schema ("),
+    "a record without a name": (b'{"type": "record", "fields": []}', " is not an Avro schema ("),
+    "a number": (b"7", " is not an Avro schema ("),
+    "null": (b"null", " is not an Avro schema ("),
+    "fields that are none": (b'{"type": "record", "name": "R", "fields": [7]}', " is not an Avro schema ("),
     "a name twice": (
         json.dumps(record_schema("R", a=record_schema("X"), b=record_schema("X"))).encode(),
-        " is no Avro schema (redefined named type: X)",
+        " is not an Avro schema (redefined named type: X)",
     ),
-    "nesting without end": (b"[" * 100_000, " is no Avro schema ("),
+    "nesting without end": (b"[" * 100_000, " is not an Avro schema ("),
 }
 
 
 @pytest.mark.parametrize(("content", "problem"), WRONG.values(), ids=WRONG)
-def test_a_file_that_is_no_schema_is_named_with_what_is_wrong(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_an_invalid_schema_file_is_reported_with_its_fault(tmp_path: Path, content: bytes, problem: str) -> None:
     path = tmp_path / "wrong.avsc"
     path.write_bytes(content)
     (found,) = problems_of(lambda: load_schema(path, "schemas.raw"))
@@ -191,7 +191,7 @@ def test_a_bundled_schema_is_the_callers_own() -> None:
     assert bundled_schema("span") == SPAN_SCHEMA
 
 
-def test_an_installation_without_its_schemas_says_so() -> None:
+def test_an_incomplete_installation_is_reported() -> None:
     with pytest.raises(FileNotFoundError, match="schema 'nonsense' is missing"):
         bundled_schema("nonsense")
 
@@ -227,14 +227,14 @@ def test_schemas_come_from_every_folder_and_the_raw_file(tmp_path: Path) -> None
     assert schemas.requests == {}
 
 
-def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "schemas"
     folder.mkdir()
     (folder / "wrong.avsc").write_text("{")
     missing, raw = tmp_path / "missing", tmp_path / "raw.avsc"
     registry = RegistrySettings("http://localhost")
     found = problems_of(lambda: WriterSchemas.load([folder, missing], raw, registry))
-    assert [problem.partition(" is no Avro schema")[0] for problem in found] == [
+    assert [problem.partition(" is not an Avro schema")[0] for problem in found] == [
         f"schemas.paths: {folder / 'wrong.avsc'}",
         f"schemas.paths: {missing} is not a folder",
         f"schemas.raw: {raw} cannot be read (No such file or directory)",
@@ -257,11 +257,11 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
         (
             RAW,
             "schema_unusable",
-            "kafka.framing is raw but no schema says how to read it; set schemas.raw.",
+            "kafka.framing is raw but no schema is configured; set schemas.raw.",
         ),
     ],
 )
-def test_a_schema_that_is_not_there_is_an_error_with_what_to_do(key: SchemaKey, reason: str, error: str) -> None:
+def test_a_missing_schema_is_an_error_with_advice(key: SchemaKey, reason: str, error: str) -> None:
     with pytest.raises(SchemaError) as raised:
         WriterSchemas().get(key)
     assert (raised.value.reason, str(raised.value)) == (reason, error)

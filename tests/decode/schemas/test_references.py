@@ -98,7 +98,7 @@ def test_a_reference_may_be_the_whole_schema() -> None:
     assert survives(inline("com.example.Cost", {"com.example.Cost": COST}), {"usd": 1.0})
 
 
-def test_a_reference_that_is_no_named_type_is_put_in_as_it_is() -> None:
+def test_a_reference_to_an_unnamed_type_is_inlined() -> None:
     assert inline(of("Alias"), {"Alias": ["null", "string"]}) == of(["null", "string"])
     assert inline(of("Alias"), {"Alias": "string"}) == of("string")
 
@@ -113,6 +113,6 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
 @pytest.mark.parametrize(
     "schema", ["string", 7, None, of("string"), {"type": "record", "name": "R", "fields": 7}], ids=str
 )
-def test_schema_without_references_stays_as_it_is(schema: Any) -> None:
+def test_a_schema_without_references_is_unchanged(schema: Any) -> None:
     assert inline(schema, {"com.example.Status": STATUS}) == schema
     assert inline(schema, {}) == schema

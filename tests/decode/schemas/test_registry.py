@@ -51,7 +51,7 @@ def unavailable(subject: Registry, schema_id: int = 1) -> str:
 # Schemas that are there.
 
 
-def test_a_stand_in_is_asked_once_for_each_id(server: StandIn) -> None:
+def test_a_registry_gets_one_request_per_id(server: StandIn) -> None:
     server.add_id(1, SPAN)
     server.add_id(2, '"string"')
     subject = to(server)
@@ -60,17 +60,17 @@ def test_a_stand_in_is_asked_once_for_each_id(server: StandIn) -> None:
     assert subject.requests == {"ok": 2, "not_found": 0, "error": 0}
 
 
-def test_registry_receives_no_request_before_the_first_message(server: StandIn) -> None:
+def test_the_registry_gets_no_request_before_the_first_message(server: StandIn) -> None:
     assert to(server).requests == {"ok": 0, "not_found": 0, "error": 0}
     assert server.asked == []
 
 
-def test_a_stand_in_may_give_a_primitive_by_its_bare_name(server: StandIn) -> None:
+def test_a_registry_may_return_a_bare_primitive_type(server: StandIn) -> None:
     server.add_id(1, "long")
     assert to(server).get(1) == "long"
 
 
-def test_the_largest_id_of_the_wire_is_asked_for(server: StandIn) -> None:
+def test_the_largest_schema_id_is_requested(server: StandIn) -> None:
     server.add_id(2**32 - 1, SPAN)
     assert to(server).get(2**32 - 1) == SPAN
 
@@ -85,11 +85,11 @@ def test_a_type_avro_may_be_named(server: StandIn) -> None:
 MISSING = "The schema registry has no schema with id 7."
 
 
-def test_an_id_that_a_stand_in_does_not_know_is_the_messages_fault(server: StandIn) -> None:
+def test_an_unknown_id_is_the_messages_fault(server: StandIn) -> None:
     assert refused(to(server), 7) == ("unknown_schema_id", MISSING)
 
 
-def test_an_unknown_id_is_asked_for_again_when_its_time_is_over(server: StandIn) -> None:
+def test_an_unknown_id_is_requested_again_after_its_ttl(server: StandIn) -> None:
     clock = Clock()
     subject = to(server, clock)
     start_s = clock.now_s
@@ -120,7 +120,7 @@ def test_one_unknown_id_does_not_hide_another(server: StandIn) -> None:
     assert subject.get(2) == SPAN
 
 
-def test_a_publisher_of_any_ids_does_not_fill_the_memory(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_of_unknown_ids_is_bounded(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "MAX_UNKNOWN", 3)
     subject = to(server)
     for schema_id in range(8):
@@ -138,11 +138,11 @@ def test_a_publisher_of_any_ids_does_not_fill_the_memory(server: StandIn, monkey
         ({"schema": "{}", "schemaType": "JSON"}, "Schema id 1 is of type JSON, not AVRO."),
         ({"schema": "[" * 100_000}, "Schema id 1 is nested too deeply to be read."),
         ({"schema": "[" * 600 + "]" * 600}, "Schema id 1 is nested too deeply to be read."),
-        ({"schema": "{nonsense"}, "Schema id 1 is no JSON (Expecting property name enclosed in double quotes: line 1"),
+        ({"schema": "{nonsense"}, "Schema id 1 is not JSON (Expecting property name enclosed in double quotes: line 1"),
     ],
     ids=["protobuf", "json schema", "nesting without end", "nesting too deep", "no json"],
 )
-def test_registry_schema_that_is_not_avro_is_unusable_and_not_requested_again(
+def test_a_schema_that_is_not_avro_is_unusable_and_requested_once(
     server: StandIn, body: dict[str, str], error: str
 ) -> None:
     server.answers["/schemas/ids/1"] = (200, json.dumps(body).encode())
@@ -154,27 +154,26 @@ def test_registry_schema_that_is_not_avro_is_unusable_and_not_requested_again(
     assert subject.requests == {"ok": 1, "not_found": 0, "error": 0}
 
 
-# Registries that cannot tell.
+# Unavailable registries.
 
 REFUSAL = "The schema registry at {} {}."
+NOT_A_REGISTRY = "returned HTTP 404, so it is not a schema registry; check the path in schema_registry.url"
 
 
 @pytest.mark.parametrize(
     ("status", "body", "what"),
     [
-        (500, b'{"error_code": 50001, "message": "no"}', "answers HTTP 500; tokentrace asks again until it recovers"),
-        (503, b"<html>", "answers HTTP 503; tokentrace asks again until it recovers"),
-        (429, b"{}", "answers HTTP 429; tokentrace asks again until it recovers"),
-        (401, b'{"error_code": 401}', "refuses the credentials (HTTP 401); check schema_registry.auth"),
-        (403, b"", "refuses the credentials (HTTP 403); check schema_registry.auth"),
-        (404, b"<html>no page</html>", "answers HTTP 404 as no registry does; check the path in schema_registry.url"),
-        (404, b'{"error_code": 404}', "answers HTTP 404 as no registry does; check the path in schema_registry.url"),
-        (404, b"[]", "answers HTTP 404 as no registry does; check the path in schema_registry.url"),
+        (500, b'{"error_code": 50001, "message": "no"}', "returned HTTP 500; tokentrace retries until it recovers"),
+        (503, b"<html>", "returned HTTP 503; tokentrace retries until it recovers"),
+        (429, b"{}", "returned HTTP 429; tokentrace retries until it recovers"),
+        (401, b'{"error_code": 401}', "rejects the credentials (HTTP 401); check schema_registry.auth"),
+        (403, b"", "rejects the credentials (HTTP 403); check schema_registry.auth"),
+        (404, b"<html>no page</html>", NOT_A_REGISTRY),
+        (404, b'{"error_code": 404}', NOT_A_REGISTRY),
+        (404, b"[]", NOT_A_REGISTRY),
     ],
 )
-def test_a_stand_in_that_refuses_is_not_the_messages_fault(
-    server: StandIn, status: int, body: bytes, what: str
-) -> None:
+def test_an_http_error_is_not_the_messages_fault(server: StandIn, status: int, body: bytes, what: str) -> None:
     server.otherwise = (status, body)
     subject = to(server)
     assert [unavailable(subject), unavailable(subject)] == [REFUSAL.format(server.url, what)] * 2
@@ -183,7 +182,7 @@ def test_a_stand_in_that_refuses_is_not_the_messages_fault(
 
 
 @pytest.mark.parametrize("code", [40401, 40402, 40403])
-def test_the_registrys_own_codes_tell_a_missing_schema_from_a_wrong_address(server: StandIn, code: int) -> None:
+def test_registry_error_codes_distinguish_a_missing_schema_from_a_wrong_url(server: StandIn, code: int) -> None:
     server.otherwise = (404, b'{"error_code": %d, "message": "not found"}' % code)
     assert refused(to(server), 7) == ("unknown_schema_id", MISSING)
 
@@ -191,7 +190,7 @@ def test_the_registrys_own_codes_tell_a_missing_schema_from_a_wrong_address(serv
 @pytest.mark.parametrize(
     "body", [b"", b"<html>hello</html>", b"{}", b"[]", b"7", b'{"schema": ""}', b'{"schema": null}']
 )
-def test_an_answer_that_is_no_schema_is_not_the_messages_fault(server: StandIn, body: bytes) -> None:
+def test_a_response_without_a_schema_is_not_the_messages_fault(server: StandIn, body: bytes) -> None:
     server.otherwise = (200, body)
     subject = to(server)
     for _ in range(2):
@@ -203,7 +202,7 @@ def test_an_answer_that_is_no_schema_is_not_the_messages_fault(server: StandIn, 
     assert subject.get(1) == SPAN
 
 
-def test_a_stand_in_that_does_not_answer_in_time_is_not_the_messages_fault(server: StandIn) -> None:
+def test_a_timeout_is_not_the_messages_fault(server: StandIn) -> None:
     server.hang = True
     subject = to(server, timeout_s=0.2)
     sentence = unavailable(subject)
@@ -224,7 +223,7 @@ def test_a_refused_connection_is_not_the_messages_fault() -> None:
     assert subject.requests == {"ok": 0, "not_found": 0, "error": 1}
 
 
-def test_a_stand_in_that_recovers_is_asked_again_at_once(server: StandIn) -> None:
+def test_a_registry_that_recovers_is_used_at_once(server: StandIn) -> None:
     server.otherwise = (500, b"")
     subject = to(server)
     unavailable(subject)
@@ -258,7 +257,7 @@ STANDS_ALONE = record_schema(
 )
 
 
-def test_references_of_a_stand_ins_schema_are_fetched_and_put_in(server: StandIn) -> None:
+def test_references_are_fetched_and_inlined(server: StandIn) -> None:
     add_referring(server)
     subject = to(server)
     assert subject.get(1) == subject.get(1) == STANDS_ALONE
@@ -267,7 +266,7 @@ def test_references_of_a_stand_ins_schema_are_fetched_and_put_in(server: StandIn
     assert subject.requests == {"ok": 4, "not_found": 0, "error": 0}
 
 
-def test_a_reference_that_a_stand_in_does_not_have_is_unknown_for_a_while(server: StandIn) -> None:
+def test_a_missing_reference_is_cached_as_unknown(server: StandIn) -> None:
     add_referring(server)
     del server.answers["/subjects/status-value/versions/12"]
     clock = Clock()
@@ -282,22 +281,22 @@ def test_a_reference_that_a_stand_in_does_not_have_is_unknown_for_a_while(server
     assert subject.requests == {"ok": 4, "not_found": 1, "error": 0}
 
 
-def test_a_reference_that_cannot_be_had_now_is_not_the_messages_fault(server: StandIn) -> None:
+def test_an_unavailable_reference_is_not_the_messages_fault(server: StandIn) -> None:
     add_referring(server)
     answer = server.answers["/subjects/cost/versions/1"]
     server.answers["/subjects/cost/versions/1"] = (500, b"")
     subject = to(server)
-    assert unavailable(subject).endswith("answers HTTP 500; tokentrace asks again until it recovers.")
+    assert unavailable(subject).endswith("returned HTTP 500; tokentrace retries until it recovers.")
     server.answers["/subjects/cost/versions/1"] = answer
     assert subject.get(1) == STANDS_ALONE
     assert subject.requests == {"ok": 4, "not_found": 0, "error": 1}
 
 
-def test_a_reference_that_is_no_avro_makes_its_schema_unusable(server: StandIn) -> None:
+def test_a_reference_that_is_not_avro_makes_its_schema_unusable(server: StandIn) -> None:
     server.add_id(1, OUTER, ("com.example.Call", "call", 3))
     server.add_subject("call", 3, "{nonsense")
     reason, sentence = refused(to(server), 1)
-    assert (reason, sentence.split(" (")[0]) == ("schema_unusable", "Schema id 1 is no JSON")
+    assert (reason, sentence.split(" (")[0]) == ("schema_unusable", "Schema id 1 is not JSON")
 
 
 def test_schemas_that_refer_to_each_other_end(server: StandIn) -> None:
@@ -318,7 +317,7 @@ def test_an_incomplete_reference_is_left_alone(server: StandIn) -> None:
 # Settings.
 
 
-def test_credentials_are_sent_to_the_stand_in(server: StandIn) -> None:
+def test_credentials_are_sent_to_the_registry(server: StandIn) -> None:
     server.add_id(1, SPAN)
     to(server, credentials="user:pass:word").get(1)
     to(server, bearer_token="secret").get(1)
@@ -343,7 +342,7 @@ def test_a_path_of_the_address_is_kept(server: StandIn) -> None:
     ],
     ids=["scheme", "credentials", "ca", "certificate", "key alone"],
 )
-def test_settings_that_cannot_be_right_are_a_wrong_configuration(settings: RegistrySettings) -> None:
+def test_invalid_settings_are_a_configuration_error(settings: RegistrySettings) -> None:
     with pytest.raises(ConfigError) as raised:
         Registry(settings)
     assert [problem[: len("schema_registry: ")] for problem in raised.value.problems] == ["schema_registry: "]
@@ -352,14 +351,14 @@ def test_settings_that_cannot_be_right_are_a_wrong_configuration(settings: Regis
 # Through the worker's own path.
 
 
-def test_writer_schemas_ask_the_registry_for_ids(server: StandIn, tmp_path: Path) -> None:
+def test_writer_schemas_find_ids_in_the_registry(server: StandIn, tmp_path: Path) -> None:
     server.add_id(5, SPAN)
     schemas = WriterSchemas.load([tmp_path], registry=RegistrySettings(server.url))
     assert schemas.get(SchemaKey("id", 5)) == SPAN
     assert schemas.requests == {"ok": 1, "not_found": 0, "error": 0}
 
 
-def test_spans_of_a_stand_ins_schemas_are_counted_and_others_rejected(server: StandIn) -> None:
+def test_spans_of_registered_schemas_are_counted_and_others_rejected(server: StandIn) -> None:
     server.add_id(5, SPAN_SCHEMA)
     server.add_id(6, SPAN)
     rig = Harness(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
@@ -376,7 +375,7 @@ def test_spans_of_a_stand_ins_schemas_are_counted_and_others_rejected(server: St
     assert sorted(server.asked) == ["/schemas/ids/5", "/schemas/ids/6", "/schemas/ids/7"]
 
 
-def test_a_batch_waits_for_a_stand_in_that_is_down(server: StandIn) -> None:
+def test_a_batch_waits_for_an_unavailable_registry(server: StandIn) -> None:
     server.otherwise = (503, b"")
     rig = Harness(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
     with pytest.raises(SchemaUnavailable):

@@ -1,7 +1,7 @@
-"""Pricing: what each span cost, in nano-USD, and where that figure comes from.
+"""Pricing: the cost of every span in nano-USD, and the source of that cost.
 
-The span's own `cost_usd` counts first (reported); else the configured rates, else the table of genai-prices
-(computed); else nothing is known and the cost is 0 (unpriced). A model is looked up once; then it is arithmetic.
+A span's own `cost_usd` has precedence (reported), then the configured rates, then the table of genai-prices
+(computed). Without any of them the cost is 0 (unpriced). A model is looked up once; the rest is array arithmetic.
 """
 
 from __future__ import annotations

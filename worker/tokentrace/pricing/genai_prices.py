@@ -1,7 +1,7 @@
-"""The published prices: plans of the models in the table that is installed with genai-prices. Never the network.
+"""Built-in prices: price plans from the table that is installed with genai-prices. Never uses the network.
 
-Names are matched by the library, and each rate is what the library charges for one token of its sort, so that what is
-charged how stays the library's knowledge. Tiers and conditions become data, for whole arrays of calls.
+The library matches model names, and every rate is the library's own charge for one token of that kind. Only tiers and
+conditions are converted to data, so that arrays of calls can be charged at once.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _EPOCH: Final = date(1970, 1, 1)
 
 
 class GenaiPrices:
-    """Finds plans by model and provider."""
+    """Finds price plans by model and provider."""
 
     def __init__(self) -> None:
         self.clear_cache()
 
     def clear_cache(self) -> None:
-        """Drop what the library remembers of every name that it was asked for, which nothing else bounds."""
-        from genai_prices.data import providers  # A large module: loaded when it is wanted.
+        """Clear the library's cache of looked-up names, which is otherwise unbounded."""
+        from genai_prices.data import providers  # A large module, loaded only if needed.
 
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
 
     def find(self, model: str, provider: str) -> PricePlan | None:
-        """The model's plan; None where the table has none, or no price for its tokens.
+        """Return the model's plan; None if the table has no such model, or no price for its tokens.
 
-        Without a provider the model's name decides; a provider that the table does not know is never guessed.
+        An empty provider is derived from the model's name. An unknown provider is never replaced by a guess.
         """
         try:
             _, info = self._snapshot.find_provider_model(model, None, provider or None, None)
@@ -45,7 +45,7 @@ class GenaiPrices:
             return None
         try:
             return plan_of(info)
-        except ValueError:  # Prices that contradict each other: the library refuses to charge by them.
+        except ValueError:  # Contradictory prices, which the library does not charge by.
             return None
 
 
@@ -57,8 +57,8 @@ def plan_of(info: ModelInfo) -> PricePlan | None:
     if isinstance(info.prices, ModelPrice):
         conditional = [(ALWAYS, info.prices)]
     else:
-        # The library tries them last to first, and falls back on the first.
-        conditional = [(_condition(each.constraint), each.prices) for each in reversed(info.prices)]
+        # The library tries the entries from last to first, and falls back to the first.
+        conditional = [(_condition(entry.constraint), entry.prices) for entry in reversed(info.prices)]
         conditional.append((ALWAYS, info.prices[0].prices))
     if any(prices.input_mtok is None and prices.output_mtok is None for _, prices in conditional):
         return None
@@ -77,7 +77,7 @@ def _tiers(prices: ModelPrice) -> tuple[Tier, ...]:
 
 
 def _without_tiers(prices: ModelPrice, above: int) -> ModelPrice:
-    """The prices without tiers, as they are for calls with just more than `above` prompt tokens."""
+    """Return the prices of calls with just more than `above` prompt tokens, without tiers."""
     flat: dict[str, Decimal | TieredPrices | None] = {}
     for key, price in vars(prices).items():
         if isinstance(price, TieredPrices):
@@ -88,7 +88,7 @@ def _without_tiers(prices: ModelPrice, above: int) -> ModelPrice:
 
 
 def _rates(prices: ModelPrice) -> RateRow:
-    """What the library charges for one call, and for one token more of each sort."""
+    """Return the library's charge for a call, and for one more token of every kind."""
     with localcontext() as context:
         context.prec = _DIGITS
         call, prompt, cached, completion = (
@@ -112,7 +112,7 @@ def _condition(constraint: StartDateConstraint | TimeOfDateConstraint | None) ->
 
 
 def _after_midnight_us(moment: time) -> int:
-    """Microseconds after midnight UTC. A time without a zone is UTC."""
+    """Return microseconds after midnight UTC. A time without a zone is UTC."""
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     utc = datetime.combine(_EPOCH, aware).astimezone(UTC)
     return (utc - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) % US_PER_DAY

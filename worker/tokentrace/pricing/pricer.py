@@ -1,4 +1,4 @@
-"""The pricer: finds each group's plan once, and charges a batch of spans by it."""
+"""Pricer: finds the price plan of every group once, and charges batches of spans by it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from tokentrace.pricing.genai_prices import GenaiPrices
 from tokentrace.pricing.rates import PricePlan, Rates, configured_plan
 from tokentrace.pricing.table import NO_PLAN, RateTable
 
-#: Where a cost comes from, by the code in `Priced.source`.
+#: Sources of a cost, indexed by the codes in `Priced.source`.
 SOURCES: Final = ("reported", "computed", "unpriced")
 REPORTED, COMPUTED, UNPRICED = (np.uint8(code) for code in range(3))
 
 _NANO_USD: Final = 1e9
 _NOT_LOOKED_UP: Final = -1
-#: Names that are remembered with their plans; beyond it all are forgotten, and looked up again as they come.
+#: Most names with a cached plan. At this size the cache is cleared, and names are looked up again.
 _MAX_NAMES: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """cost_nano_usd: int64[m], 0 where unpriced. source: uint8[m], index into SOURCES."""
+    """Costs of m spans. cost_nano_usd: int64[m], 0 if unpriced. source: uint8[m], index into SOURCES."""
 
     cost_nano_usd: NDArray[np.int64]
     source: NDArray[np.uint8]
@@ -40,15 +40,16 @@ class Priced:
 class Pricer:
     """Prices spans.
 
-    rates: glob (`*`, `?`, `[...]`) over model names, without regard to case -> Rates; the first that matches holds.
-    builtin: whether the published prices come after them. clock: Unix time, the moment of a span that has none.
+    rates: glob (`*`, `?`, `[...]`) over model names, case-insensitive -> Rates; the first match applies.
+    builtin: use the built-in prices if no glob matches. clock: Unix time, for spans without a timestamp.
     """
 
     def __init__(
         self, rates: Mapping[str, Rates], builtin: bool = True, clock: Callable[[], float] = time.time
     ) -> None:
         self._configured = [
-            (re.compile(fnmatch.translate(pattern.lower())), configured_plan(each)) for pattern, each in rates.items()
+            (re.compile(fnmatch.translate(glob.lower())), configured_plan(model_rates))
+            for glob, model_rates in rates.items()
         ]
         self._builtin = GenaiPrices() if builtin else None
         self._clock = clock
@@ -61,8 +62,8 @@ class Pricer:
     def price(self, spans: SpanBatch, group: NDArray[np.int64], groups: Sequence[Group]) -> Priced:
         """Price m validated spans. group: int64[m], indices into groups.
 
-        groups may only grow between calls; another sequence starts anew. Spans of the overflow group are priced by
-        their own model and provider.
+        groups may only grow between calls; a different sequence resets the cached plans of groups. Spans of the
+        overflow group are priced by their own model and provider.
         """
         cost = np.rint(spans.cost_usd.values * _NANO_USD).astype(np.int64)
         reported = spans.cost_usd.present
@@ -83,7 +84,7 @@ class Pricer:
         return Priced(cost, source)
 
     def _times_us(self, spans: SpanBatch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """When each call was made: prices go by the time of the request."""
+        """Return int64[len(rows)], the time of each request, since prices depend on it."""
         started_us, ended_us = spans.started_at_us.values[rows], spans.ended_at_us.values[rows]
         times_us = np.where(started_us > 0, started_us, ended_us)
         return np.where(times_us > 0, times_us, int(self._clock() * 1e6))
@@ -91,13 +92,13 @@ class Pricer:
     def _plans(
         self, spans: SpanBatch, rows: NDArray[np.int64], group: NDArray[np.int64], groups: Sequence[Group]
     ) -> NDArray[np.int32]:
-        """int32[len(rows)], the number of each span's plan. group: int64[len(rows)]."""
+        """Return int32[len(rows)], the plan id of every span. group: int64[len(rows)]."""
         if groups is not self._groups:
             self._groups, self._looked_up = groups, 0
         if self._looked_up < len(groups):
             self._plan_of_group = grown(self._plan_of_group, len(groups))
             self._plan_of_group[self._looked_up : len(groups)] = _NOT_LOOKED_UP
-            # Never looked up: each of its spans has a plan of its own.
+            # The overflow group has no plan: its spans are looked up by their own names.
             self._plan_of_group[OVERFLOW_GROUP] = NO_PLAN
             self._looked_up = len(groups)
         plan = self._plan_of_group[group]
@@ -116,6 +117,7 @@ class Pricer:
         return plan
 
     def _plan_id(self, model: str, provider: str) -> int:
+        """Return the id of a model's plan, from the cache of names or by a lookup."""
         plan_id = self._plan_of_name.get((model, provider))
         if plan_id is None:
             plan = self._find_plan(model, provider)
@@ -136,6 +138,7 @@ class Pricer:
 
 
 def _texts(spans: SpanBatch, strings: Strings, rows: NDArray[np.int64]) -> list[str]:
+    """Return the strings at rows."""
     buffer = spans.buffer.data
     start = strings.offset[rows]
     bounds = zip(start.tolist(), (start + strings.length[rows]).tolist(), strict=True)

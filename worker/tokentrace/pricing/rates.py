@@ -1,7 +1,7 @@
-"""How one model is charged, as values: a plan is price lists, each with its condition; a list is tiers of rates.
+"""Price plans: the prices of one model as values. A plan has price lists with conditions; a list has tiers of rates.
 
-Rates are exact integers in a unit that divides the nano-USD. The unit is the pico-USD wherever that is fine enough (it
-is a micro-USD a million tokens), and smaller where it is not, so that no rate is ever rounded, only a call's total.
+Rates are exact integers in a unit that divides the nano-USD. The unit is the pico-USD (one micro-USD per million
+tokens) if that is fine enough, else a smaller one. Rates are never rounded; only the total of a call is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from tokentrace.errors import ConfigError
 
-#: Above every published rate, and low enough that no validated span's cost leaves int64.
+#: Above every published rate, and low enough for the cost of every validated span to fit in int64.
 MAX_RATE_PER_1M: Final = 10_000
 PICO_PER_USD: Final = 10**12
 NANO_PER_USD: Final = 10**9
@@ -24,9 +24,9 @@ _TOKENS_PER_1M: Final = 10**6
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Configured rates of a model, USD a million tokens. Without a cached rate, cached tokens cost as others do.
+    """Configured rates of a model, in USD per million tokens. Cached tokens cost the prompt rate by default.
 
-    Raises ConfigError for a rate that is no number from 0 to MAX_RATE_PER_1M.
+    Raises ConfigError for a rate outside 0 to MAX_RATE_PER_1M.
     """
 
     prompt_per_1m: Decimal
@@ -35,7 +35,7 @@ class Rates:
 
     def __post_init__(self) -> None:
         problems = [
-            f"pricing.models: {name} is {rate}; give USD a million tokens, from 0 to {MAX_RATE_PER_1M}"
+            f"pricing.models: invalid {name} {rate}; set USD per million tokens, from 0 to {MAX_RATE_PER_1M}"
             for name in self.__slots__
             if (rate := getattr(self, name)) is not None and not (rate.is_finite() and 0 <= rate <= MAX_RATE_PER_1M)
         ]
@@ -45,10 +45,10 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class RateRow:
-    """Integers in units of which `units_per_nano` make a nano-USD.
+    """Rates as integers, in a unit of which `units_per_nano` make one nano-USD.
 
-    call: of a call, whatever its tokens. prompt, completion: of a token. cached: added for a prompt token that is
-    cached; negative where the cache is cheaper.
+    call: per call, regardless of its tokens. prompt, completion: per token. cached: added per cached prompt token;
+    negative if cached tokens are cheaper.
     """
 
     call: int
@@ -59,14 +59,14 @@ class RateRow:
 
     @classmethod
     def of_usd(cls, call: Fraction, prompt: Fraction, cached: Fraction, completion: Fraction) -> RateRow:
-        """The row of these amounts in USD, in the largest unit that holds each of them exactly."""
+        """Convert amounts in USD, using the largest unit that represents all of them exactly."""
         amounts = (call, prompt, cached, completion)
         units_per_usd = math.lcm(PICO_PER_USD, *(amount.denominator for amount in amounts))
         units = [int(amount * units_per_usd) for amount in amounts]
         return cls(units[0], units[1], units[2], units[3], units_per_usd // NANO_PER_USD)
 
     def charge(self, prompt: int, cached: int, completion: int) -> int:
-        """Nano-USD of one call, the exact amount rounded half to even."""
+        """Return the nano-USD of one call: the exact amount, rounded half to even."""
         units = self.call + prompt * self.prompt + cached * self.cached + completion * self.completion
         return round(Fraction(units, self.units_per_nano))
 
@@ -83,8 +83,8 @@ class Tier:
 class Condition:
     """Validity of a price list.
 
-    It holds from `since_us` (microseconds since the epoch) on, and every day (UTC) for `daily_for_us` from
-    `daily_from_us` after midnight on, into the next day if need be.
+    The list applies from `since_us` (microseconds since the epoch), on every day (UTC) for `daily_for_us` starting
+    `daily_from_us` after midnight, possibly into the next day.
     """
 
     since_us: int = -(1 << 63)
@@ -97,18 +97,18 @@ ALWAYS: Final = Condition()
 
 @dataclass(frozen=True, slots=True)
 class PriceList:
-    """Tiers by ascending `above`; the first is above -1."""
+    """Tiers in ascending order of `above`, the first one -1, and the condition under which they apply."""
 
     tiers: tuple[Tier, ...]
     condition: Condition = ALWAYS
 
 
-#: Price lists in the order in which they are tried; the last one holds ALWAYS.
+#: Price lists in order of precedence; the condition of the last one is ALWAYS.
 PricePlan = tuple[PriceList, ...]
 
 
 def configured_plan(rates: Rates) -> PricePlan:
-    """The plan of a model with rates in the configuration."""
+    """Return the plan of a model with configured rates."""
     prompt = _usd_per_token(rates.prompt_per_1m)
     cached = prompt if rates.cached_prompt_per_1m is None else _usd_per_token(rates.cached_prompt_per_1m)
     row = RateRow.of_usd(Fraction(0), prompt, cached - prompt, _usd_per_token(rates.completion_per_1m))

@@ -1,7 +1,7 @@
-"""Publish: a span as the bytes of a Kafka message, for programs that have tokentrace installed.
+"""Publishing helper: encodes a span as a Kafka message value, for programs with tokentrace installed.
 
-Single-object encoding with the bundled schema: no Schema Registry is needed. `docs/publishing.md` shows the same
-without this package.
+It uses single-object encoding and the bundled schema, so no Schema Registry is needed. `docs/publishing.md` shows
+the same without this package.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def _writer() -> tuple[Any, bytes]:
 
 
 def span_message(span: Mapping[str, Any]) -> bytes:
-    """The message value of one span, a mapping in the shape of `schemas/span.avsc`.
+    """Return the message value of one span, a mapping in the shape of `schemas/span.avsc`.
 
-    Fields that have a default may be left out. Raises ValueError for a span that does not fit the schema.
+    Fields with a default are optional. Raises ValueError for a span that does not match the schema.
     """
     schema, header = _writer()
     out = io.BytesIO()
@@ -34,5 +34,5 @@ def span_message(span: Mapping[str, Any]) -> bytes:
     try:
         fastavro.schemaless_writer(out, schema, span)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"The span does not fit schemas/span.avsc: {type(error).__name__}: {error}") from error
+        raise ValueError(f"The span does not match schemas/span.avsc: {type(error).__name__}: {error}") from error
     return out.getvalue()

@@ -1,7 +1,7 @@
-"""Traffic: synthetic spans as an application fleet would publish them, the same ones for the same seed.
+"""Synthetic traffic: spans as a fleet of applications would publish them; the same seed gives the same spans.
 
-Several models with prices, lengths and speeds of their own, callers that prefer some of them, a day's ebb and flow,
-errors, time-outs, cached prompts, quality scores. Most spans carry their cost; the others leave it to the worker.
+The models differ in price, length and speed. The traffic has callers, a daily cycle, errors, timeouts, cached prompts
+and quality scores. Most spans carry their cost; the worker computes the cost of the others.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What is typical of a model. prompt, completion: median tokens. Prices: USD a million tokens."""
+    """Typical properties of a model. prompt, completion: median tokens. Prices: USD per million tokens."""
 
     name: str
     provider: str
@@ -40,37 +40,37 @@ _MODELS: Final = (
     _Model("llama-3.3-70b-local", "vllm", 4, 700, 300, 180, 16, 0.0, 0.0, 0.0),
 )
 
-#: Callers and how much of the traffic is theirs; the empty one is an application that does not name itself.
+#: Callers and their weights; the empty caller is an application that does not name itself.
 _CALLERS: Final = (("support-bot", 34), ("search", 26), ("code-review", 18), ("nightly-summaries", 14), ("", 8))
 
-#: Shares of spans that failed, ran out of time, carry a quality score, and leave the cost to the worker.
+#: Shares of spans that fail, time out, carry a quality score, and carry no cost.
 _ERROR, _TIMEOUT, _SCORED, _WITHOUT_COST = 0.02, 0.006, 0.2, 0.25
 _CACHED = 0.35
-#: The busiest moment of a day has this many times the traffic of the quietest one.
+#: Ratio of the busiest to the quietest traffic of a day.
 _PEAK_TO_TROUGH: Final = 4.0
 
 
 class Traffic:
-    """An endless supply of spans. seed: the same seed gives the same spans, apart from their times."""
+    """Generates spans. seed: the same seed gives the same spans, apart from their times."""
 
     def __init__(self, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
         self._random = random.Random(seed)
         self._clock = clock
 
     def span(self) -> dict[str, Any]:
-        """One span that ends now, in the shape of `schemas/span.avsc`."""
+        """Return a span that ends now, in the shape of `schemas/span.avsc`."""
         rng = self._random
-        (model,) = rng.choices(_MODELS, [each.weight for each in _MODELS])
+        (model,) = rng.choices(_MODELS, [model.weight for model in _MODELS])
         ((caller, _),) = rng.choices(_CALLERS, [weight for _, weight in _CALLERS])
         prompt = _lognormal(rng, model.prompt, 0.9)
         completion = _lognormal(rng, model.completion, 0.7)
         cached = rng.randrange(prompt // 128 + 1) * 128 if rng.random() < _CACHED else None
         reasoning = rng.randrange(completion + 1) if model.reasons else None
         status, error = "ok", None
-        fate = rng.random()
-        if fate < _ERROR:
+        outcome = rng.random()
+        if outcome < _ERROR:
             status, error, completion, reasoning = "error", "HTTP 503 from the provider", 0, None
-        elif fate < _ERROR + _TIMEOUT:
+        elif outcome < _ERROR + _TIMEOUT:
             status, error = "timeout", "no answer within 60 s"
         ttft_ms = model.ttft_ms * rng.lognormvariate(0, 0.35)
         latency_ms = (
@@ -110,7 +110,7 @@ class Traffic:
 
 
 def rate_at(rate: float, time_of_day: float) -> float:
-    """Spans a second at a moment of the day (0 to 1, 0 is the quietest) whose mean over the day is `rate`."""
+    """Return the spans per second at a time of day (0 to 1, 0 is the quietest); the daily mean is `rate`."""
     swing = (_PEAK_TO_TROUGH - 1) / (_PEAK_TO_TROUGH + 1)
     return rate * (1 - swing * math.cos(2 * math.pi * time_of_day))
 

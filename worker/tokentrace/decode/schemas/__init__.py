@@ -1,4 +1,4 @@
-"""Writer schemas: schema files and a Schema Registry behind one lookup."""
+"""Writer schemas from schema files and a Schema Registry, with one lookup for both."""
 
 from .store import (
     Registry,

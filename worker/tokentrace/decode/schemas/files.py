@@ -1,4 +1,4 @@
-"""Schema files: `.avsc` folders, their fingerprints, and the schemas that ship with tokentrace."""
+"""Schema files: folders of `.avsc` files, schema fingerprints, and the schemas that ship with tokentrace."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _PACKAGE = Path(__file__).parent.parent.parent
 
 
 def bundled_schema(name: str) -> Any:
-    """A schema that ships with tokentrace, as parsed JSON of the caller's own: `span` is `schemas/span.avsc`."""
+    """Return a copy of a schema that ships with tokentrace, as parsed JSON: `span` is `schemas/span.avsc`."""
     return copy.deepcopy(_bundled(name))
 
 
 @cache
 def _bundled(name: str) -> Any:
-    # An installed wheel carries the schemas inside the package; a source tree has them at its top.
+    # A wheel contains the schemas inside the package; a source tree has them at the top.
     for folder in (_PACKAGE / "_schemas", _PACKAGE.parent.parent / "schemas"):
         if (path := folder / f"{name}.avsc").is_file():
             return json.loads(path.read_text("utf-8"))
-    raise FileNotFoundError(f"tokentrace is not completely installed: schema {name!r} is missing")
+    raise FileNotFoundError(f"The installation of tokentrace is incomplete: schema {name!r} is missing.")
 
 
 def fingerprint_of(schema: Any) -> bytes:
-    """CRC-64-AVRO of the schema's Parsing Canonical Form, 8 bytes little-endian as in a single-object header."""
+    """Return the CRC-64-AVRO of the schema's Parsing Canonical Form: 8 bytes, little-endian as in a message."""
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
 
 
 def load_schema(path: Path, key: str) -> Any:
-    """One schema file, as parsed JSON. key: the configuration key that led to it, for the ConfigError."""
+    """Load one schema file as parsed JSON. key: the configuration key that names it, for the ConfigError."""
     try:
         schema = json.loads(path.read_text("utf-8"))
         fastavro.parse_schema(schema)
@@ -44,14 +44,14 @@ def load_schema(path: Path, key: str) -> Any:
         raise ConfigError([f"{key}: {path} cannot be read ({error.strerror})"]) from error
     except UnknownType as error:
         name = error.name["type"] if isinstance(error.name, dict) else error.name
-        raise ConfigError([f"{key}: {path} names the type {name}, which the file does not define"]) from error
+        raise ConfigError([f"{key}: {path} refers to the type {name}, which the file does not define"]) from error
     except (ValueError, SchemaParseException, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError([f"{key}: {path} is no Avro schema ({error})"]) from error
+        raise ConfigError([f"{key}: {path} is not an Avro schema ({error})"]) from error
     return schema
 
 
 def load_folder(folder: Path, key: str) -> dict[bytes, Any]:
-    """Fingerprint -> schema for every `.avsc` file in a folder. Raises ConfigError naming every wrong file."""
+    """Load every `.avsc` file of a folder: fingerprint -> schema. Raises ConfigError with every invalid file."""
     if not folder.is_dir():
         raise ConfigError([f"{key}: {folder} is not a folder"])
     schemas: dict[bytes, Any] = {}

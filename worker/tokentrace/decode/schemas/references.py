@@ -1,7 +1,7 @@
-"""Schema references: several registered schemas made into one that stands alone.
+"""Schema references: merges a registered schema and the schemas that it refers to into one self-contained schema.
 
-A registered schema may name types that other subjects define. Avro itself knows no references, so the first mention
-of such a type is replaced by its definition, and later mentions find it by name.
+A registered schema may use types that other subjects define. Avro itself has no references. The first use of such a
+type is therefore replaced by its definition; later uses refer to it by name.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _NAMED = ("record", "error", "enum", "fixed")
 
 
 def inline(schema: Any, references: Mapping[str, Any]) -> Any:
-    """A copy of `schema` (parsed JSON) with the definitions put in. references: full type name -> its schema."""
+    """Return a copy of `schema` (parsed JSON) with inlined definitions. references: full type name -> schema."""
     return _inline(schema, "", references, set())
 
 
@@ -40,7 +40,7 @@ def _inline(schema: Any, namespace: str, references: Mapping[str, Any], done: se
 
 
 def _rooted(schema: Any) -> Any:
-    """A definition without a namespace says so, or it would take on that of the schema that it is put into."""
+    """Give a definition without a namespace an empty one, so that it does not inherit the enclosing namespace."""
     if isinstance(schema, dict) and schema.get("type") in _NAMED and "." not in schema["name"]:
         return {"namespace": "", **schema}
     return schema

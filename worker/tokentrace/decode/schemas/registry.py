@@ -1,8 +1,8 @@
-"""The Schema Registry, through confluent-kafka's own client: schemas by id, kept for good since ids never change.
+"""Schema Registry client, based on confluent-kafka's: schemas by id, cached permanently because ids never change.
 
-An id that the registry does not know is remembered for a few seconds only: it may be registered a moment later.
-Whatever else goes wrong (no answer, no access, an address that is no registry) is not the message's fault and is
-`SchemaUnavailable`; the client does not retry by itself, so that the worker's loop keeps turning in between.
+An unknown id is cached for a few seconds only, because it may be registered later. Every other failure (no response,
+no access, an address without a registry) is not the message's fault and raises `SchemaUnavailable`. The client itself
+does not retry, so that the worker's loop keeps running between attempts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from tokentrace.decode.schemas.references import inline
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
 
-#: How long an unknown id is taken for unknown without asking again.
+#: Time for which an unknown id is not requested again.
 UNKNOWN_TTL_S: Final = 10.0
-#: Unknown ids remembered; a broken publisher may name any number.
+#: Most cached unknown ids: a broken publisher may name any number.
 MAX_UNKNOWN: Final = 10_000
 
 #: The registry API's own codes: subject, version, schema not found. A 404 without one is a wrong address.
@@ -30,7 +30,7 @@ _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
 
 @dataclass(frozen=True, slots=True)
 class RegistrySettings:
-    """Where the registry is and how to sign in.
+    """Address and credentials of the registry.
 
     credentials: `user:password`. ca, certificate, key: paths of PEM files. timeout_s: for one request, in seconds.
     """
@@ -44,7 +44,7 @@ class RegistrySettings:
     timeout_s: float = 5.0
 
     def client_config(self) -> dict[str, Any]:
-        """The properties of SchemaRegistryClient."""
+        """Return the properties of SchemaRegistryClient."""
         config: dict[str, Any] = {"url": self.url, "timeout": self.timeout_s, "max.retries": 0}
         optional = {
             "basic.auth.user.info": self.credentials,
@@ -57,7 +57,7 @@ class RegistrySettings:
             config |= {
                 "bearer.auth.credentials.source": "STATIC_TOKEN",
                 "bearer.auth.token": self.bearer_token,
-                # The client insists on a cluster, which only Confluent Cloud looks at.
+                # The client requires a cluster and a pool, which only Confluent Cloud uses.
                 "bearer.auth.logical.cluster": "none",
                 "bearer.auth.identity.pool.id": "none",
             }
@@ -65,14 +65,14 @@ class RegistrySettings:
 
 
 class Registry:
-    """Schemas by id. requests: outcome (ok, not_found, error) -> how often the registry was asked."""
+    """Looks up schemas by id. requests: outcome (ok, not_found, error) -> number of requests."""
 
     def __init__(self, settings: RegistrySettings, clock: Callable[[], float] = time.monotonic) -> None:
-        """Connects at the first request. Raises ConfigError where the settings cannot be right."""
+        """Create a client, which connects at the first request. Raises ConfigError for invalid settings."""
         self._url = settings.url
         self._clock = clock
         self._known: dict[int, Any] = {}
-        #: Answers by id, or by subject and version: what was had once is neither asked for nor counted again.
+        #: Responses by id, or by subject and version. Each schema is requested and counted once.
         self._responses: dict[int | tuple[str, int], Schema] = {}
         self._unknown: dict[int, tuple[float, str]] = {}
         self.requests: dict[str, int] = {"ok": 0, "not_found": 0, "error": 0}
@@ -82,9 +82,9 @@ class Registry:
             raise ConfigError([f"schema_registry: {error}"]) from error
 
     def get(self, schema_id: int) -> Any:
-        """The Avro schema, as parsed JSON, with its references put in.
+        """Return the Avro schema as parsed JSON, with its references inlined.
 
-        Raises SchemaError (no such id, no Avro schema) or SchemaUnavailable (no answer, no access).
+        Raises SchemaError (unknown id, not an Avro schema) or SchemaUnavailable (no response, no access).
         """
         if schema_id in self._known:
             return self._known[schema_id]
@@ -106,7 +106,7 @@ class Registry:
         return parsed
 
     def _fetch_references(self, schema_id: int, schema: Schema, references: dict[str, Any]) -> None:
-        """Fetch what a schema refers to, and what that refers to, into `references`: full name -> schema."""
+        """Fetch all direct and indirect references of a schema into `references`: full name -> schema."""
         for reference in schema.references or []:
             name, subject, version = reference.name, reference.subject, reference.version
             if name is None or subject is None or version is None or name in references:
@@ -123,7 +123,7 @@ class Registry:
     def _request(
         self, schema_id: int, name: int | tuple[str, int], request: Callable[[], Schema], missing: str
     ) -> Schema:
-        """The schema of this name, by one request at most. `missing`: the sentence for a schema that is not there."""
+        """Fetch a schema with at most one request. missing: the error message for a schema that does not exist."""
         if name in self._responses:
             return self._responses[name]
         try:
@@ -136,7 +136,7 @@ class Registry:
             self.requests["error"] += 1
             raise SchemaUnavailable(f"The schema registry at {self._url} {_describe_status(error)}.") from error
         except Exception as error:
-            # The HTTP library below has its own exceptions for refused, reset and timed-out connections.
+            # The HTTP library raises its own exceptions for refused, reset and timed-out connections.
             self.requests["error"] += 1
             raise SchemaUnavailable(
                 f"The schema registry at {self._url} does not answer ({_describe(error)}); check schema_registry.url."
@@ -145,8 +145,7 @@ class Registry:
             self.requests["error"] += 1
             self._client.clear_caches()  # type: ignore[no-untyped-call]
             raise SchemaUnavailable(
-                f"The schema registry at {self._url} answers without a schema, as no registry does; "
-                "check schema_registry.url."
+                f"The schema registry at {self._url} returned no schema; check schema_registry.url."
             )
         self.requests["ok"] += 1
         self._responses[name] = response
@@ -167,10 +166,10 @@ def _parse(schema_id: int, schema: Schema) -> Any:
     except RecursionError as error:
         raise _too_deep(schema_id) from error
     except ValueError as error:
-        # The registry allows a primitive type by its bare name.
+        # The registry allows the bare name of a primitive type.
         if text.isidentifier():
             return text
-        raise SchemaError("schema_unusable", f"Schema id {schema_id} is no JSON ({error}).") from error
+        raise SchemaError("schema_unusable", f"Schema id {schema_id} is not JSON ({error}).") from error
 
 
 def _inlined(schema_id: int, schema: Any, references: Mapping[str, Any]) -> Any:
@@ -187,10 +186,10 @@ def _too_deep(schema_id: int) -> SchemaError:
 def _describe_status(error: SchemaRegistryError) -> str:
     status = error.http_status_code
     if status in (401, 403):
-        return f"refuses the credentials (HTTP {status}); check schema_registry.auth"
+        return f"rejects the credentials (HTTP {status}); check schema_registry.auth"
     if status == 404:
-        return "answers HTTP 404 as no registry does; check the path in schema_registry.url"
-    return f"answers HTTP {status}; tokentrace asks again until it recovers"
+        return "returned HTTP 404, so it is not a schema registry; check the path in schema_registry.url"
+    return f"returned HTTP {status}; tokentrace retries until it recovers"
 
 
 def _describe(error: Exception) -> str:

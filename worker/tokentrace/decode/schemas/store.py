@@ -1,7 +1,7 @@
-"""Writer schemas: from the key that a message carries to the schema that it was written with.
+"""Writer-schema lookup: finds the schema for the schema key of a message.
 
-Fingerprints are looked up among schema files, ids in a Schema Registry. A schema that does not exist is the message's
-fault (`SchemaError`, a dead letter); a registry that does not answer is not (`SchemaUnavailable`, try again).
+Fingerprints are looked up among schema files, ids in a Schema Registry. A missing schema is the message's fault
+(`SchemaError`, a dead letter). An unavailable registry is not (`SchemaUnavailable`, retry).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class WriterSchemas:
-    """Every schema that this worker can read messages of.
+    """All writer schemas that this worker can read.
 
     files: fingerprint (8 bytes, little-endian) -> schema. raw: the schema of unframed messages.
     """
@@ -47,9 +47,9 @@ class WriterSchemas:
     def load(
         cls, folders: Iterable[Path] = (), raw: Path | None = None, registry: RegistrySettings | None = None
     ) -> WriterSchemas:
-        """From schema folders (`schemas.paths`), the file of unframed messages (`schemas.raw`) and a registry.
+        """Load schema folders (`schemas.paths`) and the schema of unframed messages (`schemas.raw`).
 
-        Raises ConfigError, naming every file that is no schema.
+        Raises ConfigError with every invalid file.
         """
         files: dict[bytes, Any] = {}
         raw_schema = None
@@ -69,18 +69,18 @@ class WriterSchemas:
 
     @property
     def requests(self) -> Mapping[str, int]:
-        """Registry requests by outcome: ok, not_found, error."""
+        """Number of registry requests by outcome: ok, not_found, error."""
         return self._registry.requests if self._registry is not None else {}
 
     def get(self, key: SchemaKey) -> Any:
-        """The writer schema, as parsed JSON.
+        """Return the writer schema as parsed JSON.
 
-        Raises SchemaError where there is no such schema and SchemaUnavailable where the registry cannot tell now.
+        Raises SchemaError if there is no such schema, and SchemaUnavailable if the registry is unavailable.
         """
         if key.kind == "raw":
             if self._raw is None:
                 raise SchemaError(
-                    "schema_unusable", "kafka.framing is raw but no schema says how to read it; set schemas.raw."
+                    "schema_unusable", "kafka.framing is raw but no schema is configured; set schemas.raw."
                 )
             return self._raw
         if isinstance(key.value, bytes):
