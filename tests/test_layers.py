@@ -36,8 +36,8 @@ RANK: Final = {name: rank for rank, layer in enumerate(LAYERS) for name in layer
 #: Library -> the only places that import it.
 HOMES: Final = {
     "confluent_kafka": ("kafka/", "decode/schemas/registry.py"),
-    "starlette": ("exposition/http.py",),
-    "uvicorn": ("exposition/http.py",),
+    "starlette": ("exposition/http/",),
+    "uvicorn": ("exposition/http/",),
     "prometheus_client": ("exposition/", "model/worker_stats.py", "tools/top.py"),
     "pydantic": ("config/",),
     "click": ("cli/",),

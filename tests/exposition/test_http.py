@@ -19,7 +19,7 @@ from tests.harness import Harness
 from tests.services.workers import wait_for
 from tests.spanfactory import message, span
 from tokentrace.errors import UsageError
-from tokentrace.exposition import Address, Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape
+from tokentrace.exposition import ClientAddress, Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape
 from tokentrace.model.snapshot import Snapshot
 
 METRICS = "/metrics/prometheus"
@@ -34,7 +34,7 @@ class Served:
         counting.commit()
         self.snapshot = counting.ledger.snapshot
         self.scraped: list[Snapshot] = []
-        self.scrapers: list[tuple[Address, Collection[Address]]] = []
+        self.scrapers: list[tuple[ClientAddress, Collection[ClientAddress]]] = []
         self.report = HealthReport(live=True, ready=True)
         #: Set while a scrape is being rendered, which goes on once `go_on` is set.
         self.rendering, self.go_on = threading.Event(), threading.Event()
@@ -49,13 +49,13 @@ class Served:
         values = {"host": "127.0.0.1", "port": 0, **settings}
         self.server = HttpServer(
             HttpSettings(**values),  # type: ignore[arg-type]
-            render,
-            lambda: self.report,
-            self._on_scraped,
+            render=render,
+            health=lambda: self.report,
+            on_scraped=self._on_scraped,
         )
         self.server.start()
 
-    def _on_scraped(self, scrape: Scrape, scraper: Address, connected: Collection[Address]) -> None:
+    def _on_scraped(self, scrape: Scrape, scraper: ClientAddress, connected: Collection[ClientAddress]) -> None:
         self.scraped.append(scrape.snapshot)
         self.scrapers.append((scraper, connected))
 
@@ -119,7 +119,7 @@ def test_scrape_callback_gets_the_scraper_and_the_open_connections(serve: Serve)
     served = serve()
     kept = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
 
-    def scrape() -> tuple[Address, Collection[Address]]:
+    def scrape() -> tuple[ClientAddress, Collection[ClientAddress]]:
         before = len(served.scrapers)
         kept.request("GET", METRICS)
         kept.getresponse().read()

@@ -9,143 +9,142 @@ from hypothesis import strategies as st
 from tests.harness import Clock, Harness
 from tests.spanfactory import message, span
 from tokentrace.exposition import Renderer
-from tokentrace.exposition.zero_init import FIRST_PATIENCE_S, ZeroInit
+from tokentrace.exposition.zero_init import FIRST_INTERVAL_S, ZeroInit
 
 
-def held(continuity: ZeroInit, scraper: str, *series: int) -> list[bool]:
+def held(zero_init: ZeroInit, scraper: str, *series: int) -> list[bool]:
     """One whole scrape of one family, by a server that keeps its connection."""
-    number = continuity.begin()
-    found = continuity.hold(("family", ""), np.array(series, np.int64)).tolist()
-    continuity.finish((scraper, 1), number, {(scraper, 1)})
+    number = zero_init.begin()
+    found = zero_init.zeros(("family", ""), np.array(series, np.int64)).tolist()
+    zero_init.finish((scraper, 1), number, {(scraper, 1)})
     return found
 
 
 def test_a_series_is_held_for_the_first_scrape_and_shown_from_the_next() -> None:
-    continuity = ZeroInit(Clock())
-    assert held(continuity, "a", 0, 1) == [True, True]
-    assert held(continuity, "a", 0, 1, 2) == [False, False, True]
-    assert held(continuity, "a", 0, 1, 2) == [False, False, False]
+    zero_init = ZeroInit(Clock())
+    assert held(zero_init, "a", 0, 1) == [True, True]
+    assert held(zero_init, "a", 0, 1, 2) == [False, False, True]
+    assert held(zero_init, "a", 0, 1, 2) == [False, False, False]
 
 
 def test_with_two_servers_both_see_the_zero_before_either_sees_the_value() -> None:
     clock = Clock()
-    continuity = ZeroInit(clock)
-    held(continuity, "a")
-    held(continuity, "b")
-    assert held(continuity, "a", 0) == [True]
-    assert held(continuity, "a", 0) == [True], "b has not seen it yet"
-    assert held(continuity, "b", 0) == [True]
-    assert held(continuity, "a", 0) == [False]
-    assert held(continuity, "b", 0) == [False]
+    zero_init = ZeroInit(clock)
+    held(zero_init, "a")
+    held(zero_init, "b")
+    assert held(zero_init, "a", 0) == [True]
+    assert held(zero_init, "a", 0) == [True], "b has not seen it yet"
+    assert held(zero_init, "b", 0) == [True]
+    assert held(zero_init, "a", 0) == [False]
+    assert held(zero_init, "b", 0) == [False]
 
 
 def test_a_server_that_is_gone_is_not_waited_for_longer_than_some_scrapes() -> None:
     clock = Clock()
-    continuity = ZeroInit(clock)
+    zero_init = ZeroInit(clock)
     for _ in range(2):
-        held(continuity, "gone")
-        held(continuity, "here")
+        held(zero_init, "gone")
+        held(zero_init, "here")
         clock.now_s += 15.0
     clock.now_s += 60.0
-    assert held(continuity, "here", 0) == [True]
+    assert held(zero_init, "here", 0) == [True]
     clock.now_s += 15.0
-    assert held(continuity, "here", 0) == [False]
+    assert held(zero_init, "here", 0) == [False]
 
 
 def test_a_server_that_came_once_is_given_time() -> None:
     clock = Clock()
-    continuity = ZeroInit(clock)
-    held(continuity, "once")
-    held(continuity, "here", 0)
-    assert held(continuity, "here", 0) == [True]
-    clock.now_s += FIRST_PATIENCE_S + 1
-    assert held(continuity, "here", 0) == [False]
+    zero_init = ZeroInit(clock)
+    held(zero_init, "once")
+    held(zero_init, "here", 0)
+    assert held(zero_init, "here", 0) == [True]
+    clock.now_s += FIRST_INTERVAL_S + 1
+    assert held(zero_init, "here", 0) == [False]
 
 
 def test_a_server_that_was_away_for_long_sees_no_counter_fall() -> None:
     clock = Clock()
-    continuity = ZeroInit(clock)
-    held(continuity, "a", 0)
-    assert held(continuity, "a", 0) == [False]
+    zero_init = ZeroInit(clock)
+    held(zero_init, "a", 0)
+    assert held(zero_init, "a", 0) == [False]
     clock.now_s += 3600.0
-    assert held(continuity, "a", 0, 1) == [False, True]
-    assert held(continuity, "a", 0, 1) == [False, False]
+    assert held(zero_init, "a", 0, 1) == [False, True]
+    assert held(zero_init, "a", 0, 1) == [False, False]
 
 
 def test_a_scrape_that_arrives_late_takes_no_value_back() -> None:
     clock = Clock()
-    continuity = ZeroInit(clock)
-    late = continuity.begin()
-    held(continuity, "a", 0)
-    assert held(continuity, "a", 0) == [False]
-    clock.now_s += FIRST_PATIENCE_S
-    assert held(continuity, "a", 0) == [False], "a is not waited for"
-    continuity.finish(("late", 1), late, {("late", 1)})
-    assert held(continuity, "a", 0) == [False]
+    zero_init = ZeroInit(clock)
+    late = zero_init.begin()
+    held(zero_init, "a", 0)
+    assert held(zero_init, "a", 0) == [False]
+    clock.now_s += FIRST_INTERVAL_S
+    assert held(zero_init, "a", 0) == [False], "a is not waited for"
+    zero_init.finish(("late", 1), late, {("late", 1)})
+    assert held(zero_init, "a", 0) == [False]
 
 
 def test_a_server_that_comes_more_seldom_than_is_waited_for_sees_values() -> None:
     clock = Clock()
-    continuity = ZeroInit(clock)
+    zero_init = ZeroInit(clock)
     found = []
     for _ in range(3):
-        found += held(continuity, "seldom", 0)
-        clock.now_s += FIRST_PATIENCE_S + 1
+        found += held(zero_init, "seldom", 0)
+        clock.now_s += FIRST_INTERVAL_S + 1
     assert found == [True, False, False]
 
 
-def scrape_from(continuity: ZeroInit, port: int, *others: int) -> list[bool]:
+def scrape_from(zero_init: ZeroInit, port: int, *others: int) -> list[bool]:
     """One whole scrape of series 0 by a new connection from one host, on which others are open."""
-    number = continuity.begin()
-    found = continuity.hold(("family", ""), np.zeros(1, np.int64)).tolist()
-    continuity.finish(("host", port), number, {("host", open_port) for open_port in (port, *others)})
+    number = zero_init.begin()
+    found = zero_init.zeros(("family", ""), np.zeros(1, np.int64)).tolist()
+    zero_init.finish(("host", port), number, {("host", open_port) for open_port in (port, *others)})
     return found
 
 
 def test_a_server_with_a_new_connection_each_time_is_one_server() -> None:
-    continuity = ZeroInit(Clock())
-    assert [scrape_from(continuity, port) for port in range(4)] == [[True], [False], [False], [False]]
-    assert continuity.active() == {("host", 3)}
+    zero_init = ZeroInit(Clock())
+    assert [scrape_from(zero_init, port) for port in range(4)] == [[True], [False], [False], [False]]
+    assert zero_init.active() == {("host", 3)}
 
 
 def test_two_connections_that_are_open_are_two_servers() -> None:
-    continuity = ZeroInit(Clock())
-    continuity.finish(("host", 2), continuity.begin(), {("host", 1), ("host", 2)})
-    assert scrape_from(continuity, 1, 2) == [True]
-    assert scrape_from(continuity, 1, 2) == [True], "the other has not seen it yet"
-    assert scrape_from(continuity, 2, 1) == [True]
-    assert scrape_from(continuity, 1, 2) == [False]
+    zero_init = ZeroInit(Clock())
+    zero_init.finish(("host", 2), zero_init.begin(), {("host", 1), ("host", 2)})
+    assert scrape_from(zero_init, 1, 2) == [True]
+    assert scrape_from(zero_init, 1, 2) == [True], "the other has not seen it yet"
+    assert scrape_from(zero_init, 2, 1) == [True]
+    assert scrape_from(zero_init, 1, 2) == [False]
 
 
 def test_a_closed_connection_goes_on_in_that_of_who_was_away_for_longest() -> None:
     """Two servers behind one address, whose connections are closed between scrapes."""
     clock = Clock()
-    continuity = ZeroInit(clock)
-    continuity.finish(("host", 1), continuity.begin(), {("host", 1), ("host", 2)})
+    zero_init = ZeroInit(clock)
+    zero_init.finish(("host", 1), zero_init.begin(), {("host", 1), ("host", 2)})
     clock.now_s += 60.0
-    continuity.finish(("host", 2), continuity.begin(), {("host", 1), ("host", 2)})
+    zero_init.finish(("host", 2), zero_init.begin(), {("host", 1), ("host", 2)})
     clock.now_s += 60.0
-    assert scrape_from(continuity, 3) == [True]
+    assert scrape_from(zero_init, 3) == [True]
     clock.now_s += 60.0
-    assert scrape_from(continuity, 4) == [True], "the second has not seen it yet"
+    assert scrape_from(zero_init, 4) == [True], "the second has not seen it yet"
     clock.now_s += 60.0
-    assert scrape_from(continuity, 5) == [False]
-    assert continuity.active() == {("host", 4), ("host", 5)}
+    assert scrape_from(zero_init, 5) == [False]
+    assert zero_init.active() == {("host", 4), ("host", 5)}
 
 
 def test_a_scrape_that_never_arrived_does_not_count() -> None:
-    continuity = ZeroInit(Clock())
-    continuity.begin()
-    assert continuity.hold(("family", ""), np.array([0])).tolist() == [True]
-    assert held(continuity, "a", 0) == [True]
-    assert held(continuity, "a", 0) == [False]
+    zero_init = ZeroInit(Clock())
+    zero_init.begin()
+    assert zero_init.zeros(("family", ""), np.array([0])).tolist() == [True]
+    assert held(zero_init, "a", 0) == [True]
+    assert held(zero_init, "a", 0) == [False]
 
 
 def test_zero_init_shows_restored_series_at_once() -> None:
-    continuity = ZeroInit(Clock())
-    continuity.begin(adopting=True)
-    continuity.hold(("family", ""), np.array([0, 1]))
-    assert held(continuity, "a", 0, 1, 2) == [False, False, True]
+    zero_init = ZeroInit(Clock())
+    zero_init.mark_restored(("family", ""), np.array([0, 1]))
+    assert held(zero_init, "a", 0, 1, 2) == [False, False, True]
 
 
 CONNECTED = {("a", 1), ("b", 1), ("c", 1)}
@@ -156,18 +155,18 @@ def test_no_server_ever_sees_a_value_without_the_zero_or_a_zero_after_the_value(
     scrapes: list[tuple[str, int, bool]],
 ) -> None:
     """While all three are known from the beginning and none goes away."""
-    continuity = ZeroInit(Clock())
+    zero_init = ZeroInit(Clock())
     for name in "abc":
-        held(continuity, name)
+        held(zero_init, name)
     seen: dict[tuple[str, int], str] = {}
     top = 0
     for scraper, more, arrives in scrapes:
         top = max(top, more)
-        number = continuity.begin()
-        found = continuity.hold(("family", ""), np.arange(top)).tolist()
+        number = zero_init.begin()
+        found = zero_init.zeros(("family", ""), np.arange(top)).tolist()
         if not arrives:
             continue
-        continuity.finish((scraper, 1), number, CONNECTED)
+        zero_init.finish((scraper, 1), number, CONNECTED)
         for series, zero in enumerate(found):
             before = seen.get((scraper, series))
             assert not (before == "value" and zero)
@@ -178,13 +177,13 @@ def test_no_server_ever_sees_a_value_without_the_zero_or_a_zero_after_the_value(
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 6), st.integers(0, 400)), max_size=40))
 def test_zero_init_never_returns_to_zero(scrapes: list[tuple[str, int, int]]) -> None:
     clock = Clock()
-    continuity = ZeroInit(clock)
+    zero_init = ZeroInit(clock)
     shown: set[int] = set()
     top = 0
     for scraper, more, pause_s in scrapes:
         clock.now_s += pause_s
         top = max(top, more)
-        zeros = held(continuity, scraper, *range(top))
+        zeros = held(zero_init, scraper, *range(top))
         assert not any(zeros[series] for series in shown)
         shown |= {series for series, zero in enumerate(zeros) if not zero}
 
@@ -200,7 +199,7 @@ def test_every_family_of_a_new_series_begins_at_zero_for_prometheus_and_nobody_e
     renderer = Renderer({}, zero_first=True)
     assert cost_lines(renderer.scrape(lambda: snapshot, "text", by_prometheus=False).body) == ["0.500000000"]
     first = renderer.scrape(lambda: snapshot, "text", by_prometheus=True)
-    renderer.scraped(("a", 1), first.number, {("a", 1)})
+    renderer.record_scrape(("a", 1), first.number, {("a", 1)})
     assert not first.complete
     values = {
         line.rsplit(" ", 1)[1]
@@ -211,7 +210,7 @@ def test_every_family_of_a_new_series_begins_at_zero_for_prometheus_and_nobody_e
     second = renderer.scrape(lambda: snapshot, "text", by_prometheus=True)
     assert second.complete
     assert second.body == renderer.render(snapshot, [], "text")
-    assert renderer.scrapers() == {("a", 1)}
+    assert renderer.active_servers() == {("a", 1)}
 
 
 def test_without_zero_first_a_prometheus_sees_the_values() -> None:
@@ -227,5 +226,5 @@ def test_a_restored_snapshot_is_no_news() -> None:
     rig.count([message(span(cost_usd=0.5))])
     snapshot = rig.commit()
     renderer = Renderer({}, zero_first=True)
-    renderer.adopt(snapshot)
+    renderer.mark_restored(snapshot)
     assert cost_lines(renderer.scrape(lambda: snapshot, "text", by_prometheus=True).body) == ["0.500000000"]

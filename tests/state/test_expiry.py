@@ -50,7 +50,7 @@ class Expiring(Harness):
     def scrape(self) -> dict[tuple[str, Label], float]:
         """As a Prometheus sees it that comes again."""
         scrape = self.renderer.scrape(lambda: self.ledger.snapshot, "text", by_prometheus=True)
-        self.renderer.scraped(("one", 1), scrape.number, {("one", 1)})
+        self.renderer.record_scrape(("one", 1), scrape.number, {("one", 1)})
         return parse(scrape.body.decode())
 
     def everything(self) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Expose: what Prometheus sees. Reads immutable snapshots only, on threads of its own."""
+"""Exposition: serves immutable snapshots to Prometheus, on threads of its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from tokentrace.exposition.alert_metrics import collect_alert_metrics
 from tokentrace.exposition.http import HealthReport, HttpServer, HttpSettings
 from tokentrace.exposition.render import Format, Renderer, Scrape
 from tokentrace.exposition.worker_metrics import collect_worker_metrics
-from tokentrace.exposition.zero_init import Address
+from tokentrace.exposition.zero_init import ClientAddress
 
 __all__ = [
-    "Address",
+    "ClientAddress",
     "Format",
     "HealthReport",
     "HttpServer",

@@ -1,4 +1,4 @@
-"""The metrics of the built-in alerts, from the evaluator's view. Who is not the evaluator serves none of them."""
+"""Metrics of the built-in alerts, from the evaluator's view. Only the evaluating replica exposes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def collect_alert_metrics(view: EvaluatorSnapshot | None) -> Iterator[Metric]:
-    """Every family of the alerts at this moment; none without a view."""
+    """Yield every family of the alerts; none without a view."""
     if view is None:
         return
     states = view.states

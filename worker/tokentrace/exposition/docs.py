@@ -1,4 +1,4 @@
-"""What `docs/metrics.md` is generated from: every family that a worker exposes, as Markdown tables."""
+"""Markdown tables of docs/metrics.md: every family that a worker exposes, from the declarations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def span_families() -> str:
 def alert_families() -> str:
     """The families of the built-in alerts."""
     rows = ["| family | type | labels | meaning |", "|---|---|---|---|"]
-    rows += [f"| `{each.name}` | {each.type} | {', '.join(each.labels)} | {each.help} |" for each in ALERT_FAMILIES]
+    rows += [
+        f"| `{family.name}` | {family.type} | {', '.join(family.labels)} | {family.help} |" for family in ALERT_FAMILIES
+    ]
     return "\n".join(rows) + "\n"
 
 

@@ -1,4 +1,7 @@
-"""Content negotiation: which exposition format, and whether compressed (RFC 9110, sections 12.4 and 12.5)."""
+"""Content negotiation: exposition format and compression (RFC 9110, sections 12.4 and 12.5).
+
+prometheus_client's `choose_encoder` and `gzip_accepted` ignore quality values.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ CONTENT_TYPES: dict[Format, str] = {
 
 
 def choose_format(accept: str) -> Format:
-    """OpenMetrics where the client likes it at least as much as plain text, else text."""
+    """Return OpenMetrics if the client prefers it or ranks both equally, else text."""
     openmetrics = text = 0.0
     for media, parameters, quality in _items(accept):
         if media == "application/openmetrics-text" and parameters.get("version", "1.0.0") in ("1.0.0", "0.0.1"):
@@ -22,13 +25,13 @@ def choose_format(accept: str) -> Format:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Whether the client takes gzip; `gzip;q=0` refuses it, whatever `*` says."""
+    """Return true if the client accepts gzip; `gzip;q=0` refuses it even where `*` is accepted."""
     qualities = {coding: quality for coding, _, quality in _items(accept_encoding)}
     return qualities.get("gzip", qualities.get("*", 0.0)) > 0.0
 
 
 def _items(header: str) -> list[tuple[str, dict[str, str], float]]:
-    """(value, parameters, quality) of each element of a list header; what cannot be read counts as refused."""
+    """Return (value, parameters, quality) of each element of a list header; an invalid quality means refused."""
     items = []
     for element in header.split(","):
         value, *rest = (part.strip() for part in element.split(";"))

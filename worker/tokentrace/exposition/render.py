@@ -1,6 +1,6 @@
-"""Render: a snapshot as Prometheus text 0.0.4 or OpenMetrics 1.0, straight from its arrays.
+"""Renderer: writes a snapshot as Prometheus text 0.0.4 or OpenMetrics 1.0, straight from its arrays.
 
-A family is summed over its projection at once, then each series is one `%` of a line template: no sample objects.
+A family is summed over its projection at once, then each series fills a line template: no sample objects are built.
 Sums are integers in the smallest unit, so they are written as exact decimals.
 """
 
@@ -19,8 +19,8 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from tokentrace.exposition.projection import Projection, escaped, label_text
-from tokentrace.exposition.zero_init import Address, ZeroInit
+from tokentrace.exposition.projection import Projection, format_labels
+from tokentrace.exposition.zero_init import ClientAddress, ZeroInit
 from tokentrace.model import families
 from tokentrace.model.families import CounterFamily, GaugeFamily, HistogramFamily
 from tokentrace.model.measures import Layout
@@ -33,10 +33,14 @@ _LABELS: Final = "\x00"
 _EOF: Final = b"# EOF\n"
 
 
+#: (family, extra label value), series (int64[k]) -> bool[k], which of them are exposed as 0.
+Zeros = Callable[[tuple[str, str], NDArray[np.int64]], NDArray[np.bool_]]
+
+
 class Scrape(NamedTuple):
     """One exposition of a snapshot.
 
-    number: of a scrape that shows new series as 0 first, else 0. complete: no series was held at 0.
+    number: of a scrape that exposes new series as 0 first, else 0. complete: no series was exposed as 0 for that.
     """
 
     body: bytes
@@ -46,13 +50,14 @@ class Scrape(NamedTuple):
 
 
 class Renderer:
-    """Renders snapshots. labels: family name without `tokentrace_` -> label names, where they are not the default.
+    """Renders snapshots. Several threads may call it; they take turns.
 
-    zero_first: whether a Prometheus sees new series as 0 first. Safe to call from several threads; they take turns.
+    labels: family name without `tokentrace_` -> label names, where they are not the default.
+    zero_first: whether Prometheus servers see new series as 0 first.
     """
 
     def __init__(self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False) -> None:
-        self._continuity = ZeroInit() if zero_first else None
+        self._zero_init = ZeroInit() if zero_first else None
         chosen = labels or {}
         self._families = [
             (family, tuple(chosen.get(name, _group_labels(family))))
@@ -62,12 +67,12 @@ class Renderer:
         self._lock = threading.Lock()
 
     def render(self, snapshot: Snapshot, others: Iterable[Metric], form: Format) -> bytes:
-        """The exposition of a snapshot, followed by `others`, which the client library writes.
+        """Return the exposition of a snapshot, followed by `others`, which the client library writes.
 
         A snapshot must not be older than the one before it: series are numbered as rows are added.
         """
         with self._lock:
-            lines = self._lines(snapshot, form, None)
+            lines = self._lines(snapshot, form, _no_zeros)
         return "".join(lines).encode() + _library_text(others, form)
 
     def scrape(
@@ -77,66 +82,69 @@ class Renderer:
         by_prometheus: bool,
         others: Callable[[Snapshot], Iterable[Metric]] = lambda _: (),
     ) -> Scrape:
-        """As `render`, for a client that may be a Prometheus; `scraped` has to be told when it has all of it.
+        """Render the latest snapshot for a client, to be followed by `record_scrape` when it has received all of it.
 
-        The snapshot is taken under the lock. Taken before, it could be older than the one that the scrape before
-        has rendered meanwhile.
+        The snapshot is taken under the lock: taken before, it could be older than the one that a concurrent scrape
+        renders first.
         """
-        continuity = self._continuity if by_prometheus else None
+        zero_init = self._zero_init if by_prometheus else None
         with self._lock:
             snapshot = latest()
-            number = continuity.begin() if continuity is not None else 0
-            lines = self._lines(snapshot, form, continuity)
-            complete = continuity is None or not continuity.holding
+            number = zero_init.begin() if zero_init is not None else 0
+            lines = self._lines(snapshot, form, zero_init.zeros if zero_init is not None else _no_zeros)
+            complete = zero_init is None or not zero_init.any_zero
         body = "".join(lines).encode() + _library_text(others(snapshot), form)
         return Scrape(body, snapshot, number, complete)
 
-    def scraped(self, scraper: Address, number: int, connected: Collection[Address]) -> None:
-        """A Prometheus has received the scrape of this number whole. connected: from where connections are open now."""
-        if self._continuity is not None and number:
+    def record_scrape(self, client: ClientAddress, number: int, connected: Collection[ClientAddress]) -> None:
+        """A client has received the whole scrape `number`. connected: clients whose connections are open now."""
+        if self._zero_init is not None and number:
             with self._lock:
-                self._continuity.finish(scraper, number, connected)
+                self._zero_init.finish(client, number, connected)
 
-    def scrapers(self) -> frozenset[Address]:
-        """The Prometheus servers that are expected to come again."""
-        if self._continuity is None:
+    def active_servers(self) -> frozenset[ClientAddress]:
+        """Return the Prometheus servers that are expected to scrape again."""
+        if self._zero_init is None:
             return frozenset()
         with self._lock:
-            return self._continuity.active()
+            return self._zero_init.active()
 
-    def adopt(self, snapshot: Snapshot) -> None:
-        """What an earlier process has shown already: these series are not new."""
-        if self._continuity is not None:
+    def mark_restored(self, snapshot: Snapshot) -> None:
+        """Record that an earlier process has exposed this snapshot: its series are not new."""
+        if self._zero_init is not None:
             with self._lock:
-                self._continuity.begin(adopting=True)
-                self._lines(snapshot, "text", self._continuity)
+                self._lines(snapshot, "text", self._zero_init.mark_restored)
 
     @property
     def label_sets(self) -> list[frozenset[str]]:
         """The labels of each family over groups."""
         return [frozenset(labels) for _, labels in self._families]
 
-    def _lines(self, snapshot: Snapshot, form: Format, continuity: ZeroInit | None) -> list[str]:
-        moved = {labels: projection.update(snapshot) for labels, projection in self._projections.items()}
-        if self._continuity is not None:
+    def _lines(self, snapshot: Snapshot, form: Format, zeros: Zeros) -> list[str]:
+        new_numbers = {labels: projection.update(snapshot) for labels, projection in self._projections.items()}
+        if self._zero_init is not None:
             for family, labels in self._families:
-                if (numbers := moved[labels]) is not None:
-                    self._continuity.renumber(family.name, numbers)
+                if (numbers := new_numbers[labels]) is not None:
+                    self._zero_init.renumber(family.name, numbers)
         lines: list[str] = []
         for family, labels in self._families:
             projection = self._projections[labels]
             counted = projection.sums(snapshot.values[:, Layout.column("spans")]) > 0
             if isinstance(family, HistogramFamily):
-                lines += _histogram(family, projection, snapshot, form, continuity)
+                lines += _histogram(family, projection, snapshot, form, zeros)
             elif isinstance(family, CounterFamily):
-                lines += _counter(family, projection, snapshot, counted, form, continuity)
+                lines += _counter(family, projection, snapshot, counted, form, zeros)
             else:
                 lines += _quality(projection, snapshot, form)
-        return lines + _others(snapshot, form, continuity)
+        return lines + _global_families(snapshot, form, zeros)
+
+
+def _no_zeros(_: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
+    return np.zeros(len(series), np.bool_)
 
 
 def _group_labels(family: CounterFamily | HistogramFamily | GaugeFamily) -> tuple[str, ...]:
-    """The default labels that can be chosen: a counter's extra label is not one of them."""
+    """Return the default labels that `metrics.labels` can replace: all but a counter's extra label."""
     return tuple(label for label in family.labels if label in families.GROUP_LABELS)
 
 
@@ -151,12 +159,12 @@ def _created(name: str, labels: str, created_s: float) -> str:
 
 
 def _number(decimals: int) -> str:
-    """The template of one number: whole units and, behind the point, the rest."""
+    """Return the template of a number: whole units, and the decimals after the point."""
     return f"%d.%0{decimals}d" if decimals else "%d"
 
 
 def _split(units: NDArray[np.int64], decimals: int) -> list[list[int]]:
-    """The columns that fill `_number`'s template."""
+    """Return the columns that fill the template of `_number`."""
     if not decimals:
         return [units.tolist()]
     whole, rest = np.divmod(units, 10**decimals)
@@ -169,7 +177,7 @@ def _counter(
     snapshot: Snapshot,
     counted: NDArray[np.bool_],
     form: Format,
-    continuity: ZeroInit | None,
+    zeros: Zeros,
 ) -> list[str]:
     lines = [_head(family.name, family.type, family.help, form)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
@@ -179,8 +187,7 @@ def _counter(
         shown = np.flatnonzero(units > 0) if family.present_only else np.flatnonzero(counted)
         number = _number(family.decimals)
         values = units[shown]
-        if continuity is not None:
-            values[continuity.hold((family.name, extra), shown)] = 0
+        values[zeros((family.name, extra), shown)] = 0
         for series, *value in zip(shown.tolist(), *_split(values, family.decimals), strict=True):
             labels = _with_extra(projection.label_text[series], family.extra_label, extra)
             lines.append(_sample(family.name, labels, number % tuple(value)))
@@ -204,16 +211,15 @@ def _histogram(
     projection: Projection,
     snapshot: Snapshot,
     form: Format,
-    continuity: ZeroInit | None,
+    zeros: Zeros,
 ) -> list[str]:
     histogram = snapshot.layout.histograms[family.measure]
     counts = np.cumsum(projection.sums(snapshot.values[:, histogram.buckets]), axis=1)
     sums = projection.sums(snapshot.values[:, histogram.sum])
     observed = np.flatnonzero(counts[:, -1])
     counts, sums = counts[observed], sums[observed]
-    if continuity is not None:
-        held = continuity.hold((family.name, ""), observed)
-        counts[held], sums[held] = 0, 0
+    held = zeros((family.name, ""), observed)
+    counts[held], sums[held] = 0, 0
     columns = [*counts.T.tolist(), counts[:, -1].tolist(), *_split(sums, family.decimals)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
     labelled = _histogram_template(family, histogram.bounds, "{" + _LABELS, "{" + _LABELS + "}")
@@ -229,7 +235,7 @@ def _histogram(
 
 
 def _histogram_template(family: HistogramFamily, bounds: Sequence[float], before_le: str, alone: str) -> str:
-    """All lines of one series: buckets, count, sum."""
+    """Return the template of all lines of a series: buckets, count, sum."""
     comma = "," if alone else ""
     buckets = "".join(
         f'{family.name}_bucket{before_le}{comma}le="{bound}"}} %d\n'
@@ -249,14 +255,14 @@ def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[s
     return lines
 
 
-def _others(snapshot: Snapshot, form: Format, continuity: ZeroInit | None) -> list[str]:
-    """The families that are not over cells."""
+def _global_families(snapshot: Snapshot, form: Format, zeros: Zeros) -> list[str]:
+    """The families that are not over groups."""
     rejected = families.REJECTED
     lines = [_head(rejected.name, rejected.type, rejected.help, form)]
     for reason, count in sorted(snapshot.rejected.items()):
-        if continuity is not None and continuity.hold((rejected.name, reason), np.zeros(1, np.int64))[0]:
+        if zeros((rejected.name, reason), np.zeros(1, np.int64))[0]:
             count = 0
-        labels = label_text(rejected.labels, (reason,))
+        labels = format_labels(rejected.labels, (reason,))
         lines.append(_sample(rejected.name, labels, str(count)))
         if form == "openmetrics":
             lines.append(_created(rejected.name.removesuffix("_total"), labels, snapshot.rejected_created_s[reason]))
@@ -269,8 +275,8 @@ def _others(snapshot: Snapshot, form: Format, continuity: ZeroInit | None) -> li
     return lines
 
 
-class _Fixed(Collector):
-    """Metrics that are there already."""
+class _CollectedMetrics(Collector):
+    """A collector of metrics that were collected before."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
@@ -280,10 +286,7 @@ class _Fixed(Collector):
 
 
 def _library_text(metrics: Iterable[Metric], form: Format) -> bytes:
-    """Few and small families, as the client library writes them; in OpenMetrics, its `# EOF` ends everything."""
+    """Return metrics as the client library writes them. In OpenMetrics, its `# EOF` ends the exposition."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Fixed(list(metrics)))
+    registry.register(_CollectedMetrics(list(metrics)))
     return generate_openmetrics(registry) if form == "openmetrics" else generate_latest(registry)
-
-
-__all__ = ["Format", "Renderer", "Scrape", "escaped"]

@@ -25,14 +25,14 @@ _process = ProcessCollector(namespace="tokentrace_worker", registry=None)
 
 
 def collect_worker_metrics(moment: Moment) -> Iterator[Metric]:
-    """Every worker family at this moment, those of the process last."""
+    """Yield every worker family at this moment, those of the process last."""
     for declared in WORKER_METRICS:
         yield _family(declared, declared.get(moment))
     yield from _process.collect()
 
 
 def declared_families() -> Iterator[tuple[str, str, tuple[str, ...], str]]:
-    """Name as exposed, type, labels and help of every worker family."""
+    """Yield name as exposed, type, labels and help of every worker family."""
     suffixes = {"counter": "_total", "info": "_info"}
     for declared in WORKER_METRICS:
         kind = "gauge" if declared.kind == "info" else declared.kind
@@ -58,7 +58,7 @@ def _family(declared: WorkerMetric, value: Any) -> Metric:
 
 
 def _histogram(name: str, help_: str, histogram: Histogram) -> Metric:
-    """The buckets and the sum, without the creation time that the library adds as a sample."""
+    """Return the buckets and the sum, without the creation time that the library adds as a sample."""
     (metric,) = histogram.collect()
     buckets = [(sample.labels["le"], sample.value) for sample in metric.samples if sample.name.endswith("_bucket")]
     (sum_value,) = (sample.value for sample in metric.samples if sample.name.endswith("_sum"))

@@ -1,11 +1,11 @@
-"""Zero-initialised series: a new series is shown as 0 until every Prometheus that scrapes here has seen it so.
+"""Zero-initialised series: a new series is exposed as 0 until every Prometheus server that scrapes here has seen it.
 
-Prometheus counts increments between two values it has seen, so the first value of a new series is lost to `increase()`.
-Holding it back for one scrape loses nothing, since totals are durable. Only clients that say that they are a Prometheus
-are served so; `curl` and `tokentrace top` see the values themselves.
+Prometheus counts increments between two values it has seen, so `increase()` misses the first value of a new series.
+Holding it back for one scrape loses nothing, since totals are durable. Only clients that identify themselves as a
+Prometheus are served this way; `curl` and `tokentrace top` get the values.
 
-A Prometheus keeps its connection, so two connections are two servers, wherever they come from. One that was closed, as
-by a proxy or between scrapes far apart, goes on in the next new one from the same host.
+A Prometheus server keeps its connection, so two open connections are two servers, even from one host. A server whose
+connection was closed (by a proxy, or between scrapes far apart) continues in the next new connection from its host.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from numpy.typing import NDArray
 
 from tokentrace.model.arrays import grown
 
-#: Host and port that a connection comes from.
-Address = tuple[str, int]
+#: Host and port of a client's end of a connection.
+ClientAddress = tuple[str, int]
 
-#: How long a scraper of which one scrape was seen is waited for: more than the longest sensible interval, two minutes.
-FIRST_PATIENCE_S = 150.0
-#: Scrapes that a scraper may miss before it is taken to be gone.
-MISSED_SCRAPES = 2.5
+#: How long a server that has scraped once is expected back: more than the longest sensible interval, two minutes.
+FIRST_INTERVAL_S = 150.0
+#: Intervals without a scrape after which a server is no longer expected.
+MISSED_INTERVALS = 2.5
+
+#: Scrape number of series that an earlier process has exposed.
+_RESTORED = -1
 
 
 @dataclass(slots=True)
-class _Scraper:
-    """number: of its last complete scrape. interval_s: between its last two, 0 while only one was seen."""
+class _LastScrape:
+    """A server's last complete scrape. interval_s: since the one before, 0 after only one."""
 
     number: int
     at_s: float
@@ -38,78 +41,89 @@ class _Scraper:
 
 
 class ZeroInit:
-    """Knows which series every scraper has seen as 0. Used under the renderer's lock.
+    """Knows which series every active server has seen as 0. Used under the renderer's lock.
 
-    A scrape takes a `begin`, any number of `hold`s, and a `finish` when its last byte was sent.
+    A scrape calls `begin`, then `zeros` for each family, and `finish` when its last byte was sent. A series is exposed
+    as 0 while the scrape in which it was first seen is beyond the horizon: the last scrape that every active server
+    has received.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._scrapers: dict[Address, _Scraper] = {}
+        self._last_scrapes: dict[ClientAddress, _LastScrape] = {}
         self._number = 0
-        self._received = 0
+        self._last_received = 0
         self._horizon = 0
-        #: (family, what else its samples are told apart by) -> series -> the first scrape that had it, or 0.
-        self._born: dict[tuple[str, str], NDArray[np.int64]] = {}
-        self._adopting = False
-        self.holding = False
+        #: (family, extra label value) -> series -> number of the scrape in which it was first seen, or 0.
+        self._first_seen: dict[tuple[str, str], NDArray[np.int64]] = {}
+        #: Whether the scrape that has begun exposes any series as 0.
+        self.any_zero = False
 
-    def begin(self, adopting: bool = False) -> int:
-        """The number of a new scrape. adopting: what it shows was shown before this process began."""
+    def begin(self) -> int:
+        """Begin a scrape and return its number."""
         self._number += 1
-        self._adopting = adopting
-        self.holding = False
-        # Where nobody is waited for, what anybody has seen will do. It never goes back: a value once shown stays shown.
-        seen_by_all = min((self._scrapers[each].number for each in self.active()), default=self._received)
-        self._horizon = max(self._horizon, seen_by_all)
+        self.any_zero = False
+        # Without an active server, the last received scrape counts. The horizon never decreases: once a server has
+        # seen a value, no scrape shows 0 again.
+        received_by_all = min(
+            (self._last_scrapes[address].number for address in self.active()), default=self._last_received
+        )
+        self._horizon = max(self._horizon, received_by_all)
         return self._number
 
-    def hold(self, family: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """bool[k]: which of these series of a family have to be shown as 0 in this scrape."""
+    def zeros(self, family: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these series of a family this scrape must expose as 0, bool[k]."""
         if not len(series):
             return np.zeros(0, np.bool_)
-        born = self._born[family] = grown(self._born.get(family, np.zeros(0, np.int64)), int(series.max()) + 1)
-        mine = born[series]
-        fresh = mine == 0
-        if fresh.any():
-            # Adopted series were seen before the first scrape.
-            born[series[fresh]] = -1 if self._adopting else self._number
-            mine = born[series]
-        held = mine > self._horizon
-        self.holding = self.holding or bool(held.any())
+        held = self._seen(family, series, self._number) > self._horizon
+        self.any_zero = self.any_zero or bool(held.any())
         return held
 
-    def finish(self, scraper: Address, number: int, connected: Collection[Address]) -> None:
-        """A scraper has received scrape `number` whole. connected: from where connections are open now."""
+    def mark_restored(self, family: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """As `zeros`, for series that an earlier process has exposed: none of them is new."""
+        if len(series):
+            self._seen(family, series, _RESTORED)
+        return np.zeros(len(series), np.bool_)
+
+    def _seen(self, family: tuple[str, str], series: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+        """Return the scrape in which each series was first seen, `number` for new ones, int64[k]."""
+        known = self._first_seen.get(family, np.zeros(0, np.int64))
+        first_seen = self._first_seen[family] = grown(known, int(series.max()) + 1)
+        is_new = first_seen[series] == 0
+        first_seen[series[is_new]] = number
+        return first_seen[series]
+
+    def finish(self, server: ClientAddress, number: int, connected: Collection[ClientAddress]) -> None:
+        """A server has received the whole scrape `number`. connected: clients whose connections are open now."""
         now_s = self._clock()
-        self._received = max(self._received, number)
-        before = self._scrapers.pop(scraper, None) or self._closed(scraper[0], connected)
-        if before is None:
-            self._scrapers[scraper] = _Scraper(number, now_s)
-        else:
-            self._scrapers[scraper] = _Scraper(number, now_s, now_s - before.at_s)
+        self._last_received = max(self._last_received, number)
+        before = self._last_scrapes.pop(server, None) or self._take_over(server[0], connected)
+        interval_s = now_s - before.at_s if before is not None else 0.0
+        self._last_scrapes[server] = _LastScrape(number, now_s, interval_s)
 
-    def _closed(self, host: str, connected: Collection[Address]) -> _Scraper | None:
-        """Of the scrapers whose connection from this host was closed, the one that was away for longest; taken out."""
-        closed = [each for each in self._scrapers if each[0] == host and each not in connected]
-        return self._scrapers.pop(min(closed, key=lambda each: self._scrapers[each].at_s)) if closed else None
+    def _take_over(self, host: str, connected: Collection[ClientAddress]) -> _LastScrape | None:
+        """Remove and return the oldest last scrape from this host whose connection was closed."""
+        closed = [address for address in self._last_scrapes if address[0] == host and address not in connected]
+        if not closed:
+            return None
+        return self._last_scrapes.pop(min(closed, key=lambda address: self._last_scrapes[address].at_s))
 
-    def active(self) -> frozenset[Address]:
-        """The scrapers that are expected again; others are forgotten."""
+    def active(self) -> frozenset[ClientAddress]:
+        """Return the servers that are expected to scrape again, and forget the others."""
         now_s = self._clock()
-        for address, each in list(self._scrapers.items()):
-            patience_s = MISSED_SCRAPES * each.interval_s + 1.0 if each.interval_s else FIRST_PATIENCE_S
-            if now_s - each.at_s > patience_s:
-                del self._scrapers[address]
-        return frozenset(self._scrapers)
+        for address, last in list(self._last_scrapes.items()):
+            expected_within_s = MISSED_INTERVALS * last.interval_s + 1.0 if last.interval_s else FIRST_INTERVAL_S
+            if now_s - last.at_s > expected_within_s:
+                del self._last_scrapes[address]
+        return frozenset(self._last_scrapes)
 
-    def renumber(self, family: str, now: NDArray[np.int64]) -> None:
-        """The series of a family are numbered anew. now: int64[s], the number each has now, -1 where it has ended."""
-        for key in [key for key in self._born if key[0] == family]:
-            born = self._born[key]
-            # A series may have been numbered and not yet shown, and may be shown that was never numbered again.
-            known = min(len(born), len(now))
-            left = np.flatnonzero(now[:known] >= 0)
-            moved = np.zeros(int(now.max(initial=-1)) + 1, np.int64)
-            moved[now[left]] = born[left]
-            self._born[key] = moved
+    def renumber(self, family: str, new_numbers: NDArray[np.int64]) -> None:
+        """Follow a renumbering of a family's series. new_numbers: int64[s], -1 for a series that has ended."""
+        for key in [key for key in self._first_seen if key[0] == family]:
+            first_seen = self._first_seen[key]
+            # A series may have a number and never have been exposed, or have been exposed before it got one.
+            known = min(len(first_seen), len(new_numbers))
+            kept = np.flatnonzero(new_numbers[:known] >= 0)
+            moved = np.zeros(int(new_numbers.max(initial=-1)) + 1, np.int64)
+            moved[new_numbers[kept]] = first_seen[kept]
+            self._first_seen[key] = moved

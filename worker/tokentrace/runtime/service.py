@@ -24,7 +24,7 @@ from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
 from tokentrace.errors import ConfigError
 from tokentrace.exposition import (
-    Address,
+    ClientAddress,
     Format,
     HealthReport,
     HttpServer,
@@ -74,7 +74,7 @@ class Service:
         self._drain = True
         self._connected = False
         self._final: Snapshot | None = None
-        self._seen_by: dict[Address, Snapshot] = {}
+        self._seen_by: dict[ClientAddress, Snapshot] = {}
         self._final_scraped = threading.Event()
         #: Set while the endpoint answers.
         self.serving = threading.Event()
@@ -111,7 +111,7 @@ class Service:
             stats=self._stats,
             timer=timer,
             clock=clock,
-            on_restored=self._renderer.adopt,
+            on_restored=self._renderer.mark_restored,
         )
         self._evaluator: Evaluator | None = None
         board = None
@@ -127,10 +127,10 @@ class Service:
         if config.http_server.enabled:
             self.http = HttpServer(
                 http_settings(config),
-                self._render,
-                self._health,
-                self._on_scraped,
-                board,
+                render=self._render,
+                health=self._health,
+                on_scraped=self._on_scraped,
+                alerts=board,
             )
 
     @property
@@ -239,10 +239,10 @@ class Service:
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
 
-    def _on_scraped(self, scrape: Scrape, scraper: Address, connected: Collection[Address]) -> None:
-        self._renderer.scraped(scraper, scrape.number, connected)
+    def _on_scraped(self, scrape: Scrape, scraper: ClientAddress, connected: Collection[ClientAddress]) -> None:
+        self._renderer.record_scrape(scraper, scrape.number, connected)
         # Whoever is not expected again must not keep an old snapshot in memory.
-        expected = self._renderer.scrapers()
+        expected = self._renderer.active_servers()
         self._seen_by = {each: seen for each, seen in self._seen_by.items() if each in expected}
         if scrape.complete:
             self._seen_by[scraper] = scrape.snapshot
@@ -252,7 +252,7 @@ class Service:
         """Whether every Prometheus that comes here, or anybody where none does, has seen the final values."""
         final = self._final
         seen = {name for name, snapshot in self._seen_by.items() if snapshot is final}
-        if final is not None and seen and self._renderer.scrapers() <= seen:
+        if final is not None and seen and self._renderer.active_servers() <= seen:
             self._final_scraped.set()
 
 

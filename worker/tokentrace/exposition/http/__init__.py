@@ -1,0 +1,8 @@
+"""The HTTP endpoint: `server` listens, `auth` checks the token, `endpoints` answer."""
+
+from __future__ import annotations
+
+from tokentrace.exposition.http.endpoints import HealthReport
+from tokentrace.exposition.http.server import HttpServer, HttpSettings
+
+__all__ = ["HealthReport", "HttpServer", "HttpSettings"]

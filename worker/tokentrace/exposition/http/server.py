@@ -1,0 +1,160 @@
+"""The HTTP server: a listening socket and uvicorn, on a thread of its own.
+
+`health_path` is open to everyone, since probes carry no token; every other path requires the bearer token where one
+is set.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvicorn
+from starlette.applications import Starlette
+
+from tokentrace.errors import UsageError
+from tokentrace.exposition.http.auth import Application, require_token
+from tokentrace.exposition.http.endpoints import (
+    AlertsApi,
+    AlertsEndpoint,
+    HealthEndpoint,
+    HealthReport,
+    MetricsEndpoint,
+    OnScraped,
+    Render,
+    index_route,
+)
+from tokentrace.exposition.zero_init import ClientAddress
+
+START_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Where and how to listen. port 0: a free one. keep_alive_s: how long a connection may be idle."""
+
+    host: str = "0.0.0.0"
+    port: int = 9090
+    prometheus_path: str = "/metrics/prometheus"
+    health_path: str = "/health"
+    auth_token: str | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    keep_alive_s: float = 75.0
+
+
+class HttpServer:
+    """Serves until `stop`. Its callables run on other threads than the consumer's."""
+
+    def __init__(
+        self,
+        settings: HttpSettings,
+        *,
+        render: Render,
+        health: Callable[[], HealthReport],
+        on_scraped: OnScraped = lambda *_: None,
+        alerts: AlertsApi | None = None,
+    ) -> None:
+        """on_scraped: called with a scrape that was sent completely, its client, and the clients connected then.
+
+        alerts: what answers under /alerts; without it there is no such path.
+        """
+        self._settings = settings
+        self._metrics = MetricsEndpoint(render, on_scraped, self._open_clients)
+        self._health = HealthEndpoint(health)
+        self._alerts = AlertsEndpoint(alerts, settings.auth_token is not None) if alerts is not None else None
+        self._socket: socket.socket | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that the server listens on, once started."""
+        assert self._socket is not None
+        return int(self._socket.getsockname()[1])
+
+    def start(self) -> None:
+        """Listen and serve. Raises UsageError when the address or the TLS files cannot be used."""
+        settings = self._settings
+        tls: dict[str, Any] = {}
+        if settings.certificate is not None and settings.key is not None:
+            tls = {"ssl_certfile": str(settings.certificate), "ssl_keyfile": str(settings.key)}
+            self._check_tls(settings.certificate, settings.key)
+        self._socket = self._bind()
+        config = uvicorn.Config(
+            self._application(),
+            log_level="warning",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_keep_alive=int(settings.keep_alive_s),
+            timeout_graceful_shutdown=5,
+            **tls,
+        )
+        server = self._server = uvicorn.Server(config)
+        thread = self._thread = threading.Thread(target=server.run, args=([self._socket],), name="http", daemon=True)
+        thread.start()
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        if not server.started:
+            raise UsageError("The HTTP server did not start; see the log above.")
+
+    def stop(self) -> None:
+        """Finish the responses being sent, then close."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(START_TIMEOUT_S)
+        if self._socket is not None:
+            self._socket.close()
+
+    def _bind(self) -> socket.socket:
+        settings = self._settings
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+            listener.listen(128)
+        except OSError as error:
+            listener.close()
+            raise UsageError(
+                f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+                "change http_server.addr or stop what uses the port."
+            ) from error
+        return listener
+
+    @staticmethod
+    def _check_tls(certificate: Path, key: Path) -> None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(
+                f"http_server.tls: {certificate} and {key} cannot be used as certificate and key ({error})."
+            ) from error
+
+    def _application(self) -> Application:
+        settings = self._settings
+        health = self._health.routes(settings.health_path)
+        routes = [*self._metrics.routes(settings.prometheus_path), *health]
+        paths = [settings.prometheus_path, settings.health_path]
+        if self._alerts is not None:
+            routes += self._alerts.routes()
+            paths.append("/alerts")
+        application = Starlette(routes=[*routes, index_route(paths)])
+        if settings.auth_token is None:
+            return application
+        return require_token(application, settings.auth_token, {route.path for route in health})
+
+    def _open_clients(self) -> frozenset[ClientAddress]:
+        """Return the addresses of the open connections. Call it on the server's own event loop."""
+        assert self._server is not None
+        clients = (getattr(connection, "client", None) for connection in self._server.server_state.connections)
+        return frozenset(client for client in clients if client is not None)
