@@ -75,7 +75,7 @@ def test_alerts_test_prints_payloads_as_json(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["--from", "none.avro"], "tokentrace: There is no file none.avro."),
-        (["--from", "tokentrace.yml"], "tokentrace: tokentrace.yml is no Avro object container file of spans ("),
+        (["--from", "tokentrace.yml"], "tokentrace: tokentrace.yml is not an Avro object container file of spans ("),
         (["--from", "cut.avro"], "tokentrace: cut.avro is damaged ("),
         (["--from", "spans.avro", "--rules", "empty.yml"], "tokentrace: alerts: empty.yml has no rules"),
     ],

@@ -35,7 +35,8 @@ def command() -> None:
 @click.option("--resolved", is_flag=True, help="Also when alerts would have been over.")
 def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     """Run the rules over past spans, and print what would have fired, when, and with which value."""
-    from tokentrace.alerts.backtest import Backtest, from_file, from_topic
+    from tokentrace.alerts.backtest import Backtest
+    from tokentrace.alerts.history import from_file, from_topic
     from tokentrace.alerts.payload import alert_record, payload
     from tokentrace.errors import UsageError
     from tokentrace.runtime import log
