@@ -48,6 +48,7 @@ class Topics:
         clamped: int = 0,
         partition: int = 0,
         partitions: int = 1,
+        written_s: float | None = None,
     ) -> None:
         """Write the rollup of a commit of these spans, which completes minute `complete` of one partition."""
         harness, values = self._harness, [message(span) for span in spans]
@@ -62,7 +63,7 @@ class Topics:
         ]
         reached_us = (FIRST + complete + 1) * MINUTE_US + GRACE_US
         progress = Progress(partitions, {partition: reached_us}, clamped)
-        written_s = reached_us / 1e6
+        written_s = reached_us / 1e6 if written_s is None else written_s
         self.rollups += [
             (written_s, value)
             for value in self._codec.rollups("r", written_s, rows.minutes, cells, rows.values, progress)

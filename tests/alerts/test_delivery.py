@@ -57,7 +57,7 @@ def outcomes(deliverer: Deliverer, last: str, timeout_s: float = 10.0) -> list[O
     return found
 
 
-def test_a_payload_says_what_happened(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_payload_describes_the_alert(deliverer: Deliverer, webhook: Webhook) -> None:
     sent = record(labels=("gpt-4o",))
     deliverer.submit(sent, to(webhook.url))
     assert [outcome.kind for outcome in outcomes(deliverer, "delivered")] == ["delivered"]
@@ -80,7 +80,7 @@ def test_delivery_retries_temporary_errors_with_the_same_key(deliverer: Delivere
     assert len({headers["Idempotency-Key"] for _, headers, _ in webhook.received}) == 1
 
 
-def test_a_round_ends_after_its_retries_and_another_begins(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_starts_another_round_after_the_retries(deliverer: Deliverer, webhook: Webhook) -> None:
     webhook.answers = [status(500)] * 3
     deliverer.submit(record(), to(webhook.url, max_retries=1))
     assert [(outcome.kind, outcome.tries) for outcome in outcomes(deliverer, "delivered")] == [
@@ -99,20 +99,20 @@ def test_delivery_ends_the_round_at_a_permanent_error(deliverer: Deliverer, webh
     ]
 
 
-def test_an_old_alert_is_given_up(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_gives_up_an_alert_older_than_max_age(deliverer: Deliverer, webhook: Webhook) -> None:
     webhook.answer = status(500)
     deliverer.submit(record(), to(webhook.url, max_age="1s"))
     assert outcomes(deliverer, "given_up")[-1].tries >= 2
     assert deliverer.pending == 0
 
 
-def test_one_that_is_too_old_already_has_one_more_round(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_gives_an_old_alert_one_round(deliverer: Deliverer, webhook: Webhook) -> None:
     """Its evaluator may have been away; the receiver may be back."""
     deliverer.submit(record(age_s=90.0), to(webhook.url, max_age="1m"))
     assert [outcome.kind for outcome in outcomes(deliverer, "delivered")] == ["delivered"]
 
 
-def test_redirects_are_followed_to_the_same_host_only(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_follows_redirects_to_the_same_host_only(deliverer: Deliverer, webhook: Webhook) -> None:
     other = Webhook()
     webhook.answers = [status(307, Location="/moved")]
     deliverer.submit(record(at_s=60), to(webhook.url))
@@ -144,7 +144,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.05)
 
 
-def test_an_endless_answer_is_not_read(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_does_not_read_response_bodies(deliverer: Deliverer, webhook: Webhook) -> None:
     import resource
 
     before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -155,7 +155,7 @@ def test_an_endless_answer_is_not_read(deliverer: Deliverer, webhook: Webhook) -
 
 
 @pytest.mark.parametrize("answer", [drip, lambda handler: time.sleep(5)])
-def test_a_try_takes_no_longer_than_its_time(
+def test_delivery_try_ends_at_its_timeout(
     deliverer: Deliverer, webhook: Webhook, answer: Callable[[BaseHTTPRequestHandler], None]
 ) -> None:
     webhook.answers = [answer]
@@ -163,7 +163,7 @@ def test_a_try_takes_no_longer_than_its_time(
     assert outcomes(deliverer, "delivered", 5.0)[-1].tries == 2
 
 
-def test_a_dead_receiver_holds_up_nobody_else(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_to_a_dead_receiver_delays_no_other(deliverer: Deliverer, webhook: Webhook) -> None:
     dead = socket.socket()
     dead.bind(("127.0.0.1", 0))
     dead.listen(0)
@@ -176,7 +176,7 @@ def test_a_dead_receiver_holds_up_nobody_else(deliverer: Deliverer, webhook: Web
     dead.close()
 
 
-def test_events_of_an_instance_keep_their_order(deliverer: Deliverer, webhook: Webhook) -> None:
+def test_delivery_keeps_the_order_of_an_instance(deliverer: Deliverer, webhook: Webhook) -> None:
     webhook.answers = [status(500), status(500), ok]
     for minute in range(1, 5):
         deliverer.submit(record(at_s=60 * minute), to(webhook.url))
@@ -197,7 +197,7 @@ def test_delivery_logs_no_secret(deliverer: Deliverer, caplog: pytest.LogCapture
     )
 
 
-def test_a_header_that_cannot_be_sent_is_not_quoted(
+def test_delivery_does_not_quote_an_invalid_header(
     deliverer: Deliverer, webhook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     deliverer.submit(record(), to(webhook.url, headers={"Authorization": "hook-secret\nX: y"}, max_retries=0))
@@ -205,7 +205,7 @@ def test_a_header_that_cannot_be_sent_is_not_quoted(
     assert "hook-secret" not in caplog.text
 
 
-def test_stdout_is_one_json_line(deliverer: Deliverer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_delivery_to_stdout_is_one_json_line(deliverer: Deliverer, capfd: pytest.CaptureFixture[str]) -> None:
     deliverer.submit(record(), Delivery())
     outcomes(deliverer, "delivered")
     (line,) = capfd.readouterr().out.splitlines()

@@ -114,7 +114,7 @@ def test_evaluation_fires_as_the_oracle_does(rule: Rule, seed: int, count: int, 
     assert evaluation.states["r"].firings == sum(event.status == "firing" for event in events)
 
 
-def test_a_continuing_breach_fires_once_and_resolves_once() -> None:
+def test_evaluation_fires_and_resolves_a_continuing_breach_once() -> None:
     spans = [{**span, "cost_usd": 3.0} for span in spans_of(1, 200, 20)]
     evaluation = evaluation_of(rule(window="1m", threshold=2.0))
     Feed(evaluation).give(spans)
@@ -123,7 +123,7 @@ def test_a_continuing_breach_fires_once_and_resolves_once() -> None:
     assert [event.at_s // 60 - FIRST for event in events] == [1, 21]
 
 
-def test_late_spans_are_counted_and_stay_in_the_windows_of_their_minute() -> None:
+def test_evaluation_counts_late_spans_in_the_windows_of_their_minute() -> None:
     evaluation = evaluation_of(rule(metric="span_count", window="5m", op="gte", threshold=3))
     feed = Feed(evaluation)
     spans = [{**span, "ended_at": FIRST * 60_000_000 + 5} for span in spans_of(2, 3, 1)]
@@ -136,7 +136,7 @@ def test_late_spans_are_counted_and_stay_in_the_windows_of_their_minute() -> Non
 
 
 @pytest.mark.parametrize("cut", range(1, 30, 4))
-def test_windows_that_were_read_again_are_the_windows_that_were(cut: int) -> None:
+def test_windows_read_again_equal_the_windows_before(cut: int) -> None:
     """A successor continues at any minute exactly as its predecessor would have."""
     rules = [
         rule("a", metric="latency_p95", window="12m", threshold=5000),
@@ -160,7 +160,7 @@ def test_windows_that_were_read_again_are_the_windows_that_were(cut: int) -> Non
     assert [event.value for event in events] == pytest.approx([event.value for event in expected], nan_ok=True)
 
 
-def test_an_event_has_the_same_id_in_every_process() -> None:
+def test_alert_transition_has_the_same_id_in_every_process() -> None:
     event = AlertTransition("firing", rule(), ("x",), 60, 1.0, 2)
     assert event.id("g") == AlertTransition("firing", rule(), ("x",), 60, 5.0, 9).id("g")
     others = [
@@ -173,11 +173,11 @@ def test_an_event_has_the_same_id_in_every_process() -> None:
     assert len({event.id("g"), *others}) == 6
 
 
-def test_every_metric_has_a_measure() -> None:
+def test_measures_cover_every_metric() -> None:
     assert set(MEASURES) == set(METRICS) == set(THRESHOLDS)
 
 
-def test_a_group_without_spans_in_the_window_is_not_there() -> None:
+def test_instance_without_spans_in_the_window_resolves() -> None:
     """Nobody knows all the names that there could be, so a grouped rule cannot miss one."""
     few = rule(metric="span_count", op="lt", threshold=3.0, window="2m", interval="1m", group_by=["caller"])
     evaluation = evaluation_of(few)
@@ -191,7 +191,7 @@ def test_a_group_without_spans_in_the_window_is_not_there() -> None:
     ]
 
 
-def test_a_rule_without_groups_sees_that_there_are_no_spans() -> None:
+def test_rule_without_group_by_fires_on_an_empty_window() -> None:
     evaluation = evaluation_of(rule(metric="span_count", op="lt", threshold=3.0, window="2m", interval="1m"))
     ended_us = FIRST * 60_000_000 + 1
     Feed(evaluation).give([span(started_at=ended_us, ended_at=ended_us) for _ in range(5)])
@@ -211,6 +211,6 @@ def test_a_rule_without_groups_sees_that_there_are_no_spans() -> None:
     ],
     ids=str,
 )
-def test_the_rule_id_is_of_all_that_decides_whether_it_fires(other: dict[str, Any]) -> None:
+def test_rule_id_changes_with_what_decides_whether_the_rule_fires(other: dict[str, Any]) -> None:
     assert rule().rule_id != rule(**other).rule_id
     assert rule().rule_id == rule(severity="critical", cooldown="2h").rule_id

@@ -76,16 +76,16 @@ def test_tuned_rule_resolves_alerts_below_its_threshold(changed: dict[str, Any])
     ],
     ids=str,
 )
-def test_a_rule_about_something_else_neither_inherits_nor_fires_falsely(changed: dict[str, Any]) -> None:
+def test_rule_state_of_a_changed_subject_is_dropped(changed: dict[str, Any]) -> None:
     assert fired_then_changed(rule(**BASE), rule(**{**BASE, **changed})) == []
 
 
-def test_a_rule_about_something_else_fires_when_that_is_true() -> None:
+def test_rule_state_of_a_changed_subject_lets_the_rule_fire() -> None:
     (event,) = fired_then_changed(rule(**BASE), rule(**{**BASE, "group_by": ["model"]}))
     assert (event.status, event.labels) == ("firing", (span()["model"],))
 
 
-def test_a_cool_down_is_remembered() -> None:
+def test_rule_state_holds_the_cool_down() -> None:
     cooling = rule(**BASE | {"window": "1m", "cooldown": "10m"})
     before = evaluation_of(cooling)
     Feed(before).give(in_minute(0, 10))
@@ -100,7 +100,7 @@ def test_a_cool_down_is_remembered() -> None:
     assert fired == [(10, "firing")]
 
 
-def test_counts_outlive_what_a_rule_is_about() -> None:
+def test_rule_state_keeps_counts_when_the_subject_changes() -> None:
     known = rule(**BASE)
     before = evaluation_of(known)
     Feed(before).give(in_minute(0, 10))
@@ -131,7 +131,7 @@ def test_pending_alerts_are_those_without_an_outcome() -> None:
     assert [record["alert"] for record in store.pending()] == ["waits"]
 
 
-def test_old_alerts_and_rules_that_are_gone_leave_the_topic() -> None:
+def test_store_expires_old_alerts_and_removed_rules() -> None:
     here, gone = rule("here", **BASE), rule("gone", **BASE)
     store = AlertStore()
     for stored_rule in (here, gone):
@@ -156,6 +156,6 @@ def test_old_alerts_and_rules_that_are_gone_leave_the_topic() -> None:
     assert set(store.alerts) == {records[1]["id"]}
 
 
-def test_keys_of_others_are_left_alone() -> None:
+def test_parse_key_ignores_other_keys() -> None:
     assert [parse_key(key) for key in (None, b"", b"x", b"{}", b"[]", b'["other","a"]', b"[1]")] == [None] * 7
     assert parse_key(b'["evaluator"]') == ("evaluator", "")

@@ -8,7 +8,7 @@ T = 1_790_000_040_000_000
 S = 1_000_000
 
 
-def test_the_slowest_partition_decides() -> None:
+def test_watermark_is_the_minimum_over_partitions() -> None:
     mark = Watermark()
     mark.observe(T, 2, {0: T, 1: T - 600 * S})
     assert mark.time_us() == T - 600 * S
@@ -16,7 +16,7 @@ def test_the_slowest_partition_decides() -> None:
     assert mark.time_us() == T
 
 
-def test_a_partition_that_nobody_told_of_yet_is_waited_for() -> None:
+def test_watermark_waits_for_partitions_that_have_not_reported() -> None:
     mark = Watermark()
     assert (mark.time_us(), mark.minute()) == (None, None)
     mark.observe(T, 2, {0: T})
@@ -25,14 +25,14 @@ def test_a_partition_that_nobody_told_of_yet_is_waited_for() -> None:
     assert mark.time_us() == T
 
 
-def test_time_never_steps_back() -> None:
+def test_watermark_never_decreases() -> None:
     mark = Watermark()
     mark.observe(T, 1, {0: T})
     mark.observe(T + S, 1, {0: T - 900 * S})
     assert mark.time_us() == T
 
 
-def test_a_minute_is_complete_a_grace_after_its_end() -> None:
+def test_watermark_completes_a_minute_a_grace_after_its_end() -> None:
     mark = Watermark()
     end = T // MINUTE_US * MINUTE_US
     mark.observe(T, 1, {0: end + GRACE_US - 1})
@@ -41,7 +41,7 @@ def test_a_minute_is_complete_a_grace_after_its_end() -> None:
     assert mark.minute() == end // MINUTE_US - 1
 
 
-def test_a_partition_that_fell_silent_holds_the_others_up_for_a_while_only() -> None:
+def test_watermark_excludes_idle_partitions() -> None:
     mark = Watermark()
     mark.observe(T, 2, {0: T, 1: T})
     seconds = 0
@@ -56,7 +56,7 @@ def test_a_partition_that_fell_silent_holds_the_others_up_for_a_while_only() -> 
     assert mark.time_us() == T + S
 
 
-def test_a_pause_of_the_whole_fleet_is_nobodys_silence() -> None:
+def test_watermark_has_no_idle_partition_after_a_pause_of_the_fleet() -> None:
     """After two hours without any worker, the first commit must not leave the others' backlogs behind."""
     mark = Watermark(3, {0: T, 1: T, 2: T}, T)
     later = T + 7200 * S

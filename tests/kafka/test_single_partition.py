@@ -73,23 +73,23 @@ class ScriptedConsumer(Scripted):
 
 
 class Listener:
-    """Writes what it is told into the calls of the client, between the client's own."""
+    """Records its calls among those of the client, so that their order shows."""
 
     def __init__(self, calls: list[str]) -> None:
         self.calls = calls
         self.error: Exception | None = None
 
     def acquire(self) -> int:
-        self._told("acquire")
+        self._record("acquire")
         return 7
 
     def hand_over(self) -> None:
-        self._told("hand over")
+        self._record("hand over")
 
     def release(self) -> None:
-        self._told("release")
+        self._record("release")
 
-    def _told(self, what: str) -> None:
+    def _record(self, what: str) -> None:
         self.calls.append(what)
         if self.error is not None:
             error, self.error = self.error, None

@@ -190,7 +190,7 @@ class EvaluatorSession:
         show: Callable[[EvaluatorSnapshot | None], None],
         clock: Callable[[], float],
     ) -> None:
-        """The clients are closed by whoever opened them, after `release`."""
+        """The caller closes the clients, after `release`."""
         self._settings = settings
         self._consumer = consumer
         self._transactions = transactions
