@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from tokentrace.config.docs import json_schema, markdown_table
 from tokentrace.exposition.docs import alert_families, reject_reasons, span_families, worker_families
+from tokentrace.model.measures import record_fields
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
@@ -49,9 +52,33 @@ def operator_rules() -> str:
     )
 
 
+def counts_schema(path: Path) -> str:
+    """A schema of durable records, with `Counts` as the table of measures has it.
+
+    Fields that are there keep their place, so that the bytes of what is written change only by what is added.
+    """
+    schema = json.loads(path.read_text())
+    counts = _record(schema, "Counts")
+    fields = {field["name"]: field for field in record_fields()}
+    known = [each["name"] for each in counts["fields"] if each["name"] in fields]
+    counts["fields"] = [fields[name] for name in dict.fromkeys([*known, *fields])]
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _record(schema: Any, name: str) -> Any:
+    """The record of this name inside a schema."""
+    if isinstance(schema, dict) and schema.get("name") == name and schema.get("type") == "record":
+        return schema
+    inside = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    return next((found for each in inside if (found := _record(each, name)) is not None), None)
+
+
 def generated() -> dict[Path, str]:
     """Every file that has generated parts, as it should be."""
     files = {ROOT / "schemas" / "tokentrace.schema.json": json_schema(), OPERATOR_RULES: operator_rules()}
+    for name in ("state-cell", "rollup"):
+        path = ROOT / "schemas" / f"{name}.avsc"
+        files[path] = counts_schema(path)
     for page in sorted((ROOT / "docs").glob("*.md")):
         text = page.read_text()
         for name, table in TABLES.items():

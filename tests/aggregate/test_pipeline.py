@@ -25,6 +25,7 @@ from tokentrace.aggregate.pipeline import AHEAD_US, EARLIEST_US, StageTimer, eve
 from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
 from tokentrace.errors import SchemaUnavailable
 from tokentrace.model import reasons
+from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter, RawBatch
 from tokentrace.model.snapshot import OVERFLOW_GROUP, PartitionAudit, Snapshot
 
@@ -95,7 +96,7 @@ def test_a_replicas_counts_and_anothers_add_up_to_those_of_one(first: list[int],
 def test_a_limit_of_groups_loses_nothing(seeds: list[int], max_groups: int) -> None:
     limited, whole = committed(values_of(seeds), max_groups=max_groups), committed(values_of(seeds))
     assert limited.values.sum(axis=0).tolist() == whole.values.sum(axis=0).tolist()
-    folded = int(limited.values[limited.cell_group == OVERFLOW_GROUP, 0].sum())
+    folded = int(limited.values[limited.cell_group == OVERFLOW_GROUP, Layout.column("spans")].sum())
     assert (limited.overflowed_spans, limited.groups_count) == (folded, min(max_groups, whole.groups_count))
     kept = {cell: row for cell, row in cells_of(limited).items() if cell[0] != "__overflow__"}
     assert {cell: cells_of(whole)[cell] for cell in kept} == kept

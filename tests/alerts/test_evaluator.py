@@ -42,7 +42,7 @@ class Stage:
         #: What the next commits come to, and what happens while deliveries are waited for.
         self.results: list[Outcome] = []
         self.while_draining: Callable[[], None] = lambda: None
-        self.silences: list[tuple[bytes, bytes | None]] = []
+        self.silences: list[tuple[bytes, bytes | None, None]] = []
         self.position = 0
         self._rules = rules
         stage: Any = self  # It plays the consumer, the transactions and the deliverer.
@@ -64,7 +64,8 @@ class Stage:
             return []
         first, self.position = self.position, self.topics.end
         values = self.topics.rollups[first - self.topics.first :]
-        return [*((offset, value) for offset, (_, value) in enumerate(values, first)), (self.topics.end, None)]
+        records = [(offset, value, None) for offset, (_, value) in enumerate(values, first)]
+        return [*records, (self.topics.end, None, None)]
 
     def await_stable_offset(self, _: Any) -> None:
         self.steps.append("await stable offset")
@@ -205,7 +206,7 @@ def test_session_shows_a_silence_as_soon_as_it_is_there() -> None:
     stage.own()
     stage.session.turn()
     stage.steps.clear()
-    stage.silences = [silence(topics, "r", at_s(9))]
+    stage.silences = [(*silence(topics, "r", at_s(9)), None)]
     stage.session.turn()
     assert stage.steps == ["show"]
     assert stage.shown[-1] is not None

@@ -17,7 +17,7 @@ from tokentrace.alerts.ownership import COMMIT_INTERVAL_S, FIRST_LOOK_BACK_S, OU
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.store import AlertStore, parse_key, topic_record
 from tokentrace.alerts.watermark import GRACE_US, MINUTE_US
-from tokentrace.state.records import decode_record
+from tokentrace.state.schemas import decode_record
 
 HTTP = {"delivery": {"type": "http", "url": "http://hook"}}
 #: Fires while its window, of two minutes, holds more than five spans.
@@ -239,7 +239,7 @@ def test_ownership_stores_how_far_it_has_come() -> None:
     topics = busy_minutes(0, until=3)
     owner = owner_of(topics, rule(**BUSY | {"window": "10m"}), replica="replica-1")
     (value,) = (value for key, value in topics.drain(owner, 5.0).records if parse_key(key) == ("evaluator", ""))
-    assert decode_record(value or b"") == {
+    assert decode_record(value or b"", "alert-evaluator") == {
         "replica": "replica-1", "version": __version__, "at": 5_000_000, "heard_at": round(topics.now_s * 1e6),
         "position": 4, "minute": FIRST + 3, "source_partitions": 1,
         "reached": {"0": (FIRST + 4) * MINUTE_US + GRACE_US}, "late": 0, "clamped": 0, "values": {"r": 10.0},

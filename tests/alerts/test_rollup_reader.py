@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness import LAYOUT
-from tests.state.test_varint import random_rows
+from tests.model.test_varint import random_rows
 from tokentrace.alerts.rollup_reader import RollupReader
 from tokentrace.errors import FatalError
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, replica_key
-from tokentrace.state.records import Progress, decode_record
+from tokentrace.state.records import Progress
+from tokentrace.state.schemas import decode_record
 
 LABELS = st.text(max_size=5) | st.text(st.characters(max_codepoint=127), max_size=200) | st.just("gpt-4o")
 GROUPS = st.lists(st.builds(Group, LABELS, LABELS, LABELS), min_size=1, max_size=6)
@@ -53,7 +54,7 @@ def test_a_record_is_read_as_fastavro_reads_it(groups: list[Group], rows: int, s
     from_, to = {"of one day": (29_000_000, 29_001_440), "any": (0, 1 << 40), "negative too": (-5, 1 << 40)}[minute]
     minutes = np.array([rng.randrange(from_, to) for _ in range(rows)], np.int64)
     if minute == "of one day":
-        reader._slowly = _never  # type: ignore[method-assign]
+        reader._resolved = _never  # type: ignore[method-assign]
     cells = [(rng.choice(groups), rng.randrange(3)) for _ in range(rows)]
     progress = Progress(7, {1: 5, 0: 1 << 50}, 3)
     for _ in range(2):  # Once with names that are new, once with known ones.
@@ -93,7 +94,7 @@ def test_blocks_of_other_writers_are_read(blocks: str) -> None:
 
     block = (lambda row: zigzag(-1) + zigzag(len(row)) + row) if blocks == "size" else (lambda row: zigzag(1) + row)
     value = start + b"".join(map(block, rows)) + b"\0"
-    assert len(decode_record(value)["rows"]) == 3
+    assert len(decode_record(value, "rollup")["rows"]) == 3
     found = RollupReader(LAYOUT, EVERY, numbers).read(value)
     assert found.minutes.tolist() == [0, 1, 2]
     assert [numbers.groups[g] for g in found.groups] == [group for group, _ in cells]

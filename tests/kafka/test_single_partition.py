@@ -32,6 +32,9 @@ class Message:
     def value(self) -> bytes | None:
         return self._value
 
+    def headers(self) -> None:
+        return None
+
 
 class ScriptedConsumer(Scripted):
     """before: what the group does inside the next `consume`. messages: what that gives."""
@@ -145,7 +148,7 @@ def test_member_raises_what_its_listener_raised_after_the_rebalance(event: str) 
 def test_member_reads_records_and_the_end_of_the_partition() -> None:
     consumer, client, _ = member()
     client.messages = [Message(7, b"a"), Message(9, None), Message(11, error=KafkaError._PARTITION_EOF)]
-    assert consumer.poll(10, 0.0) == [(7, b"a"), (9, b""), (11, None)]
+    assert consumer.poll(10, 0.0) == [(7, b"a", None), (9, b"", None), (11, None, None)]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,7 @@ def test_member_that_cannot_continue_says_why(code: int, said: str) -> None:
 def test_member_waits_out_an_error_that_passes() -> None:
     consumer, client, _ = member()
     client.messages = [Message(error=KafkaError._TRANSPORT), Message(7, b"a")]
-    assert consumer.poll(10, 0.0) == [(7, b"a")]
+    assert consumer.poll(10, 0.0) == [(7, b"a", None)]
 
 
 def test_member_waits_for_the_transaction_of_an_earlier_owner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +207,6 @@ def test_tail_reads_what_is_appended_from_its_offset_on() -> None:
     (client,) = clients.made
     assert client.calls == ["assign at 4"]
     client.messages = [Message(4, b"a"), Message(error=KafkaError._TRANSPORT), Message(5)]
-    assert tail.poll() == [(b"key", b"a"), (b"key", None)]
+    assert tail.poll() == [(b"key", b"a", None), (b"key", None, None)]
     tail.close()
     assert client.calls[-1] == "close"

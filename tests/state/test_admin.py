@@ -16,7 +16,7 @@ from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.producer import partition_of
 from tokentrace.state import StateCodec, admin, cell_key, replica_key
 from tokentrace.state.admin import StateAdmin, summed
-from tokentrace.state.records import decode_record
+from tokentrace.state.schemas import decode_record
 
 PARTITIONS = 12
 
@@ -120,7 +120,7 @@ def test_admin_forgets_positions_and_keeps_totals(parts: Parts) -> None:
     state.forget_positions("a")
     [record] = written(clients, topic)
     assert (record["topic"], record["key"], record["partition"]) == ("state", replica_key("a"), partition_of("a", 12))
-    assert [each["offset"] for each in decode_record(record["value"])["partitions"]] == [0]
+    assert [each["offset"] for each in decode_record(record["value"], "state-replica")["partitions"]] == [0]
     assert summed(state.replicas())[()]["spans"] == 100
     assert clients.made[0].config["transactional.id"] == "a", "a running worker of that name is fenced"
 

@@ -11,12 +11,14 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.measures import Histogram, Layout
-from tokentrace.model.spans import Numbers, SpanBatch
-from tokentrace.pricing import Priced
+from tokentrace.model.measures import DISTRIBUTIONS, SUMMED_FIELDS, Histogram, Layout
+from tokentrace.model.spans import SpanBatch
+from tokentrace.pricing import SOURCES, Priced
 
 _EXACT: Final = 1 << 53
 _HALF_BITS: Final = 26
+#: Of the sums that count spans by the source of their cost, in the order of its codes.
+_SOURCE_COLUMNS: Final = [Layout.column(name) for name in ("priced_reported", "priced_computed", "unpriced")]
 
 
 class Aggregate(NamedTuple):
@@ -34,19 +36,13 @@ def aggregate(spans: SpanBatch, key: NDArray[np.int64], priced: Priced, layout: 
     column = layout.column
     values[:, column("spans")] = np.bincount(local, minlength=t)
     values[:, column("cost_nano_usd")] = _sums(local, priced.cost_nano_usd, t)
-    first_source = column("priced_reported")
-    values[:, first_source : first_source + 3] = _counts(local, priced.source, t, 3)
-    for name in ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "reasoning_tokens"):
-        values[:, column(name)] = _sums(local, getattr(spans, name).values, t)
-    histograms = layout.histograms
-    for name in ("latency_ms", "ttft_ms"):
-        duration: Numbers = getattr(spans, name)
-        _observe(values, local, duration.values, duration.values > 0.0, histograms[name], own_sum=True)
-    for name in ("prompt_tokens", "completion_tokens"):
-        tokens: Numbers = getattr(spans, name)
-        _observe(values, local, tokens.values, tokens.present, histograms[name], own_sum=False)
-    score = spans.eval_score
-    _observe(values, local, score.values, score.present, histograms["eval_score"], own_sum=True)
+    values[:, _SOURCE_COLUMNS] = _counts(local, priced.source, t, len(SOURCES))
+    for name in SUMMED_FIELDS:
+        values[:, column(name)] = _sums(local, spans.numbers(name).values, t)
+    for measure in DISTRIBUTIONS:
+        numbers = spans.numbers(measure.name)
+        observed = numbers.values > 0.0 if measure.observed == "positive" else numbers.present
+        _observe(values, local, numbers.values, observed, layout.histograms[measure.name], own_sum=bool(measure.sum))
     return Aggregate(keys, values)
 
 

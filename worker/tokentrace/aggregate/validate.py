@@ -7,17 +7,17 @@ completion count is derived from the total. The words and the bounds are those o
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model import reasons
+from tokentrace.model.measures import SUM_MEASURES, SUMMED_FIELDS
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import UNKNOWN_STATUS, Numbers, SpanBatch
 
-TOKEN_FIELDS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens", "reasoning_tokens")
+TOKEN_FIELDS = (*SUMMED_FIELDS, "total_tokens")
 DURATION_FIELDS = ("latency_ms", "ttft_ms")
 
 
@@ -55,13 +55,14 @@ def repair(spans: SpanBatch) -> tuple[SpanBatch, dict[str, int]]:
     """(the spans without parts that cannot be believed and with what can be derived, part reason -> spans)."""
     parts: dict[str, int] = {}
     spans = _split_totals(spans, parts)
-    spans = _drop_excess(spans, "cached_prompt_tokens", "prompt_tokens", "cached_tokens_invalid", parts)
-    spans = _drop_excess(spans, "reasoning_tokens", "completion_tokens", "reasoning_tokens_invalid", parts)
+    for measure in SUM_MEASURES:
+        if measure.part_of is not None:
+            spans = _drop_excess(spans, measure.name, *measure.part_of, parts)
     score = spans.eval_score
     # Written so that NaN, which stands for an attribute that is no number, fails.
     bad_score = score.present & ~((score.values >= 0.0) & (score.values <= 1.0))
     if bad_score.any():
-        spans = replace(spans, eval_score=_without(score, bad_score, "eval_score_invalid", parts))
+        spans = spans.replace({"eval_score": _without(score, bad_score, "eval_score_invalid", parts)})
     return spans, parts
 
 
@@ -81,17 +82,16 @@ def _split_totals(spans: SpanBatch, parts: dict[str, int]) -> SpanBatch:
         fill = usable & ~column.present
         return Numbers(np.where(fill, rest, column.values), column.present | fill)
 
-    return replace(spans, prompt_tokens=filled(prompt), completion_tokens=filled(completion))
+    return spans.replace({"prompt_tokens": filled(prompt), "completion_tokens": filled(completion)})
 
 
 def _drop_excess(spans: SpanBatch, part: str, whole: str, reason: str, parts: dict[str, int]) -> SpanBatch:
     """A part that is larger than its whole cannot be believed."""
-    column: Numbers = getattr(spans, part)
-    excess = column.present & (column.values > getattr(spans, whole).values)
+    column = spans.numbers(part)
+    excess = column.present & (column.values > spans.numbers(whole).values)
     if not excess.any():
         return spans
-    changes: dict[str, Any] = {part: _without(column, excess, reason, parts)}
-    return replace(spans, **changes)
+    return spans.replace({part: _without(column, excess, reason, parts)})
 
 
 def _without(column: Numbers, bad: NDArray[np.bool_], reason: str, parts: dict[str, int]) -> Numbers:

@@ -73,7 +73,7 @@ class Backtest:
         delta, groups = self._delta, self._groups
         rows = delta.by_minute()
         timely = rows.minutes > 0
-        self.left_out += int(rows.values[~timely, 0].sum())
+        self.left_out += int(rows.values[~timely, Layout.column("spans")].sum())
         minutes, cells = rows.minutes[timely], rows.cells[timely]
         self.spans += sum(delta.counted.values())
         self.rejected.update(delta.reasons)

@@ -30,6 +30,7 @@ from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.single_partition import SinglePartitionConsumer, TailReader
 from tokentrace.kafka.transaction import STEP_TIMEOUT_S, Identity, Offsets, TransactionalProducer
 from tokentrace.model.measures import Layout
+from tokentrace.state.schemas import Headers, schema_headers
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ class Evaluator:
 class Silences(Protocol):
     """Reads what any replica appends to the alerts topic."""
 
-    def poll(self) -> Sequence[tuple[bytes | None, bytes | None]]: ...
+    def poll(self) -> Sequence[tuple[bytes | None, bytes | None, Headers]]: ...
 
     def close(self) -> None: ...
 
@@ -218,11 +219,11 @@ class EvaluatorSession:
         owned = self._owned
         if owned is None:
             return
-        for offset, value in records:
+        for offset, value, headers in records:
             if owned.ownership.catch_up(offset):
                 self._begin(owned)
             if value is not None:
-                owned.ownership.apply(owned.ownership.reader.read(value), offset)
+                owned.ownership.apply(owned.ownership.reader.read(value, headers), offset)
         self._collect_outcomes(owned)
         self._read_silences(owned)
         self._commit(owned, owned.ownership.pending(self._clock()))
@@ -272,7 +273,7 @@ class EvaluatorSession:
             owned.ownership.apply_outcome(self._deliverer.outcomes.get(), self._clock())
 
     def _read_silences(self, owned: _Owned) -> None:
-        changed = [owned.ownership.apply_silence(key, value) for key, value in owned.silences.poll()]
+        changed = [owned.ownership.apply_silence(*record) for record in owned.silences.poll()]
         if any(changed) and owned.snapshot is not None:
             self._publish(owned, replace(owned.snapshot, silenced=owned.ownership.silenced))
 
@@ -281,7 +282,10 @@ class EvaluatorSession:
         if transition is None:
             return
         settings = self._settings
-        records = [kafka.Record(settings.alerts_topic, key, value, 0) for key, value in transition.records]
+        records = [
+            kafka.Record(settings.alerts_topic, key, value, 0, schema_headers(value))
+            for key, value in transition.records
+        ]
         offsets = Offsets(settings.rollups_topic, {0: transition.position}, self._consumer.group_metadata)
         outcome = self._transactions.commit(records, offsets)
         if outcome is not Outcome.COMMITTED:

@@ -27,6 +27,7 @@ from tokentrace.alerts.store import AlertStore, TopicRecord, parse_key, rule_rec
 from tokentrace.alerts.watermark import MINUTE_US, Watermark
 from tokentrace.config.alerts import Delivery
 from tokentrace.model.measures import Layout
+from tokentrace.state.schemas import Headers
 
 log = logging.getLogger(__name__)
 
@@ -200,12 +201,12 @@ class Ownership:
 
     # -- silences and deliveries -------------------------------------------------------------------------------------
 
-    def apply_silence(self, key: bytes | None, value: bytes | None) -> bool:
+    def apply_silence(self, key: bytes | None, value: bytes | None, headers: Headers = None) -> bool:
         """Apply a later record of the alerts topic, of which only silences matter. Return whether it was one."""
         parsed = parse_key(key)
         if parsed is None or parsed[0] != "silence":
             return False
-        self._silences.apply(key, value)
+        self._silences.apply(key, value, headers)
         return True
 
     @property

@@ -11,27 +11,26 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.schema_tree import parse_schema
-from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
-from tokentrace.errors import FatalError
+from tokentrace.decode.schemas.files import bundled_schema
 from tokentrace.model.arrays import Ints
-from tokentrace.model.measures import SUMS, Layout
+from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.records import decode_record
+from tokentrace.model.varint import decode_at
+from tokentrace.state.counts import Counts, Field, fields_of
+from tokentrace.state.records import other_bounds
+from tokentrace.state.schemas import PREFIX_BYTES, Headers, decode_record, record_schemas
 
 log = logging.getLogger(__name__)
-
-HEADER_BYTES: Final = 10
-_LONGEST_VARINT: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +60,7 @@ class RollupReader:
     def __init__(self, layout: Layout, columns: Ints, number: Callable[[Group], int]) -> None:
         """columns: int64[c], numbers of columns of the layout. number: group -> the number to give it."""
         schema = bundled_schema("rollup")
-        self._header = SINGLE_OBJECT_MARKER + fingerprint_of(schema)
-        assert isinstance(schema, dict)
+        self._prefix = record_schemas().prefix("rollup")
         # Everything but the rows, which are the last field.
         self._head = parse_schema({**schema, "fields": schema["fields"][:-1]})
         self._layout = layout
@@ -70,38 +68,31 @@ class RollupReader:
         self._columns = columns
         self._number = number
         self._names: dict[bytes, int] = {}
-        self._told = False
-        #: Histograms in the order of a row: (first column, buckets, whether its own sum follows).
-        self._arrays = [
-            (each.first, len(each.bounds) + 1, each.sum >= each.first) for each in layout.histograms.values()
-        ]
+        self._warned = False
+        self._counts = Counts(layout)
+        self._fields = fields_of(layout)
+        #: The array fields of a row: buckets, and how many sums follow before the next array or the row's end.
+        self._leading, self._arrays = _arrays_of(self._fields)
         self._patterns: dict[int, Ints] = {}
 
-    def read(self, value: bytes) -> Rollup:
-        """Raises FatalError for a record of another version."""
-        if value[:HEADER_BYTES] != self._header:
-            decode_record(value)  # It says what is wrong.
-            raise FatalError("A record of the rollups topic is no rollup.")
+    def read(self, value: bytes, headers: Headers = None) -> Rollup:
+        """A record of the rollups topic. headers: of its message.
+
+        Raises FatalError for a record that is not a rollup, or whose schema is not known.
+        """
+        if value[:PREFIX_BYTES] != self._prefix:
+            return self._resolved(decode_record(value, "rollup", headers))
         stream = io.BytesIO(value)
-        stream.seek(HEADER_BYTES)
+        stream.seek(PREFIX_BYTES)
         head: Any = fastavro.schemaless_reader(stream, self._head, None)
-        try:
-            if head["bounds"] != self._bounds:
-                raise _NotPlain
-            rows = self._rows(value, stream.tell())
-        except (_NotPlain, IndexError, EOFError):
-            rows = self._slowly(value)
-        return Rollup(
-            head["committed_at"],
-            *rows,
-            head["source_partitions"],
-            {each["partition"]: each["event_time"] for each in head["reached"]},
-            head["clamped"],
-        )
+        if head["bounds"] == self._bounds:
+            with suppress(_NotPlain, IndexError, EOFError):
+                return _rollup(head, *self._rows(value, stream.tell()))
+        return self._resolved(decode_record(value, "rollup"))
 
     def _rows(self, value: bytes, first: int) -> tuple[Ints, Ints, Ints, Ints]:
         found = _Numbers(np.frombuffer(value, np.uint8, offset=first))
-        rows = found.rows(len(SUMS), self._arrays)
+        rows = found.rows(self._leading, self._arrays)
         spans = zip((rows.names_begin + first).tolist(), (rows.names_end + first).tolist(), strict=True)
         names = [value[begin:end] for begin, end in spans]
         groups = list(map(self._names.get, names))
@@ -126,17 +117,17 @@ class RollupReader:
         found = self._patterns.get(pattern)
         if found is None:
             offsets = np.full(self._layout.width, -1, np.int64)
-            offsets[: len(SUMS)] = range(len(SUMS))
-            end = len(SUMS)
-            for number, (first, size, own_sum) in enumerate(self._arrays):
-                if pattern >> number & 1:
-                    offsets[first : first + size] = range(end + 1, end + 1 + size)
-                    end += size + 2
-                else:
+            end = array = 0
+            for field in self._fields:
+                if not field.is_array:
+                    offsets[field.columns] = end
                     end += 1
-                if own_sum:
-                    offsets[first + size] = end
-                    end += 1
+                    continue
+                if pattern >> array & 1:
+                    offsets[field.columns] = range(end + 1, end + 1 + field.size)
+                    end += field.size + 1
+                end += 1
+                array += 1
             found = self._patterns[pattern] = offsets[self._columns]
         return found
 
@@ -147,31 +138,53 @@ class RollupReader:
         self._names[name] = number = self._number(group)
         return number
 
-    def _slowly(self, value: bytes) -> tuple[Ints, Ints, Ints, Ints]:
-        record = decode_record(value)
+    def _resolved(self, record: Mapping[str, Any]) -> Rollup:
+        """A decoded record: of another schema, with other bounds, or laid out as another writer does."""
         rows = record["rows"]
-        values = np.zeros((len(rows), self._layout.width), np.int64)
-        other = [name for name, bounds in self._bounds.items() if record["bounds"].get(name) != bounds]
-        if other and not self._told:
-            self._told = True
+        other = other_bounds(self._bounds, record["bounds"])
+        if other and not self._warned:
+            self._warned = True
             log.warning(
                 "Some replicas count with other buckets (%s); alerts leave these out until all have the same "
                 "metrics.buckets.",
                 ", ".join(other),
             )
-        for row, each in zip(rows, values, strict=True):
-            counts = row["counts"]
-            each[: len(SUMS)] = [counts[name] for name in SUMS]
-            for name, histogram in self._layout.histograms.items():
-                if name not in other and counts[f"{name}_buckets"]:
-                    each[histogram.buckets] = counts[f"{name}_buckets"]
-            each[self._layout.histograms["eval_score"].sum] = counts["eval_score_millionths_sum"]
-        return (
+        values = np.array([self._counts.row(row["counts"], other) for row in rows], np.int64)
+        return _rollup(
+            record,
             np.array([row["minute"] for row in rows], np.int64),
             np.array([self._number(Group(row["model"], row["provider"], row["caller"])) for row in rows], np.int64),
             np.array([STATUSES.index(row["status"]) for row in rows], np.int64),
-            values[:, self._columns],
+            values.reshape(len(rows), self._layout.width)[:, self._columns],
         )
+
+
+def _rollup(head: Mapping[str, Any], minutes: Ints, groups: Ints, statuses: Ints, values: Ints) -> Rollup:
+    return Rollup(
+        head["committed_at"],
+        minutes,
+        groups,
+        statuses,
+        values,
+        head["source_partitions"],
+        {each["partition"]: each["event_time"] for each in head["reached"]},
+        head["clamped"],
+    )
+
+
+def _arrays_of(fields: Sequence[Field]) -> tuple[int, list[tuple[int, int]]]:
+    """(sums before the first array, each array's size with the number of sums that follow it)."""
+    leading = 0
+    arrays: list[tuple[int, int]] = []
+    for field in fields:
+        if field.is_array:
+            arrays.append((field.size, 0))
+        elif arrays:
+            size, following = arrays[-1]
+            arrays[-1] = size, following + 1
+        else:
+            leading += 1
+    return leading, arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +216,7 @@ class _Numbers:
         """The numbers at these places, from 1 on: each begins where the one before ends."""
         return self._decoded(self._end(places - 1) + 1, self._end(places))
 
-    def rows(self, sums: int, arrays: Sequence[tuple[int, int, bool]]) -> _Rows:
+    def rows(self, sums: int, arrays: Sequence[tuple[int, int]]) -> _Rows:
         """Return all rows, of `sums` numbers and then these arrays.
 
         Raises _NotPlain unless they are one block that ends with the record.
@@ -228,7 +241,7 @@ class _Numbers:
         same: NDArray[np.bool_] = ends[alike] - ends[alike - 1] == ends[1] - ends[0]
         return alike[same]
 
-    def _read(self, places: Ints, sums: int, arrays: Sequence[tuple[int, int, bool]]) -> tuple[tuple[Any, ...], Ints]:
+    def _read(self, places: Ints, sums: int, arrays: Sequence[tuple[int, int]]) -> tuple[tuple[Any, ...], Ints]:
         """The rows that would begin at these places, and the place behind each."""
         minutes = self.numbered(places)
         names_begin = begin = self._end(places) + 1
@@ -239,9 +252,9 @@ class _Numbers:
         statuses = self._decoded(begin, self._end(place))
         following = place + 1 + sums
         present = np.zeros((len(places), len(arrays)), np.bool_)
-        for number, (_, size, own_sum) in enumerate(arrays):
+        for number, (size, sums_after) in enumerate(arrays):
             present[:, number] = some = self._data.take(self._end(following - 1) + 1, mode="clip") != 0
-            following = following + np.where(some, size + 2, 1) + own_sum
+            following = following + np.where(some, size + 2, 1) + sums_after
         return (minutes, statuses, names_begin, begin, place + 1, present), following
 
     @staticmethod
@@ -267,15 +280,4 @@ class _Numbers:
         return self._ended.take(begins - 1, mode="clip").astype(np.int64)
 
     def _decoded(self, begins: Ints, ends: Ints) -> Ints:
-        """Zigzag varints: int64[n]."""
-        data = self._data
-        lengths = ends - begins
-        raw = (data.take(begins, mode="clip") & np.uint8(0x7F)).astype(np.uint64)
-        longer = np.flatnonzero(lengths > 0)
-        for place in range(1, _LONGEST_VARINT):
-            if not len(longer):
-                break
-            more = data.take(begins[longer] + place, mode="clip") & np.uint8(0x7F)
-            raw[longer] |= more.astype(np.uint64) << np.uint64(7 * place)
-            longer = longer[lengths[longer] > place]
-        return (raw >> np.uint64(1)).astype(np.int64) ^ -(raw & np.uint64(1)).astype(np.int64)
+        return decode_at(self._data, begins, ends)

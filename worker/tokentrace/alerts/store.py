@@ -15,7 +15,7 @@ from tokentrace.alerts.evaluation import AlertInstance, RuleState
 from tokentrace.alerts.rules import Rule
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import TopicReader
-from tokentrace.state.records import decode_record, encode_record
+from tokentrace.state.schemas import Headers, decode_record, encode_record
 
 #: The next evaluator that takes over removes alerts that were recorded longer ago than this.
 KEPT_US: Final = 30 * 24 * 3600 * 1_000_000
@@ -63,17 +63,17 @@ class AlertStore:
         """Read what is committed now. Raises FatalError if the topic cannot be read."""
         store = cls()
         for message in TopicReader(clients, topic, group_id).read_to_end({0: 0}):
-            store.apply(message.key(), message.value())
+            store.apply(message.key(), message.value(), message.headers())
             store.end = (message.offset() or 0) + 1
         return store
 
-    def apply(self, key: bytes | None, value: bytes | None) -> None:
+    def apply(self, key: bytes | None, value: bytes | None, headers: Headers = None) -> None:
         """Apply the next record of the topic."""
         parsed = parse_key(key)
         if parsed is None:
             return
         kind, name = parsed
-        record = None if value is None else decode_record(value)
+        record = None if value is None else decode_record(value, _SCHEMAS[kind], headers)
         if kind == "evaluator":
             self.evaluator = record
             return

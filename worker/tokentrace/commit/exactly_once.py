@@ -32,8 +32,9 @@ from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, folded_key, replica_key
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.proposal import Proposal
-from tokentrace.state.records import Progress
+from tokentrace.state.records import Progress, replica_headers
 from tokentrace.state.restore import partition_of
+from tokentrace.state.schemas import schema_headers
 from tokentrace.state.totals import Expiry, Totals
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class ExactlyOnce:
         for (group, status), value in zip(self._cells(cells), values, strict=True):
             self._produce(topic, cell_key(replica, group, status), value, self._state_partition)
         own = self._codec.replica(replica, self._settings.source_topic, totals)
-        self._produce(topic, replica_key(replica), own, self._state_partition)
+        self._produce(topic, replica_key(replica), own, self._state_partition, replica_headers(own))
 
     def _produce_expiry(self, expiry: Expiry) -> None:
         topic, replica = self._settings.state_topic, self._settings.replica
@@ -197,16 +198,16 @@ class ExactlyOnce:
         for value in self._codec.rollups(
             self._settings.replica, committed_at_s, rows.minutes, self._cells(rows.cells), rows.values, progress
         ):
-            self._produce(self._settings.rollups_topic, key, value, 0)
+            self._produce(self._settings.rollups_topic, key, value, 0, schema_headers(value))
 
     def _produce_dedup(self, changes: DedupChanges) -> None:
         if self._ids is None:
             return
         topic, source = self._settings.ids_topic, self._settings.source_topic
         for chunk in changes.kept:
-            self._produce(
-                topic, dedup_key(source, chunk), encode_dedup_chunk(chunk), self._ids.partition(chunk.partition)
-            )
+            value = encode_dedup_chunk(chunk)
+            partition = self._ids.partition(chunk.partition)
+            self._produce(topic, dedup_key(source, chunk), value, partition, schema_headers(value))
         for chunk in changes.evicted:
             self._produce(topic, dedup_key(source, chunk), None, self._ids.partition(chunk.partition))
 
@@ -248,11 +249,11 @@ class ExactlyOnce:
         key: bytes | None,
         value: bytes | None,
         partition: int,
-        headers: list[tuple[str, str | bytes | None]] | None = None,
+        headers: Sequence[tuple[str, str | bytes | None]] = (),
     ) -> None:
         while True:
             try:
-                self._producer.produce(topic, key=key, value=value, partition=partition, headers=headers or [])
+                self._producer.produce(topic, key=key, value=value, partition=partition, headers=list(headers))
                 return
             except BufferError:
                 self._producer.poll(0.1)

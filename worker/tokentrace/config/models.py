@@ -8,14 +8,24 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictBool, StrictInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StrictBool,
+    StrictInt,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from tokentrace.config.alerts import AlertRule
 from tokentrace.config.fields import Bounds, Duration, HostPort, ListenAddress, PositiveDuration, UsdPerMillion
 from tokentrace.model.families import FAMILIES_BY_NAME, GROUP_LABELS
-from tokentrace.model.measures import DEFAULT_BOUNDS
+from tokentrace.model.measures import DISTRIBUTIONS
 
 #: librdkafka properties that tokentrace's correctness rests on, and what to use instead.
 MANAGED_PROPERTIES: Final = {
@@ -259,19 +269,19 @@ class HttpServer(Section):
         return self
 
 
-class Buckets(Section):
-    """Upper bounds of the histograms' buckets. Changing them starts the histogram's history anew."""
+if TYPE_CHECKING:
 
-    latency_ms: Bounds = DEFAULT_BOUNDS["latency_ms"]
-    """Of tokentrace_latency_ms."""
-    ttft_ms: Bounds = DEFAULT_BOUNDS["ttft_ms"]
-    """Of tokentrace_ttft_ms."""
-    prompt_tokens: Bounds = DEFAULT_BOUNDS["prompt_tokens"]
-    """Of tokentrace_prompt_tokens."""
-    completion_tokens: Bounds = DEFAULT_BOUNDS["completion_tokens"]
-    """Of tokentrace_completion_tokens."""
-    eval_score: Bounds = DEFAULT_BOUNDS["eval_score"]
-    """Of tokentrace_eval_score."""
+    class Buckets(Section):
+        """A key for each of `measures.DISTRIBUTIONS`."""
+else:
+    Buckets = create_model(
+        "Buckets",
+        __base__=Section,
+        __doc__="Upper bounds of the histograms' buckets. Changing them starts the histogram's history anew.",
+        **{
+            each.name: (Bounds, Field(each.bounds, description=f"Of tokentrace_{each.name}.")) for each in DISTRIBUTIONS
+        },
+    )
 
 
 class Metrics(Section):

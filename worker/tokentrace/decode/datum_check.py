@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 from tokentrace.decode.schema_tree import Type
+from tokentrace.model.varint import decode_long
 
 #: Deepest nesting of types. Real spans never nest deeper; fastavro overflows the stack at some thousands of levels.
 MAX_DEPTH: Final = 500
@@ -44,7 +45,7 @@ def branch_at(type_: Type, data: bytes, position: int) -> Type:
     """Return the type of the value at a position: the branch of a union, or the type itself."""
     if type_.kind != "union":
         return type_
-    index, _ = _long(data, position)
+    index, _ = decode_long(data, position)
     return type_.branches[index]
 
 
@@ -114,7 +115,10 @@ class _DatumChecker:
         return inner + item * count
 
     def _long(self) -> int:
-        value, self.position = _long(self._data, self.position)
+        try:
+            value, self.position = decode_long(self._data, self.position)
+        except ValueError as error:
+            raise Malformed(str(error)) from None
         return value
 
     def _index(self, size: int, what: str) -> int:
@@ -129,22 +133,3 @@ class _DatumChecker:
         if length > len(self._data) - self.position:
             raise Malformed("the datum ends in the middle of a value")
         self.position += length
-
-
-def _long(data: bytes, position: int) -> tuple[int, int]:
-    """Read a zigzag varint. Returns (value, the position after it). Raises Malformed."""
-    value = shift = 0
-    while True:
-        if position >= len(data):
-            raise Malformed("the datum ends in the middle of a value")
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            break
-        shift += 7
-        if shift > 63:
-            raise Malformed("a number has more than 10 bytes")
-    if value >> 64:
-        raise Malformed("a number does not fit in 64 bits")
-    return (value >> 1) ^ -(value & 1), position

@@ -25,6 +25,9 @@ RETRY_S: Final = 0.1
 
 _T = TypeVar("_T")
 
+#: Headers of a message as the library gives them.
+ReceivedHeaders = dict[str, str | bytes | None] | list[tuple[str, str | bytes | None]] | None
+
 
 class PartitionListener(Protocol):
     """Follows who owns the partition. Its methods run inside `poll`; what they raise, `poll` raises."""
@@ -76,8 +79,8 @@ class SinglePartitionConsumer:
 
         self._consumer.subscribe([self._topic], on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
 
-    def poll(self, max_records: int, timeout_s: float) -> list[tuple[int, bytes | None]]:
-        """Return (offset, value) of the next records; the value is None where the partition ends, at that offset.
+    def poll(self, max_records: int, timeout_s: float) -> list[tuple[int, bytes | None, ReceivedHeaders]]:
+        """Return (offset, value, headers) of the next records; the value is None where the partition ends.
 
         Raises FatalError when Kafka rejects this member, or has no record at its position any more.
         """
@@ -85,13 +88,13 @@ class SinglePartitionConsumer:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        records: list[tuple[int, bytes | None]] = []
+        records: list[tuple[int, bytes | None, ReceivedHeaders]] = []
         for message in messages:
             error, offset = message.error(), message.offset() or 0
             if error is None:
-                records.append((offset, message.value() or b""))
+                records.append((offset, message.value() or b"", message.headers()))
             elif error.code() == KafkaError._PARTITION_EOF:
-                records.append((offset, None))
+                records.append((offset, None, None))
             else:
                 self._on_error(error)
         return records
@@ -181,10 +184,10 @@ class TailReader:
         )
         self._consumer.assign([TopicPartition(topic, 0, offset)])
 
-    def poll(self, max_records: int = 100) -> list[tuple[bytes | None, bytes | None]]:
-        """Return (key, value) of the records that have arrived; does not wait for any."""
+    def poll(self, max_records: int = 100) -> list[tuple[bytes | None, bytes | None, ReceivedHeaders]]:
+        """Return (key, value, headers) of the records that have arrived; does not wait for any."""
         messages = self._consumer.consume(max_records, 0.0)
-        return [(message.key(), message.value()) for message in messages if message.error() is None]
+        return [(message.key(), message.value(), message.headers()) for message in messages if message.error() is None]
 
     def close(self) -> None:
         self._consumer.close()

@@ -1,16 +1,18 @@
-"""The metric families that are computed from spans: each declared once, with all that anyone needs to know of it.
+"""The metric families that are computed from spans: name, type, labels, help and columns of each.
 
-The names, types and labels are a contract: dashboards and alerts are written against them. Exposition, the
-configuration's check of label overrides, and `docs/metrics.md` are derived from this table.
+The families over cells come from the table of measures; the others are declared here. The names, types and labels are
+a contract: dashboards and alerts are written against them. Exposition, the configuration's check of label overrides,
+and `docs/metrics.md` are derived from these tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-MODEL: Final = ("model", "provider")
-CALLER: Final = ("model", "provider", "caller")
+from tokentrace.model.measures import MEASURES, MODEL, SUM_MEASURES, Distribution, Sum
+
 #: Every label that a family may be given by `metrics.labels.<family>`, in the order in which they are written.
 GROUP_LABELS: Final = ("status", "model", "provider", "caller")
 
@@ -65,52 +67,45 @@ class UnlabelledCounter:
     type: Literal["counter"] = "counter"
 
 
-COST: Final = CounterFamily("tokentrace_cost_total", "Total cost in USD.", CALLER, (("", "cost_nano_usd"),), decimals=9)
-SPANS: Final = CounterFamily(
-    "tokentrace_spans_total", "Total spans recorded.", ("status", "model", "provider"), (("", "spans"),)
-)
-TOKENS: Final = CounterFamily(
-    "tokentrace_tokens_total",
-    "Total tokens, prompt and completion.",
-    CALLER,
-    (("prompt", "prompt_tokens"), ("completion", "completion_tokens")),
-    extra_label="token_type",
-)
-CACHED: Final = CounterFamily(
-    "tokentrace_cached_prompt_tokens_total",
-    "Prompt tokens that were read from a cache; part of the prompt tokens.",
-    CALLER,
-    (("", "cached_prompt_tokens"),),
-)
-REASONING: Final = CounterFamily(
-    "tokentrace_reasoning_tokens_total",
-    "Completion tokens that were spent on reasoning; part of the completion tokens.",
-    CALLER,
-    (("", "reasoning_tokens"),),
-)
-LATENCY: Final = HistogramFamily(
-    "tokentrace_latency_ms", "Latency of a call in milliseconds.", MODEL, "latency_ms", decimals=3
-)
-TTFT: Final = HistogramFamily(
-    "tokentrace_ttft_ms", "Time to the first token in milliseconds.", MODEL, "ttft_ms", decimals=3
-)
-PROMPT_TOKENS: Final = HistogramFamily("tokentrace_prompt_tokens", "Prompt tokens of a call.", MODEL, "prompt_tokens")
-COMPLETION_TOKENS: Final = HistogramFamily(
-    "tokentrace_completion_tokens", "Completion tokens of a call.", MODEL, "completion_tokens"
-)
-EVAL_SCORE: Final = HistogramFamily(
-    "tokentrace_eval_score", "Quality score of an answer, 0 to 1.", MODEL, "eval_score", decimals=6
-)
+def _counter(first: Sum, sums: Sequence[Sum]) -> CounterFamily:
+    return CounterFamily(
+        f"tokentrace_{first.family or first.name}_total",
+        first.help,
+        first.labels,
+        tuple((each.label[1] if each.label else "", each.name) for each in sums),
+        extra_label=first.label[0] if first.label else "",
+        decimals=_decimals(first.scale),
+        present_only=first.present_only,
+    )
+
+
+def _histogram(measure: Distribution) -> HistogramFamily:
+    return HistogramFamily(
+        f"tokentrace_{measure.name}", measure.help, measure.labels, measure.name, _decimals(measure.scale)
+    )
+
+
+def _decimals(scale: int) -> int:
+    """scale: a power of ten."""
+    return len(str(scale)) - 1
+
+
+def _measured() -> Iterator[CounterFamily | HistogramFamily | GaugeFamily]:
+    """The families of `measures.MEASURES`, in its order. A gauge of the same scores follows the histogram of scores."""
+    shared = {each.family: [other for other in SUM_MEASURES if other.family == each.family] for each in SUM_MEASURES}
+    for each in MEASURES:
+        if isinstance(each, Distribution):
+            yield _histogram(each)
+            if each.name == "eval_score":
+                yield QUALITY
+        elif not each.family:
+            yield _counter(each, [each])
+        elif shared[each.family][0] is each:
+            yield _counter(each, shared[each.family])
+
+
 QUALITY: Final = GaugeFamily(
     "tokentrace_quality_score", "Mean quality score over the last metrics.quality_window of this replica.", MODEL
-)
-PRICING: Final = CounterFamily(
-    "tokentrace_span_pricing_total",
-    "Spans by where their cost comes from: the span, a price table, or nowhere (cost 0).",
-    ("source", *MODEL),
-    (("reported", "priced_reported"), ("computed", "priced_computed"), ("unpriced", "unpriced")),
-    extra_label="source",
-    present_only=True,
 )
 REJECTED: Final = UnlabelledCounter(
     "tokentrace_spans_rejected_total", "Messages, or parts of a span, that were not counted, by reason.", ("reason",)
@@ -161,11 +156,8 @@ ALERT_FAMILIES: Final = (
     ALERT_TIME, ALERT_PENDING, ALERT_SECONDS, ALERT_BYTES,
 )  # fmt: skip
 
-#: Families over cells, in the order of exposition. PRICING's `source` is no group label, so it cannot be chosen away.
-CELL_FAMILIES: Final[tuple[CounterFamily | HistogramFamily | GaugeFamily, ...]] = (
-    COST, SPANS, TOKENS, CACHED, REASONING, LATENCY, TTFT,
-    PROMPT_TOKENS, COMPLETION_TOKENS, EVAL_SCORE, QUALITY, PRICING,
-)  # fmt: skip
+#: Families over cells, in the order of exposition. A counter's extra label is no group label: it cannot be left out.
+CELL_FAMILIES: Final = tuple(_measured())
 GLOBAL_FAMILIES: Final = (REJECTED, GROUPS, GROUPS_LIMIT, OVERFLOWED)
 
 #: Names that `metrics.labels` takes: the family's own, without the prefix.

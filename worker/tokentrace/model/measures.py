@@ -1,52 +1,122 @@
-"""What is counted: the integer columns of one aggregate cell, and how families read them.
+"""Measures: all that is counted of a span, declared once, and the integer columns that it is counted in.
 
-A *group* is one (model, provider, caller); a *cell* is a group with a status. A cell's aggregate is one row of
-int64 columns, laid out here once. Rows add: the aggregate is a commutative monoid, so no total depends on
-order, batching, replica or restart. Units are the smallest that matter: nano-USD, microseconds, millionths.
+A *group* is one (model, provider, caller); a *cell* is a group with a status, as in a data cube. A cell's counts are
+one row of int64 columns, laid out by `Layout`. Rows add: they are a commutative monoid, so no total depends on order,
+batching, replica or restart. Units are the smallest that matter: nano-USD, microseconds, millionths.
+
+`MEASURES` is the table. Columns, aggregation, validation, the fields that decoding reads, the fields of the durable
+records, metric families, `metrics.buckets` and the reference pages are derived from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from itertools import chain
+from typing import Final, Literal, NamedTuple
 
-#: Default upper bounds (inclusive, `le`) of the histogram families; the last bucket is +Inf.
+MODEL: Final = ("model", "provider")
+CALLER: Final = ("model", "provider", "caller")
+
+#: Default upper bounds (inclusive, `le`) of the histograms; the last bucket is +Inf.
 DURATION_MS_BOUNDS: Final = (50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 3000.0, 5000.0, 10000.0, 30000.0)
-TOKEN_BOUNDS: Final = (
-    *(float(1 << power) for power in range(6, 16)),
-    65536.0,
-    131072.0,
-    262144.0,
-    1048576.0,
-)
+TOKEN_BOUNDS: Final = (*(float(1 << power) for power in range(6, 16)), 65536.0, 131072.0, 262144.0, 1048576.0)
 SCORE_BOUNDS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-DEFAULT_BOUNDS: Final[dict[str, tuple[float, ...]]] = {
-    "latency_ms": DURATION_MS_BOUNDS,
-    "ttft_ms": DURATION_MS_BOUNDS,
-    "prompt_tokens": TOKEN_BOUNDS,
-    "completion_tokens": TOKEN_BOUNDS,
-    "eval_score": SCORE_BOUNDS,
-}
 
-#: The plain sums, in column order. A pricing source's column counts spans.
-SUMS: Final = (
-    "spans",
-    "cost_nano_usd",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_prompt_tokens",
-    "reasoning_tokens",
-    "priced_reported",
-    "priced_computed",
-    "unpriced",
-)
+class PartOf(NamedTuple):
+    """A token count is part of another and never larger: where it is, the span is counted without it.
+
+    reason: of `model.reasons.PART`.
+    """
+
+    whole: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    """One number a cell: a column, a field of the durable records, and a sample of a counter.
+
+    name: of the column and of the records' field, which never changes. It is also the span's field, unless `computed`.
+    help: HELP of the family, which is `tokentrace_<family or name>_total`. labels: of the family, by default.
+    computed: not a field of the span; `aggregate` computes it. scale: the column holds the family's unit times this.
+    label: (extra label, value), where several sums share a family; the first of them declares its help and labels.
+    present_only: a sample is left out while it is 0. part_of: see `PartOf`. doc: of the field, where help is not its.
+    """
+
+    name: str
+    help: str = ""
+    labels: tuple[str, ...] = ()
+    family: str = ""
+    label: tuple[str, str] | None = None
+    computed: bool = False
+    scale: int = 1
+    present_only: bool = False
+    part_of: PartOf | None = None
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram a cell: bucket counts, and the sum of what was observed.
+
+    name: of the span's field, of the key in `metrics.buckets`, and of the family, which is `tokentrace_<name>`.
+    bounds: the default upper bounds. help, labels: of the family.
+    sum: the field of the sum in the durable records, which never changes; empty where it is the `Sum` of this name.
+    scale: the sum holds the family's unit times this. observed: values that are observed.
+    """
+
+    name: str
+    help: str
+    bounds: tuple[float, ...]
+    labels: tuple[str, ...] = MODEL
+    sum: str = ""
+    scale: int = 1
+    observed: Literal["present", "positive"] = "present"
+
+
+#: In the order of the exposition. One line is one measure.
+MEASURES: Final[tuple[Sum | Distribution, ...]] = (
+    Sum("cost_nano_usd", "Total cost in USD.", CALLER, family="cost", computed=True, scale=10**9,
+        doc="Total cost, nano-USD."),
+    Sum("spans", "Total spans recorded.", ("status", *MODEL), computed=True),
+    Sum("prompt_tokens", "Total tokens, prompt and completion.", CALLER, "tokens", ("token_type", "prompt"),
+        doc="Prompt tokens."),
+    Sum("completion_tokens", family="tokens", label=("token_type", "completion"), doc="Completion tokens."),
+    Sum("cached_prompt_tokens", "Prompt tokens that were read from a cache; part of the prompt tokens.", CALLER,
+        part_of=PartOf("prompt_tokens", "cached_tokens_invalid")),
+    Sum("reasoning_tokens", "Completion tokens that were spent on reasoning; part of the completion tokens.", CALLER,
+        part_of=PartOf("completion_tokens", "reasoning_tokens_invalid")),
+    Distribution("latency_ms", "Latency of a call in milliseconds.", DURATION_MS_BOUNDS,
+                 sum="latency_us_sum", scale=1000, observed="positive"),
+    Distribution("ttft_ms", "Time to the first token in milliseconds.", DURATION_MS_BOUNDS,
+                 sum="ttft_us_sum", scale=1000, observed="positive"),
+    Distribution("prompt_tokens", "Prompt tokens of a call.", TOKEN_BOUNDS),
+    Distribution("completion_tokens", "Completion tokens of a call.", TOKEN_BOUNDS),
+    Distribution("eval_score", "Quality score of an answer, 0 to 1.", SCORE_BOUNDS,
+                 sum="eval_score_millionths_sum", scale=1_000_000),
+    Sum("priced_reported", "Spans by where their cost comes from: the span, a price table, or nowhere (cost 0).",
+        ("source", *MODEL), "span_pricing", ("source", "reported"), computed=True, present_only=True,
+        doc="Spans that carried their cost."),
+    Sum("priced_computed", family="span_pricing", label=("source", "computed"), computed=True, present_only=True,
+        doc="Spans whose cost was computed."),
+    Sum("unpriced", family="span_pricing", label=("source", "unpriced"), computed=True, present_only=True,
+        doc="Spans without a price, cost 0."),
+)  # fmt: skip
+
+SUM_MEASURES: Final = tuple(each for each in MEASURES if isinstance(each, Sum))
+DISTRIBUTIONS: Final = tuple(each for each in MEASURES if isinstance(each, Distribution))
+#: The plain sums, in column order.
+SUMS: Final = tuple(each.name for each in SUM_MEASURES)
+#: The sums that are taken of a field of the span, and the fields that they are taken of: token counts, all of them.
+SUMMED_FIELDS: Final = tuple(each.name for each in SUM_MEASURES if not each.computed)
+DEFAULT_BOUNDS: Final = {each.name: each.bounds for each in DISTRIBUTIONS}
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Where one histogram lives in a cell's row.
+    """The columns of one histogram in a cell's row.
 
     bounds: float[b], ascending inclusive upper bounds. An observation falls by its own value, before rounding.
     first: column of the first of b + 1 bucket counts (not cumulative; the last is +Inf).
@@ -69,10 +139,12 @@ class Layout:
     """Columns of a cell's row: SUMS first, then each histogram's buckets and, where it has its own, its sum.
 
     The token histograms' sums are the token sums themselves, since a count is observed whenever it is summed.
+    fields: field of `Counts` in the durable records -> its columns; one for a sum.
     """
 
     width: int
     histograms: Mapping[str, Histogram]
+    fields: Mapping[str, slice]
 
     @staticmethod
     def column(name: str) -> int:
@@ -81,23 +153,39 @@ class Layout:
 
     @classmethod
     def build(cls, bounds: Mapping[str, tuple[float, ...]] | None = None) -> Layout:
-        """The layout for these bucket bounds; a family that is not named keeps its default."""
+        """The layout for these bucket bounds; a histogram that is not named keeps its default."""
         chosen = {**DEFAULT_BOUNDS, **(bounds or {})}
         histograms: dict[str, Histogram] = {}
-        next_column = len(SUMS)
-        for name, own_scale in (
-            ("latency_ms", 1000),
-            ("ttft_ms", 1000),
-            ("prompt_tokens", None),
-            ("completion_tokens", None),
-            ("eval_score", 1_000_000),
-        ):
-            first = next_column
-            next_column += len(chosen[name]) + 1
-            if own_scale is None:
-                total = SUMS.index(name)
-            else:
-                total = next_column
-                next_column += 1
-            histograms[name] = Histogram(name, chosen[name], first, total, own_scale or 1)
-        return cls(next_column, histograms)
+        fields = {name: slice(column, column + 1) for column, name in enumerate(SUMS)}
+        end = len(SUMS)
+        for each in DISTRIBUTIONS:
+            first, end = end, end + len(chosen[each.name]) + 1
+            fields[f"{each.name}_buckets"] = slice(first, end)
+            if each.sum:
+                fields[each.sum] = slice(end, end + 1)
+                end += 1
+            total = fields[each.sum or each.name].start
+            histograms[each.name] = Histogram(each.name, chosen[each.name], first, total, each.scale)
+        return cls(end, histograms, fields)
+
+
+def record_fields() -> list[dict[str, object]]:
+    """The fields of `Counts` in the durable records, as Avro has them, in the table's order."""
+    sums = [_field(each.name, each.doc or each.help) for each in SUM_MEASURES]
+    return [*sums, *chain.from_iterable(map(_distribution_fields, DISTRIBUTIONS))]
+
+
+def _distribution_fields(each: Distribution) -> list[dict[str, object]]:
+    buckets: dict[str, object] = {
+        "name": f"{each.name}_buckets",
+        "type": {"type": "array", "items": "long"},
+        "default": [],
+        "doc": f"Observations of {each.name} in each bucket, not cumulative; the last is +Inf. Empty: none.",
+    }
+    if not each.sum:
+        return [buckets]
+    return [buckets, _field(each.sum, f"Sum of {each.name}, times {each.scale:,}.")]
+
+
+def _field(name: str, doc: str) -> dict[str, object]:
+    return {"name": name, "type": "long", "default": 0, "doc": doc}

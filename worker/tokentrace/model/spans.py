@@ -7,7 +7,7 @@ Values are as the writer gave them: judging them is the work of `validate`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,20 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model.arrays import LOW_BYTES, PADDING, unaligned_words
+from tokentrace.model.measures import SUMMED_FIELDS
 
-INT_FIELDS: Final = (
-    "prompt_tokens",
-    "completion_tokens",
-    "total_tokens",
-    "cached_prompt_tokens",
-    "reasoning_tokens",
-    "started_at_us",
-    "ended_at_us",
-)
+#: The token counts that are summed are declared in the table of measures.
+INT_FIELDS: Final = (*SUMMED_FIELDS, "total_tokens", "started_at_us", "ended_at_us")
 FLOAT_FIELDS: Final = ("cost_usd", "latency_ms", "ttft_ms", "eval_score")
 STRING_FIELDS: Final = ("model", "provider", "caller", "trace_id", "span_id")
 #: What tells one span from another; wanted only where repeated spans are looked for.
 IDENTITY_FIELDS: Final = ("trace_id", "span_id")
+
+_COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 
 #: Codes of `status`, in the order of the schema's enum; UNKNOWN_STATUS for a writer's symbol outside it.
 STATUSES: Final = ("ok", "error", "timeout")
@@ -79,9 +75,10 @@ def string_words(
         yield rows, words
 
 
-@dataclass(frozen=True, slots=True)
 class SpanBatch:
-    """m decoded spans; every array has m entries.
+    """m decoded spans; every array has m entries. Neither the batch nor its arrays change once it is made.
+
+    A token count that only the table of measures names has a column too; `numbers` gives it by name.
 
     buffer: uint8[...], the bytes that the strings point into, with PADDING zero bytes at its end.
     row: int64[m], index of the span's message in its `RawBatch`, ascending.
@@ -91,6 +88,8 @@ class SpanBatch:
     eval_score: attributes["eval.score"]; present and NaN where the attribute is there but is no number.
         A null attribute is absent. Where a map repeats the key, its last entry holds.
     """
+
+    __slots__ = ("buffer", "row", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 
     buffer: NDArray[np.uint8]
     row: NDArray[np.int64]
@@ -112,13 +111,36 @@ class SpanBatch:
     ttft_ms: Numbers
     eval_score: Numbers
 
+    def __init__(
+        self,
+        *,
+        buffer: NDArray[np.uint8],
+        row: NDArray[np.int64],
+        status: NDArray[np.uint8],
+        columns: Mapping[str, Strings | Numbers],
+    ) -> None:
+        """columns: one of every name in STRING_FIELDS, INT_FIELDS and FLOAT_FIELDS."""
+        self.buffer, self.row, self.status = buffer, row, status
+        for name in _COLUMNS:
+            setattr(self, name, columns[name])
+
     def __len__(self) -> int:
         return len(self.row)
 
+    def numbers(self, name: str) -> Numbers:
+        """The column of one of INT_FIELDS or FLOAT_FIELDS."""
+        column: Numbers = getattr(self, name)
+        return column
+
     def take(self, index: NDArray[np.int64]) -> SpanBatch:
         """The spans at `index` (int64[k], positions in this batch), in that order."""
-        columns = {name: getattr(self, name).take(index) for name in (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)}
-        return SpanBatch(buffer=self.buffer, row=self.row[index], status=self.status[index], **columns)
+        columns = {name: getattr(self, name).take(index) for name in _COLUMNS}
+        return SpanBatch(buffer=self.buffer, row=self.row[index], status=self.status[index], columns=columns)
+
+    def replace(self, changes: Mapping[str, Numbers]) -> SpanBatch:
+        """The same spans with some columns replaced, by name."""
+        columns = {name: changes.get(name, getattr(self, name)) for name in _COLUMNS}
+        return SpanBatch(buffer=self.buffer, row=self.row, status=self.status, columns=columns)
 
 
 class SpanColumns:
@@ -171,6 +193,6 @@ class SpanColumns:
         if self._arena:
             arena = np.frombuffer(bytes(self._arena) + bytes(PADDING), np.uint8)
             buffer = np.concatenate([buffer, arena])
-        columns = {name: getattr(self, name) for name in (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)}
-        whole = SpanBatch(buffer=buffer, row=np.arange(self.n, dtype=np.int64), status=self.status, **columns)
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        whole = SpanBatch(buffer=buffer, row=np.arange(self.n, dtype=np.int64), status=self.status, columns=columns)
         return whole if keep.all() else whole.take(np.flatnonzero(keep))

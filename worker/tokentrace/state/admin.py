@@ -7,7 +7,7 @@ runs is fenced.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,8 +20,9 @@ from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.records import cell_key, decode_record, encode_replica, folded_key, replica_key
+from tokentrace.state.records import cell_key, encode_replica, folded_key, replica_headers, replica_key
 from tokentrace.state.restore import StateReader, Stored
+from tokentrace.state.schemas import Header, decode_record
 
 #: How long a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
@@ -82,10 +83,11 @@ class StateAdmin:
         stored = self._one(replica)
         if stored.replica is None:
             return
-        record = decode_record(stored.replica)
+        record = decode_record(stored.replica, "state-replica")
         for each in record["partitions"]:
             each["offset"] = 0
-        self._write(replica, [(replica_key(replica), encode_replica(record))])
+        value = encode_replica(record)
+        self._write(replica, [(replica_key(replica), value)], replica_headers(value))
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""
@@ -109,14 +111,16 @@ class StateAdmin:
             raise UsageError(f"No replica {replica!r} has ever committed; those that have: {known}.")
         return stored[replica]
 
-    def _write(self, replica: str, records: Iterable[tuple[bytes, bytes | None]]) -> None:
+    def _write(
+        self, replica: str, records: Iterable[tuple[bytes, bytes | None]], headers: Sequence[Header] = ()
+    ) -> None:
         partition = partition_of(replica, self._reader.partitions())
         rights = f"to write to the topic {self._topic} with the transactional id {replica!r}"
         identity = Identity(transactional_id=replica, replica=replica, rights=rights)
         transactions = TransactionalProducer(self._clients, identity, retry_for_s=WRITE_TIMEOUT_S)
         try:
             transactions.start()
-            outcome = transactions.commit(Record(self._topic, key, value, partition) for key, value in records)
+            outcome = transactions.commit(Record(self._topic, key, value, partition, headers) for key, value in records)
         finally:
             transactions.close()
         if outcome is not Outcome.COMMITTED:
@@ -126,11 +130,11 @@ class StateAdmin:
 
 
 def _totals(replica: str, stored: Stored) -> ReplicaTotals:
-    record = decode_record(stored.replica) if stored.replica is not None else None
+    record = decode_record(stored.replica, "state-replica") if stored.replica is not None else None
     sums: dict[tuple[Group, str], Counter[str]] = {}
     folded = [(_shown(each), each.status, written) for each, written in stored.folded.items()]
     for group, status, written in [*((group, status, each) for (group, status), each in stored.cells.items()), *folded]:
-        counts = decode_record(written.value)["counts"]
+        counts = decode_record(written.value, "state-cell")["counts"]
         sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
     return ReplicaTotals(
         replica,

@@ -15,7 +15,7 @@ import numpy as np
 from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.kafka.clients import KafkaClients, clients_of
 from tokentrace.kafka.reader import TopicReader
-from tokentrace.state.records import decode_record, encode_record
+from tokentrace.state.schemas import Headers, decode_record, encode_record
 
 
 def dedup_key(topic: str, chunk: DedupChunk) -> bytes:
@@ -29,9 +29,9 @@ def encode_dedup_chunk(chunk: DedupChunk) -> bytes:
     return encode_record("seen-chunk", {"published_at": chunk.stamp_s * 1_000_000, "keys": keys})
 
 
-def decode_dedup_chunk(partition: int, position: int, piece: int, value: bytes) -> DedupChunk:
-    """A chunk from the parts of its key, and its record."""
-    record = decode_record(value)
+def decode_dedup_chunk(partition: int, position: int, piece: int, value: bytes, headers: Headers = None) -> DedupChunk:
+    """A chunk from the parts of its key, and its record. headers: of its message."""
+    record = decode_record(value, "seen-chunk", headers)
     keys = np.frombuffer(record["keys"], "<u8").astype(np.uint64)
     return DedupChunk(partition, position, piece, record["published_at"] // 1_000_000, keys)
 
@@ -53,7 +53,7 @@ class DedupReader:
 
         Waits until transactions that are open on them now have ended. Raises FatalError where they cannot be read.
         """
-        found: dict[tuple[int, int, int], bytes] = {}
+        found: dict[tuple[int, int, int], tuple[bytes, Headers]] = {}
         starts = dict.fromkeys(sorted({self.partition(partition) for partition in partitions}), 0)
         for message in self._reader.read_to_end(starts):
             name = _parse_key(topic, message.key())
@@ -63,10 +63,10 @@ class DedupReader:
             if value is None:
                 found.pop(name, None)
             elif name[0] in partitions:
-                found[name] = value
+                found[name] = value, message.headers()
         chunks: dict[int, list[DedupChunk]] = {partition: [] for partition in partitions}
         for name in sorted(found):
-            chunks[name[0]].append(decode_dedup_chunk(*name, found[name]))
+            chunks[name[0]].append(decode_dedup_chunk(*name, *found[name]))
         return chunks
 
 

@@ -21,6 +21,7 @@ from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.state.records import Cell, StateCodec, parse_key
+from tokentrace.state.schemas import record_schemas
 from tokentrace.state.totals import Totals
 
 _Key = TypeVar("_Key", Cell, ExpiredKey)
@@ -81,6 +82,7 @@ class StateReader:
                     "give it: their number was changed. Set it back, or make the topic anew from a copy."
                 )
             return None, counted_up_to(codec, stored.values(), source_topic)
+        codec.require_same_bounds(mine.replica)
         cells = list(mine.cells)
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
         values = np.zeros((len(cells), layout.width), np.int64)
@@ -107,6 +109,7 @@ class StateReader:
             value = message.value()
             if cell is None:
                 stored.replica = value
+                record_schemas().learn(message.headers())
                 continue
             written = None if value is None else Written(value, message.timestamp()[1] / 1e3)
             if isinstance(cell, ExpiredKey):

@@ -21,13 +21,24 @@ def bundled_schema(name: str) -> Any:
     return copy.deepcopy(_bundled(name))
 
 
+def released_schemas() -> dict[tuple[str, str], Any]:
+    """(release, name) -> schema, of the bundled schemas as each release had them: `schemas/history`."""
+    paths = sorted((_folder() / "history").glob("*/*.avsc"))
+    return {(path.parent.name, path.stem): json.loads(path.read_text("utf-8")) for path in paths}
+
+
 @cache
 def _bundled(name: str) -> Any:
-    # A wheel contains the schemas inside the package; a source tree has them at the top.
-    for folder in (_PACKAGE / "_schemas", _PACKAGE.parent.parent / "schemas"):
-        if (path := folder / f"{name}.avsc").is_file():
-            return json.loads(path.read_text("utf-8"))
-    raise FileNotFoundError(f"The installation of tokentrace is incomplete: schema {name!r} is missing.")
+    path = _folder() / f"{name}.avsc"
+    if not path.is_file():
+        raise FileNotFoundError(f"The installation of tokentrace is incomplete: schema {name!r} is missing.")
+    return json.loads(path.read_text("utf-8"))
+
+
+def _folder() -> Path:
+    """The bundled schemas: inside the package of an installed wheel, at the top of a source tree."""
+    inside = _PACKAGE / "_schemas"
+    return inside if inside.is_dir() else _PACKAGE.parent.parent / "schemas"
 
 
 def fingerprint_of(schema: Any) -> bytes:

@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from tokentrace.decode.framing import SchemaKey
-from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of, load_folder, load_schema
+from tokentrace.decode.schemas.files import (
+    bundled_schema,
+    fingerprint_of,
+    load_folder,
+    load_schema,
+    released_schemas,
+)
 from tokentrace.decode.schemas.registry import Registry, RegistrySettings
 from tokentrace.errors import ConfigError, SchemaError
 
@@ -38,8 +44,9 @@ class WriterSchemas:
         raw: Any | None = None,
         registry: Registry | None = None,
     ) -> None:
-        span = bundled_schema("span")
-        self._files = {fingerprint_of(span): span, **(files or {})}
+        spans = [schema for (_, name), schema in released_schemas().items() if name == "span"]
+        spans.append(bundled_schema("span"))
+        self._files = {**{fingerprint_of(span): span for span in spans}, **(files or {})}
         self._raw = raw
         self._registry = registry
 

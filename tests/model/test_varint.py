@@ -18,8 +18,9 @@ from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.records import ROLLUP_BYTES, Progress, StateCodec, decode_record
-from tokentrace.state.varint import encode_rows, long
+from tokentrace.model.varint import decode_at, decode_long, encode_long, encode_rows
+from tokentrace.state.records import ROLLUP_BYTES, Progress, StateCodec
+from tokentrace.state.schemas import decode_record
 
 LAYOUTS = [Layout.build(), Layout.build({"latency_ms": (1.0,), "eval_score": (0.5, 1.0)})]
 OWN_SUMS = {"latency_ms": "latency_us_sum", "ttft_ms": "ttft_us_sum", "eval_score": "eval_score_millionths_sum"}
@@ -67,7 +68,15 @@ def test_numbers_are_written_as_fastavro_writes_them(numbers: list[tuple[int, bo
         for row, mask in zip(values.tolist(), keep.tolist(), strict=True)
     ]
     assert encode_rows(values, keep) == expected
-    assert [long(value) for value, _ in numbers] == [by_fastavro("long", value) for value, _ in numbers]
+    assert [encode_long(value) for value, _ in numbers] == [by_fastavro("long", value) for value, _ in numbers]
+    encoded = expected and b"".join(expected)
+    if encoded:
+        data = np.frombuffer(encoded, np.uint8)
+        ends = np.flatnonzero(data < 0x80)
+        begins = np.concatenate(([0], ends[:-1] + 1))
+        kept = values[keep].tolist()
+        assert decode_at(data, begins, ends).tolist() == kept
+        assert [decode_long(encoded, at)[0] for at in begins.tolist()] == kept
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -98,7 +107,7 @@ def test_rollups_are_written_as_fastavro_writes_them(layout: Layout, rows: int) 
     assert all(ROLLUP_BYTES * 0.99 < len(item) < 1_000_000 for item in found[:-1])
     assert (len(found) > 2) == (rows == 12_000)
     assert bool(found) == bool(rows)
-    firsts = [0, *itertools.accumulate(len(decode_record(item)["rows"]) for item in found)]
+    firsts = [0, *itertools.accumulate(len(decode_record(item, "rollup")["rows"]) for item in found)]
     assert firsts[-1] == rows
     expected = [
         record(

@@ -1,0 +1,156 @@
+"""Schemas of the durable records: what a record was written with, and how it is read with today's schema.
+
+A record is in single-object encoding, so it names its writer's schema by fingerprint. It is resolved by field name: a
+field that its writer did not know takes its default, a field that this release does not know is skipped.
+
+- Records of earlier releases: their schemas are in `schemas/history`, which is part of the package.
+- Records of later releases, met when an upgrade is rolled back or half done: the schema travels with the records, in
+  the header `tokentrace.schema`. Schemas of the first release are known to all and never travel.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Final
+
+import fastavro
+from fastavro.read import SchemaResolutionError
+from fastavro.schema import to_parsing_canonical_form
+
+from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
+from tokentrace.decode.schema_tree import parse_schema
+from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of, released_schemas
+from tokentrace.errors import FatalError, SchemaError
+
+#: The schemas of the durable records, by the name of their file.
+RECORDS: Final = (
+    "state-cell", "state-replica", "rollup", "seen-chunk",
+    "alert", "alert-delivery", "alert-rule", "alert-evaluator", "alert-silence",
+)  # fmt: skip
+#: The release whose schemas every release knows.
+FIRST_RELEASE: Final = "0.1.0"
+#: Header of a record: a schema in Parsing Canonical Form, deflated (RFC 1950). May be repeated.
+SCHEMA_HEADER: Final = "tokentrace.schema"
+#: Marker and fingerprint, before the datum.
+PREFIX_BYTES: Final = 10
+
+Header = tuple[str, str | bytes | None]
+#: As the Kafka client gives them.
+Headers = dict[str, str | bytes | None] | list[Header] | None
+
+
+class RecordSchemas:
+    """Writes records with one release's schemas, and reads those of every release whose schema is known."""
+
+    def __init__(self, current: Mapping[str, Any], released: Mapping[tuple[str, str], Any]) -> None:
+        """current: name -> schema, as parsed JSON. released: (release, name) -> schema."""
+        self._prefixes = {name: _prefix(schema) for name, schema in current.items()}
+        # Parsed without logical types: timestamps stay the integers that they are.
+        self._current = {name: parse_schema(schema) for name, schema in current.items()}
+        self._names = {_full_name(schema): name for name, schema in current.items()}
+        #: Prefix -> (name, writer's schema), and what of them has to travel.
+        self._known: dict[bytes, tuple[str, Any]] = {}
+        self._headers: dict[bytes, Header] = {}
+        for (release, name), schema in released.items():
+            if name in self._current:
+                self._add(schema, travels=release != FIRST_RELEASE)
+        for schema in current.values():
+            self._add(schema, travels=True)
+
+    def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
+        """A record, by the name of its schema."""
+        out = io.BytesIO()
+        out.write(self._prefixes[name])
+        fastavro.schemaless_writer(out, self._current[name], record)
+        return out.getvalue()
+
+    def prefix(self, name: str) -> bytes:
+        """What records of this schema begin with."""
+        return self._prefixes[name]
+
+    def decode(self, value: bytes, name: str, headers: Headers = None) -> Any:
+        """A record as today's schema has it, timestamps as microseconds. headers: of the record's message.
+
+        Raises FatalError for a record of another name, and for one whose schema is not known.
+        """
+        known = self._known.get(value[:PREFIX_BYTES])
+        if known is None and headers:
+            self.learn(headers)
+            known = self._known.get(value[:PREFIX_BYTES])
+        if known is None:
+            raise FatalError(
+                f"A {name} record has an unknown schema ({value[2:PREFIX_BYTES].hex()}): it was written by a newer "
+                "version of tokentrace, or not by tokentrace. Run at least the version that wrote it."
+            )
+        found, schema = known
+        if found != name:
+            raise FatalError(f"A {found} record was found where {name} records are expected.")
+        current = self._current[name] if value[:PREFIX_BYTES] != self._prefixes[name] else None
+        try:
+            return fastavro.schemaless_reader(io.BytesIO(value[PREFIX_BYTES:]), schema, current)
+        except SchemaResolutionError as error:
+            raise FatalError(
+                f"A {name} record of another version of tokentrace cannot be read by this one ({error})."
+            ) from error
+
+    def learn(self, headers: Headers) -> None:
+        """Know the schemas that travel in these headers."""
+        for key, value in headers.items() if isinstance(headers, dict) else headers or ():
+            if key == SCHEMA_HEADER and isinstance(value, bytes):
+                try:
+                    self._add(json.loads(zlib.decompress(value)), travels=True)
+                except (zlib.error, ValueError, TypeError, KeyError, SchemaError):
+                    continue  # Not a schema: what needs one is refused as unknown.
+
+    def headers(self, value: bytes | None) -> list[Header]:
+        """The headers that a record has to be written with."""
+        header = self._headers.get((value or b"")[:PREFIX_BYTES])
+        return [] if header is None else [header]
+
+    def headers_of(self, names: Iterable[str]) -> list[Header]:
+        """Every schema of these names that is known and has to travel: for records that others depend on."""
+        wanted = set(names)
+        return [header for prefix, header in self._headers.items() if self._known[prefix][0] in wanted]
+
+    def _add(self, schema: Any, *, travels: bool) -> None:
+        name = self._names.get(_full_name(schema))
+        prefix = _prefix(schema)
+        if name is None or prefix in self._known:
+            return
+        if travels:
+            self._headers[prefix] = SCHEMA_HEADER, zlib.compress(to_parsing_canonical_form(schema).encode(), 9)
+        self._known[prefix] = name, parse_schema(schema)
+
+
+@cache
+def record_schemas() -> RecordSchemas:
+    """Of this release. What it learns holds for the whole process: a fingerprint means one schema."""
+    return RecordSchemas({name: bundled_schema(name) for name in RECORDS}, released_schemas())
+
+
+def encode_record(name: str, record: Mapping[str, Any]) -> bytes:
+    """A record of one of RECORDS."""
+    return record_schemas().encode(name, record)
+
+
+def decode_record(value: bytes, name: str, headers: Headers = None) -> Any:
+    """See `RecordSchemas.decode`."""
+    return record_schemas().decode(value, name, headers)
+
+
+def schema_headers(value: bytes | None) -> list[Header]:
+    """The headers that a record of any durable topic has to be written with; none for a tombstone."""
+    return record_schemas().headers(value)
+
+
+def _prefix(schema: Any) -> bytes:
+    return SINGLE_OBJECT_MARKER + fingerprint_of(schema)
+
+
+def _full_name(schema: Any) -> str:
+    name = str(schema["name"])
+    return name if "." in name else f"{schema['namespace']}.{name}"
