@@ -94,6 +94,11 @@ class _Minute:
             del self._values[block]
 
     @property
+    def bytes(self) -> int:
+        """Memory of the sums, in bytes."""
+        return sum(values.nbytes for values in self._values.values())
+
+    @property
     def groups(self) -> Ints:
         return self._groups[: self._count]
 
@@ -209,4 +214,4 @@ class Windows:
     def bytes(self) -> int:
         """Memory of the sums, in bytes."""
         held = sum(values.nbytes for values in self._sums.values())
-        return held + sum(values.nbytes for minute in self._minutes.values() for values in minute._values.values())
+        return held + sum(minute.bytes for minute in self._minutes.values())
