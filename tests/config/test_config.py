@@ -1,4 +1,4 @@
-"""`tokentrace.yml`: every problem in one line with its place, and nothing silently taken for something else."""
+"""`tokentrace.yml`: every problem is reported in one line with its location; no value is silently misread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from tests.services import ROOT
 from tokentrace.config import Config, load_config
 from tokentrace.config.docs import _section, json_schema
-from tokentrace.config.models import MANAGED_PROPERTIES
+from tokentrace.config.kafka import MANAGED_PROPERTIES
 from tokentrace.errors import ConfigError
 from tokentrace.model.durations import format_duration
 
@@ -37,7 +37,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
     assert load(tmp_path, "") == load(tmp_path, "# nothing\n") == Config()
 
 
-def test_the_shipped_file_is_complete_and_says_the_defaults() -> None:
+def test_shipped_file_has_every_key_with_its_default() -> None:
     config = load_config(ROOT / "tokentrace.yml", {})
     assert config == Config()
     text = (ROOT / "tokentrace.yml").read_text()
@@ -47,7 +47,7 @@ def test_the_shipped_file_is_complete_and_says_the_defaults() -> None:
 
 
 def test_shipped_file_is_valid_with_its_comments_enabled(tmp_path: Path) -> None:
-    """Each commented-out setting, taken in."""
+    """Enable every setting that is commented out."""
     text = (ROOT / "tokentrace.yml").read_text()
     text = re.sub(r"^(\w+): (\[\]|\{\}).*\n(?=# )", r"\1:\n", text, flags=re.MULTILINE)
     text = re.sub(r"^( *)(\w+): \{\}.*\n(?= *#  )", r"\1\2:\n", text, flags=re.MULTILINE)
@@ -66,32 +66,32 @@ def test_shipped_file_is_valid_with_its_comments_enabled(tmp_path: Path) -> None
 
 ERRORS = {
     "kafka:\n  bootstrap_server: x": [
-        'kafka.bootstrap_server: is no key of this configuration; did you mean "bootstrap_servers"? (line 2)'
+        'kafka.bootstrap_server: unknown key; did you mean "bootstrap_servers"? (line 2)'
     ],
-    "kafak: {}": ['kafak: is no key of this configuration; did you mean "kafka"? (line 1)'],
-    "kafka: {zzz: 1}": ["kafka.zzz: is no key of this configuration (line 1)"],
-    "worker:\n  commit_interval: 5": ["worker.commit_interval: 5 has no unit; write a duration such as 500ms, 15s, 5m or 1h (line 2)"],
-    "worker:\n  commit_interval: soon": ["worker.commit_interval: 'soon' is no duration; write one such as 500ms, 15s, 5m or 1h (line 2)"],
+    "kafak: {}": ['kafak: unknown key; did you mean "kafka"? (line 1)'],
+    "kafka: {zzz: 1}": ["kafka.zzz: unknown key (line 1)"],
+    "worker:\n  commit_interval: 5": ["worker.commit_interval: invalid duration 5; use a number and a unit, e.g. 500ms, 15s, 5m, 1h (line 2)"],
+    "worker:\n  commit_interval: soon": ["worker.commit_interval: invalid duration 'soon'; use a number and a unit, e.g. 500ms, 15s, 5m, 1h (line 2)"],
     "worker: {commit_interval: 0s}": ["worker.commit_interval: must be longer than zero (line 1)"],
     "worker: {batch_size: 0}": ["worker.batch_size: input should be greater than or equal to 1 (line 1)"],
     "worker: {batch_size: '10'}": ["worker.batch_size: input should be a valid integer (line 1)"],
     "worker: {guarantee: exactly-once}": ["worker.guarantee: input should be 'exactly_once' or 'at_least_once' (line 1)"],
-    "kafka: {framing: raw}": ["tokentrace.yml: kafka.framing is raw, so schemas.raw must name the schema file (line 1)"],
+    "kafka: {framing: raw}": ["tokentrace.yml: kafka.framing is raw; set schemas.raw to the schema file (line 1)"],
     "kafka: {topic: ''}": ["kafka.topic: string should have at least 1 character (line 1)"],
     "kafka: {topic: a, dead_letter_topic: a}": ["kafka: dead_letter_topic must differ from topic (line 1)"],
-    "kafka: {bootstrap_servers: ' , '}": ["kafka.bootstrap_servers: must name at least one broker, host:port (line 1)"],
-    "kafka:\n  properties:\n    group.id: x": ["kafka.properties: group.id is not yours to set here; use kafka.group_id (line 2)"],
-    "http_server: {addr: '9090'}": ["http_server.addr: '9090' is no address; write \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\" (line 1)"],
-    "http_server: {addr: ':99999'}": ["http_server.addr: ':99999' is no address; write \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\" (line 1)"],
+    "kafka: {bootstrap_servers: ' , '}": ["kafka.bootstrap_servers: must contain at least one broker, host:port (line 1)"],
+    "kafka:\n  properties:\n    group.id: x": ["kafka.properties: group.id is managed by tokentrace; set kafka.group_id instead (line 2)"],
+    "http_server: {addr: '9090'}": ["http_server.addr: '9090' is not a valid address; use for example \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\" (line 1)"],
+    "http_server: {addr: ':99999'}": ["http_server.addr: ':99999' is not a valid address; use for example \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\" (line 1)"],
     "http_server: {prometheus_path: metrics}": None,
     "http_server: {auth_token: ''}": None,
     "http_server: {tls: {certificate: a}}": ["http_server.tls.key: is required (line 1)"],
-    "metrics: {buckets: {latency_ms: [5, 1]}}": ["metrics.buckets.latency_ms: must ascend (line 1)"],
+    "metrics: {buckets: {latency_ms: [5, 1]}}": ["metrics.buckets.latency_ms: must be in ascending order (line 1)"],
     "metrics: {buckets: {latency_ms: []}}": None,
-    "metrics: {buckets: {latency_ms: [1, .inf]}}": ["metrics.buckets.latency_ms: must hold positive, finite numbers; the bucket +Inf is added by itself (line 1)"],
+    "metrics: {buckets: {latency_ms: [1, .inf]}}": ["metrics.buckets.latency_ms: must contain positive, finite numbers; the +Inf bucket is added automatically (line 1)"],
     "metrics: {labels: {cost_totl: [model]}}": None,
     "metrics: {labels: {cost_total: [modl]}}": None,
-    "metrics: {labels: {cost_total: [model, model]}}": ["metrics.labels: cost_total names a label twice (line 1)"],
+    "metrics: {labels: {cost_total: [model, model]}}": ["metrics.labels: cost_total contains a label twice (line 1)"],
     "metrics: {max_groups: 0}": None,
     "pricing: {models: {x: {prompt_per_1m: -1, completion_per_1m: 1}}}": None,
     "pricing: {models: {x: {prompt_per_1m: many, completion_per_1m: 1}}}": None,
@@ -100,28 +100,28 @@ ERRORS = {
     "schema_registry: {url: ftp://x}": None,
     "alerts: [{name: a, metric: total_cots, op: gt, threshold: 1, window: 5m}]": None,
     "alerts: [{name: a, kind: cost_spike}]": ["alerts[0].threshold: is required (line 1)"],
-    "alerts:\n  - {name: a, kind: quality_drop}\n  - {name: a, kind: quality_drop}": ["tokentrace.yml: alerts has two rules named 'a' (line 1)"],
+    "alerts:\n  - {name: a, kind: quality_drop}\n  - {name: a, kind: quality_drop}": ["tokentrace.yml: alerts contains two rules named 'a' (line 1)"],
     "alerts: [{name: a, kind: quality_drop, delivery: {type: http}}]": None,
-    "alerts: [{name: a, kind: quality_drop, window: 90s}]": ["alerts[0].window: 90s is not a whole number of minutes, and spans are summed up by the minute (line 1)"],
+    "alerts: [{name: a, kind: quality_drop, window: 90s}]": ["alerts[0].window: 90s is not a whole number of minutes; use for example 1m, 15m or 1h (line 1)"],
     "alerts: [{name: a, kind: quality_drop, interval: 30s}]": None,
     "alerts: [{name: a, kind: quality_drop, group_by: [model, model]}]": None,
     "alerts: [{name: a, kind: quality_drop, group_by: [status]}]": ["alerts[0].group_by[0]: input should be 'model', 'provider' or 'caller' (line 1)"],
-    "alerts: [{name: a, kind: quality_drop, filter: {team: x}}]": ["alerts[0].filter.team: is no key of this configuration (line 1)"],
-    "alerts: [{name: a, kind: quality_drop, delivery: {type: http, url: ftp://x}}]": ["alerts[0].delivery: type http needs a url that begins with http:// or https:// (line 1)"],
+    "alerts: [{name: a, kind: quality_drop, filter: {team: x}}]": ["alerts[0].filter.team: unknown key (line 1)"],
+    "alerts: [{name: a, kind: quality_drop, delivery: {type: http, url: ftp://x}}]": ["alerts[0].delivery: type http requires a url that begins with http:// or https:// (line 1)"],
     "alerts: [{name: a, kind: quality_drop, delivery: {url: http://x}}]": None,
     "alerts: [{name: a, kind: quality_drop, min_spans: -1}]": None,
     "worker: {guarantee: at_least_once}\nalerts: [{name: a, kind: quality_drop}]": None,
     "metrics: {expire_after: 9m}": ["metrics.expire_after: must be at least 10m (line 1)"],
     "- a list": ["{path}: the top level must be a mapping of sections (line 1)"],
     "a: [": None,
-    "kafka: {topic: a}\nkafka: {topic: b}": ["kafka: is given twice (line 2)"],
+    "kafka: {topic: a}\nkafka: {topic: b}": ["kafka: is defined twice (line 2)"],
     "kafka: text": None,
-    "worker:\n  replica_id: ${POD_NAME}": ["worker.replica_id: the environment variable POD_NAME is not set; set it or write ${POD_NAME:-default} (line 2)"],
+    "worker:\n  replica_id: ${POD_NAME}": ["worker.replica_id: the environment variable POD_NAME is not set; set it or use ${POD_NAME:-default} (line 2)"],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ERRORS, ids=lambda text: text.replace("\n", " "))
-def test_every_mistake_is_told_with_its_place(tmp_path: Path, text: str) -> None:
+def test_every_problem_has_its_key_and_line(tmp_path: Path, text: str) -> None:
     found = problems(tmp_path, text)
     expected = ERRORS[text]
     if expected is not None:
@@ -132,7 +132,7 @@ def test_every_mistake_is_told_with_its_place(tmp_path: Path, text: str) -> None
     assert "Value error" not in line
 
 
-def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = "kafka:\n  topik: a\nworker:\n  commit_interval: 1\n  replica_id: ${NONE}\nhttp_server: {addr: x}\n"
     assert [problem.split(":")[0] for problem in problems(tmp_path, text)] == [
         "worker.replica_id",
@@ -154,7 +154,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 # Variables.
 
 
-def test_variables_are_values_and_never_structure(tmp_path: Path) -> None:
+def test_variables_never_become_structure(tmp_path: Path) -> None:
     text = (
         "kafka: {topic: '${T}', group_id: \"a-${G}-${D:-d}\"}\nworker:\n  batch_size: ${N}\n  log_level: ${L:-debug}\n"
     )
@@ -163,16 +163,16 @@ def test_variables_are_values_and_never_structure(tmp_path: Path) -> None:
     assert (config.worker.batch_size, config.worker.log_level) == (5, "debug")
 
 
-def test_an_unset_token_never_switches_authentication_off(tmp_path: Path) -> None:
+def test_an_unset_token_never_disables_authentication(tmp_path: Path) -> None:
     text = "http_server: {auth_token: '${TOKEN}'}"
     assert problems(tmp_path, text) == [
-        "http_server.auth_token: the environment variable TOKEN is not set; set it or write ${TOKEN:-default} (line 1)"
+        "http_server.auth_token: the environment variable TOKEN is not set; set it or use ${TOKEN:-default} (line 1)"
     ]
     (empty,) = problems(tmp_path, text, TOKEN="")
     assert empty.startswith("http_server.auth_token: ")
 
 
-def test_a_variable_that_is_empty_by_default_and_a_dollar_brace_of_ones_own(tmp_path: Path) -> None:
+def test_variables_may_default_to_empty_and_be_escaped(tmp_path: Path) -> None:
     config = load(tmp_path, "kafka: {dead_letter_topic: '${X:-}', topic: 'a$${b}', group_id: 'c$d'}")
     assert (config.kafka.dead_letter_topic, config.kafka.topic, config.kafka.group_id) == ("", "a${b}", "c$d")
 
@@ -199,7 +199,7 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
     assert config.http_server.auth_token.get_secret_value() == "s3cret"
 
 
-def test_values_are_what_was_meant(tmp_path: Path) -> None:
+def test_values_are_parsed(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         "kafka: {bootstrap_servers: [a:1, b:2]}\n"
@@ -222,21 +222,21 @@ def test_values_are_what_was_meant(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.25, "250ms"), (90.0, "90s"), (300.0, "5m"), (86400.0, "1d"), (0.0, "0ms")]
 )
-def test_durations_are_shown_as_they_are_written(seconds: float, text: str) -> None:
+def test_durations_are_formatted_as_in_the_file(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize("name", MANAGED_PROPERTIES)
-def test_properties_that_correctness_rests_on_are_refused(tmp_path: Path, name: str) -> None:
+def test_managed_properties_are_rejected(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"kafka: {{properties: {{{name}: x}}}}")
-    assert problem.startswith(f"kafka.properties: {name} is not yours to set here; use ")
+    assert problem.startswith(f"kafka.properties: {name} is managed by tokentrace; ")
 
 
 # The models themselves.
 
 
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every key, and its field."""
+    """Yield every key with its field."""
     for name, field in model.model_fields.items():
         inner, suffix = _section(field.annotation)
         if inner is None:

@@ -109,7 +109,7 @@ def test_a_port_in_use_is_named(kafka: KafkaBroker, topic: str, start_worker: St
 def test_a_wrong_configuration_is_told_with_its_line(start_worker: Start) -> None:
     code, line = ended(start_worker(wait=False, kafka={"bootstrap_server": "127.0.0.1:9092"}))
     assert code == 2
-    assert 'kafka.bootstrap_server: is no key of this configuration; did you mean "bootstrap_servers"? (line ' in line
+    assert 'kafka.bootstrap_server: unknown key; did you mean "bootstrap_servers"? (line ' in line
 
 
 def test_a_property_that_librdkafka_does_not_know_is_told(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:

@@ -1,4 +1,4 @@
-"""Configuration: `tokentrace.yml` read, checked whole, and every problem told in one line with its place."""
+"""Configuration: reads and validates `tokentrace.yml`, and reports every problem in one line with its location."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from tokentrace.config.document import Document, KeyPath, dotted, read_document
-from tokentrace.config.models import Config, Kafka
+from tokentrace.config.kafka import Kafka
+from tokentrace.config.models import Config
 from tokentrace.errors import ConfigError
 
 __all__ = ["Config", "Kafka", "load_config"]
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Config:
-    """The configuration in a file; relative paths in it are relative to the file.
+    """Load a configuration file. Relative paths in it are relative to the file.
 
     Raises ConfigError with every problem: `path.to.key: what is wrong (line N)`.
     """
@@ -27,10 +28,10 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Con
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
-        # A value that could not be substituted is told once, not a second time for its type.
+        # A value with an unset variable is reported once, and not again for its type.
         reported = {problem.split(":", 1)[0] for problem in problems}
-        for each in error.errors():
-            problem = _describe_error(document, each)
+        for detail in error.errors():
+            problem = _describe_error(document, detail)
             if problem.split(":", 1)[0] not in reported:
                 problems.append(problem)
         raise ConfigError(problems) from None
@@ -40,10 +41,10 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Con
 
 
 def _with_absolute_paths(config: Config, folder: Path) -> Config:
-    """Paths of the configuration, relative to its folder, made absolute."""
+    """Make the paths in the configuration absolute; they are relative to its folder."""
     schemas = config.schemas.model_copy(
         update={
-            "paths": tuple(folder / each for each in config.schemas.paths),
+            "paths": tuple(folder / path for path in config.schemas.paths),
             "raw": None if config.schemas.raw is None else folder / config.schemas.raw,
         }
     )
@@ -64,7 +65,7 @@ def _describe_error(document: Document, error: Any) -> str:
     name = dotted(location) or "tokentrace.yml"
     what = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        what = "is no key of this configuration"
+        what = "unknown key"
         close = difflib.get_close_matches(str(location[-1]), _keys_of(location[:-1]), 1)
         if close:
             what += f'; did you mean "{close[0]}"?'
@@ -79,7 +80,7 @@ def _describe_error(document: Document, error: Any) -> str:
 
 
 def _in_document(data: Any, loc: tuple[Any, ...]) -> KeyPath:
-    """The part of pydantic's location that are keys of the document; it also names union branches."""
+    """Return the keys of the document in pydantic's location, which also contains union branches."""
     path: list[str | int] = []
     for position, part in enumerate(loc):
         if isinstance(data, dict) and (part in data or position == len(loc) - 1):
@@ -92,7 +93,7 @@ def _in_document(data: Any, loc: tuple[Any, ...]) -> KeyPath:
 
 
 def _keys_of(path: KeyPath) -> list[str]:
-    """The keys that the section at `path` takes."""
+    """Return the valid keys of the section at `path`."""
     model: type[BaseModel] | None = Config
     for part in path:
         if model is None or isinstance(part, int):
@@ -103,7 +104,7 @@ def _keys_of(path: KeyPath) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model inside an annotation such as `Tls | None` or `tuple[AlertRule, ...]`."""
+    """Return the model inside an annotation such as `Tls | None` or `tuple[AlertRule, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((model for each in get_args(annotation) if (model := _model_in(each)) is not None), None)
+    return next((model for argument in get_args(annotation) if (model := _model_in(argument)) is not None), None)

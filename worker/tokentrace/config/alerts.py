@@ -1,19 +1,20 @@
-"""The models of `alerts`: rules, their shorthand kinds, and where firings are delivered."""
+"""Section `alerts`: rules, shorthand kinds and delivery."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StrictInt, field_validator, model_validator
+from pydantic import Field, SecretStr, StrictInt, field_validator, model_validator
 
 from tokentrace.config.fields import PositiveDuration, WholeMinutes
+from tokentrace.config.section import NonEmpty, Section
 
 Metric = Literal[
     "total_cost", "cost_per_span", "span_count", "error_rate", "error_count", "timeout_rate",
     "latency_p50", "latency_p95", "latency_p99", "ttft_p95", "prompt_token_p95", "total_tokens", "quality_score",
 ]  # fmt: skip
 
-#: Shorthand kind -> the keys that it stands for; each of them can still be set.
+#: Shorthand kind -> the keys that it sets; a rule can override all of them.
 KINDS: Final[dict[str, dict[str, Any]]] = {
     "cost_spike": {"metric": "total_cost", "op": "gt", "window": "1h"},
     "latency_regression": {"metric": "latency_p95", "op": "gt", "threshold": 3000.0, "window": "10m"},
@@ -22,37 +23,33 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Delivery(_Section):
-    """Where a firing goes."""
+class Delivery(Section):
+    """Destination of the firings of a rule."""
 
     type: Literal["stdout", "http", "kafka"] = "stdout"
-    """stdout is one JSON line; kafka is the alerts topic alone."""
+    """Kind of destination: stdout is one JSON line, http is a webhook, kafka is the alerts topic alone."""
     url: str | None = None
     """Webhook of type http."""
     headers: dict[str, SecretStr] = {}
     """HTTP headers, for tokens."""
     timeout: PositiveDuration = 10.0
-    """How long one try may take."""
+    """Time limit of one attempt."""
     max_retries: Annotated[StrictInt, Field(ge=0, le=100)] = 5
-    """Tries after the first."""
+    """Attempts after the first."""
     max_age: PositiveDuration = 3600.0
-    """A firing that could not be delivered for this long is given up."""
+    """Time after which an undelivered firing is abandoned."""
 
     @model_validator(mode="after")
     def _needs_url(self) -> Delivery:
         if self.type == "http" and not (self.url or "").startswith(("http://", "https://")):
-            raise ValueError("type http needs a url that begins with http:// or https://")
+            raise ValueError("type http requires a url that begins with http:// or https://")
         if self.type != "http" and self.url is not None:
-            raise ValueError(f"type {self.type} takes no url")
+            raise ValueError(f"type {self.type} does not take a url; remove it or set type: http")
         return self
 
 
-class Filter(_Section):
-    """Which spans a rule looks at; globs."""
+class Filter(Section):
+    """Selection of spans by globs."""
 
     model: str | None = None
     """Model glob."""
@@ -62,35 +59,35 @@ class Filter(_Section):
     """Caller glob."""
 
 
-class AlertRule(_Section):
-    """One built-in alert over the whole fleet, in event time."""
+class AlertRule(Section):
+    """Built-in alert over the whole fleet, in event time."""
 
-    name: Annotated[str, Field(min_length=1)]
-    """Name, unique; the `rule` label."""
+    name: NonEmpty
+    """Unique name; the `rule` label."""
     kind: Literal["cost_spike", "latency_regression", "quality_drop", "error_rate_spike"] | None = None
-    """Shorthand that fills metric, op, threshold and window where they are not set."""
+    """Shorthand that sets metric, op, threshold and window unless they are given."""
     metric: Metric
-    """What is compared."""
+    """Metric that is compared with the threshold."""
     op: Literal["gt", "gte", "lt", "lte"]
-    """How it is compared with the threshold."""
+    """Comparison operator."""
     threshold: Annotated[float, Field(allow_inf_nan=False)]
-    """The threshold, in the metric's unit."""
+    """Threshold, in the metric's unit."""
     window: WholeMinutes
-    """How far back the metric looks, in whole minutes of event time."""
+    """Length of the window, in whole minutes of event time."""
     interval: WholeMinutes | None = None
-    """Time between two evaluations, in whole minutes; a tenth of the window, rounded up, unless set."""
+    """Time between evaluations, in whole minutes; a tenth of the window, rounded up, unless set."""
     cooldown: PositiveDuration | None = None
-    """Shortest time between two firings; the window unless set."""
+    """Shortest time between firings; the window unless set."""
     min_spans: Annotated[StrictInt, Field(ge=0)] = 1
-    """Fewer spans than this, of those that the metric is made from, never fire; 0 for a span_count that is too low."""
+    """Fewest spans in the metric for a firing; 0 by default for a span_count with lt or lte."""
     filter: Filter = Filter()
-    """Which spans count."""
+    """Spans that the rule selects."""
     group_by: tuple[Literal["model", "provider", "caller"], ...] = ()
-    """One alert for each value of these."""
+    """Labels by whose values the rule makes separate alerts."""
     severity: Literal["info", "warning", "critical"] = "warning"
-    """Passed on in the payload."""
+    """Severity in the payload."""
     delivery: Delivery = Delivery()
-    """Where firings go."""
+    """Destination of the firings."""
 
     @model_validator(mode="before")
     @classmethod
@@ -98,7 +95,7 @@ class AlertRule(_Section):
         if isinstance(value, dict) and value.get("kind") in KINDS:
             value = {**KINDS[value["kind"]], **value}
         if isinstance(value, dict) and value.get("metric") == "span_count" and value.get("op") in ("lt", "lte"):
-            # No spans at all is what such a rule is for.
+            # Such a rule must also fire without any span.
             value = {"min_spans": 0, **value}
         return value
 
@@ -106,5 +103,5 @@ class AlertRule(_Section):
     @classmethod
     def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(value)) != len(value):
-            raise ValueError("names a label twice")
+            raise ValueError("contains a label twice")
         return value

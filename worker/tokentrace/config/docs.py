@@ -1,4 +1,4 @@
-"""What is generated from the models: the JSON Schema for editors, and the table in `docs/configuration.md`."""
+"""Configuration reference, generated from the models: the JSON Schema, and the table in `docs/configuration.md`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tokentrace.config.models import Config
 
 
 def json_schema() -> str:
-    """The JSON Schema of tokentrace.yml, as text with a final line feed."""
+    """Return the JSON Schema of tokentrace.yml, as text with a final line feed."""
     schema = Config.model_json_schema(mode="validation")
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tokentrace.yml"}
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def markdown_table() -> str:
-    """Every key with its default and meaning, as Markdown."""
+    """Return every key with its default and meaning, as a Markdown table."""
     rows = ["| key | default | meaning |", "|---|---|---|"]
     rows += [f"| `{key}` | {default} | {meaning} |" for key, default, meaning in _keys(Config, "")]
     return "\n".join(rows) + "\n"
@@ -36,15 +36,15 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]
 
 
 def _section(annotation: Any) -> tuple[type[BaseModel] | None, str]:
-    """The model that a key holds, and how its entries are named: `[]` of a list, `.<name>` of a mapping."""
+    """Return (the model of a key's value, the suffix of its entries: `[]` of a list, `.<name>` of a mapping)."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, ""
     arguments = get_args(annotation)
-    for each in arguments:
-        if isinstance(each, type) and issubclass(each, BaseModel):
+    for argument in arguments:
+        if isinstance(argument, type) and issubclass(argument, BaseModel):
             if Ellipsis in arguments:
-                return each, "[]"
-            return each, ".<name>" if str in arguments else ""
+                return argument, "[]"
+            return argument, ".<name>" if str in arguments else ""
     return None, ""
 
 
@@ -61,5 +61,5 @@ def _default(model: type[BaseModel], name: str) -> str:
         if hasattr(metadata, "func") and type(metadata).__name__ == "PlainSerializer":
             value = metadata.func(value)
     if isinstance(value, tuple):
-        value = ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value) or "none"
+        value = ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value) or "none"
     return f"`{str(value).lower() if isinstance(value, bool) else value or 'none'}`"

@@ -1,7 +1,7 @@
-"""The YAML document: values, the line of every key, and `${VAR}` from the environment.
+"""YAML document: reads values, the line of every key, and `${VAR}` from the environment.
 
-Variables are put into scalars after parsing, so that a value can never become structure. An unset variable is an
-error: an unset token must never switch authentication off.
+Variables are substituted in scalars after parsing, so that a value can never become structure. An unset variable is
+an error: an unset token must never disable authentication.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """data: plain values. lines: path -> line number, from 1. problems: what is wrong already."""
+    """Content of a file. data: plain values. lines: path -> line number, from 1. problems: errors found so far."""
 
     data: dict[str, Any]
     lines: Mapping[KeyPath, int]
@@ -39,7 +39,7 @@ def dotted(path: KeyPath) -> str:
 
 
 def read_document(path: Path, environment: Mapping[str, str]) -> Document:
-    """Read a YAML file. Raises ConfigError where there is nothing to go on with."""
+    """Read a YAML file. Raises ConfigError if it is unreadable, not YAML, or not a mapping."""
     try:
         text = path.read_text("utf-8")
     except OSError as error:
@@ -63,7 +63,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
 
 
 class _Reader:
-    """Turns nodes into values and remembers where they stood."""
+    """Converts YAML nodes to values, and records their lines."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.lines: dict[KeyPath, int] = {}
@@ -76,7 +76,7 @@ class _Reader:
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
-            return [self.value(each, (*path, index)) for index, each in enumerate(node.value)]
+            return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
         return self._scalar(node, path)
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class _Reader:
             key = str(key_node.value)
             inner = (*path, key)
             if inner in self.lines and key in result:
-                self._problem(inner, "is given twice", key_node)
+                self._problem(inner, "is defined twice", key_node)
             self.lines[inner] = key_node.start_mark.line + 1
             result[key] = self.value(value_node, inner)
         return result
@@ -110,9 +110,7 @@ class _Reader:
         name, default = match[1], match[2]
         value = self._environment.get(name, default)
         if value is None:
-            self._problem(
-                path, f"the environment variable {name} is not set; set it or write ${{{name}:-default}}", node
-            )
+            self._problem(path, f"the environment variable {name} is not set; set it or use ${{{name}:-default}}", node)
             return "unset"
         return value
 

@@ -1,4 +1,4 @@
-"""Field types of the configuration: durations, addresses, rates; each turns text into a value or says why not."""
+"""Field types of the configuration: durations, addresses, prices and bucket bounds, parsed from YAML values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PositiveDuration = Annotated[
 def _whole_minutes(value: Any) -> float:
     seconds = positive_duration(value)
     if seconds % 60:
-        raise ValueError(f"{value} is not a whole number of minutes, and spans are summed up by the minute")
+        raise ValueError(f"{value} is not a whole number of minutes; use for example 1m, 15m or 1h")
     return seconds
 
 
@@ -42,7 +42,7 @@ WholeMinutes = Annotated[
 
 
 class HostPort(NamedTuple):
-    """Where to listen."""
+    """Listen address."""
 
     host: str
     port: int
@@ -57,7 +57,7 @@ def _address(value: Any) -> HostPort:
         return value
     match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})", value) if isinstance(value, str) else None
     if match is None or int(match[2]) > 65535:
-        raise ValueError(f'{value!r} is no address; write ":9090", "127.0.0.1:9090" or "[::1]:9090"')
+        raise ValueError(f'{value!r} is not a valid address; use for example ":9090", "127.0.0.1:9090" or "[::1]:9090"')
     return HostPort(match[1].strip("[]") or "0.0.0.0", int(match[2]))
 
 
@@ -71,18 +71,18 @@ ListenAddress = Annotated[
 
 def _rate(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-        raise ValueError(f"{value!r} is no price in USD")
+        raise ValueError(f"{value!r} is not a valid USD price")
     try:
-        # A YAML float is read by its shortest text, so that 0.15 is exactly 0.15.
+        # The shortest text of a YAML float keeps 0.15 exactly 0.15.
         rate = Decimal(str(value))
     except InvalidOperation as error:
-        raise ValueError(f"{value!r} is no price in USD") from error
+        raise ValueError(f"{value!r} is not a valid USD price") from error
     if not rate.is_finite() or rate < 0:
-        raise ValueError(f"{value!r} is no price in USD: it must be finite and not negative")
+        raise ValueError(f"{value!r} is not a valid USD price; it must be finite and not negative")
     return rate
 
 
-#: USD a million tokens, exact.
+#: USD per million tokens, exact.
 UsdPerMillion = Annotated[
     Decimal, BeforeValidator(_rate), PlainSerializer(str), WithJsonSchema({"type": "number", "minimum": 0})
 ]
@@ -91,15 +91,15 @@ UsdPerMillion = Annotated[
 def _bounds(value: Any) -> tuple[float, ...]:
     if not isinstance(value, (list, tuple)) or not value:
         raise ValueError("must be a list of upper bounds")
-    if any(isinstance(each, bool) or not isinstance(each, (int, float)) for each in value):
-        raise ValueError("must hold numbers only")
-    bounds = tuple(float(each) for each in value)
-    if not all(math.isfinite(each) and each > 0 for each in bounds):
-        raise ValueError("must hold positive, finite numbers; the bucket +Inf is added by itself")
+    if any(isinstance(bound, bool) or not isinstance(bound, (int, float)) for bound in value):
+        raise ValueError("must contain only numbers")
+    bounds = tuple(float(bound) for bound in value)
+    if not all(math.isfinite(bound) and bound > 0 for bound in bounds):
+        raise ValueError("must contain positive, finite numbers; the +Inf bucket is added automatically")
     if any(left >= right for left, right in itertools.pairwise(bounds)):
-        raise ValueError("must ascend")
+        raise ValueError("must be in ascending order")
     if len(bounds) > 200:
-        raise ValueError("must not have more than 200 bounds")
+        raise ValueError("must have at most 200 bounds")
     return bounds
 
 

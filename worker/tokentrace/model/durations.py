@@ -14,8 +14,8 @@ def duration(value: Any) -> float:
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
         return float(match[1]) * _UNITS[match[2]]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        raise ValueError(f"{value} has no unit; write a duration such as 500ms, 15s, 5m or 1h")
-    raise ValueError(f"{value!r} is no duration; write one such as 500ms, 15s, 5m or 1h")
+        raise ValueError(f"invalid duration {value}; use a number and a unit, e.g. 500ms, 15s, 5m, 1h")
+    raise ValueError(f"invalid duration {value!r}; use a number and a unit, e.g. 500ms, 15s, 5m, 1h")
 
 
 def positive_duration(value: Any) -> float:

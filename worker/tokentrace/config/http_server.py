@@ -1,0 +1,58 @@
+"""Section `http_server`: the address, paths and access of the endpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import SecretStr, StrictBool, field_validator, model_validator
+
+from tokentrace.config.fields import HostPort, ListenAddress, PositiveDuration
+from tokentrace.config.section import Section
+
+
+class Tls(Section):
+    """Certificate and private key, PEM files."""
+
+    certificate: Path
+    """Certificate chain."""
+    key: Path
+    """Private key of the certificate."""
+
+
+class HttpServer(Section):
+    """HTTP endpoint for scrapes and health checks."""
+
+    enabled: StrictBool = True
+    """Serve the endpoint."""
+    addr: ListenAddress = HostPort("0.0.0.0", 9090)
+    """Listen address, `host:port` or `:port`."""
+    prometheus_path: str = "/metrics/prometheus"
+    """Path of the metrics."""
+    health_path: str = "/health"
+    """Path of liveness; `/ready` below it is readiness. Never requires the token."""
+    auth_token: SecretStr | None = None
+    """Bearer token that every path except the health path requires."""
+    tls: Tls | None = None
+    """Serve HTTPS."""
+    keep_alive_timeout: PositiveDuration = 75.0
+    """Idle time after which a connection is closed."""
+
+    @field_validator("auth_token")
+    @classmethod
+    def _not_empty(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().strip():
+            raise ValueError("is empty, which would disable authentication; set a token or remove the key")
+        return value
+
+    @field_validator("prometheus_path", "health_path")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not value.startswith("/") or value == "/" or value.endswith("/"):
+            raise ValueError('must begin with "/", must not end with "/", and must not be "/"')
+        return value
+
+    @model_validator(mode="after")
+    def _separate_paths(self) -> HttpServer:
+        if self.prometheus_path in (self.health_path, f"{self.health_path}/live", f"{self.health_path}/ready"):
+            raise ValueError("prometheus_path and health_path must differ")
+        return self

@@ -1,0 +1,97 @@
+"""Section `kafka`: brokers, topics and the consumer group."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+from pydantic import field_validator, model_validator
+
+from tokentrace.config.section import NonEmpty, Section
+
+#: librdkafka properties that correctness depends on -> the setting to use, or the fixed behaviour.
+MANAGED_PROPERTIES: Final = {
+    "bootstrap.servers": "set kafka.bootstrap_servers instead",
+    "metadata.broker.list": "set kafka.bootstrap_servers instead",
+    "group.id": "set kafka.group_id instead",
+    "group.instance.id": "set worker.replica_id instead",
+    "transactional.id": "set worker.replica_id instead",
+    "client.id": "set worker.replica_id instead",
+    "group.protocol": "set kafka.group_protocol instead",
+    "session.timeout.ms": "set worker.session_timeout instead",
+    "auto.offset.reset": "set kafka.start instead",
+    "partition.assignment.strategy": "it is always cooperative-sticky",
+    "enable.auto.commit": "it is always off",
+    "enable.auto.offset.store": "it is always off",
+    "isolation.level": "it is always read_committed",
+    "enable.idempotence": "it is always on",
+    "enable.partition.eof": "it is always on",
+}
+
+
+class Kafka(Section):
+    """Brokers, topics and consumer group."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    """Initial brokers, `host:port,host:port` or a list."""
+    topic: NonEmpty = "llm-spans"
+    """Topic to which applications publish spans."""
+    group_id: NonEmpty = "tokentrace"
+    """Consumer group of the workers; also the prefix of tokentrace's topics."""
+    framing: Literal["auto", "confluent", "single_object", "raw"] = "auto"
+    """Format of the schema reference in messages; auto detects it from the first bytes."""
+    dead_letter_topic: str = ""
+    """Topic for messages that cannot be counted; empty means `<topic>.dead-letters`."""
+    start: Literal["earliest", "latest"] = "earliest"
+    """Start position of a group without committed offsets."""
+    group_protocol: Literal["classic", "consumer"] = "classic"
+    """Group protocol; `consumer` is KIP-848, which needs brokers from 4.0."""
+    properties: dict[str, str | bool | int | float] = {}
+    """librdkafka properties: TLS, SASL, client.rack and so on."""
+
+    @field_validator("bootstrap_servers", mode="before")
+    @classmethod
+    def _join(cls, value: Any) -> Any:
+        if isinstance(value, list) and all(isinstance(server, str) for server in value):
+            value = ",".join(value)
+        if isinstance(value, str) and not value.strip(", "):
+            raise ValueError("must contain at least one broker, host:port")
+        return value
+
+    @field_validator("properties", mode="after")
+    @classmethod
+    def _reject_managed(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if name in MANAGED_PROPERTIES:
+                raise ValueError(f"{name} is managed by tokentrace; {MANAGED_PROPERTIES[name]}")
+        return value
+
+    @model_validator(mode="after")
+    def _separate_topics(self) -> Kafka:
+        if self.dead_letters == self.topic:
+            raise ValueError("dead_letter_topic must differ from topic")
+        return self
+
+    @property
+    def dead_letters(self) -> str:
+        """Name of the dead-letter topic."""
+        return self.dead_letter_topic or f"{self.topic}.dead-letters"
+
+    @property
+    def state_topic(self) -> str:
+        """Name of the topic with the totals of every replica."""
+        return f"{self.group_id}.state"
+
+    @property
+    def ids_topic(self) -> str:
+        """Name of the topic with the span ids for worker.deduplicate."""
+        return f"{self.group_id}.ids"
+
+    @property
+    def alerts_topic(self) -> str:
+        """Name of the topic with alert firings and the evaluator's state."""
+        return f"{self.group_id}.alerts"
+
+    @property
+    def rollups_topic(self) -> str:
+        """Name of the topic with the increments of every commit."""
+        return f"{self.group_id}.rollups"

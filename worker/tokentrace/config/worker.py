@@ -1,0 +1,47 @@
+"""Section `worker`: batches, commits and the identity of a replica."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated, Literal
+
+from pydantic import Field, StrictInt
+
+from tokentrace.config.fields import Duration, PositiveDuration
+from tokentrace.config.section import NonEmpty, Section
+
+
+class Deduplicate(Section):
+    """Deduplication: counts a span only once if a producer sent it twice."""
+
+    by: Literal["span_id"] = "span_id"
+    """Identity of a span in its partition: the span id, within its trace."""
+    window: PositiveDuration = 600.0
+    """Shortest time for which a counted span is remembered, by the messages' timestamps."""
+    max_ids: Annotated[StrictInt, Field(ge=1)] = 1_000_000
+    """Most remembered spans per partition, 40 to 80 bytes each; the oldest are evicted first."""
+
+
+class WorkerSection(Section):
+    """Batches, commits and identity of a worker."""
+
+    replica_id: NonEmpty = Field(default_factory=socket.gethostname)
+    """Identity of this replica, unique in the group and stable across restarts."""
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """Delivery guarantee of the counters across a crash."""
+    commit_interval: PositiveDuration = 1.0
+    """Time between commits; a commit also updates the metrics."""
+    batch_size: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 10_000
+    """Most messages in a batch."""
+    batch_wait: PositiveDuration = 0.1
+    """Longest wait for a full batch."""
+    drain_timeout: Duration = 30.0
+    """Longest wait for the final scrape after SIGTERM."""
+    session_timeout: PositiveDuration = 45.0
+    """Time without heartbeats after which the group reassigns a replica's partitions."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest severity of logged messages."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """Log format, text or one JSON object per line; auto is text on a terminal."""
+    deduplicate: Deduplicate | None = None
+    """Deduplication; off unless set."""
