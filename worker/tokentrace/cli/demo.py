@@ -98,26 +98,26 @@ def _watch(console: Console, demo: Demo, duration_s: float) -> None:
 
     handlers = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     deadline_s = time.monotonic() + duration_s
-    looks: deque[top.Scrape] = deque(maxlen=6)
+    scrapes: deque[top.ReplicaScrape] = deque(maxlen=6)
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-    told_s = 0.0
+    printed_s = 0.0
 
-    def picture() -> RenderableType:
-        earlier = [looks[0]] if len(looks) > 1 else []
-        return top.draw([looks[-1]], earlier, f"{demo.url}", console.width)
+    def view() -> RenderableType:
+        earlier = [scrapes[0]] if len(scrapes) > 1 else []
+        return top.render([scrapes[-1]], earlier, demo.url, console.width)
 
     try:
         with live or nullcontext():
             while not stopped and (left_s := deadline_s - time.monotonic()) > 0:
                 time.sleep(min(left_s, 0.5))
-                looks.append(demo.look())
+                scrapes.append(demo.scrape())
                 if live is not None:
-                    live.update(picture(), refresh=True)
-                elif time.monotonic() - told_s >= 2.0:
-                    told_s = time.monotonic()
-                    console.print(top.line(looks[-1]), highlight=False)
-        if live is None and looks:
-            console.print(picture())
+                    live.update(view(), refresh=True)
+                elif time.monotonic() - printed_s >= 2.0:
+                    printed_s = time.monotonic()
+                    console.print(top.summary_line(scrapes[-1]), highlight=False)
+        if live is None and scrapes:
+            console.print(view())
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -120,7 +120,7 @@ def _nano_usd(span: Mapping[str, Any]) -> int:
     return nano
 
 
-def counts_in(scrape: top.Scrape) -> Counter[tuple[str, top.Labels]]:
+def counts_in(scrape: top.ReplicaScrape) -> Counter[tuple[str, top.Labels]]:
     """Return the same counters as an endpoint shows them."""
     scale = {COST: 10**9, SPANS: 1, TOKENS: 1, REJECTED: 1}
     return Counter({key: round(value * scale[key[0]]) for key, value in scrape.samples.items() if key[0] in scale})
@@ -218,7 +218,7 @@ class Demo:
             for thread in self._threads:
                 thread.join()
 
-    def look(self) -> top.Scrape:
+    def scrape(self) -> top.ReplicaScrape:
         """Scrape the endpoint. Raises what ended the worker or the traffic early."""
         self._check()
         return top.scrape(self.url)
@@ -229,7 +229,9 @@ class Demo:
         self._threads[1].join()
         deadline_s = time.monotonic() + _DRAIN_S
         while True:
-            comparison = Comparison(self._publisher.produced, counts_in(self.look()), time.monotonic() - self._began_s)
+            comparison = Comparison(
+                self._publisher.produced, counts_in(self.scrape()), time.monotonic() - self._began_s
+            )
             if comparison.exact or time.monotonic() > deadline_s:
                 return comparison
             time.sleep(0.1)

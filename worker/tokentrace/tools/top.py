@@ -1,17 +1,19 @@
-"""Top: what one or more replicas expose, summed and drawn for a terminal, with rates between two looks.
+"""Top: the metrics of one or more replicas, summed and rendered for a terminal, with rates between two scrapes.
 
-It reads the same endpoint as Prometheus does, so that what it shows is what a dashboard would.
+It reads the endpoint that Prometheus reads, so it shows what a dashboard shows.
 """
 
 from __future__ import annotations
 
+import http.client
 import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
@@ -25,6 +27,7 @@ from tokentrace.model.quantiles import quantile
 
 PATH: Final = "/metrics/prometheus"
 TIMEOUT_S: Final = 5.0
+MAX_CONCURRENT_SCRAPES: Final = 16
 _LAG_SECONDS: Final = "tokentrace_worker_lag_seconds"
 
 Labels = tuple[tuple[str, str], ...]
@@ -32,8 +35,8 @@ Samples = Mapping[tuple[str, Labels], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Scrape:
-    """One replica at one moment: its samples, or why there are none."""
+class ReplicaScrape:
+    """One replica at one moment: its samples, or the problem that kept it from answering."""
 
     url: str
     at_s: float
@@ -41,105 +44,130 @@ class Scrape:
     problem: str = ""
 
 
-def endpoint(url: str) -> str:
-    """A full address from what a user types: `host:port`, with or without scheme and path."""
-    url = url if "://" in url else f"http://{url}"
+def metrics_url(address: str) -> str:
+    """Return the full URL of what a user types: `host:port`, with or without scheme and path."""
+    url = address if "://" in address else f"http://{address}"
     return url if "/" in url.split("://", 1)[1] else url + PATH
 
 
-def scrape(url: str, token: str | None = None) -> Scrape:
-    """Read one replica. Never raises for a replica that does not answer: one of many may be down."""
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+def scrape(url: str, token: str | None = None) -> ReplicaScrape:
+    """Read one replica. A replica that does not answer is no error: one of many may be down."""
+
+    def failed(problem: str) -> ReplicaScrape:
+        return ReplicaScrape(url, time.time(), problem=problem)
+
     try:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-            text = response.read().decode()
+            body = response.read()
     except urllib.error.HTTPError as error:
         hint = "; give the token with --token or TOKENTRACE_AUTH_TOKEN" if error.code == 401 else ""
-        return Scrape(url, time.time(), problem=f"HTTP {error.code}{hint}")
-    except (OSError, ValueError) as error:
-        return Scrape(url, time.time(), problem=str(getattr(error, "reason", error)))
+        return failed(f"HTTP {error.code}{hint}")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return failed(str(getattr(error, "reason", error)) or type(error).__name__)
     try:
         samples = {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
+            for family in text_string_to_metric_families(body.decode())
             for sample in family.samples
         }
     except ValueError:
-        return Scrape(url, time.time(), problem="its answer is no Prometheus text")
-    return Scrape(url, time.time(), samples)
+        return failed("response is not Prometheus text format")
+    return ReplicaScrape(url, time.time(), samples)
 
 
-def check(scrapes: Sequence[Scrape]) -> None:
-    """Raises FatalError when no replica answered."""
-    if all(each.problem for each in scrapes):
-        raise FatalError("No replica answers: " + "; ".join(f"{each.url}: {each.problem}" for each in scrapes))
+def scrape_all(urls: Sequence[str], token: str | None = None) -> list[ReplicaScrape]:
+    """Read all replicas at once. Raises FatalError when none answers."""
+    with ThreadPoolExecutor(min(len(urls), MAX_CONCURRENT_SCRAPES)) as pool:
+        scrapes = list(pool.map(lambda url: scrape(url, token), urls))
+    if all(replica.problem for replica in scrapes):
+        problems = "; ".join(f"{replica.url}: {replica.problem}" for replica in scrapes)
+        raise FatalError(f"No replica answers: {problems}")
+    return scrapes
 
 
 class Totals:
-    """Samples summed over replicas, with sums over labels that are not asked for."""
+    """Samples summed over replicas, and over labels on request."""
 
-    def __init__(self, scrapes: Iterable[Scrape]) -> None:
+    def __init__(self, scrapes: Iterable[ReplicaScrape]) -> None:
         self._by_name: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
         self._sums: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], float]] = {}
-        for each in scrapes:
-            for (name, labels), value in each.samples.items():
+        for replica in scrapes:
+            for (name, labels), value in replica.samples.items():
                 self._by_name[name][labels] += value
 
-    def by(self, name: str, *labels: str) -> Mapping[tuple[str, ...], float]:
-        """Values of these labels -> the sum of a sample over all series that carry them."""
+    def sum_by(self, name: str, *labels: str) -> Mapping[tuple[str, ...], float]:
+        """Return values of these labels -> the sum of a sample over all series that carry them."""
         sums = self._sums.get((name, labels))
         if sums is None:
             sums = self._sums[name, labels] = defaultdict(float)
-            for own, value in self._by_name[name].items():
-                series = dict(own)
+            for series_labels, value in self._by_name[name].items():
+                series = dict(series_labels)
                 sums[tuple(series.get(label, "") for label in labels)] += value
         return sums
 
     def total(self, name: str, **labels: str) -> float:
-        """The sum of a sample over all series that carry these labels."""
-        return self.by(name, *labels).get(tuple(labels.values()), 0.0)
+        """Return the sum of a sample over all series that carry these labels."""
+        return self.sum_by(name, *labels).get(tuple(labels.values()), 0.0)
 
     def quantile(self, q: float, name: str, **labels: str) -> float | None:
         """Return a quantile of a histogram over all replicas, None without observations."""
         values = tuple(labels.values())
         bounds = self._bounds(name)
-        counts = [self.by(f"{name}_bucket", *labels, "le").get((*values, text), 0.0) for _, text in bounds]
+        counts = [self.sum_by(f"{name}_bucket", *labels, "le").get((*values, text), 0.0) for _, text in bounds]
         if not counts or not counts[-1]:
             return None
         buckets = np.diff([counts], prepend=0.0)
         return float(quantile(q, buckets, [bound for bound, _ in bounds[:-1]])[0])
 
     def _bounds(self, name: str) -> list[tuple[float, str]]:
-        return sorted((float(text), text) for (text,) in self.by(f"{name}_bucket", "le"))
+        return sorted((float(text), text) for (text,) in self.sum_by(f"{name}_bucket", "le"))
 
 
-class _Rate(Protocol):
-    def __call__(self, name: str, **labels: str) -> float: ...
+class _Rates:
+    """Increase per second between two scrapes, over the replicas that answered both."""
+
+    def __init__(self, scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape]) -> None:
+        answered = {replica.url for replica in scrapes if not replica.problem}
+        answered &= {replica.url for replica in earlier if not replica.problem}
+        self._now = Totals(replica for replica in scrapes if replica.url in answered)
+        self._before = Totals(replica for replica in earlier if replica.url in answered)
+        self._seconds = max(scrapes[0].at_s - earlier[0].at_s, 1e-9) if answered else 0.0
+
+    def rate(self, name: str, **labels: str) -> float:
+        """Return the rate of a counter; 0 without an earlier scrape, or when the replicas restarted."""
+        if not self._seconds:
+            return 0.0
+        return max(self._now.total(name, **labels) - self._before.total(name, **labels), 0.0) / self._seconds
 
 
-#: Columns of figures, and whether they are shown on a narrow terminal too.
+#: Columns of figures -> whether a narrow terminal shows them too.
 _COLUMNS: Final = {
     "spans": True, "spans/s": True, "cost": True, "$/hour": False, "tokens/s": False,
     "p50 ms": False, "p95 ms": True, "errors": True, "quality": False,
 }  # fmt: skip
 _WIDE: Final = 116
 
-#: Models that are drawn; the line of sums holds all of them.
+#: Models that get a row; the row of sums covers all of them.
 _MAX_ROWS: Final = 30
 
 
-def draw(
-    scrapes: Sequence[Scrape], earlier: Sequence[Scrape] = (), title: str = "tokentrace", width: int = 200
+def render(
+    scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape] = (), title: str = "tokentrace", width: int = 200
 ) -> RenderableType:
-    """The view. earlier: the scrapes that rates are counted from. width: columns of the terminal."""
-    now, before = Totals(scrapes), Totals(earlier)
-    seconds = max(scrapes[0].at_s - earlier[0].at_s, 1e-9) if earlier else 0.0
+    """Render the view. earlier: the scrapes from which rates are computed. width: columns of the terminal."""
+    totals = Totals(scrapes)
+    problems = [
+        Text(f"{replica.url}: {_printable(replica.problem)}", style="red") for replica in scrapes if replica.problem
+    ]
+    table = _table(totals, _Rates(scrapes, earlier), title, width >= _WIDE)
+    return Group(table, _summary(totals, scrapes), *problems)
 
-    def rate(name: str, **labels: str) -> float:
-        return max(now.total(name, **labels) - before.total(name, **labels), 0.0) / seconds if seconds else 0.0
 
-    wide = width >= _WIDE
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, title=title, title_justify="left", title_style="bold")
+def _table(totals: Totals, rates: _Rates, title: str, wide: bool) -> Table:
+    """Return one row a model, by descending cost, and one of sums."""
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, title=Text(title), title_justify="left")
+    table.title_style = "bold"
     table.add_column("model", no_wrap=True, overflow="ellipsis")
     if wide:
         table.add_column("provider", style="dim", no_wrap=True)
@@ -147,46 +175,58 @@ def draw(
         if wide or in_narrow:
             table.add_column(name, justify="right", no_wrap=True)
 
-    def row(name: str, maker: str, style: str | None, **labels: str) -> None:
-        figures = zip(_COLUMNS.values(), _figures(now, rate, labels), strict=True)
+    def add_row(names: tuple[str, str], labels: Mapping[str, str], style: str | None = None) -> None:
+        figures = zip(_COLUMNS.values(), _figures(totals, rates, labels), strict=True)
         shown = [figure for in_narrow, figure in figures if wide or in_narrow]
-        table.add_row(name, *([maker] if wide else []), *shown, style=style)
+        # A Text, since rich interprets markup in a string.
+        cells = [Text(_printable(name)) for name in (names if wide else names[:1])]
+        table.add_row(*cells, *shown, style=style)
 
-    costs = now.by("tokentrace_cost_total", "model", "provider")
-    models = sorted(now.by("tokentrace_spans_total", "model", "provider"), key=lambda each: -costs.get(each, 0.0))
+    costs = totals.sum_by("tokentrace_cost_total", "model", "provider")
+    spans = totals.sum_by("tokentrace_spans_total", "model", "provider")
+    models = sorted(spans, key=lambda model: -costs.get(model, 0.0))
     for model, provider in models[:_MAX_ROWS]:
-        row(model, provider, None, model=model, provider=provider)
+        add_row((model, provider), {"model": model, "provider": provider})
     if len(models) > _MAX_ROWS:
         table.add_row(f"... {len(models) - _MAX_ROWS} more", style="dim")
     table.add_section()
-    row("all", "", "bold")
+    add_row(("all", ""), {}, "bold")
+    return table
 
-    failed = [Text(f"{each.url}: {each.problem}", style="red") for each in scrapes if each.problem]
-    answered = len(scrapes) - len(failed)
-    lags_s = (scrape.samples[key] for scrape in scrapes for key in scrape.samples if key[0] == _LAG_SECONDS)
-    line = Text.assemble(
+
+def _summary(totals: Totals, scrapes: Sequence[ReplicaScrape]) -> Text:
+    """Return the line below the table: replicas, lag and what was not counted as it should be."""
+    answered = sum(not replica.problem for replica in scrapes)
+    lags_s = (value for replica in scrapes for (name, _), value in replica.samples.items() if name == _LAG_SECONDS)
+    return Text.assemble(
         (f"  {answered} replica{'s' * (answered != 1)}", "bold"),
-        f" · {now.total('tokentrace_worker_lag_records'):,.0f} records behind ({max(lags_s, default=0.0):.1f} s)",
-        f" · {now.total('tokentrace_spans_rejected_total'):,.0f} rejected",
-        f" · {now.total('tokentrace_span_pricing_total', source='unpriced'):,.0f} unpriced",
-        f" · {now.total('tokentrace_groups'):,.0f} groups",
+        f" · {totals.total('tokentrace_worker_lag_records'):,.0f} records behind ({max(lags_s, default=0.0):.1f} s)",
+        f" · {totals.total('tokentrace_spans_rejected_total'):,.0f} rejected",
+        f" · {totals.total('tokentrace_span_pricing_total', source='unpriced'):,.0f} unpriced",
+        f" · {totals.total('tokentrace_groups'):,.0f} groups",
     )
-    return Group(table, line, *failed)
 
 
-def _figures(now: Totals, rate: _Rate, labels: dict[str, str]) -> list[str]:
-    spans = now.total("tokentrace_spans_total", **labels)
-    failed = spans - now.total("tokentrace_spans_total", status="ok", **labels)
-    scored = now.total("tokentrace_eval_score_count", **labels)
-    score = now.total("tokentrace_eval_score_sum", **labels)
+def _printable(text: str) -> str:
+    """Escape what a terminal would interpret: control characters and line breaks."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def _figures(totals: Totals, rates: _Rates, labels: Mapping[str, str]) -> list[str]:
+    spans = totals.total("tokentrace_spans_total", **labels)
+    failed = spans - totals.total("tokentrace_spans_total", status="ok", **labels)
+    scored = totals.total("tokentrace_eval_score_count", **labels)
+    score = totals.total("tokentrace_eval_score_sum", **labels)
     return [
         f"{spans:,.0f}",
-        f"{rate('tokentrace_spans_total', **labels):,.0f}",
-        _dollars(now.total("tokentrace_cost_total", **labels)),
-        _dollars(rate("tokentrace_cost_total", **labels) * 3600),
-        _short(rate("tokentrace_tokens_total", **labels)),
-        _milliseconds(now.quantile(0.5, "tokentrace_latency_ms", **labels)),
-        _milliseconds(now.quantile(0.95, "tokentrace_latency_ms", **labels)),
+        f"{rates.rate('tokentrace_spans_total', **labels):,.0f}",
+        _dollars(totals.total("tokentrace_cost_total", **labels)),
+        _dollars(rates.rate("tokentrace_cost_total", **labels) * 3600),
+        _short(rates.rate("tokentrace_tokens_total", **labels)),
+        _milliseconds(totals.quantile(0.5, "tokentrace_latency_ms", **labels)),
+        _milliseconds(totals.quantile(0.95, "tokentrace_latency_ms", **labels)),
         f"{failed / spans:.1%}" if spans else "-",
         f"{score / scored:.3f}" if scored else "-",
     ]
@@ -197,7 +237,7 @@ def _dollars(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits and a unit: 12.3k."""
+    """Return three digits and a unit: 12.3k."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size:
             return f"{value / size:.3g}{unit}"
@@ -208,11 +248,11 @@ def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-def line(scrape: Scrape) -> str:
-    """One replica in one line, for output that is no terminal."""
-    now = Totals([scrape])
+def summary_line(replica: ReplicaScrape) -> str:
+    """Return one replica in one line, for output that is not a terminal."""
+    totals = Totals([replica])
     return (
-        f"{now.total('tokentrace_spans_total'):>12,.0f} spans  ${now.total('tokentrace_cost_total'):,.4f}  "
-        f"{now.total('tokentrace_tokens_total'):,.0f} tokens  "
-        f"{now.total('tokentrace_worker_lag_records'):,.0f} records behind"
+        f"{totals.total('tokentrace_spans_total'):>12,.0f} spans  ${totals.total('tokentrace_cost_total'):,.4f}  "
+        f"{totals.total('tokentrace_tokens_total'):,.0f} tokens  "
+        f"{totals.total('tokentrace_worker_lag_records'):,.0f} records behind"
     )
