@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +13,7 @@ from tests.harness import Clock, Harness
 from tests.spanfactory import message, span
 from tokentrace.exposition import Renderer
 from tokentrace.exposition.zero_init import FIRST_INTERVAL_S, ZeroInit
+from tokentrace.model.snapshot import Snapshot
 
 
 def held(zero_init: ZeroInit, scraper: str, *series: int) -> list[bool]:
@@ -226,5 +230,30 @@ def test_a_restored_snapshot_is_no_news() -> None:
     rig.count([message(span(cost_usd=0.5))])
     snapshot = rig.commit()
     renderer = Renderer({}, zero_first=True)
-    renderer.mark_restored(snapshot)
+    renderer.restore(lambda: snapshot)
     assert cost_lines(renderer.scrape(lambda: snapshot, "text", by_prometheus=True).body) == ["0.500000000"]
+
+
+def test_zero_init_lets_no_scrape_in_while_totals_are_restored() -> None:
+    counting = Harness()
+    empty = counting.ledger.snapshot
+    counting.count([message(span(cost_usd=0.5))])
+    restored = counting.commit()
+    renderer = Renderer({}, zero_first=True)
+    latest = [empty]
+    published, scraped = threading.Event(), threading.Event()
+
+    def publish() -> Snapshot:
+        latest[0] = restored
+        published.set()
+        # Where a scrape is not kept out, it comes here.
+        scraped.wait(0.3)
+        return restored
+
+    with ThreadPoolExecutor(2) as pool:
+        restoring = pool.submit(renderer.restore, publish)
+        assert published.wait(5.0)
+        scraping = pool.submit(renderer.scrape, lambda: latest[0], "text", by_prometheus=True)
+        scraping.add_done_callback(lambda _: scraped.set())
+        restoring.result(5.0)
+        assert cost_lines(scraping.result(5.0).body) == ["0.500000000"]

@@ -109,10 +109,15 @@ class Renderer:
         with self._lock:
             return self._zero_init.active()
 
-    def mark_restored(self, snapshot: Snapshot) -> None:
-        """Record that an earlier process has exposed this snapshot: its series are not new."""
-        if self._zero_init is not None:
-            with self._lock:
+    def restore(self, publish: Callable[[], Snapshot]) -> None:
+        """Publish what an earlier process has exposed, and record that its series are not new.
+
+        publish: makes the snapshot that it returns the latest. It runs under the lock: a scrape that came in between
+        would show the restored series as new, at 0, and a counter would fall.
+        """
+        with self._lock:
+            snapshot = publish()
+            if self._zero_init is not None:
                 self._lines(snapshot, "text", self._zero_init.mark_restored)
 
     @property

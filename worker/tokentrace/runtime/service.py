@@ -111,7 +111,7 @@ class Service:
             stats=self._stats,
             timer=timer,
             clock=clock,
-            on_restored=self._renderer.mark_restored,
+            restoring=self._renderer.restore,
         )
         self._evaluator: Evaluator | None = None
         board = None

@@ -60,11 +60,11 @@ class Worker:
         stats: WorkerStats,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
-        on_restored: Callable[[Snapshot], None] = lambda _: None,
+        restoring: Callable[[Callable[[], Snapshot]], object] = lambda publish: publish(),
     ) -> None:
-        """on_restored: called with what earlier runs have committed, before any of it is shown."""
+        """restoring: called with what publishes the totals of earlier runs; it calls that once."""
         self._settings = settings
-        self._on_restored = on_restored
+        self._restoring = restoring
         self._source = source
         self._pipeline = pipeline
         self._state = state
@@ -118,8 +118,12 @@ class Worker:
         began = time.perf_counter()
         totals = self._committer.start()
         if totals is not None:
-            self._state.restore(totals)
-            self._on_restored(self.snapshot)
+
+            def publish() -> Snapshot:
+                self._state.restore(totals)
+                return self.snapshot
+
+            self._restoring(publish)
             self._stats.last_commit_at_s = totals.committed_at_s
             log.info("Restored the totals of %d series groups.", len(self.snapshot.groups) - 1)
         self._stats.restore_seconds = time.perf_counter() - began
