@@ -164,7 +164,7 @@ def test_partition_count_waits_for_a_new_topic_and_then_gives_up() -> None:
     broker.partition_counts = [0]
     broker.reader()
     with pytest.raises(FatalError, match="has no partitions"):
-        partition_count(broker.clients.admin(), "t", timeout_s=0.0)
+        partition_count(broker.clients, broker.clients.admin(), "t", timeout_s=0.0)
 
 
 def test_exists_asks_the_broker_and_says_when_there_is_none() -> None:

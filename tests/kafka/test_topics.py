@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
 
 from tests.kafka.fakes import Scripted, ScriptedClients, failure
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka import reader
 from tokentrace.kafka import topics as module
 from tokentrace.kafka.topics import READ, WRITE, Topics, alerts_topic, rollups_topic, state_topic
@@ -215,5 +215,5 @@ def test_a_topic_that_stays_unknown_is_an_error_in_time(parts: Parts, monkeypatc
 def test_brokers_that_do_not_answer_are_named(parts: Parts) -> None:
     topics, cluster = parts
     cluster.errors["list_topics"] = [failure(KafkaError._TRANSPORT)]
-    with pytest.raises(FatalError, match=r"No Kafka broker answers at x:1 \(scripted\)"):
+    with pytest.raises(UsageError, match=r"No Kafka broker answers at x:1 \(scripted\)"):
         topics.ensure([])

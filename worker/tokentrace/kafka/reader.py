@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka import Message as Message
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec  # type: ignore[attr-defined]
 
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
@@ -43,19 +43,26 @@ def retry_transient(request: Callable[[], _T], timeout_s: float) -> _T:
         time.sleep(RETRY_S)
 
 
-def partition_count(admin: AdminClient, topic: str, timeout_s: float = STALL_TIMEOUT_S) -> int:
+def list_topics(clients: KafkaClients, admin: AdminClient, topic: str | None = None) -> ClusterMetadata:
+    """Return the metadata of the cluster, or of one topic. Raises UsageError if no broker answers."""
+    try:
+        metadata: ClusterMetadata = admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+    except KafkaException as failure:
+        raise UsageError(clients.unreachable(error_of(failure))) from failure
+    return metadata
+
+
+def partition_count(clients: KafkaClients, admin: AdminClient, topic: str, timeout_s: float = STALL_TIMEOUT_S) -> int:
     """Return the topic's number of partitions; a topic that was created a moment ago has none at first.
 
-    Raises FatalError if there are none in time.
+    Raises FatalError if there are none in time, UsageError if no broker answers.
     """
     deadline_s = time.monotonic() + timeout_s
-    while True:
-        count = len(admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic].partitions)
-        if count:
-            return count
+    while not (count := len(list_topics(clients, admin, topic).topics[topic].partitions)):
         if time.monotonic() >= deadline_s:
             raise FatalError(f"Topic {topic!r} has no partitions.")
         time.sleep(RETRY_S)
+    return count
 
 
 class TopicReader:
@@ -69,15 +76,11 @@ class TopicReader:
 
     def exists(self) -> bool:
         """Return whether the topic exists. Raises UsageError if no broker answers."""
-        try:
-            topics = self._clients.admin().list_topics(timeout=REQUEST_TIMEOUT_S).topics
-        except KafkaException as failure:
-            raise UsageError(self._clients.unreachable(error_of(failure))) from failure
-        return self._topic in topics
+        return self._topic in list_topics(self._clients, self._clients.admin()).topics
 
     def partition_count(self) -> int:
         """Return the topic's number of partitions. Raises FatalError if it has none."""
-        return partition_count(self._clients.admin(), self._topic)
+        return partition_count(self._clients, self._clients.admin(), self._topic)
 
     def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
         """Give every committed record from `starts` to the end that the partitions have now, each partition in order.

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from tokentrace.errors import FatalError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import UNAUTHORIZED, error_of
-from tokentrace.kafka.reader import partition_count, retry_transient
+from tokentrace.kafka.reader import list_topics, partition_count, retry_transient
 
 _T = TypeVar("_T")
 
@@ -113,7 +113,10 @@ def alerts_topic(name: str) -> TopicSpec:
 
 
 class Topics:
-    """Creates and checks topics. Every method raises FatalError when Kafka answers with an error."""
+    """Creates and checks topics.
+
+    Every method raises FatalError if Kafka answers with an error, UsageError if no broker answers.
+    """
 
     def __init__(self, clients: KafkaClients) -> None:
         self._clients = clients
@@ -136,10 +139,7 @@ class Topics:
 
         Raises FatalError with the command that creates or fixes a topic.
         """
-        try:
-            cluster = self._admin.list_topics(timeout=REQUEST_TIMEOUT_S)
-        except KafkaException as failure:
-            raise FatalError(self._clients.unreachable(error_of(failure))) from failure
+        cluster = list_topics(self._clients, self._admin)
         for spec in specs:
             if spec.name in cluster.topics or not self._create(spec, len(cluster.brokers)):
                 self._check(spec)
@@ -205,7 +205,7 @@ class Topics:
             )
 
     def _partitions(self, topic: str) -> int:
-        return partition_count(self._admin, topic, NEW_TOPIC_TIMEOUT_S)
+        return partition_count(self._clients, self._admin, topic, NEW_TOPIC_TIMEOUT_S)
 
     def _settings(self, topic: str) -> Mapping[str, str]:
         """Return the topic's effective settings; none if this client may not describe them."""
