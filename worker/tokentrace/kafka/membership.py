@@ -39,13 +39,17 @@ class SourceSettings:
         """The librdkafka properties of the membership."""
         settings: dict[str, Any] = {"client.id": self.member_id, "group.protocol": self.protocol}
         if self.protocol == "classic":
-            settings |= {
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": int(self.session_timeout_s * 1000),
-                # The library's 3 s would let a short session expire between two heartbeats.
-                "heartbeat.interval.ms": min(3000, int(self.session_timeout_s * 1000 / 4)),
-                # A static member has its partitions back at once after a restart. Not under KIP-848: there a
-                # killed static member is refused until its session has ended.
-                "group.instance.id": self.member_id,
-            }
+            # A static member has its partitions back at once after a restart. Not under KIP-848: there a killed
+            # static member is refused until its session has ended.
+            settings |= {**cooperative_session(self.session_timeout_s), "group.instance.id": self.member_id}
         return settings
+
+
+def cooperative_session(session_timeout_s: float) -> dict[str, Any]:
+    """The librdkafka properties of a member that keeps its partitions while others join."""
+    return {
+        "partition.assignment.strategy": "cooperative-sticky",
+        "session.timeout.ms": int(session_timeout_s * 1000),
+        # The library's 3 s would let a short session expire between two heartbeats.
+        "heartbeat.interval.ms": min(3000, int(session_timeout_s * 1000 / 4)),
+    }

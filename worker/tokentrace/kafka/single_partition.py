@@ -16,6 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from tokentrace.errors import FatalError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, REFUSED, error_of
+from tokentrace.kafka.membership import cooperative_session
 
 log = logging.getLogger(__name__)
 
@@ -50,16 +51,8 @@ class SinglePartitionConsumer:
         self._group_id = group_id
         self._failure: BaseException | None = None
         self._listener: PartitionListener | None = None
-        self._consumer = clients.consumer(
-            group_id=group_id,
-            settings={
-                # The partition stays where it is when others join. No static membership: when its owner leaves,
-                # another member continues at once.
-                "partition.assignment.strategy": "cooperative-sticky",
-                "session.timeout.ms": int(session_timeout_s * 1000),
-                "heartbeat.interval.ms": min(3000, int(session_timeout_s * 1000 / 4)),
-            },
-        )
+        # No static membership: when the partition's owner leaves, another member continues at once.
+        self._consumer = clients.consumer(group_id=group_id, settings=cooperative_session(session_timeout_s))
 
     def subscribe(self, listener: PartitionListener) -> None:
         """Join the group."""
