@@ -47,7 +47,6 @@ NOT_CLEAN_YET: Final[tuple[str, ...]] = (
     "worker/tokentrace/cli/",
     "worker/tokentrace/commit/",
     "worker/tokentrace/exposition/",
-    "worker/tokentrace/kafka/",
     "worker/tokentrace/model/",
     "worker/tokentrace/runtime/",
     "worker/tokentrace/state/",

@@ -37,7 +37,7 @@ class Admin(Scripted):
 
     def alter_consumer_group_offsets(self, changes: list[Any]) -> Any:
         [change] = changes
-        self.altered = [(each.topic, each.partition, each.offset) for each in change.topic_partitions]
+        self.altered = [(target.topic, target.partition, target.offset) for target in change.topic_partitions]
         return self._answer(self.offsets)
 
 
@@ -83,13 +83,14 @@ class Consumer(Scripted):
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self._call("committed")
         return [
-            TopicPartition(each.topic, each.partition, self.offsets.get(each.partition, -1001)) for each in partitions
+            TopicPartition(asked.topic, asked.partition, self.offsets.get(asked.partition, -1001))
+            for asked in partitions
         ]
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[Any]:
         assert not asynchronous
         self._call("commit")
-        self.offsets.update({each.partition: each.offset for each in offsets})
+        self.offsets.update({target.partition: target.offset for target in offsets})
         return self.results
 
 

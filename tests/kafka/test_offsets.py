@@ -23,8 +23,8 @@ class Consumer(Scripted):
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[Any]:
         self._call("committed")
-        for each in partitions:
-            each.offset = self.offsets.get(each.partition, -1001)
+        for asked in partitions:
+            asked.offset = self.offsets.get(asked.partition, -1001)
         if self.partition_errors:
             partition, code = self.partition_errors.popitem()
             return [

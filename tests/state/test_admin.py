@@ -91,8 +91,8 @@ def written(clients: ScriptedClients, topic: StateTopic) -> list[dict[str, Any]]
 def test_admin_shows_all_replicas(parts: Parts) -> None:
     state, *_ = parts
     replicas = state.replicas()
-    assert [each.replica for each in replicas] == ["a", "b"]
-    assert [each.positions for each in replicas] == [{("spans", 0): 50}] * 2
+    assert [totals.replica for totals in replicas] == ["a", "b"]
+    assert [totals.positions for totals in replicas] == [{("spans", 0): 50}] * 2
     assert summed(replicas)[()]["spans"] == 100
     assert summed(replicas, "replica")["b",]["spans"] == 50
     assert state.counted_up_to() == {0: 50}
@@ -120,7 +120,7 @@ def test_admin_forgets_positions_and_keeps_totals(parts: Parts) -> None:
     state.forget_positions("a")
     [record] = written(clients, topic)
     assert (record["topic"], record["key"], record["partition"]) == ("state", replica_key("a"), partition_of("a", 12))
-    assert [each["offset"] for each in decode_record(record["value"], "state-replica")["partitions"]] == [0]
+    assert [partition["offset"] for partition in decode_record(record["value"], "state-replica")["partitions"]] == [0]
     assert summed(state.replicas())[()]["spans"] == 100
     assert clients.made[0].config["transactional.id"] == "a", "a running worker of that name is fenced"
 
@@ -132,7 +132,7 @@ def test_admin_forgets_totals_of_one_replica(parts: Parts) -> None:
     records = written(clients, topic)
     assert {record["key"] for record in records} == expected
     assert {record["value"] for record in records} == {None}
-    assert [each.replica for each in state.replicas()] == ["b"]
+    assert [totals.replica for totals in state.replicas()] == ["b"]
 
 
 def test_admin_rejects_an_unknown_replica(parts: Parts) -> None:

@@ -46,7 +46,7 @@ class Topic:
         return 2
 
     def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
-        return (each for each in self.letters if (each.offset() or 0) >= starts[each.partition() or 0])
+        return (letter for letter in self.letters if (letter.offset() or 0) >= starts[letter.partition() or 0])
 
     # As CommittedOffsets.
 

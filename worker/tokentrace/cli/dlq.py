@@ -27,7 +27,7 @@ def command() -> None:
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, the newest.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the message as hex.")
 def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> None:
-    """What could not be counted, why, and where it came from."""
+    """List the messages that could not be counted, with the reason and the origin."""
     from collections import Counter, deque
 
     with _dead_letters(config_path) as letters:
@@ -51,10 +51,10 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
 @command.command()
 @config_option
 @click.option("--reason", help="Only this reason.")
-@click.option("--all", "again", is_flag=True, help="Also those that were replayed or passed over before.")
+@click.option("--all", "again", is_flag=True, help="Include messages already replayed or skipped.")
 @click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
 def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) -> None:
-    """Send dead letters back to their topic, once their cause is mended."""
+    """Send dead letters back to their topic, once their cause is fixed."""
     with _dead_letters(config_path) as letters:
         sent = letters.replay(lambda record: reason in (None, record.reason), again=again, dry_run=dry_run)
     verb = "Would send" if dry_run else "Sent"

@@ -26,7 +26,7 @@ class RebalanceListener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSettings:
-    """How to join the group. start: where a partition begins that the group has never committed."""
+    """Settings of a membership. start: where a partition begins that the group has never committed."""
 
     topic: str
     group_id: str

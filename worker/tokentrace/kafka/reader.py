@@ -15,7 +15,7 @@ from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import TRANSIENT, error_of
 
-#: How long a topic may stand still before reading it is given up. An open transaction holds readers back for at most
+#: Longest time without progress before reading is given up. An open transaction holds readers back for at most
 #: its own time-out, which is far shorter.
 STALL_TIMEOUT_S: Final = 60.0
 REQUEST_TIMEOUT_S: Final = 15.0

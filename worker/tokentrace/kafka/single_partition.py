@@ -120,7 +120,7 @@ class SinglePartitionConsumer:
         return int(found.offset) if found.offset >= 0 else None
 
     def group_metadata(self) -> Any:
-        """What a transaction needs to commit an offset for this member."""
+        """Return what a transaction needs to commit an offset for this member."""
         return self._consumer.consumer_group_metadata()
 
     def close(self) -> None:

@@ -205,7 +205,7 @@ class KafkaSource:
                 raise KafkaException(result.error)
 
     def group_metadata(self) -> Any:
-        """What a transactional producer needs to commit offsets for this member."""
+        """Return what a transaction needs to commit offsets for this member."""
         return self._consumer.consumer_group_metadata()
 
     def rewind(self) -> None:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 REQUEST_TIMEOUT_S: Final = 15.0
 
-#: How long a topic that was created a moment ago may be unknown to the brokers.
+#: Longest time for which a topic that was created a moment ago may be unknown to the brokers.
 NEW_TOPIC_TIMEOUT_S: Final = 15.0
 
 #: Room for the headers that a dead letter adds to its message.

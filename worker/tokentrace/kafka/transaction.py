@@ -25,9 +25,9 @@ from tokentrace.kafka.producer import Record, produce
 
 log = logging.getLogger(__name__)
 
-#: How long one call may wait for the brokers before it is made again.
+#: Time-out of one call, before it is made again.
 STEP_TIMEOUT_S: Final = 10.0
-#: How often a call that is retried is logged.
+#: Pause between two log lines about a call that is retried.
 LOG_INTERVAL_S: Final = 5.0
 
 
@@ -65,7 +65,7 @@ def close_producer(producer: Producer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who commits, for the messages of errors.
+    """The committer, for the messages of errors.
 
     replica: the worker.replica_id that has to be unique. rights: what Kafka has to allow, as the end of a sentence
     that begins with "It has to be allowed".

@@ -24,13 +24,13 @@ from tokentrace.state.records import cell_key, encode_replica, folded_key, repli
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import Header, decode_record
 
-#: How long a change is retried while the brokers do not answer.
+#: Longest time for which a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaTotals:
-    """What one replica has counted, ever. sums: (group, status) -> sum by name, in the units of the state."""
+    """Totals of one replica since its first commit. sums: (group, status) -> sum by name, in the units of the state."""
 
     replica: str
     committed_at_s: float
@@ -56,8 +56,8 @@ class StateAdmin:
     def counted_up_to(self) -> dict[int, int]:
         """Input partition -> the highest offset up to which any replica has counted."""
         highest: dict[int, int] = {}
-        for each in self.replicas():
-            for (topic, partition), offset in each.positions.items():
+        for totals in self.replicas():
+            for (topic, partition), offset in totals.positions.items():
                 if topic == self._source_topic:
                     highest[partition] = max(offset, highest.get(partition, 0))
         return highest
@@ -84,8 +84,8 @@ class StateAdmin:
         if stored.replica is None:
             return
         record = decode_record(stored.replica, "state-replica")
-        for each in record["partitions"]:
-            each["offset"] = 0
+        for partition in record["partitions"]:
+            partition["offset"] = 0
         value = encode_replica(record)
         self._write(replica, [(replica_key(replica), value)], replica_headers(value))
 

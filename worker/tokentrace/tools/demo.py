@@ -32,7 +32,7 @@ from tokentrace.tools.traffic import Traffic, rate_at
 DAY_S: Final = 60.0
 #: Share of messages that no worker can count, so that the dead letters have something to show.
 _BROKEN: Final = 0.002
-#: How long the worker may take to count the rest once the traffic has ended.
+#: Time that the worker has to count the rest once the traffic has ended.
 _DRAIN_S: Final = 20.0
 _TICK_S: Final = 0.02
 

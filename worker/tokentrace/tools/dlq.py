@@ -19,7 +19,7 @@ from tokentrace.kafka.group_offsets import CommittedOffsets
 from tokentrace.kafka.producer import IdempotentProducer, Record
 from tokentrace.kafka.reader import Message, TopicReader
 
-#: How long Kafka may take to write a batch of records.
+#: Time that Kafka has to write a batch of records.
 _FLUSH_TIMEOUT_S: Final = 15.0
 #: Messages between two commits of the replay's progress.
 _REPLAY_BATCH: Final = 1000
