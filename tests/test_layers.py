@@ -83,7 +83,6 @@ def test_every_package_has_a_layer() -> None:
     assert rooms == set(RANK)
 
 
-@pytest.mark.xfail(strict=True, reason="Kafka clients are still made outside kafka/")
 def test_imports_go_downward() -> None:
     assert [found for path in files() for found in violations(path, (PACKAGE / path).read_text())] == []
 

@@ -16,16 +16,16 @@ from typing import Any
 from tokentrace.alerts import evaluator, ownership
 from tokentrace.alerts.delivery import Deliverer
 from tokentrace.cli import main as tokentrace
-from tokentrace.commit.exactly_once import ExactlyOnce
 from tokentrace.kafka.source import KafkaSource
+from tokentrace.kafka.transaction import TransactionalProducer
 from tokentrace.runtime.worker import Worker
 from tokentrace.state import StateReader
 from tokentrace.state.replica_state import ReplicaState
 
 #: Point -> (class, method before whose COUNTth call the process dies).
 POINTS: dict[str, tuple[type, str]] = {
-    "after_produce": (ExactlyOnce, "_send_offsets"),
-    "after_offsets_sent": (ExactlyOnce, "_commit_transaction"),
+    "after_produce": (TransactionalProducer, "_send_offsets"),
+    "after_offsets_sent": (TransactionalProducer, "_commit_transaction"),
     "after_commit": (ReplicaState, "apply"),
     "in_on_assign": (KafkaSource, "_assign"),
     "in_on_revoke": (Worker, "on_revoke"),

@@ -1,60 +1,23 @@
-"""Commits of which the broker refuses a part: errors that a healthy broker does not give on demand.
+"""Commits of both guarantees when the broker rejects a part: errors that a healthy broker does not give on demand.
 
-The producer here is a script of errors. That commits work is proven on a real Kafka: tests/integration, tests/chaos.
+The producer here follows a script; tests/kafka/test_transaction.py has every error of a transaction. That commits work
+is proven on a real Kafka: tests/integration, tests/chaos.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from tests.harness import Harness
+from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
 from tests.spanfactory import message, span
 from tokentrace.commit import Outcome
-from tokentrace.commit import at_least_once as plain
-from tokentrace.commit import exactly_once as transactional
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.errors import FatalError
-
-
-def failure(code: int, fatal: bool = False, retriable: bool = False, abort: bool = False) -> KafkaException:
-    return KafkaException(KafkaError(code, "scripted", fatal, retriable, abort))
-
-
-class Scripted:
-    """A producer that notes its calls and raises what was scripted for them, once each."""
-
-    def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
-        self.config = config
-        self.calls: list[str] = []
-        self.errors: dict[str, list[BaseException]] = {}
-        self.produced: list[tuple[str, bytes | None]] = []
-        self.deliver: Callable[[Any], Any] = lambda _: None
-        self._callbacks: list[Any] = []
-
-    def _call(self, name: str) -> None:
-        self.calls.append(name)
-        if self.errors.get(name):
-            raise self.errors[name].pop(0)
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return lambda *_, **__: self._call(name)
-
-    def produce(self, topic: str, **record: Any) -> None:
-        self._call("produce")
-        self.produced.append((topic, record["key"]))
-        if "on_delivery" in record:
-            self._callbacks.append(record["on_delivery"])
-
-    def flush(self, *_: Any) -> int:
-        callbacks, self._callbacks = self._callbacks, []
-        for index, callback in enumerate(callbacks):
-            callback(self.deliver(index), None)
-        return 0
 
 
 class Source:
@@ -63,13 +26,13 @@ class Source:
     topic_partitions = 12
 
     def __init__(self) -> None:
-        self.error: BaseException | None = None
+        self.outcome = Outcome.COMMITTED
         self.committed: dict[int, int] = {}
 
-    def commit(self, positions: dict[int, int]) -> None:
-        if self.error is not None:
-            raise self.error
-        self.committed.update(positions)
+    def commit(self, positions: dict[int, int]) -> Outcome:
+        if self.outcome is Outcome.COMMITTED:
+            self.committed.update(positions)
+        return self.outcome
 
     def group_metadata(self) -> None:
         return None
@@ -83,11 +46,15 @@ def rig() -> Harness:
 
 
 @pytest.fixture
-def exactly(rig: Harness, monkeypatch: pytest.MonkeyPatch) -> tuple[ExactlyOnce, Scripted]:
-    monkeypatch.setattr(transactional, "Producer", Scripted)
-    settings = ExactlyOnceSettings({"bootstrap.servers": "x"}, "workers", "r0", "spans", "dead", "state", "rollups")
-    committer = ExactlyOnce(settings, Source(), rig.groups, rig.ledger._layout)  # type: ignore[arg-type]
-    return committer, committer._producer  # type: ignore[return-value]
+def exactly(rig: Harness) -> tuple[ExactlyOnce, ScriptedProducer]:
+    settings = ExactlyOnceSettings(
+        group_id="workers", replica="r0", source_topic="spans", dead_letter_topic="dead", state_topic="state",
+        rollups_topic="rollups",
+    )  # fmt: skip
+    clients = ScriptedClients(producer=ScriptedProducer)
+    source: Any = Source()
+    committer = ExactlyOnce(settings, clients=clients, source=source, groups=rig.groups, layout=rig.ledger._layout)
+    return committer, clients.made[0]
 
 
 def commit(committer: Any, rig: Harness) -> Outcome:
@@ -99,7 +66,7 @@ def commit(committer: Any, rig: Harness) -> Outcome:
 STEPS = ["begin_transaction", "produce", "send_offsets_to_transaction", "commit_transaction"]
 
 
-def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, Scripted], rig: Harness) -> None:
+def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness) -> None:
     committer, producer = exactly
     assert commit(committer, rig) is Outcome.COMMITTED
     assert list(dict.fromkeys(producer.calls)) == STEPS
@@ -109,7 +76,7 @@ def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, Scripted], ri
 
 @pytest.mark.parametrize("step", STEPS)
 def test_a_step_that_fails_aborts_and_keeps_the_delta(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, step: str
+    exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness, step: str
 ) -> None:
     committer, producer = exactly
     producer.errors[step] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
@@ -122,7 +89,7 @@ def test_a_step_that_fails_aborts_and_keeps_the_delta(
     "code", [KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.STALE_MEMBER_EPOCH]
 )
 def test_a_member_that_the_group_has_left_behind_drops_the_delta(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, code: int
+    exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness, code: int
 ) -> None:
     committer, producer = exactly
     producer.errors["send_offsets_to_transaction"] = [failure(code, abort=True)]
@@ -141,7 +108,7 @@ def test_a_member_that_the_group_has_left_behind_drops_the_delta(
     ids=["fenced", "instance", "epoch", "fatal"],
 )
 def test_a_fenced_worker_ends_whatever_the_flags_say(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, step: str, error: KafkaException
+    exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness, step: str, error: KafkaException
 ) -> None:
     committer, producer = exactly
     producer.errors[step] = [error]
@@ -150,7 +117,7 @@ def test_a_fenced_worker_ends_whatever_the_flags_say(
 
 
 def test_a_commit_of_which_nothing_is_known_is_asked_for_until_it_is(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Harness, monkeypatch: pytest.MonkeyPatch
+    exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     committer, producer = exactly
     producer.errors["commit_transaction"] = [failure(KafkaError._TIMED_OUT, retriable=True) for _ in range(3)]
@@ -160,7 +127,7 @@ def test_a_commit_of_which_nothing_is_known_is_asked_for_until_it_is(
 
 
 def test_a_transaction_that_cannot_even_be_aborted_ends_the_worker(
-    exactly: tuple[ExactlyOnce, Scripted], rig: Harness
+    exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness
 ) -> None:
     committer, producer = exactly
     producer.errors["begin_transaction"] = [failure(KafkaError._STATE)]
@@ -169,7 +136,7 @@ def test_a_transaction_that_cannot_even_be_aborted_ends_the_worker(
         commit(committer, rig)
 
 
-def test_a_full_queue_is_waited_for(exactly: tuple[ExactlyOnce, Scripted], rig: Harness) -> None:
+def test_a_full_queue_is_waited_for(exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness) -> None:
     committer, producer = exactly
     producer.errors["produce"] = [BufferError(), BufferError()]
     assert commit(committer, rig) is Outcome.COMMITTED
@@ -177,31 +144,21 @@ def test_a_full_queue_is_waited_for(exactly: tuple[ExactlyOnce, Scripted], rig: 
     committer.close()
 
 
-def test_a_call_that_never_returns_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[int] = []
-    monkeypatch.setattr(transactional.os, "_exit", ended.append)
-    monkeypatch.setattr(transactional.logging, "shutdown", lambda: None)
-    with transactional.Watchdog("a call", patience_s=0.01) as _:
-        for _ in range(200):
-            if ended:
-                break
-            transactional.time.sleep(0.01)
-    assert ended == [1]
-
-
 # At least once.
 
 
 @pytest.fixture
-def plainly(monkeypatch: pytest.MonkeyPatch) -> tuple[AtLeastOnce, Scripted, Source]:
-    monkeypatch.setattr(plain, "Producer", Scripted)
+def plainly() -> tuple[AtLeastOnce, ScriptedProducer, Source]:
     source = Source()
-    committer = AtLeastOnce(source, {"bootstrap.servers": "x"}, "dead")  # type: ignore[arg-type]
+    clients = ScriptedClients(producer=ScriptedProducer)
+    committer = AtLeastOnce(clients, source, "dead")  # type: ignore[arg-type]
     assert committer.start() is None
-    return committer, committer._producer, source  # type: ignore[return-value]
+    return committer, clients.made[0], source
 
 
-def test_dead_letters_come_before_the_offsets(plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness) -> None:
+def test_dead_letters_come_before_the_offsets(
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
+) -> None:
     committer, producer, source = plainly
     assert commit(committer, rig) is Outcome.COMMITTED
     assert [key for _, key in producer.produced] == [b"key-1", b"key-2"]
@@ -210,7 +167,7 @@ def test_dead_letters_come_before_the_offsets(plainly: tuple[AtLeastOnce, Script
 
 
 def test_only_dead_letters_that_were_not_delivered_are_tried_again(
-    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
 ) -> None:
     committer, producer, source = plainly
     producer.deliver = lambda index: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large") if index == 0 else None
@@ -222,19 +179,19 @@ def test_only_dead_letters_that_were_not_delivered_are_tried_again(
 
 
 def test_dead_letters_that_were_delivered_are_not_repeated_when_the_offsets_fail(
-    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
 ) -> None:
     committer, producer, source = plainly
-    source.error = failure(KafkaError.REQUEST_TIMED_OUT)
+    source.outcome = Outcome.RETRY
     assert commit(committer, rig) is Outcome.RETRY
     rig.count([b"more"], offset=3)
-    source.error = None
+    source.outcome = Outcome.COMMITTED
     assert commit(committer, rig) is Outcome.COMMITTED
     assert len(producer.produced) == 3
 
 
 def test_a_dead_letter_that_cannot_be_queued_holds_the_commit_back(
-    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
 ) -> None:
     committer, producer, _ = plainly
     producer.errors["produce"] = [BufferError(), failure(KafkaError.MSG_SIZE_TOO_LARGE)]
@@ -242,24 +199,20 @@ def test_a_dead_letter_that_cannot_be_queued_holds_the_commit_back(
     assert "poll" in producer.calls
 
 
-@pytest.mark.parametrize(
-    ("error", "outcome"),
-    [
-        (failure(KafkaError.ILLEGAL_GENERATION), Outcome.DROPPED),
-        (failure(KafkaError._NO_OFFSET), Outcome.DROPPED),
-        (failure(KafkaError.REQUEST_TIMED_OUT), Outcome.RETRY),
-    ],
-)
-def test_offsets_that_are_refused(
-    plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness, error: KafkaException, outcome: Outcome
+@pytest.mark.parametrize("outcome", [Outcome.DROPPED, Outcome.RETRY])
+def test_offsets_that_are_not_committed_decide_the_outcome(
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness, outcome: Outcome
 ) -> None:
     committer, _, source = plainly
-    source.error = error
+    source.outcome = outcome
     assert commit(committer, rig) is outcome
 
 
-def test_a_fenced_member_ends(plainly: tuple[AtLeastOnce, Scripted, Source], rig: Harness) -> None:
-    committer, _, source = plainly
-    source.error = failure(KafkaError.FENCED_INSTANCE_ID)
-    with pytest.raises(FatalError, match=r"is its worker\.replica_id unique"):
+def test_a_producer_that_failed_ends_the_worker(
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
+) -> None:
+    committer, producer, source = plainly
+    producer.errors["flush"] = [failure(KafkaError._FENCED, fatal=True)]
+    with pytest.raises(FatalError, match="no longer accepts records of this producer"):
         commit(committer, rig)
+    assert source.committed == {}

@@ -17,6 +17,7 @@ from tests.kafka.fakes import ScriptedClients
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka import offsets
 from tokentrace.kafka.membership import SourceSettings
+from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.source import KafkaSource
 
 
@@ -37,6 +38,7 @@ class Scripted:
         self.watermarks: list[Any] = []
         self.calls: list[tuple[str, Any]] = []
         self.metadata: Any = None
+        self.commit: Any = None
 
     def subscribe(self, topics: list[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
@@ -272,6 +274,41 @@ def test_a_rewind_reads_again_from_what_is_committed(parts: Parts) -> None:
     consumer.committed_answers = [{0: 2}]
     source.rewind()
     assert consumer.calls[-2:] == [("incremental_unassign", [(0, -1001)]), ("incremental_assign", [(0, 2)])]
+
+
+def test_commit_sends_the_offsets(parts: Parts) -> None:
+    source, consumer, _ = parts
+    committed: list[tuple[int, int]] = []
+    consumer.commit = lambda offsets, asynchronous: committed.extend((o.partition, o.offset) for o in offsets)
+    assert source.commit({0: 7, 2: 9}) is Outcome.COMMITTED
+    assert committed == [(0, 7), (2, 9)]
+
+
+@pytest.mark.parametrize("raised", [True, False], ids=["raised", "by partition"])
+@pytest.mark.parametrize(
+    ("code", "outcome"),
+    [
+        (KafkaError.ILLEGAL_GENERATION, Outcome.DROPPED),
+        (KafkaError._NO_OFFSET, Outcome.DROPPED),
+        (KafkaError.REQUEST_TIMED_OUT, Outcome.RETRY),
+        (KafkaError.FENCED_INSTANCE_ID, None),
+    ],
+)
+def test_commit_tells_errors_apart(parts: Parts, code: int, outcome: Outcome | None, raised: bool) -> None:
+    source, consumer, _ = parts
+    error = KafkaError(code, "scripted")
+
+    def commit(offsets: list[Any], asynchronous: bool) -> list[Any]:
+        if raised:
+            raise KafkaException(error)
+        return [SimpleNamespace(error=None), SimpleNamespace(error=error)]
+
+    consumer.commit = commit
+    if outcome is None:
+        with pytest.raises(FatalError, match=r"is its worker\.replica_id unique"):
+            source.commit({0: 7, 1: 8})
+    else:
+        assert source.commit({0: 7, 1: 8}) is outcome
 
 
 def test_a_pause_holds_over_a_rebalance(parts: Parts) -> None:

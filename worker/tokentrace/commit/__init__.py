@@ -6,24 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from typing import Protocol
 
 from tokentrace.aggregate.dedup import DedupChunk
+from tokentrace.kafka.outcome import Outcome
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.totals import Totals
 
-
-class Outcome(Enum):
-    """The result of a commit.
-
-    COMMITTED: durable; apply the proposal. DROPPED: this member no longer owns what it counted; discard the delta and
-    rewind to the group's offsets. RETRY: not durable yet; keep the delta and commit it again.
-    """
-
-    COMMITTED = "ok"
-    DROPPED = "dropped"
-    RETRY = "failed"
+__all__ = ["Committer", "Outcome"]
 
 
 class Committer(Protocol):

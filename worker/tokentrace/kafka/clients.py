@@ -108,13 +108,6 @@ class KafkaClients:
             raise UsageError(f"kafka.properties: {error_of(failure).str()}.") from failure
 
 
-def clients_of(clients: KafkaClients | Mapping[str, Any]) -> KafkaClients:
-    """Clients from librdkafka properties, for callers that do not have the factory yet."""
-    if isinstance(clients, KafkaClients):
-        return clients
-    return KafkaClients(bootstrap_servers=clients["bootstrap.servers"], properties=clients)
-
-
 class EmbeddedBroker:
     """librdkafka's mock cluster, inside this process, for as long as this object lives. It has no transactions."""
 

@@ -8,8 +8,8 @@ from enum import Enum
 class Outcome(Enum):
     """The result of a commit; the values are those of the metric's label.
 
-    COMMITTED: durable. DROPPED: this member lost its partitions; discard the changes and read again from the
-    committed offsets. RETRY: nothing is durable; commit the same changes again.
+    COMMITTED: durable; apply the changes. DROPPED: this member lost its partitions; discard the changes and rewind to
+    the committed offsets. RETRY: not durable; keep the changes and commit them again.
     """
 
     COMMITTED = "ok"

@@ -16,9 +16,10 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.batch import extents_of, message_offset, message_partition, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.errors import FENCED, REFUSED, error_of
+from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, error_of
 from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
 from tokentrace.kafka.offsets import StartOffsets
+from tokentrace.kafka.outcome import Outcome
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.worker_stats import Lag
 
@@ -197,12 +198,25 @@ class KafkaSource:
     def _at_end(self, partition: int) -> bool:
         return self._end_offsets.get(partition, -1) >= self._positions[partition]
 
-    def commit(self, positions: Mapping[int, int]) -> None:
-        """Commit offsets for the group, synchronously. Raises KafkaException."""
+    def commit(self, positions: Mapping[int, int]) -> Outcome:
+        """Commit offsets for the group, outside any transaction. Raises FatalError if this member is fenced."""
         offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in positions.items()]
-        for result in self._consumer.commit(offsets=offsets, asynchronous=False) or []:
-            if result.error is not None:
-                raise KafkaException(result.error)
+        try:
+            results = self._consumer.commit(offsets=offsets, asynchronous=False) or []
+            error = next((result.error for result in results if result.error is not None), None)
+        except KafkaException as failure:
+            error = error_of(failure)
+        if error is None:
+            return Outcome.COMMITTED
+        if error.code() in MEMBERSHIP_LOST:
+            log.warning("Lost group membership (%s); rewinding to the committed offsets.", error.str())
+            return Outcome.DROPPED
+        if error.fatal() or error.code() in FENCED:
+            raise FatalError(
+                f"Kafka no longer accepts this worker's commits ({error.str()}); is its worker.replica_id unique?"
+            )
+        log.warning("The offsets could not be committed (%s); retrying.", error.str())
+        return Outcome.RETRY
 
     def group_metadata(self) -> Any:
         """Return what a transaction needs to commit offsets for this member."""

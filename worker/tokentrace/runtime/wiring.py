@@ -26,16 +26,6 @@ from tokentrace.model.measures import Layout
 from tokentrace.pricing import Pricer, Rates
 
 
-def client_config(config: Config) -> dict[str, Any]:
-    """What every Kafka client of this worker is made with, under its own settings."""
-    kafka = config.kafka
-    return {
-        **kafka.properties,
-        "bootstrap.servers": kafka.bootstrap_servers,
-        "client.id": config.worker.replica_id,
-    }
-
-
 def kafka_clients(config: Config) -> KafkaClients:
     """The factory of every Kafka client of this process."""
     kafka = config.kafka
@@ -46,20 +36,19 @@ def kafka_clients(config: Config) -> KafkaClients:
 
 def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: Layout) -> Committer:
     """The commit of the configured guarantee."""
-    kafka = config.kafka
+    kafka, clients = config.kafka, kafka_clients(config)
     if config.worker.guarantee == "at_least_once":
-        return AtLeastOnce(source, client_config(config), kafka.dead_letters)
+        return AtLeastOnce(clients, source, kafka.dead_letters)
     settings = ExactlyOnceSettings(
-        client_config(config),
-        kafka.group_id,
-        config.worker.replica_id,
-        kafka.topic,
-        kafka.dead_letters,
-        kafka.state_topic,
-        kafka.rollups_topic,
-        kafka.ids_topic if config.worker.deduplicate is not None else "",
+        group_id=kafka.group_id,
+        replica=config.worker.replica_id,
+        source_topic=kafka.topic,
+        dead_letter_topic=kafka.dead_letters,
+        state_topic=kafka.state_topic,
+        rollups_topic=kafka.rollups_topic,
+        ids_topic=kafka.ids_topic if config.worker.deduplicate is not None else "",
     )
-    return ExactlyOnce(settings, source, groups, layout)
+    return ExactlyOnce(settings, clients=clients, source=source, groups=groups, layout=layout)
 
 
 def deduplicator(config: Config) -> Deduplicator:

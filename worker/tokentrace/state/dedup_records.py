@@ -7,13 +7,12 @@ nothing else. A record holds what one commit counted; a tombstone ends it when i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from tokentrace.aggregate.dedup import DedupChunk
-from tokentrace.kafka.clients import KafkaClients, clients_of
+from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.state.schemas import Headers, decode_record, encode_record
 
@@ -39,8 +38,8 @@ def decode_dedup_chunk(partition: int, position: int, piece: int, value: bytes, 
 class DedupReader:
     """Reads the chunks of one consumer group."""
 
-    def __init__(self, clients: KafkaClients | Mapping[str, Any], topic: str, group_id: str) -> None:
-        self._reader = TopicReader(clients_of(clients), topic, group_id)
+    def __init__(self, clients: KafkaClients, topic: str, group_id: str) -> None:
+        self._reader = TopicReader(clients, topic, group_id)
         self._count = 0
 
     def partition(self, partition: int) -> int:

@@ -7,16 +7,16 @@ be split in two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.errors import FatalError
-from tokentrace.kafka.clients import KafkaClients, clients_of
-from tokentrace.kafka.producer import partition_of as partition_of
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.producer import partition_of
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
@@ -46,10 +46,10 @@ class Stored:
 class StateReader:
     """Reads the state topic of one consumer group."""
 
-    def __init__(self, clients: KafkaClients | Mapping[str, Any], topic: str, group_id: str) -> None:
+    def __init__(self, clients: KafkaClients, topic: str, group_id: str) -> None:
         """group_id: librdkafka requires one and ACLs apply to it; the reader never joins or commits."""
         self._topic = topic
-        self._reader = TopicReader(clients_of(clients), topic, group_id)
+        self._reader = TopicReader(clients, topic, group_id)
 
     def exists(self) -> bool:
         """Return whether the topic exists. Raises UsageError if no broker answers."""
