@@ -46,7 +46,6 @@ NOT_CLEAN_YET: Final[tuple[str, ...]] = (
     "worker/tokentrace/alerts/",
     "worker/tokentrace/cli/",
     "worker/tokentrace/commit/",
-    "worker/tokentrace/exposition/",
     "worker/tokentrace/model/",
     "worker/tokentrace/runtime/",
     "worker/tokentrace/state/",

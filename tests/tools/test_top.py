@@ -54,7 +54,7 @@ def test_quantile_is_none_without_observations() -> None:
 
 
 def exposition(*models: str, **more: object) -> bytes:
-    """What a replica exposes that has counted one span of each model."""
+    """Return the exposition of a replica that has counted one span of each model."""
     counting = Harness()
     counting.count([message(span(model=model, provider="lab", **more)) for model in models])
     return Renderer({}).render(counting.commit(), [], "text")

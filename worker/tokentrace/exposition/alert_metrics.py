@@ -19,13 +19,13 @@ def collect_alert_metrics(view: EvaluatorSnapshot | None) -> Iterator[Metric]:
     if view is None:
         return
     states = view.states
-    yield _by_rule(families.ALERT_FIRINGS, {name: each.firings for name, each in states.items()})
+    yield _by_rule(families.ALERT_FIRINGS, {name: state.firings for name, state in states.items()})
     yield _by_rule(families.ALERT_DELIVERY_FAILED, view.delivery_failed)
-    yield _by_rule(families.ALERT_FIRING, {name: each.firing for name, each in states.items()})
+    yield _by_rule(families.ALERT_FIRING, {name: state.firing for name, state in states.items()})
     yield _by_rule(
-        families.ALERT_LAST_VALUE, {name: each.value for name, each in states.items() if each.value is not None}
+        families.ALERT_LAST_VALUE, {name: state.value for name, state in states.items() if state.value is not None}
     )
-    yield _by_rule(families.ALERT_LAST_FIRED, {name: each.fired_at_s for name, each in states.items()})
+    yield _by_rule(families.ALERT_LAST_FIRED, {name: state.fired_at_s for name, state in states.items()})
     for family, value in (
         (families.ALERT_LATE, view.late),
         (families.ALERT_CLAMPED, view.clamped),

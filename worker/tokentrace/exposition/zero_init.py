@@ -22,7 +22,7 @@ from tokentrace.model.arrays import grown
 #: Host and port of a client's end of a connection.
 ClientAddress = tuple[str, int]
 
-#: How long a server that has scraped once is expected back: more than the longest sensible interval, two minutes.
+#: Time within which a server that has scraped once is expected again: more than the longest sensible interval.
 FIRST_INTERVAL_S = 150.0
 #: Intervals without a scrape after which a server is no longer expected.
 MISSED_INTERVALS = 2.5
@@ -56,7 +56,7 @@ class ZeroInit:
         self._horizon = 0
         #: (family, extra label value) -> series -> number of the scrape in which it was first seen, or 0.
         self._first_seen: dict[tuple[str, str], NDArray[np.int64]] = {}
-        #: Whether the scrape that has begun exposes any series as 0.
+        #: True when the scrape that has begun exposes any series as 0.
         self.any_zero = False
 
     def begin(self) -> int:

@@ -1,6 +1,6 @@
-"""What a poll gives: a batch of raw messages, still without any meaning.
+"""Messages as consumed: a batch of raw values, and the envelopes of those that become dead letters.
 
-`source` makes a `RawBatch`; framing and decoding read `values` alone. Kafka's own message objects hide behind
+The source builds a `RawBatch`; framing and decoding read only its `values`. Kafka's message objects stay behind
 `envelope`, which is called only for the few messages that become dead letters.
 """
 
@@ -33,9 +33,9 @@ class RawBatch:
     values: n message values, None for a tombstone.
     partitions: int32[n].
     positions: partition -> offset of the next message to read, after this batch.
-    envelope: row -> the whole message.
+    envelope: row -> the complete message.
     times_ms: partition -> timestamps of its first and last message, Unix time.
-    timestamps_ms: rows (int64[k]) -> int64[k], when each was published, Unix time. A call per row: ask for few.
+    timestamps_ms: rows (int64[k]) -> int64[k], times of publication, Unix time. Costs a call per row: pass few.
     """
 
     values: Sequence[bytes | None]
@@ -51,7 +51,7 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """Message `row` of a batch is not counted: `reason` is a word of `reasons.WHOLE`, `error` one sentence."""
+    """A message that is not counted. row: in its batch. reason: a word of `reasons.WHOLE`. error: one sentence."""
 
     row: int
     reason: str

@@ -1,8 +1,8 @@
-"""Why a message, or a part of one, was not counted: the stable words of `tokentrace_spans_rejected_total{reason}`.
+"""Reject reasons: the stable words of `tokentrace_spans_rejected_total{reason}`.
 
-A *whole* reason takes the message out: it goes to the dead-letter topic (a tombstone is only counted).
-A *part* reason leaves the span counted without that part.
-The words are a contract (dashboards, alerts and dead-letter consumers match on them): add, never rename.
+A WHOLE reason rejects the message: it goes to the dead-letter topic (a tombstone is only counted).
+A PART reason drops only the field: the span is counted without it.
+The words are a contract (dashboards, alerts and dead-letter consumers match them): add words, never rename one.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ PART: Final[dict[str, str]] = {
     "total_tokens_unsplit": "Only total_tokens is given; its split is unknown, so no tokens are counted.",
 }
 
-#: Longer label values than this would burden every scrape.
+#: Limit of a label value: longer ones would inflate every scrape.
 MAX_LABEL_BYTES: Final = 1024
-#: One span's bounds: they keep every int64 total far from overflow (see docs/decisions).
+#: Limits of one span: they keep every int64 total far from overflow (see docs/decisions).
 MAX_TOKENS: Final = 10**9
 MAX_COST_USD: Final = 1e6
 MAX_LATENCY_MS: Final = 1e9

@@ -1,7 +1,7 @@
-"""Snapshot: the committed totals at one moment, immutable; all that exposition reads.
+"""Snapshot: the committed totals at one moment, immutable. Exposition reads nothing else of the totals.
 
-The ledger makes one at every commit. A scrape renders the snapshot that it finds, without a lock: the worker
-never writes to an array that a snapshot holds.
+The ledger publishes one at every commit. Scrapes share no lock with the worker, which never writes to an array that a
+snapshot holds.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from tokentrace.model.measures import Layout
 
 #: The label value of everything beyond `metrics.max_groups`.
-OVERFLOW = "__overflow__"
-#: What `tokentrace state show` calls the labels of groups that expired. No series has it.
-EXPIRED = "__expired__"
+OVERFLOW: Final = "__overflow__"
+#: Index of its group.
+OVERFLOW_GROUP: Final = 0
+#: Label value of expired groups in `tokentrace state show`. No series has it.
+EXPIRED: Final = "__expired__"
 
 
 class Group(NamedTuple):
@@ -30,7 +32,7 @@ class Group(NamedTuple):
 
 
 class ExpiredKey(NamedTuple):
-    """Groups that expired, of one model, provider and status code; None: of all."""
+    """Expired groups of one model, provider and status code. model, provider: None for all of them."""
 
     model: str | None
     provider: str | None
@@ -38,14 +40,14 @@ class ExpiredKey(NamedTuple):
 
 
 class ExpiredTotals(NamedTuple):
-    """What they have counted. values: int64[layout.width]. created_s: Unix time of the first of it."""
+    """Totals of expired groups. values: int64[layout.width]. created_s: Unix time of their first span."""
 
     values: NDArray[np.int64]
     created_s: float
 
 
 class PartitionAudit(NamedTuple):
-    """Records of one input partition, committed: polled = counted + rejected + duplicates, exactly."""
+    """Committed records of an input partition: polled = counted + rejected + duplicates, exactly."""
 
     polled: int
     counted: int
@@ -55,18 +57,18 @@ class PartitionAudit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Committed totals of r folded rows and k cells over g groups; the folded rows come first.
+    """Committed totals of r expired rows and k cells over g groups; the expired rows come first.
 
-    epoch: changes when cell or group numbers are assigned anew; caches keyed on cells must then be dropped.
-    groups: at least g groups; the list only grows within an epoch, so an index once read stays right.
+    epoch: changes when cells or groups are renumbered; caches keyed on their numbers must then be dropped.
+    groups: at least g groups; the list only grows within an epoch, so an index stays valid.
     cell_group: int32[k], index into groups. cell_status: uint8[k], index into spans.STATUSES.
-    folded: what the r rows are of. They change with the epoch alone.
+    folded: the keys of the r expired rows, which change only with the epoch.
     values: int64[r + k, layout.width].
     created_s: float64[r + k], Unix time at which the row was first counted.
-    rejected: reason -> messages or parts. rejected_created_s: reason -> Unix time of its first.
+    rejected: reason -> messages or parts of spans. rejected_created_s: reason -> Unix time of the first.
     quality_sum: int64[r + k], millionths; quality_count: int64[r + k]: scores inside the quality window.
     partitions: partition -> audit.
-    overflowed_spans: spans that were folded into the overflow group.
+    overflowed_spans: spans that were counted in the overflow group.
     """
 
     epoch: int
@@ -86,6 +88,3 @@ class Snapshot:
     overflowed_spans: int
     committed_at_s: float
     folded: Sequence[ExpiredKey] = ()
-
-
-OVERFLOW_GROUP: Final = 0

@@ -26,7 +26,7 @@ STAGES: Final = ("poll", "decode", "validate", "deduplicate", "index", "price", 
 
 
 class Lag(NamedTuple):
-    """How far an assigned partition is behind: records, and seconds since the oldest unread one was produced."""
+    """Lag of an assigned partition: unread records, and seconds since the oldest of them was produced."""
 
     records: int
     seconds: float
@@ -47,7 +47,7 @@ def _histogram_over(bounds: tuple[float, ...]) -> Histogram:
 
 @dataclass(slots=True, kw_only=True)
 class WorkerStats:
-    """What the consumer thread counts and knows.
+    """Counts and state of the consumer thread.
 
     lag: assigned partition -> Lag; a revoked partition is not in it.
     commits: outcome (ok, dropped, failed) -> count. rebalances: event (assign, revoke, lost) -> count.
@@ -96,7 +96,7 @@ class WorkerStats:
 
 
 class Moment(NamedTuple):
-    """What one scrape shows: the published stats, the committed totals and the time."""
+    """Inputs of one scrape: the published stats, the committed totals and the time."""
 
     stats: WorkerStats
     snapshot: Snapshot

@@ -51,7 +51,7 @@ def metrics_url(address: str) -> str:
 
 
 def scrape(url: str, token: str | None = None) -> ReplicaScrape:
-    """Read one replica. A replica that does not answer is no error: one of many may be down."""
+    """Read one replica. Never raises for a replica that does not answer: one of many may be down."""
 
     def failed(problem: str) -> ReplicaScrape:
         return ReplicaScrape(url, time.time(), problem=problem)

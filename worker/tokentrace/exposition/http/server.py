@@ -37,7 +37,7 @@ START_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Where and how to listen. port 0: a free one. keep_alive_s: how long a connection may be idle."""
+    """Address, paths, token and TLS files. port 0: a free one. keep_alive_s: how long a connection may be idle."""
 
     host: str = "0.0.0.0"
     port: int = 9090
