@@ -44,13 +44,11 @@ EXEMPT: Final = frozenset({"tests/language.py", "tests/test_language.py", "docs/
 NOT_CLEAN_YET: Final[tuple[str, ...]] = (
     "worker/tokentrace/aggregate/",
     "worker/tokentrace/alerts/",
-    "worker/tokentrace/cli/",
     "worker/tokentrace/commit/",
     "worker/tokentrace/model/",
     "worker/tokentrace/runtime/",
     "worker/tokentrace/state/",
     "worker/tokentrace/tools/",
-    "tests/cli/",  # messages of config/ and decode/
     "docs/",
 )
 

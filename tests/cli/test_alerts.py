@@ -12,6 +12,7 @@ import pytest
 from tests.alerts.helpers import FIRST
 from tests.cli.test_main import run
 from tests.spanfactory import span
+from tokentrace.alerts import status
 from tokentrace.decode.schemas.files import bundled_schema
 
 RULES = """
@@ -74,7 +75,7 @@ def test_alerts_test_prints_payloads_as_json(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--from", "none.avro"], "tokentrace: There is no file none.avro."),
+        (["--from", "none.avro"], "tokentrace: File not found: none.avro. Set --from to an Avro file or a topic."),
         (["--from", "tokentrace.yml"], "tokentrace: tokentrace.yml is not an Avro object container file of spans ("),
         (["--from", "cut.avro"], "tokentrace: cut.avro is damaged ("),
         (["--from", "spans.avro", "--rules", "empty.yml"], "tokentrace: alerts: empty.yml has no rules"),
@@ -93,3 +94,39 @@ def test_rules_that_are_not_there_do_not_stand_anywhere(folder: Path) -> None:
     (folder / "empty.yml").write_text("{}")
     done = run("alerts", "list", "--config", "empty.yml", folder=folder)
     assert (done.returncode, done.stderr) == (2, "tokentrace: alerts: empty.yml has no rules\n")
+
+
+STATUS = {
+    "evaluator": "pod-1",
+    "evaluated_until": None,
+    "alerts": [
+        {
+            "name": "spend", "state": "firing", "metric": "total_cost", "value": 1.25, "op": "gt", "threshold": 1.0,
+            "window": "5m", "firings": 3, "last_fired_at": "2026-01-01T00:00:00Z", "silenced_until": None,
+        },
+        {
+            "name": "errors", "state": "ok", "metric": "error_rate", "value": None, "op": "gte", "threshold": 0.5,
+            "window": "1m", "firings": 0, "last_fired_at": None, "silenced_until": "2026-01-02T00:00:00Z",
+        },
+    ],
+}  # fmt: skip
+
+
+class FakeStatus:
+    """Alert status without a broker."""
+
+    def __init__(self, **_: Any) -> None:
+        pass
+
+    def describe(self) -> dict[str, Any]:
+        return STATUS
+
+
+def test_alerts_list_prints_the_state_of_every_rule(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(status, "AlertStatus", FakeStatus)
+    assert run("alerts", "list", folder=folder).stdout.splitlines() == [
+        "firing  spend  total_cost = 1.25 (gt 1 over 5m); 3 firings, the last at 2026-01-01T00:00:00Z",
+        "ok      errors  error_rate = no value (gte 0.5 over 1m); never fired; silenced until 2026-01-02T00:00:00Z",
+        "Evaluated by pod-1, up to no time yet.",
+    ]
+    assert json.loads(run("alerts", "list", "--json", folder=folder).stdout) == STATUS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,11 @@ import pytest
 from tests.services import ROOT
 from tokentrace import __version__
 from tokentrace.cli import COMMANDS, main
+from tokentrace.tools import produce
 
 
 def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a command in this process, which takes milliseconds where a process of its own takes a second."""
+    """Run a command in this process, which takes milliseconds instead of a second."""
     out, error = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(folder),
@@ -33,7 +35,7 @@ def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str
 
 
 def run_process(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user's shell does."""
+    """Run a command in a new process, as a shell does."""
     done = subprocess.run(
         [sys.executable, "-m", "tokentrace", *arguments],
         capture_output=True, text=True, check=False, timeout=60, cwd=folder,
@@ -42,7 +44,7 @@ def run_process(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedPro
     return done
 
 
-def test_a_process_prints_and_exits_as_the_call_in_this_process_does(tmp_path: Path) -> None:
+def test_a_process_prints_and_exits_like_a_call_in_this_process(tmp_path: Path) -> None:
     for arguments in (["version"], ["config", "check"]):
         process, call = run_process(*arguments, folder=tmp_path), run(*arguments, folder=tmp_path)
         assert (process.returncode, process.stdout, process.stderr) == (call.returncode, call.stdout, call.stderr)
@@ -78,7 +80,7 @@ def test_version() -> None:
     assert run("version").stdout == f"tokentrace {__version__}\n"
 
 
-def test_config_check_says_what_a_worker_would_do() -> None:
+def test_config_check_describes_the_worker() -> None:
     done = run("config", "check")
     assert done.returncode == 0
     assert done.stdout.startswith("tokentrace.yml: OK. Replica ")
@@ -87,7 +89,7 @@ def test_config_check_says_what_a_worker_would_do() -> None:
     assert "commit_interval: 1s\n" in printed.stdout
 
 
-def test_config_check_tells_every_problem_and_exits_with_2(tmp_path: Path) -> None:
+def test_config_check_reports_every_problem_and_exits_with_2(tmp_path: Path) -> None:
     (tmp_path / "tokentrace.yml").write_text("kafka: {topik: x}\nworker: {commit_interval: 1}\n")
     done = run("config", "check", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
@@ -98,7 +100,7 @@ def test_config_check_tells_every_problem_and_exits_with_2(tmp_path: Path) -> No
     ]
 
 
-def test_config_check_refuses_what_a_worker_would(tmp_path: Path) -> None:
+def test_config_check_rejects_an_invalid_value(tmp_path: Path) -> None:
     (tmp_path / "tokentrace.yml").write_text("metrics: {expire_after: 1m}\n")
     done = run("config", "check", folder=tmp_path)
     assert done.returncode == 2
@@ -110,30 +112,66 @@ def test_config_schema_prints_the_schema() -> None:
 
 
 @pytest.mark.parametrize("command", ["worker", "produce", "config check", "dlq list"])
-def test_a_missing_configuration_is_named(command: str, tmp_path: Path) -> None:
+def test_a_missing_configuration_is_reported(command: str, tmp_path: Path) -> None:
     done = run(*command.split(), folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr == "tokentrace: tokentrace.yml: cannot be read (No such file or directory)\n"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
         (("wroker",), "No such command 'wroker'"),
         (("demo", "--duration", "5"), "invalid duration '5'"),
         (("demo", "--duration", "0s"), "longer than zero"),
         (("produce", "--rate", "-1"), "-1"),
-        (("top",), "Missing argument"),
-        (("dlq", "list", "--limit", "0"), "0"),
+        (("produce", "--count", "0"), "Invalid value for '--count': 0 is not in the range x>=1"),
+        (("produce", "--seed", "x"), "Invalid value for '--seed': 'x' is not a valid integer"),
+        (("top",), "Missing argument 'URL...'"),
+        (("top", "localhost:9090", "--interval", "2"), "invalid duration '2'"),
+        (("dlq",), "Usage: "),
+        (("dlq", "list", "--limit", "0"), "Invalid value for '--limit': 0 is not in the range x>=1"),
+        (("dlq", "replay", "--limit", "1"), "--limit"),
+        (("alerts", "test"), "Missing option '--from'"),
+        (("alerts", "lost"), "No such command 'lost'"),
+        (("config", "schema", "extra"), "Got unexpected extra argument (extra)"),
+        (("config", "check", "--config", "docs"), "File 'docs' is a directory"),
+        (("state", "show", "--by", "team"), "'team' is not one of 'replica', 'model', 'provider', 'caller', 'status'"),
+        (("state", "reset"), "Set exactly one of --offsets, --positions and --totals."),
+        (("state", "reset", "--offsets", "--totals"), "Set exactly one of --offsets, --positions and --totals."),
+        (("state", "reset", "--positions"), "--positions and --totals require --replica."),
+        (("state", "reset", "--totals", "--yes"), "--positions and --totals require --replica."),
+        (("version", "--short"), "--short"),
     ],
 )
-def test_wrong_use_exits_with_2_and_says_what(arguments: tuple[str, ...], said: str) -> None:
+def test_wrong_use_exits_with_2_and_a_reason(arguments: tuple[str, ...], reason: str) -> None:
     done = run(*arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert reason in done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_a_closed_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m tokentrace config schema | head -1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_produce_publishes_and_prints_the_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[object, ...]] = []
+
+    def fake_produce(clients: object, *arguments: object) -> produce.Produced:
+        calls.append(arguments[:-1])
+        return produce.Produced(spans=3000, seconds=2.0)
+
+    monkeypatch.setattr(produce, "produce", fake_produce)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    (tmp_path / "tokentrace.yml").write_text("kafka: {topic: calls}\n")
+    done = run("produce", "--rate", "7", "--count", "3000", "--seed", "5", folder=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "Produced 3,000 spans to calls in 2.0 s (1,500 per second).\n")
+    assert calls == [("calls", 7, 3000, 5)]
+
+
+def test_top_without_a_reachable_replica_exits_with_an_error() -> None:
+    done = run("top", "127.0.0.1:9", "--once", "--interval", "1ms")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "127.0.0.1:9" in done.stderr

@@ -129,7 +129,7 @@ def test_counting_again_can_be_accepted_and_totals_be_forgotten(
     assert wait_for(lambda: counted(worker) == 8)
     assert worker.terminate() == 0
     set_offsets(kafka, topic, 0)
-    assert "goes on from the group's offsets" in tokentrace(
+    assert "continues from the group's offsets" in tokentrace(
         config, "state", "reset", "--positions", "--replica", "one", "--yes"
     )
     worker = start_worker(**sections(kafka, topic))

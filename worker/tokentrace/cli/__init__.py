@@ -1,4 +1,4 @@
-"""The command line. Commands are one file each and imported only when they are called, so that help is quick."""
+"""Command line. Every command is one module, which is imported only when the command is used, so that help is fast."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import click
 
 from tokentrace.errors import ConfigError, TokentraceError
 
-#: Command -> what it does, in the order of the help.
+#: Command -> summary, in the order of the help.
 COMMANDS: Final = {
     "worker": "Consume spans, count them, and serve the metrics.",
-    "demo": "See it work: a broker, traffic, a worker and its numbers, all in one process.",
+    "demo": "Run a broker, traffic and a worker in one process, and show the metrics.",
     "produce": "Publish realistic synthetic spans.",
-    "top": "Watch the numbers of one or more replicas.",
+    "top": "Watch the metrics of one or more replicas.",
     "config": "Check the configuration, or print its JSON Schema.",
     "dlq": "List or replay dead letters.",
-    "alerts": "Try the alert rules on history, or see where they stand.",
-    "state": "Show or mend the durable totals of all replicas.",
+    "alerts": "Backtest the alert rules, or show their state.",
+    "state": "Show or repair the durable totals of all replicas.",
     "version": "Print the version.",
 }
 
 
 class _LazyGroup(click.Group):
-    """A group whose commands are imported when they are named."""
+    """Command group that imports a command when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -45,11 +45,11 @@ class _LazyGroup(click.Group):
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 def app() -> None:
-    """tokentrace: what language-model traffic costs, how slow it is and how good."""
+    """Track the cost, latency and quality of LLM traffic from Kafka, as Prometheus metrics."""
 
 
 def main() -> None:
-    """Run a command; an error that is the user's to mend is one line, and the exit code says which kind it was."""
+    """Run a command. A user error prints one line and sets the exit code."""
     try:
         code = app(standalone_mode=False)
     except click.exceptions.Abort:
@@ -67,7 +67,7 @@ def main() -> None:
         print(f"tokentrace: {error}", file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:
-        # The reader of our output has gone, as `| head` does. Python would complain once more while it exits.
+        # The reader closed the pipe, as `| head` does. Without the redirection Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Try the built-in alert rules on history, or see where they stand."""
+    """Backtest the built-in alert rules, or show their state."""
 
 
 @command.command()
@@ -28,13 +28,13 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("tokentrace.yml"),
     show_default=True,
-    help="The configuration with the rules.",
+    help="Configuration file with the rules.",
 )
-@click.option("--from", "source", required=True, help="An Avro file of spans, or the name of a topic.")
-@click.option("--json", "as_json", is_flag=True, help="One alert payload a line.")
-@click.option("--resolved", is_flag=True, help="Also when alerts would have been over.")
+@click.option("--from", "source", required=True, help="Avro file of spans, or name of a topic.")
+@click.option("--json", "as_json", is_flag=True, help="Print one alert payload per line.")
+@click.option("--resolved", is_flag=True, help="Also print when alerts would have been resolved.")
 def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
-    """Run the rules over past spans, and print what would have fired, when, and with which value."""
+    """Run the rules over past spans. Prints the alerts that would have fired, with time and value."""
     from tokentrace.alerts.backtest import Backtest
     from tokentrace.alerts.history import from_file, from_topic
     from tokentrace.alerts.payload import alert_record, payload
@@ -49,7 +49,7 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     if path.is_file():
         replay.take(*from_file(path))
     elif path.suffix == ".avro" or "/" in source:
-        raise UsageError(f"There is no file {source}.")
+        raise UsageError(f"File not found: {source}. Set --from to an Avro file or a topic.")
     else:
         replay.take(from_topic(kafka_clients(config), source, config.kafka.group_id), writer_schemas(config))
     events = [event for event in replay.events() if resolved or event.status == "firing"]
@@ -63,16 +63,16 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     if replay.rejected:
         counted += "; not counted: " + ", ".join(f"{n:,} {reason}" for reason, n in replay.rejected.most_common())
     if replay.left_out:
-        counted += f"; left out: {replay.left_out:,} without a time that can be true"
+        counted += f"; ignored: {replay.left_out:,} without a plausible time"
     firings = sum(event.status == "firing" for event in events)
     click.echo(f"{firings:,} firings of {len(config.alerts):,} rules over {counted}.", err=as_json)
 
 
 @command.command("list")
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="As GET /alerts answers.")
+@click.option("--json", "as_json", is_flag=True, help="Print the JSON of GET /alerts.")
 def list_(config_path: Path, as_json: bool) -> None:
-    """Where every rule stands: its state, value and last firing."""
+    """Show the state, value and last firing of every rule."""
     from tokentrace.alerts.rules import Rule
     from tokentrace.alerts.status import AlertStatus
     from tokentrace.runtime import log
@@ -80,21 +80,23 @@ def list_(config_path: Path, as_json: bool) -> None:
 
     config = _load_with_rules(config_path)
     log.set_up("warning", "text")
-    told = AlertStatus(
+    status = AlertStatus(
         settings=evaluator_settings(config),
         clients=kafka_clients(config),
         rules=[Rule.of(rule) for rule in config.alerts],
     ).describe()
     if as_json:
-        click.echo(json.dumps(told))
+        click.echo(json.dumps(status))
         return
-    for each in told["alerts"]:
-        click.echo(_rule_line(each))
-    click.echo(f"Evaluated by {told['evaluator'] or 'nobody yet'}, up to {told['evaluated_until'] or 'no time yet'}.")
+    for rule in status["alerts"]:
+        click.echo(_rule_line(rule))
+    click.echo(
+        f"Evaluated by {status['evaluator'] or 'nobody yet'}, up to {status['evaluated_until'] or 'no time yet'}."
+    )
 
 
 def _load_with_rules(path: Path) -> Config:
-    """The configuration; one without rules is a mistake here."""
+    """Load the configuration. Raises ConfigError if it has no alert rules."""
     from tokentrace.config import load_config
     from tokentrace.errors import ConfigError
 
@@ -116,11 +118,11 @@ def _transition_line(event: AlertTransition) -> str:
     )
 
 
-def _rule_line(each: dict[str, Any]) -> str:
-    value = "no value" if each["value"] is None else f"{each['value']:.10g}"
-    fired = f"{each['firings']:,} firings, the last at {each['last_fired_at']}" if each["firings"] else "never fired"
-    silenced = f"; silenced until {each['silenced_until']}" if each["silenced_until"] else ""
+def _rule_line(rule: dict[str, Any]) -> str:
+    value = "no value" if rule["value"] is None else f"{rule['value']:.10g}"
+    fired = f"{rule['firings']:,} firings, the last at {rule['last_fired_at']}" if rule["firings"] else "never fired"
+    silenced = f"; silenced until {rule['silenced_until']}" if rule["silenced_until"] else ""
     return (
-        f"{each['state']:6}  {each['name']}  {each['metric']} = {value} "
-        f"({each['op']} {each['threshold']:g} over {each['window']}); {fired}{silenced}"
+        f"{rule['state']:6}  {rule['name']}  {rule['metric']} = {value} "
+        f"({rule['op']} {rule['threshold']:g} over {rule['window']}); {fired}{silenced}"
     )

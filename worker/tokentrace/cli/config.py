@@ -18,7 +18,7 @@ def command() -> None:
 @config_option
 @click.option("--print", "print_", is_flag=True, help="Print the effective configuration; secrets are hidden.")
 def check(config_path: Path, print_: bool) -> None:
-    """Check the configuration and say what a worker would do with it."""
+    """Check the configuration, and print what a worker would do with it."""
     from tokentrace.config import load_config
 
     config = load_config(config_path)

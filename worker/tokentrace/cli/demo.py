@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from tokentrace.config import Config
     from tokentrace.tools.demo import Comparison, Demo
 
-#: The port of the endpoint where it is free, so that the address is the one of the documentation.
+#: Preferred port of the endpoint, which the documentation uses.
 PORT = 9090
 
 
 @click.command()
-@click.option("--duration", type=DURATION, default="30s", show_default=True, help="How long the traffic lasts.")
-@click.option("--rate", type=click.IntRange(1, 20_000), default=500, show_default=True, help="Spans a second.")
+@click.option("--duration", type=DURATION, default="30s", show_default=True, help="Duration of the traffic.")
+@click.option("--rate", type=click.IntRange(1, 20_000), default=500, show_default=True, help="Spans per second.")
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed gives the same traffic.")
-@click.option("--json", "as_json", is_flag=True, help="End with one JSON object on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object on stdout.")
 def command(duration: float, rate: int, seed: int, as_json: bool) -> int:
-    """See it work: a broker, traffic, a worker and its numbers, all in one process.
+    """Run a broker, traffic and a worker in one process, and show the metrics.
 
-    Ends by comparing what was counted with what was produced, series by series; exit code 1 if they differ. Ctrl-C
-    ends it sooner.
+    At the end, the command compares the counted values with the produced ones, series by series. The exit code is 1
+    if they differ. Ctrl-C ends the traffic early.
     """
     from rich.console import Console
 
@@ -41,7 +41,7 @@ def command(duration: float, rate: int, seed: int, as_json: bool) -> int:
     from tokentrace.tools.demo import Demo
 
     log.set_up("warning", "text")
-    # A pipe has no width of its own.
+    # A pipe has no width.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
     demo = Demo(_config(), rate, seed)
     with demo.running():
@@ -85,7 +85,7 @@ def _introduce(console: Console, demo: Demo) -> None:
 
 
 def _watch(console: Console, demo: Demo, duration_s: float) -> None:
-    """Show the numbers until the time is over or Ctrl-C."""
+    """Show the metrics until the duration ends or Ctrl-C."""
     from rich.live import Live
 
     from tokentrace.tools import top

@@ -24,10 +24,12 @@ def command() -> None:
 @command.command("list")
 @config_option
 @click.option("--reason", help="Only this reason.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="At most so many, the newest.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with the message as hex.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, help="Most dead letters to list; the newest."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line, with the message in hex.")
 def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> None:
-    """List the messages that could not be counted, with the reason and the origin."""
+    """List messages that could not be counted, with the reason and the source."""
     from collections import Counter, deque
 
     with _dead_letters(config_path) as letters:
@@ -52,16 +54,16 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
 @config_option
 @click.option("--reason", help="Only this reason.")
 @click.option("--all", "again", is_flag=True, help="Include messages already replayed or skipped.")
-@click.option("--dry-run", is_flag=True, help="Say what would be sent, and send nothing.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be sent.")
 def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) -> None:
-    """Send dead letters back to their topic, once their cause is fixed."""
+    """Send dead letters back to their topic, after their cause is fixed."""
     with _dead_letters(config_path) as letters:
         sent = letters.replay(lambda record: reason in (None, record.reason), again=again, dry_run=dry_run)
     verb = "Would send" if dry_run else "Sent"
     for topic, count in sent.items():
         click.echo(f"{verb} {count:,} messages back to {topic}.")
     if not sent:
-        click.echo("Nothing to replay." + ("" if again else " With --all, what was replayed before is sent again."))
+        click.echo("Nothing to replay." + ("" if again else " Use --all to replay messages again."))
 
 
 @contextmanager

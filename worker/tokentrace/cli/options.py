@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def config_option(function: F) -> F:
-    """`--config PATH`, by default ./tokentrace.yml."""
+    """Add the option `--config PATH`, by default ./tokentrace.yml."""
     return click.option(
         "--config",
         "config_path",
         type=click.Path(path_type=Path, dir_okay=False),
         default=Path("tokentrace.yml"),
         show_default=True,
-        help="The configuration file.",
+        help="Configuration file.",
     )(function)
 
 
 class _DurationType(click.ParamType):  # type: ignore[type-arg]
-    """`500ms`, `15s`, `5m`, `1h`, as in the configuration; a number of seconds after parsing."""
+    """Duration as in the configuration, such as `500ms`, `15s`, `5m` or `1h`; converted to seconds."""
 
     name = "duration"
 

@@ -20,15 +20,15 @@ _BY = ("replica", "model", "provider", "caller", "status")
 
 @click.group()
 def command() -> None:
-    """Show or mend the durable totals of all replicas."""
+    """Show or repair the durable totals of all replicas."""
 
 
 @command.command()
 @config_option
-@click.option("--by", multiple=True, type=click.Choice(_BY), help="Sum by these labels; by model unless given.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object; money in nano-USD.")
+@click.option("--by", multiple=True, type=click.Choice(_BY), help="Labels to sum by; model if unset.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with costs in nano-USD.")
 def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
-    """The exact all-time totals over every replica that ever counted, running or not."""
+    """Show the exact all-time totals over all replicas, running or not."""
     from tokentrace.state.admin import summed
 
     admin = _admin(config_path)
@@ -41,7 +41,7 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
         document = {
             "totals": dict(total),
             "rows": [{**dict(zip(by, labels, strict=True)), **sums} for labels, sums in rows],
-            "replicas": {each.replica: {"committed_at": each.committed_at_s} for each in replicas},
+            "replicas": {replica.replica: {"committed_at": replica.committed_at_s} for replica in replicas},
             "counted_up_to": {str(partition): offset for partition, offset in sorted(admin.counted_up_to().items())},
         }
         click.echo(json.dumps(document))
@@ -69,35 +69,36 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
 
 @command.command()
 @config_option
-@click.option("--offsets", is_flag=True, help="Set the group's offsets forward to what is counted already.")
-@click.option("--positions", is_flag=True, help="Let --replica be given spans again that it has counted.")
-@click.option("--totals", is_flag=True, help="Forget everything that --replica has counted.")
-@click.option("--replica", help="The replica, by its worker.replica_id.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--offsets", is_flag=True, help="Advance the group's offsets to the counted positions.")
+@click.option("--positions", is_flag=True, help="Let --replica re-consume (and double-count) spans.")
+@click.option("--totals", is_flag=True, help="Delete the totals of --replica.")
+@click.option("--replica", help="worker.replica_id of the replica.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, replica: str | None, yes: bool) -> None:
-    """Mend the state after offsets were set back, a topic was made anew, or buckets were changed.
+    """Repair the state after a reset of offsets, a recreated topic, or changed buckets.
 
-    Stop the workers first. --offsets keeps every counter exact; the other two do what they say.
+    Stop the workers first. --offsets keeps every counter exact. --positions may count spans twice, and --totals
+    deletes counted spans.
     """
     if offsets + positions + totals != 1:
-        raise click.UsageError("Give one of --offsets, --positions and --totals.")
+        raise click.UsageError("Set exactly one of --offsets, --positions and --totals.")
     if not offsets and replica is None:
-        raise click.UsageError("--positions and --totals need --replica.")
+        raise click.UsageError("--positions and --totals require --replica.")
     admin = _admin(config_path)
     if offsets:
         moved = admin.set_offsets_forward()
         for partition, (before, after) in sorted(moved.items()):
             click.echo(f"Partition {partition}: offset {before} -> {after}.")
         if not moved:
-            click.echo("The group's offsets are not behind what is counted.")
+            click.echo("The group's offsets are not behind the counted positions.")
         return
     assert replica is not None
     if positions:
-        _confirm(yes, f"Replica {replica} may then count spans again that it has counted. Go on?")
+        _confirm(yes, f"Replica {replica} may then count spans twice. Continue?")
         admin.forget_positions(replica)
-        click.echo(f"Replica {replica} goes on from the group's offsets, whatever they are.")
+        click.echo(f"Replica {replica} continues from the group's offsets.")
     else:
-        _confirm(yes, f"The totals of replica {replica} will be gone for good. Go on?")
+        _confirm(yes, f"The totals of replica {replica} will be deleted permanently. Continue?")
         click.echo(f"Removed {admin.forget_totals(replica):,} records of replica {replica}.")
 
 

@@ -11,13 +11,13 @@ from tokentrace.cli.options import DURATION
 
 @click.command()
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
-@click.option("--token", envvar="TOKENTRACE_AUTH_TOKEN", help="Bearer token; or TOKENTRACE_AUTH_TOKEN.")
-@click.option("--interval", type=DURATION, default="2s", show_default=True, help="Time between two scrapes.")
-@click.option("--once", is_flag=True, help="Scrape twice (for the rates), print, and end.")
+@click.option("--token", envvar="TOKENTRACE_AUTH_TOKEN", help="Bearer token; TOKENTRACE_AUTH_TOKEN if unset.")
+@click.option("--interval", type=DURATION, default="2s", show_default=True, help="Time between scrapes.")
+@click.option("--once", is_flag=True, help="Print once and exit, after two scrapes for the rates.")
 def command(urls: tuple[str, ...], token: str | None, interval: float, once: bool) -> None:
     """Watch the metrics of one or more replicas, summed.
 
-    A URL may be as short as host:port; the path is /metrics/prometheus unless given.
+    A URL may be as short as host:port; the default path is /metrics/prometheus.
     """
     from rich.console import Console
     from rich.live import Live

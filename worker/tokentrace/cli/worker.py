@@ -16,7 +16,7 @@ from tokentrace.cli.options import config_option
 def command(config_path: Path) -> None:
     """Consume spans, count them, and serve the metrics.
 
-    SIGTERM commits, leaves the group, and waits until the final values have been scraped. Ctrl-C does not wait.
+    SIGTERM commits, leaves the group, and waits for a scrape of the final values. Ctrl-C does not wait.
     """
     from tokentrace.runtime import process
 

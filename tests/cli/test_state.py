@@ -1,0 +1,137 @@
+"""`tokentrace state` with a fake in place of the state topic."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from tests.cli.test_main import run
+from tokentrace.model.snapshot import Group
+from tokentrace.state import admin
+from tokentrace.state.admin import ReplicaTotals
+
+TOTALS = [
+    ReplicaTotals(
+        replica=replica,
+        committed_at_s=1000.0,
+        positions={("llm-spans", 0): 7},
+        sums={
+            (Group("gpt-4o", "openai", "search"), "ok"): {
+                "spans": spans,
+                "cost_nano_usd": 1_500_000_000 * spans,
+                "prompt_tokens": 1000 * spans,
+                "completion_tokens": 10 * spans,
+            }
+        },
+    )
+    for replica, spans in (("a", 1), ("b", 2))
+]
+
+
+class FakeAdmin:
+    """Records the changes that a command asks the state for."""
+
+    changes: list[tuple[str, Any]]
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def replicas(self) -> list[ReplicaTotals]:
+        return TOTALS
+
+    def counted_up_to(self) -> dict[int, int]:
+        return {0: 7}
+
+    def set_offsets_forward(self) -> dict[int, tuple[int, int]]:
+        self.changes.append(("offsets", None))
+        return {1: (5, 9)} if len(self.changes) == 1 else {}
+
+    def forget_positions(self, replica: str) -> None:
+        self.changes.append(("positions", replica))
+
+    def forget_totals(self, replica: str) -> int:
+        self.changes.append(("totals", replica))
+        return 1234
+
+
+@pytest.fixture
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    FakeAdmin.changes = []
+    monkeypatch.setattr(admin, "StateAdmin", FakeAdmin)
+    return FakeAdmin.changes
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "tokentrace.yml").write_text("{}")
+    return tmp_path
+
+
+def test_show_prints_a_table_with_the_sum_of_all_replicas(changes: list[Any], folder: Path) -> None:
+    done = run("state", "show", "--by", "replica", folder=folder)
+    rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    assert rows[0] == ["replica", "spans", "cost", "USD", "prompt", "tokens", "completion", "tokens"]
+    assert rows[-3:] == [
+        ["b", "2", "3.000000000", "2,000", "20"],
+        ["a", "1", "1.500000000", "1,000", "10"],
+        ["all", "3", "4.500000000", "3,000", "30"],
+    ]
+    assert changes == []
+
+
+def test_show_prints_json_by_model_unless_labels_are_given(changes: list[Any], folder: Path) -> None:
+    document = json.loads(run("state", "show", "--json", folder=folder).stdout)
+    assert document["totals"]["cost_nano_usd"] == 4_500_000_000
+    assert [(row["model"], row["spans"]) for row in document["rows"]] == [("gpt-4o", 3)]
+    assert document["replicas"] == {"a": {"committed_at": 1000.0}, "b": {"committed_at": 1000.0}}
+    assert document["counted_up_to"] == {"0": 7}
+    assert changes == []
+
+
+def test_reset_of_offsets_prints_the_moved_partitions(changes: list[Any], folder: Path) -> None:
+    done = run("state", "reset", "--offsets", folder=folder)
+    assert done.stdout == "Partition 1: offset 5 -> 9.\n"
+    done = run("state", "reset", "--offsets", folder=folder)
+    assert done.stdout == "The group's offsets are not behind the counted positions.\n"
+    assert changes == [("offsets", None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("positions", "Replica a continues from the group's offsets.\n"),
+        ("totals", "Removed 1,234 records of replica a.\n"),
+    ],
+)
+def test_reset_of_a_replica_changes_it_without_a_question(
+    kind: str, text: str, changes: list[Any], folder: Path
+) -> None:
+    done = run("state", "reset", f"--{kind}", "--replica", "a", "--yes", folder=folder)
+    assert (done.returncode, done.stdout) == (0, text)
+    assert changes == [(kind, "a")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "question"),
+    [
+        ("positions", "Replica a may then count spans twice. Continue?"),
+        ("totals", "The totals of replica a will be deleted permanently. Continue?"),
+    ],
+)
+def test_reset_of_a_replica_changes_nothing_unless_confirmed(
+    kind: str, question: str, changes: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions: list[str] = []
+
+    def decline(text: str, abort: bool) -> None:
+        questions.append(text)
+        raise click.Abort
+
+    monkeypatch.setattr(click, "confirm", decline)
+    done = run("state", "reset", f"--{kind}", "--replica", "a", folder=folder)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert (questions, changes) == ([question], [])
