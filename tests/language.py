@@ -44,11 +44,9 @@ EXEMPT: Final = frozenset({"tests/language.py", "tests/test_language.py", "docs/
 NOT_CLEAN_YET: Final[tuple[str, ...]] = (
     "worker/tokentrace/aggregate/",
     "worker/tokentrace/alerts/",
-    "worker/tokentrace/commit/",
     "worker/tokentrace/model/",
     "worker/tokentrace/runtime/",
     "worker/tokentrace/state/",
-    "worker/tokentrace/tools/",
     "docs/",
 )
 

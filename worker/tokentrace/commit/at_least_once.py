@@ -20,7 +20,7 @@ from tokentrace.state.totals import Totals
 
 log = logging.getLogger(__name__)
 
-#: How long one commit may wait for the delivery of dead letters before the loop continues and retries it.
+#: Time that one commit waits for the delivery of dead letters before the loop continues and retries it.
 FLUSH_TIMEOUT_S: Final = 10.0
 
 

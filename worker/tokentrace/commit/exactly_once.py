@@ -44,7 +44,7 @@ class ExactlyOnceSettings:
     ids_topic: str = ""
 
     def identity(self) -> Identity:
-        """Who commits: the transactional id is the replica id, so a second process of that name fences the first."""
+        """The committer: a second process of the same replica id has the same transactional id and fences the first."""
         topics = [self.state_topic, self.rollups_topic, self.dead_letter_topic, self.ids_topic]
         rights = (
             f"to write to the topics {', '.join(filter(None, topics))} with the transactional id {self.replica!r}, and "

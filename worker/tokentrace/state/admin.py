@@ -132,30 +132,27 @@ class StateAdmin:
 def _totals(replica: str, stored: Stored) -> ReplicaTotals:
     record = decode_record(stored.replica, "state-replica") if stored.replica is not None else None
     sums: dict[tuple[Group, str], Counter[str]] = {}
-    folded = [(_shown(each), each.status, written) for each, written in stored.folded.items()]
-    for group, status, written in [*((group, status, each) for (group, status), each in stored.cells.items()), *folded]:
+    folded = [(_shown(key), key.status, written) for key, written in stored.folded.items()]
+    for group, status, written in [*((*cell, written) for cell, written in stored.cells.items()), *folded]:
         counts = decode_record(written.value, "state-cell")["counts"]
         sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
-    return ReplicaTotals(
-        replica,
-        record["committed_at"] / 1e6 if record else 0.0,
-        {(each["topic"], each["partition"]): each["offset"] for each in record["partitions"]} if record else {},
-        sums,
-    )
+    partitions = record["partitions"] if record else []
+    positions = {(partition["topic"], partition["partition"]): partition["offset"] for partition in partitions}
+    return ReplicaTotals(replica, record["committed_at"] / 1e6 if record else 0.0, positions, sums)
 
 
 def _shown(folded: ExpiredKey) -> Group:
-    """Labels for what is not told apart by them any more."""
+    """Return the labels under which expired groups are shown."""
     if folded.model is None:
         return Group(EXPIRED, EXPIRED, EXPIRED)
     return Group(folded.model, folded.provider or "", EXPIRED)
 
 
 def summed(replicas: list[ReplicaTotals], *by: str) -> dict[tuple[str, ...], Counter[str]]:
-    """Sums over replicas by some of replica, model, provider, caller, status."""
+    """Return the sums over replicas by some of replica, model, provider, caller, status."""
     result: dict[tuple[str, ...], Counter[str]] = {}
-    for each in replicas:
-        for (group, status), sums in each.sums.items():
-            labels = {"replica": each.replica, **group._asdict(), "status": status}
+    for totals in replicas:
+        for (group, status), sums in totals.sums.items():
+            labels = {"replica": totals.replica, **group._asdict(), "status": status}
             result.setdefault(tuple(labels[name] for name in by), Counter()).update(sums)
     return result
