@@ -91,3 +91,20 @@ def expected(record: dict[str, Any]) -> dict[str, Any]:
     score = record["attributes"].get("eval.score")
     span["eval_score"] = None if score is None else float(score)
     return span
+
+
+def only(schema: Any, data: bytes) -> dict[str, Any]:
+    """Decode one valid datum. Returns its span."""
+    spans, rejects = decode(schema, data)
+    assert rejects == []
+    return spans[0]
+
+
+def reason(schema: Any, data: bytes) -> str:
+    """Decode one invalid datum. Returns the reason of its reject."""
+    spans, rejects = decode(schema, data)
+    assert spans == []
+    (reject,) = rejects
+    assert reject.row == 0
+    assert reject.error.endswith(".")
+    return reject.reason
