@@ -16,6 +16,8 @@ from tokentrace.model.measures import record_fields
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+#: Schemas of durable records that hold `Counts`.
+COUNTS_SCHEMAS = ("state-cell", "rollup")
 OPERATOR_RULES = ROOT / "deploy" / "kubernetes" / "components" / "pod-monitor" / "prometheusrule.yaml"
 
 
@@ -76,7 +78,7 @@ def _record(schema: Any, name: str) -> Any:
 def generated() -> dict[Path, str]:
     """Every file that has generated parts, as it should be."""
     files = {ROOT / "schemas" / "tokentrace.schema.json": json_schema(), OPERATOR_RULES: operator_rules()}
-    for name in ("state-cell", "rollup"):
+    for name in COUNTS_SCHEMAS:
         path = ROOT / "schemas" / f"{name}.avsc"
         files[path] = counts_schema(path)
     for page in sorted((ROOT / "docs").glob("*.md")):

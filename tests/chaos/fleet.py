@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.oracle import Key
+from tests.services.packages import environment
 from tests.services.workers import WorkerProcess, in_units, write_config
 
 #: Headers that a Prometheus sends when it scrapes.
@@ -20,10 +21,14 @@ PROMETHEUS = {"X-Prometheus-Scrape-Timeout-Seconds": "1", "User-Agent": "Prometh
 
 
 class Replica(WorkerProcess):
-    """One replica over all its lives: the same configuration, port and log each time."""
+    """One replica over all its lives: the same configuration, port and log each time.
 
-    def __init__(self, folder: Path, name: str, sections: dict[str, Any]) -> None:
+    package: what it imports tokentrace from, see `tests.services.packages`; None for this version.
+    """
+
+    def __init__(self, folder: Path, name: str, sections: dict[str, Any], package: Path | None = None) -> None:
         self.name = name
+        self.package = package
         config = write_config(folder / f"{name}.yml", sections, name)
         self._arm: tuple[str, int] | None = None
         self.lives = 0
@@ -36,6 +41,7 @@ class Replica(WorkerProcess):
             return subprocess.Popen(
                 [sys.executable, *command, "worker", "--config", str(self._config)],
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+                env=environment(self.package) if self.package is not None else None,
             )  # fmt: skip
 
     def restart(self, arm: tuple[str, int] | None = None) -> None:

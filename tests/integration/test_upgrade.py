@@ -1,0 +1,170 @@
+"""A pair of replicas is upgraded one by one under traffic, and rolled back one by one: every total stays exact."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.alerts.oracle import METRICS
+from tests.chaos.fleet import Replica, Scraper, settle
+from tests.chaos.load import Load
+from tests.integration.test_alerts import counted, produce, rule, traffic
+from tests.integration.test_deduplicate import audited
+from tests.services import ROOT
+from tests.services.kafka import KafkaBroker
+from tests.services.packages import python, release_package, trial_package
+from tests.services.webhook import Webhook
+from tests.services.workers import wait_for
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(580)]
+
+CURRENT = ROOT / "worker"
+#: From what to what: the release before to this version, and this version to one that counts a measure more.
+UPGRADES = ["0.1.0 to this", "this to one with a measure more"]
+
+
+@pytest.fixture(params=UPGRADES)
+def packages(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """(the version before, the version after)."""
+    if request.param == UPGRADES[0]:
+        return release_package("0.1.0", tmp_path), CURRENT
+    return CURRENT, trial_package(tmp_path / "trial")
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    receiver = Webhook()
+    yield receiver
+    receiver.close()
+
+
+def replace(replica: Replica, package: Path) -> None:
+    """End a replica in order and start it with another version, as a rolling update does."""
+    replica.terminate()
+    replica.package = package
+    replica.restart()
+    replica.wait_until_ready(60.0)
+
+
+def state(replica: Replica, package: Path) -> Any:
+    """The totals of all replicas, as this version of the command shows them."""
+    command = ("state", "show", "--by", "model", "--by", "status", "--json", "--config", str(replica._config))
+    shown = json.loads(python(package, "-m", "tokentrace", *command))
+    for row in [shown["totals"], *shown["rows"]]:
+        row.pop("audio_prompt_tokens", None)
+    return shown
+
+
+def test_totals_stay_exact_while_replicas_are_upgraded_and_rolled_back(
+    kafka: KafkaBroker, tmp_path: Path, packages: tuple[Path, Path]
+) -> None:
+    before, after = packages
+    topic = kafka.create_topic(f"upgrade-{uuid.uuid4().hex[:8]}", 4)
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"session_timeout": "3s"},
+    }
+    load = Load(kafka.bootstrap, topic, 4, seed=7)
+    replicas = [Replica(tmp_path, f"replica-{index}", sections, before) for index in range(2)]
+    scraper = Scraper(replicas, load)
+    try:
+        for replica in replicas:
+            replica.wait_until_ready(60.0)
+        load.publish(4000)
+        assert settle(replicas, load) == {}
+        written = state(replicas[0], before)
+        assert written["totals"]["spans"] == 4000
+        assert state(replicas[0], after) == written
+        scraper.start()
+        load.start(1000)
+        for package in (after, before):
+            for replica in replicas:
+                replace(replica, package)
+                assert wait_for(lambda replica=replica: scraper.saw_counting(replica)), replica.log()[-2000:]
+        load.stop()
+        assert settle(replicas, load) == {}
+        assert scraper.steps_back == []
+        assert scraper.above_truth == []
+        assert state(replicas[0], after) == state(replicas[0], before)
+        assert state(replicas[0], before)["totals"]["spans"] == load.produced
+    finally:
+        load.stop()
+        scraper.stop()
+        for replica in replicas:
+            replica.end()
+
+
+def test_spans_of_the_other_version_are_known_as_duplicates(
+    kafka: KafkaBroker, topic: str, tmp_path: Path, packages: tuple[Path, Path]
+) -> None:
+    before, after = packages
+    spans = traffic(topic, 3, 50)
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"deduplicate": {"by": "span_id", "window": "1h"}},
+    }
+    replica = Replica(tmp_path, "replica", sections, before)
+    repeated = 0
+    try:
+        replica.wait_until_ready(60.0)
+        for published, package in enumerate((before, after, before, after), start=1):
+            if package != replica.package:
+                replace(replica, package)
+            # The first ones again, and thirty more.
+            produce(kafka, topic, spans[: 30 * published])
+            repeated += 30 * (published - 1)
+            expected = 30 * published + repeated
+            assert wait_for(lambda expected=expected: counted([replica]) + audited([replica], "duplicate") == expected)
+            assert counted([replica]) == 30 * published
+    finally:
+        replica.end()
+
+
+def test_each_alert_fires_once_while_replicas_are_upgraded_and_rolled_back(
+    kafka: KafkaBroker, tmp_path: Path, packages: tuple[Path, Path], webhook: Webhook
+) -> None:
+    """Each batch of spans completes a window of which the batches before it, of either version, are a part."""
+    before, after = packages
+    topic = kafka.create_topic(f"upgrade-{uuid.uuid4().hex[:8]}", 4)
+    batches = [traffic(f"{topic}{number}", 5, 60) for number in range(3)]
+    rules = [
+        rule(f"batch-{number}", "total_cost", "gt", 0.0, webhook, window="1h", interval="1m", min_spans=300 * number)
+        for number in (1, 2, 3)
+    ]
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"session_timeout": "6s"}, "alerts": rules,
+    }  # fmt: skip
+    replicas = [Replica(tmp_path, f"replica-{index}", sections, before) for index in range(2)]
+
+    def fired() -> list[str]:
+        return sorted(body["alert"] for body in webhook.bodies(status="firing"))
+
+    try:
+        for replica in replicas:
+            replica.wait_until_ready(60.0)
+        for number, package in enumerate((before, after, before), start=1):
+            # The batch is counted by one replica of each version.
+            replace(replicas[0], package)
+            produce(kafka, topic, batches[number - 1])
+            replace(replicas[1], package)
+            expected = [f"batch-{done}" for done in range(1, number + 1)]
+            assert wait_for(lambda expected=expected: fired() == expected, 150.0), (fired(), replicas[0].log()[-2000:])
+        for body in webhook.bodies(status="firing"):
+            spans = [span for batch in batches[: int(body["alert"][-1])] for span in batch]
+            assert body["span_count"] == len(spans)
+            assert body["value"] == pytest.approx(METRICS["total_cost"](spans), rel=1e-12)
+        for package in packages:
+            replace(replicas[0], package)
+            board = json.loads(replicas[0].get("/alerts")[1])
+            assert {alert["name"]: alert["firings"] for alert in board["alerts"]} == {
+                f"batch-{number}": 1 for number in (1, 2, 3)
+            }
+    finally:
+        for replica in replicas:
+            replica.end()
