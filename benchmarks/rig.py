@@ -26,9 +26,13 @@ class Harness:
         self.batches = workload.batches()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._groups = GroupIndex(max_groups)
-        self.ledger = Ledger(LAYOUT, self._groups, 300.0)
+        self.ledger = Ledger(layout=LAYOUT, groups=self._groups, quality_window_s=300.0)
         self._engine = Pipeline(
-            SpanDecoder(workload.writer_schemas()), self._groups, Pricer({}), LAYOUT, StageTimer(self.seconds)
+            decoder=SpanDecoder(workload.writer_schemas()),
+            groups=self._groups,
+            pricer=Pricer({}),
+            layout=LAYOUT,
+            timer=StageTimer(self.seconds),
         )
 
     def count(self) -> Delta:

@@ -76,9 +76,9 @@ def measure(groups: int) -> None:
     """Print the constants with this many groups."""
     sent = messages(groups, BATCH * BATCHES)
     layout, index, seconds = Layout.build(), GroupIndex(1_000_000), dict.fromkeys(STAGES, 0.0)
-    delta, ledger = Delta(layout), Ledger(layout, index, 300.0)
+    delta, ledger = Delta(layout), Ledger(layout=layout, groups=index, quality_window_s=300.0)
     decoder = SpanDecoder(WriterSchemas())
-    engine = Pipeline(decoder, index, Pricer({}), layout, StageTimer(seconds))
+    engine = Pipeline(decoder=decoder, groups=index, pricer=Pricer({}), layout=layout, timer=StageTimer(seconds))
     codec, renderer = StateCodec(layout), Renderer()
 
     def envelope(row: int) -> Envelope:

@@ -117,16 +117,23 @@ class Harness:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.groups = GroupIndex(max_groups, hash_bits)
         self.delta = Delta(layout)
-        self.ledger = Ledger(layout, self.groups, quality_window_s, self.clock, expire_after_s, label_sets)
+        self.ledger = Ledger(
+            layout=layout,
+            groups=self.groups,
+            quality_window_s=quality_window_s,
+            clock=self.clock,
+            expire_after_s=expire_after_s,
+            label_sets=label_sets,
+        )
         self.state = ReplicaState(delta=self.delta, ledger=self.ledger, deduplicator=self.deduplicator)
         self.engine = Pipeline(
-            SpanDecoder(schemas if schemas is not None else WriterSchemas()),
-            self.groups,
-            pricer or published_pricer(),
-            layout,
-            StageTimer(self.seconds),
-            self.clock,
-            self.deduplicator,
+            decoder=SpanDecoder(schemas if schemas is not None else WriterSchemas()),
+            groups=self.groups,
+            pricer=pricer or published_pricer(),
+            layout=layout,
+            timer=StageTimer(self.seconds),
+            clock=self.clock,
+            deduplicator=self.deduplicator,
         )
 
     def count(self, values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> None:

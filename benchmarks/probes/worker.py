@@ -50,14 +50,14 @@ def main() -> None:
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
-    process.settle()
+    process.tune_gc()
     service.run()
     watcher.join(1.0)
     # The last commit was waited for; the one before it may be the first.
     steady = commits[:-1] if len(commits) > 2 else commits
     seconds = steady[-1][0] - steady[0][0]
     rate = (steady[-1][1] - steady[0][1]) / seconds if seconds > 0 else 0.0
-    stages = dict(service._stats.stage_seconds)
+    stages = dict(service.stats.stage_seconds)
     print(
         json.dumps(
             {

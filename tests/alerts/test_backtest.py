@@ -8,11 +8,11 @@ import pytest
 
 from tests.alerts.helpers import FIRST, spans_of
 from tests.alerts.test_evaluation import same, simulate
-from tests.harness import published_pricer, raw_batch
+from tests.harness import LAYOUT, Harness, raw_batch
 from tests.spanfactory import message
 from tokentrace.alerts.backtest import Backtest
 from tokentrace.config import Config
-from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.runtime.wiring import alert_rules
 
 RULES: dict[str, dict[str, Any]] = {
     "spend": {"metric": "total_cost", "op": "gt", "threshold": 1500.0, "window": "25m"},
@@ -25,13 +25,17 @@ RULES: dict[str, dict[str, Any]] = {
 def backtest_of(**rules: dict[str, Any]) -> Backtest:
     kafka = {"bootstrap_servers": "x:1", "topic": "spans"}
     alerts = [{"name": name, **fields} for name, fields in rules.items()]
-    return Backtest(Config.model_validate({"kafka": kafka, "alerts": alerts}), published_pricer())
+    config = Config.model_validate({"kafka": kafka, "alerts": alerts})
+    rig = Harness()
+    return Backtest(
+        pipeline=rig.engine, groups=rig.groups, layout=LAYOUT, rules=alert_rules(config), group_id=config.kafka.group_id
+    )
 
 
 def give(backtest: Backtest, spans: list[dict[str, Any]], batch: int = 50) -> None:
     values = [message(span) for span in spans]
     batches = (raw_batch(values[first : first + batch]) for first in range(0, len(values), batch))
-    backtest.take(batches, WriterSchemas())
+    backtest.take(batches)
 
 
 @pytest.mark.parametrize("in_order", [False, True])
@@ -73,5 +77,5 @@ def test_backtest_without_spans_fires_nothing() -> None:
 def test_backtest_leaves_out_spans_without_a_possible_time() -> None:
     backtest = backtest_of(**RULES)
     batch = raw_batch([message(span) for span in spans_of(1, 4, 1)], now_s=0.0)
-    backtest.take(iter([batch]), WriterSchemas())
+    backtest.take([batch])
     assert (backtest.spans, backtest.left_out, backtest.events()) == (4, 4, [])

@@ -10,7 +10,7 @@ import gc, os
 from tokentrace.runtime import process
 process.before_imports()
 assert os.environ["OPENBLAS_NUM_THREADS"] == "1"
-process.settle()
+process.tune_gc()
 assert gc.isenabled() and gc.get_freeze_count() > 1000
 class Node: pass
 gone = []

@@ -122,7 +122,7 @@ def test_a_cell_whose_first_delta_was_dropped_is_not_older_than_its_commit() -> 
 
 
 def test_a_total_beyond_64_bits_stops_the_worker_and_commits_nothing() -> None:
-    ledger = Ledger(LAYOUT, GroupIndex(10), 300.0, Clock())
+    ledger = Ledger(layout=LAYOUT, groups=GroupIndex(10), quality_window_s=300.0, clock=Clock())
     delta = Delta(LAYOUT)
     delta.add(0, np.array([0]), np.full((1, LAYOUT.width), 2**62))
     totals, _ = ledger.preview(delta)
@@ -171,7 +171,7 @@ def test_totals_are_the_sum_of_the_committed_deltas_and_of_no_other(deltas: list
     groups = GroupIndex(10)
     for model in "abcdefg":
         groups.adopt([Group(model, "", "")], np.zeros(1, np.uint8))
-    ledger = Ledger(LAYOUT, groups, 300.0, Clock())
+    ledger = Ledger(layout=LAYOUT, groups=groups, quality_window_s=300.0, clock=Clock())
     cells: Counter[int] = Counter()
     audits: Counter[tuple[int, str]] = Counter()
     reasons: Counter[str] = Counter()

@@ -1,15 +1,15 @@
-"""The engine: one batch of raw messages becomes an addition to the delta. No Kafka and no HTTP.
+"""Pipeline: one batch of raw messages becomes an addition to the delta. No Kafka and no HTTP.
 
 frame -> decode -> validate -> deduplicate -> index -> price -> aggregate, each stage over whole arrays. A batch is
-counted whole or not at all: when a writer schema cannot be had right now, `SchemaUnavailable` leaves the delta
-as it was and the caller offers the same batch again later.
+counted whole or not at all: when a writer schema is unavailable, `SchemaUnavailable` leaves the delta unchanged and
+the caller offers the same batch again later.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -37,7 +37,7 @@ EARLIEST_US: Final = 1_577_836_800_000_000
 class StageTimer:
     """Adds the time since the last mark to a stage's account."""
 
-    def __init__(self, seconds: dict[str, float], timer: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, seconds: MutableMapping[str, float], timer: Callable[[], float] = time.perf_counter) -> None:
         self._seconds = seconds
         self._timer = timer
         self._last = timer()
@@ -56,6 +56,7 @@ class Pipeline:
 
     def __init__(
         self,
+        *,
         decoder: SpanDecoder,
         groups: GroupIndex,
         pricer: Pricer,

@@ -7,47 +7,41 @@ is complete, so none is late.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.aggregate.pipeline import Pipeline
 from tokentrace.alerts.evaluation import MINUTE_S, AlertTransition
 from tokentrace.alerts.ownership import Ownership, RollupLog
 from tokentrace.alerts.rollup_reader import Rollup
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.store import AlertStore
 from tokentrace.alerts.watermark import GRACE_US, MINUTE_US
-from tokentrace.config import Config
-from tokentrace.decode import SpanDecoder
-from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import RawBatch
-from tokentrace.pricing import Pricer
 
 
 class Backtest:
     """Counts past spans, then evaluates. left_out: number of counted spans that have no possible time."""
 
-    def __init__(self, config: Config, pricer: Pricer) -> None:
-        metrics = config.metrics
-        self._config = config
-        self._layout = Layout.build(
-            {name: getattr(metrics.buckets, name) for name in type(metrics.buckets).model_fields}
-        )
-        self._pricer = pricer
-        self._groups = GroupIndex(metrics.max_groups)
-        self._delta = Delta(self._layout)
-        self._rules = [Rule.of(rule) for rule in config.alerts]
+    def __init__(
+        self, *, pipeline: Pipeline, groups: GroupIndex, layout: Layout, rules: Sequence[Rule], group_id: str
+    ) -> None:
+        """groups: those that the pipeline counts into. group_id: the consumer group that the alerts name."""
+        self._pipeline = pipeline
+        self._groups = groups
+        self._delta = Delta(layout)
+        self._rules = rules
         self._owner = Ownership.acquire(
             rules=self._rules,
-            layout=self._layout,
+            layout=layout,
             store=AlertStore(),
             rollups=RollupLog("", 0, 0, lambda _: None),
-            group_id=config.kafka.group_id,
+            group_id=group_id,
             replica="",
             started_s=0.0,
             now_s=0.0,
@@ -56,17 +50,10 @@ class Backtest:
         self.spans = self.left_out = 0
         self.rejected: Counter[str] = Counter()
 
-    def take(self, batches: Iterator[RawBatch], schemas: WriterSchemas) -> None:
+    def take(self, batches: Iterable[RawBatch]) -> None:
         """Count the spans of these messages."""
-        engine = Pipeline(
-            SpanDecoder(schemas, self._config.kafka.framing),
-            self._groups,
-            self._pricer,
-            self._layout,
-            StageTimer(Counter()),  # type: ignore[arg-type]
-        )
         for batch in batches:
-            engine.count(batch, self._delta)
+            self._pipeline.count(batch, self._delta)
             self._flush()
 
     def _flush(self) -> None:

@@ -35,23 +35,24 @@ def command() -> None:
 @click.option("--resolved", is_flag=True, help="Also print when alerts would have been resolved.")
 def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     """Run the rules over past spans. Prints the alerts that would have fired, with time and value."""
-    from tokentrace.alerts.backtest import Backtest
     from tokentrace.alerts.history import from_file, from_topic
     from tokentrace.alerts.payload import alert_record, payload
     from tokentrace.errors import UsageError
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import kafka_clients, pricer, writer_schemas
+    from tokentrace.runtime.wiring import build_backtest, kafka_clients, writer_schemas
 
     config = _load_with_rules(rules_path)
     log.set_up("warning", "text")
-    replay = Backtest(config, pricer(config))
     path = Path(source)
     if path.is_file():
-        replay.take(*from_file(path))
+        batches, schemas = from_file(path)
     elif path.suffix == ".avro" or "/" in source:
         raise UsageError(f"File not found: {source}. Set --from to an Avro file or a topic.")
     else:
-        replay.take(from_topic(kafka_clients(config), source, config.kafka.group_id), writer_schemas(config))
+        batches = from_topic(kafka_clients(config), source, config.kafka.group_id)
+        schemas = writer_schemas(config)
+    replay = build_backtest(config, schemas)
+    replay.take(batches)
     events = [event for event in replay.events() if resolved or event.status == "firing"]
     for event in events:
         if as_json:

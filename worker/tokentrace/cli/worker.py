@@ -34,5 +34,5 @@ def command(config_path: Path) -> None:
 
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, on_signal)
-    process.settle()
+    process.tune_gc()
     service.run()

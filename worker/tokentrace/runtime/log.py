@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 
 class _Json(logging.Formatter):
-    """One JSON object a record: time, level, logger, message, and the exception where there is one."""
+    """Formats a record as one JSON object: time, level, logger, message and, if any, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -32,8 +32,8 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # librdkafka repeats every retry; what a user needs of it, tokentrace says in its own words.
+    # librdkafka logs every retry; tokentrace logs what a user needs.
     logging.getLogger("librdkafka").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)
-    # It logs each request with its address, and a webhook's address may hold a secret.
+    # It logs the URL of every request, and a webhook's URL may contain a secret.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

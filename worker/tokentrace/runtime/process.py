@@ -1,7 +1,7 @@
-"""Process: what a process that does nothing but count asks of the interpreter.
+"""Process: interpreter settings for a process that does nothing but count.
 
-These settings belong to the whole process, so the `worker` command makes them, and no module that could be imported
-by someone else's program.
+They apply to the whole process, so only the `worker` command makes them, never a module that another program may
+import.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ import gc
 import os
 from typing import Final
 
-#: Container objects made, less those freed, between two collections of the youngest ones: some batches of messages.
+#: Container objects allocated, less those freed, between two collections of the youngest generation: a few batches.
 GARBAGE_THRESHOLD: Final = 50_000
 
 
 def before_imports() -> None:
-    """Before NumPy is loaded: no threads for linear algebra, which nothing here does."""
+    """Switch off linear-algebra threads, which nothing here uses. Call it before NumPy is loaded."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def settle() -> None:
-    """Once everything is built: collect seldom, and never look at what is there for good.
+def tune_gc() -> None:
+    """Freeze long-lived objects and raise the garbage collector's thresholds. Call it after start-up.
 
-    A batch is ten thousand messages, each a container to the garbage collector. At its usual thresholds it goes over
-    them and over all modules again and again, which took half of the time of reading. What a batch leaves has no
-    cycles and is freed by reference counts.
+    A batch is ten thousand messages, each a container to the collector. At its default thresholds it traverses them and
+    all modules again and again, which took half of the time of reading (2026-11). A batch leaves no cycles, so
+    reference counts free it.
     """
     gc.collect()
     gc.freeze()

@@ -1,29 +1,147 @@
-"""Wiring: from the configuration to the parts of a worker."""
+"""Wiring: the only place that makes a replica's parts from its configuration.
+
+`build_replica` makes everything that a worker runs, `build_backtest` what `tokentrace alerts test` runs; the functions
+below make single parts, which commands use on their own too. Nothing here connects or starts.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
+from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.alerts.evaluator import EvaluatorSettings
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.alerts.backtest import Backtest
+from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
+from tokentrace.alerts.rules import Rule
+from tokentrace.alerts.status import AlertStatus
 from tokentrace.commit import Committer
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.config import Config
+from tokentrace.decode import SpanDecoder
 from tokentrace.decode.resolve import resolve
 from tokentrace.decode.schemas.store import Registry, RegistrySettings, WriterSchemas, load_folder, load_schema
 from tokentrace.errors import ConfigError, SchemaError
-from tokentrace.exposition import (
-    HttpSettings,
-)
+from tokentrace.exposition import HttpSettings, Renderer
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.measures import Layout
+from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.pricing import Pricer, Rates
+from tokentrace.runtime.worker import LoopSettings, Worker
+from tokentrace.state.ledger import Ledger
+from tokentrace.state.replica_state import ReplicaState
+
+#: With alerts, the longest time without a commit while nothing is published, so that event time advances.
+HEARTBEAT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The parts that a service starts and stops. evaluator, alert_status: None without alert rules."""
+
+    source: KafkaSource
+    worker: Worker
+    renderer: Renderer
+    evaluator: Evaluator | None
+    alert_status: AlertStatus | None
+
+
+def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Replica:
+    """Raises ConfigError for a schema file that cannot be read."""
+    section, metrics = config.worker, config.metrics
+    layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
+    schemas, dedup = writer_schemas(config), deduplicator(config)
+    decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
+    stats = WorkerStats(
+        replica_id=section.replica_id,
+        guarantee=section.guarantee,
+        started_at_s=clock(),
+        registry_requests=schemas.requests,
+        schemas=decoder.paths,
+    )
+    timer = StageTimer(stats.stage_seconds)
+    source = KafkaSource(source_settings(config), kafka_clients(config), clock)
+    renderer = Renderer(metrics.labels, metrics.zero_first)
+    ledger = Ledger(
+        layout=layout,
+        groups=groups,
+        quality_window_s=metrics.quality_window,
+        clock=clock,
+        expire_after_s=metrics.expire_after,
+        label_sets=renderer.label_sets,
+    )
+    worker = Worker(
+        settings=loop_settings(config),
+        source=source,
+        pipeline=Pipeline(
+            decoder=decoder,
+            groups=groups,
+            pricer=pricer(config, clock),
+            layout=layout,
+            timer=timer,
+            clock=clock,
+            deduplicator=dedup,
+        ),
+        state=ReplicaState(delta=Delta(layout), ledger=ledger, deduplicator=dedup),
+        committer=committer(config, source, groups, layout),
+        stats=stats,
+        timer=timer,
+        clock=clock,
+        restoring=renderer.restore,
+    )
+    evaluator, status = alerting(config, layout, clock) if config.alerts else (None, None)
+    return Replica(source=source, worker=worker, renderer=renderer, evaluator=evaluator, alert_status=status)
+
+
+def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
+    """The configured rules over history. schemas: those of the spans to read."""
+    layout, groups = layout_of(config), GroupIndex(config.metrics.max_groups)
+    pipeline = Pipeline(
+        decoder=SpanDecoder(schemas, config.kafka.framing),
+        groups=groups,
+        pricer=pricer(config),
+        layout=layout,
+        timer=StageTimer(defaultdict(float)),
+    )
+    return Backtest(
+        pipeline=pipeline, groups=groups, layout=layout, rules=alert_rules(config), group_id=config.kafka.group_id
+    )
+
+
+def layout_of(config: Config) -> Layout:
+    """The columns of a cell, with the configured buckets."""
+    buckets = config.metrics.buckets
+    return Layout.build({name: getattr(buckets, name) for name in type(buckets).model_fields})
+
+
+def loop_settings(config: Config) -> LoopSettings:
+    section = config.worker
+    return LoopSettings(
+        commit_interval_s=section.commit_interval,
+        batch_size=section.batch_size,
+        batch_wait_s=section.batch_wait,
+        heartbeat_s=HEARTBEAT_S if config.alerts else None,
+    )
+
+
+def alert_rules(config: Config) -> list[Rule]:
+    return [Rule.of(rule) for rule in config.alerts]
+
+
+def alerting(config: Config, layout: Layout, clock: Callable[[], float]) -> tuple[Evaluator, AlertStatus]:
+    """The alert evaluator, and the answers to GET /alerts."""
+    settings, clients, rules = evaluator_settings(config), kafka_clients(config), alert_rules(config)
+    evaluator = Evaluator(settings=settings, clients=clients, rules=rules, layout=layout, clock=clock)
+    status = AlertStatus(settings=settings, clients=clients, rules=rules, evaluator=evaluator, clock=clock)
+    return evaluator, status
 
 
 def kafka_clients(config: Config) -> KafkaClients:
@@ -52,7 +170,7 @@ def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: L
 
 
 def deduplicator(config: Config) -> Deduplicator:
-    """The memory of counted spans, where spans that are published again are looked for."""
+    """The configured deduplicator; one that counts every span where `worker.deduplicate` is not set."""
     section = config.worker.deduplicate
     if section is None:
         return NullDeduplicator()

@@ -30,6 +30,7 @@ class Ledger:
 
     def __init__(
         self,
+        *,
         layout: Layout,
         groups: GroupIndex,
         quality_window_s: float,

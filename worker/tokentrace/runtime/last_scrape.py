@@ -1,0 +1,50 @@
+"""Last scrape: after counting has ended, wait until every Prometheus that scrapes this replica has the final totals.
+
+Without it, Prometheus would never see what was counted between its last scrape and the end of the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Collection
+
+from tokentrace.exposition import ClientAddress, Renderer, Scrape
+from tokentrace.model.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class LastScrape:
+    """Remembers which snapshot each scraper received last. `on_scraped` runs on the HTTP server's threads."""
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._final: Snapshot | None = None
+        self._received: dict[ClientAddress, Snapshot] = {}
+        self._complete = threading.Event()
+
+    def on_scraped(self, scrape: Scrape, scraper: ClientAddress, connected: Collection[ClientAddress]) -> None:
+        """Record a scrape that was sent to its last byte."""
+        self._renderer.record_scrape(scraper, scrape.number, connected)
+        # A scraper that is not expected again must not keep an old snapshot in memory.
+        expected = self._renderer.active_servers()
+        self._received = {address: snapshot for address, snapshot in self._received.items() if address in expected}
+        if scrape.complete:
+            self._received[scraper] = scrape.snapshot
+        self._check()
+
+    def wait(self, final: Snapshot, timeout_s: float) -> None:
+        """Wait until all expected scrapers, or any scraper where none is expected, have received the final totals."""
+        self._final = final
+        self._check()
+        log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
+        if self._complete.wait(timeout_s):
+            log.info("The final values have been scraped.")
+        else:
+            log.warning("The final values were not scraped within worker.drain_timeout (%.0f s).", timeout_s)
+
+    def _check(self) -> None:
+        received = {address for address, snapshot in self._received.items() if snapshot is self._final}
+        if received and self._renderer.active_servers() <= received:
+            self._complete.set()
