@@ -90,7 +90,7 @@ class Topics:
 
     @property
     def now_s(self) -> float:
-        """When the last rollup was written."""
+        """Time at which the last rollup was written."""
         return self.rollups[-1][0] if self.rollups else at_s(0)
 
     def _offset_at(self, time_s: float) -> int | None:
@@ -118,7 +118,7 @@ class Topics:
 
 
 def facts(alerts: Sequence[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-    """What must not depend on who evaluates, and when."""
+    """Return the facts of alerts that must not depend on who evaluates, and when."""
     return [
         (alert["id"], alert["alert"], alert["status"], alert["fired_at"], alert["value"], alert["span_count"])
         for alert in alerts

@@ -39,7 +39,7 @@ class Stage:
         self.shown: list[EvaluatorSnapshot | None] = []
         self.submitted: list[str] = []
         self.outcomes: SimpleQueue[delivery.Outcome] = SimpleQueue()
-        #: What the next commits come to, and what happens while deliveries are waited for.
+        #: Outcomes of the next commits, and a hook that runs while deliveries are awaited.
         self.results: list[Outcome] = []
         self.while_draining: Callable[[], None] = lambda: None
         self.silences: list[tuple[bytes, bytes | None, None]] = []
@@ -51,7 +51,7 @@ class Stage:
             read_tail=self.read_tail, take_over=self.take_over, show=self.show, clock=lambda: topics.now_s,
         )  # fmt: skip
 
-    def own(self) -> None:
+    def acquire(self) -> None:
         """The group gives the partition to this member."""
         self.position = self.session.acquire()
 
@@ -126,7 +126,7 @@ class Stage:
 
 def test_session_shows_and_delivers_what_is_committed_and_only_then() -> None:
     stage = Stage(busy_minutes(0, until=0), rule(**BUSY))
-    stage.own()
+    stage.acquire()
     assert stage.steps == ["await stable offset", "read store"]
     stage.steps.clear()
     stage.session.turn()
@@ -150,7 +150,7 @@ def test_session_continues_the_deliveries_of_the_owner_before_ahead_of_its_own()
     topics.commit(1)
     topics.commit(2)
     stage = Stage(topics, rule(**BUSY))
-    stage.own()
+    stage.acquire()
     stage.session.turn()
     assert stage.steps[2:] == ["show", "deliver", "commit", "show", "deliver"]
     assert stage.submitted[0] == earlier["id"]
@@ -165,13 +165,13 @@ def test_session_whose_commit_fails_gives_up_and_the_next_finds_the_same(result:
     topics = busy_minutes(0, until=0)
     stage = Stage(topics, rule(**BUSY))
     stage.results = [result]
-    stage.own()
+    stage.acquire()
     with pytest.raises(FatalError, match=said):
         stage.session.turn()
     assert stage.steps[2:] == ["show", "commit", "hide", "forget", "close silences"]
     assert (stage.shown[-1], stage.submitted, topics.alerts) == (None, [], [])
     again = Stage(topics, rule(**BUSY))
-    again.own()
+    again.acquire()
     again.session.turn()
     assert next(parse_key(key) for key, _ in topics.alerts) == ("alert", again.submitted[0])
 
@@ -179,7 +179,7 @@ def test_session_whose_commit_fails_gives_up_and_the_next_finds_the_same(result:
 def test_session_waits_for_deliveries_and_commits_their_outcomes_before_it_hands_over() -> None:
     topics = busy_minutes(0, until=0)
     stage = Stage(topics, rule(**BUSY))
-    stage.own()
+    stage.acquire()
     stage.session.turn()
     stage.steps.clear()
     (id_,) = stage.submitted
@@ -193,7 +193,7 @@ def test_session_waits_for_deliveries_and_commits_their_outcomes_before_it_hands
 
 def test_session_that_lost_the_partition_forgets_what_its_deliveries_came_to() -> None:
     stage = Stage(busy_minutes(0, until=0), rule(**BUSY))
-    stage.own()
+    stage.acquire()
     stage.session.turn()
     stage.outcomes.put(delivery.Outcome(stage.submitted[0], "r", "delivered", 1))
     stage.session.release()
@@ -203,7 +203,7 @@ def test_session_that_lost_the_partition_forgets_what_its_deliveries_came_to() -
 def test_session_shows_a_silence_as_soon_as_it_is_there() -> None:
     topics = busy_minutes(until=0)
     stage = Stage(topics, rule(**BUSY))
-    stage.own()
+    stage.acquire()
     stage.session.turn()
     stage.steps.clear()
     stage.silences = [(*silence(topics, "r", at_s(9)), None)]

@@ -59,7 +59,7 @@ def traffic() -> tuple[list[tuple[float, bytes]], list[Any]]:
     """Rollups of 40 minutes, and the alerts that an owner finds who is never interrupted."""
     topics, spans = Topics(), spans_of(7, 400, 40)
     for minute in range(40):
-        topics.commit(minute, [each for each in spans if each["ended_at"] // 60_000_000 == FIRST + minute])
+        topics.commit(minute, [span for span in spans if span["ended_at"] // 60_000_000 == FIRST + minute])
     owner = topics.acquire(*MANY)
     found = []
     for end in range(topics.end + 1):
