@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import re
@@ -33,7 +34,35 @@ def _sizing() -> str:
     return table
 
 
+def _layer_rules(name: str) -> Any:
+    """A constant of tests/test_layers.py, which checks the imports."""
+    for node in ast.parse((ROOT / "tests" / "test_layers.py").read_text()).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
+            assert node.value is not None
+            return ast.literal_eval(node.value)
+    raise LookupError(name)
+
+
+def _layers() -> str:
+    """The layers of the package, the highest first."""
+    layers = [sorted(room for room in layer if not room.startswith("__")) for layer in _layer_rules("LAYERS")]
+    rows = [", ".join(f"`{room}`" for room in layer) for layer in layers if layer]
+    lines = [f"| {number} | {row} |" for number, row in reversed(list(enumerate(rows, 1)))]
+    return "\n".join(["| layer | rooms |", "|---|---|", *lines]) + "\n"
+
+
+def _homes() -> str:
+    """The libraries that only some places import."""
+    lines = [
+        f"| `{library}` | {', '.join(f'`{home}`' for home in homes)} |"
+        for library, homes in _layer_rules("HOMES").items()
+    ]
+    return "\n".join(["| library | imported only by |", "|---|---|", *lines]) + "\n"
+
+
 TABLES = {
+    "layers": _layers,
+    "homes": _homes,
     "sizing": _sizing,
     "configuration": markdown_table,
     "span families": span_families,
