@@ -91,7 +91,7 @@ def counts_schema(path: Path) -> str:
     schema = json.loads(path.read_text())
     counts = _record(schema, "Counts")
     fields = {field["name"]: field for field in record_fields()}
-    known = [each["name"] for each in counts["fields"] if each["name"] in fields]
+    known = [field["name"] for field in counts["fields"] if field["name"] in fields]
     counts["fields"] = [fields[name] for name in dict.fromkeys([*known, *fields])]
     return json.dumps(schema, indent=2) + "\n"
 
@@ -101,7 +101,7 @@ def _record(schema: Any, name: str) -> Any:
     if isinstance(schema, dict) and schema.get("name") == name and schema.get("type") == "record":
         return schema
     inside = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
-    return next((found for each in inside if (found := _record(each, name)) is not None), None)
+    return next((found for part in inside if (found := _record(part, name)) is not None), None)
 
 
 def generated() -> dict[Path, str]:

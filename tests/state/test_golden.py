@@ -1,4 +1,4 @@
-"""What every release wrote is read for ever, with equal totals."""
+"""Records of every release are readable, with equal totals."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def named(row: Any, layout: Layout) -> Row:
     return {
         "sums": {name: int(row[layout.column(name)]) for name in SUMS},
         "histograms": {
-            name: [list(map(int, row[each.buckets])), int(row[each.sum])]
-            for name, each in layout.histograms.items()
-            if any(row[each.buckets])
+            name: [list(map(int, row[histogram.buckets])), int(row[histogram.sum])]
+            for name, histogram in layout.histograms.items()
+            if any(row[histogram.buckets])
         },
     }
 
@@ -53,10 +53,10 @@ def test_state_codec_reads_the_totals_of_a_release(release: str) -> None:
     layout = layout_of(expected)
     codec = StateCodec(layout)
     state = dict(records["state"])
-    own = next(value for key, value in state.items() if parse_state_key(key) == (expected["replica"], None))
+    replica_record = next(value for key, value in state.items() if parse_state_key(key) == (expected["replica"], None))
     found = {}
     for key, value in state.items():
-        if value != own:
+        if value != replica_record:
             row, created_s = codec.cell(value)
             found[key.decode()] = {"created_at": round(created_s * 1e6), **named(row, layout)}
     written = {**expected["cells"], **expected["expired"]}
@@ -66,7 +66,7 @@ def test_state_codec_reads_the_totals_of_a_release(release: str) -> None:
         summed.update(row["sums"])
     assert {name: summed[name] for name in expected["sums"]} == expected["sums"]
     nothing = np.zeros((0, layout.width), np.int64)
-    totals = codec.totals(own, nothing, np.zeros(0), np.zeros(0), "spans")
+    totals = codec.totals(replica_record, nothing, np.zeros(0), np.zeros(0), "spans")
     assert {str(key): list(audit) for key, audit in totals.partitions.items()} == expected["partitions"]
     assert {str(key): offset for key, offset in totals.positions.items()} == expected["positions"]
     assert totals.rejected == expected["rejected"]
