@@ -1,8 +1,8 @@
-"""The worker: one thread that polls, counts and commits, until it is told to drain.
+"""The worker: one thread that polls, counts and commits until `stop`.
 
-A turn is: poll a batch, count it into the delta, commit when it is time, publish the stats. Everything that the HTTP
-thread shows is an immutable object that a turn published by one assignment. Rebalances arrive inside `poll`, on
-this thread: a revoke commits first, a loss drops what was not committed.
+A turn is: poll a batch, count it into the delta, commit when it is due, publish the stats. Everything that the HTTP
+thread shows is an immutable object that a turn published by one assignment. Rebalances arrive inside `poll`, on this
+thread: a revoke commits first, a loss drops what was not committed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
@@ -24,30 +25,36 @@ from tokentrace.state.replica_state import ReplicaState
 
 log = logging.getLogger(__name__)
 
-#: A delta that holds this many dead letters is committed early, so that they cannot fill the memory.
-MAX_DEAD_LETTERS = 2000
-#: How long a revoke may go on trying to commit before the delta is left to the next owner.
-REVOKE_PATIENCE_S = 10.0
-PUBLISH_INTERVAL_S = 0.25
-RETRY_FIRST_S, RETRY_LAST_S = 0.25, 15.0
-#: A partition that was read to its end and gave no span for so long has no span that ended before that: spans are
-#: published soon after they end.
-IDLE_AFTER_S = 10.0
+#: A delta with this many dead letters is committed early, which bounds their memory.
+MAX_DEAD_LETTERS: Final = 2000
+#: How long a revoke retries its commit before it leaves the delta to the next owner, and the pause between two tries.
+REVOKE_TIMEOUT_S: Final = 10.0
+REVOKE_RETRY_S: Final = 0.1
+PUBLISH_INTERVAL_S: Final = 0.25
+#: First and longest delay between two tries to fetch a schema.
+RETRY_FIRST_S: Final = 0.25
+RETRY_LAST_S: Final = 15.0
+#: A partition that is read to its end and had no span for this long is idle: spans are published soon after they end,
+#: so none that ended earlier is still to come.
+IDLE_AFTER_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """Pace of the loop."""
+    """Pace of the loop.
+
+    batch_size: most messages of a poll. batch_wait_s: longest wait of a poll.
+    heartbeat_s: longest time without a commit while nothing is published, so that event time advances; None: any.
+    """
 
     commit_interval_s: float
     batch_size: int
     batch_wait_s: float
-    #: Longest time without a commit while nothing is published, so that event time moves on; None: any.
     heartbeat_s: float | None = None
 
 
 class Worker:
-    """Joins the pieces and runs the loop. `snapshot` and `stats` may be read from any thread at any time."""
+    """Runs the loop over its parts. `snapshot` and `stats` may be read from any thread at any time."""
 
     def __init__(
         self,
@@ -60,6 +67,7 @@ class Worker:
         stats: WorkerStats,
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
         restoring: Callable[[Callable[[], Snapshot]], object] = lambda publish: publish(),
     ) -> None:
         """restoring: called with what publishes the totals of earlier runs; it calls that once."""
@@ -73,6 +81,7 @@ class Worker:
         self._stats = stats
         self._timer = timer
         self._clock = clock
+        self._sleep = sleep
         self._stopping = threading.Event()
         self._waiting: RawBatch | None = None
         self._retry_at_s = 0.0
@@ -89,11 +98,11 @@ class Worker:
         return self._state.snapshot
 
     def stop(self) -> None:
-        """Ask the loop to commit, leave the group and return. Safe from signal handlers and other threads."""
+        """End the loop: it commits, leaves the group and returns. Safe from signal handlers and other threads."""
         self._stopping.set()
 
     def run(self) -> None:
-        """Run until `stop`. Raises FatalError or UsageError when this worker cannot go on."""
+        """Run until `stop`. Raises FatalError or UsageError when this worker cannot continue."""
         try:
             self._restore()
             self._stats.not_ready = "joining the consumer group"
@@ -105,14 +114,14 @@ class Worker:
             self._stats.not_ready = "draining"
             self._commit()
         finally:
-            # Closing runs a last revoke, which commits what the line above could not.
+            # Closing runs a last revoke, which commits what the commit above could not.
             self._source.close()
             self._committer.close()
             self._stats.lag = {}
             self._publish_stats()
 
     def _restore(self) -> None:
-        """Go on from what this replica has committed in earlier runs."""
+        """Start from what this replica has committed in earlier runs."""
         self._stats.not_ready = "restoring the committed totals"
         self._publish_stats()
         began = time.perf_counter()
@@ -125,7 +134,7 @@ class Worker:
 
             self._restoring(publish)
             self._stats.last_commit_at_s = totals.committed_at_s
-            log.info("Restored the totals of %d series groups.", len(self.snapshot.groups) - 1)
+            log.info("Restored the totals of %d groups.", len(self.snapshot.groups) - 1)
         self._stats.restore_seconds = time.perf_counter() - began
 
     # -- one turn --------------------------------------------------------------------------------------------------
@@ -152,7 +161,7 @@ class Worker:
             self._publish_stats()
 
     def _poll_timeout_s(self) -> float:
-        """Never sleep past the next commit: a quiet topic's last spans must still show in time."""
+        """Return how long a poll may wait: never past the next commit, which an idle topic needs as well."""
         until_commit_s = self._commit_due_s - self._clock()
         return min(self._settings.batch_wait_s, max(until_commit_s, 0.0))
 
@@ -161,7 +170,7 @@ class Worker:
         try:
             self._pipeline.count(batch, self._delta)
         except SchemaUnavailable as unavailable:
-            # The group membership must be kept alive by polling meanwhile, so pause rather than wait here.
+            # Polling keeps the group membership alive meanwhile, so pause rather than wait here.
             if self._waiting is None:
                 self._retry_delay_s = RETRY_FIRST_S
             self._waiting = batch
@@ -177,7 +186,7 @@ class Worker:
                 if self._delta.counted[partition] > before:
                     self._last_span_s[partition] = now_s
             if self._waiting is not None:
-                log.info("The schema is available again; counting goes on.")
+                log.info("Schema available again; resuming.")
                 self._resume()
 
     def _resume(self) -> None:
@@ -199,7 +208,7 @@ class Worker:
             self._state.apply(proposal)
             if proposal.expiry:
                 expired = int((~proposal.expiry.keep).sum())
-                log.info("%d groups were idle for metrics.expire_after, and expired.", expired)
+                log.info("%d groups expired: idle for longer than metrics.expire_after.", expired)
             self._stats.last_commit_at_s = self._clock()
         elif outcome is Outcome.DROPPED:
             self._drop()
@@ -210,22 +219,22 @@ class Worker:
         return outcome
 
     def _advance_idle_partitions(self) -> None:
-        """Where nothing comes, event time moves on with the clock; it is told with a commit, or when it is time to."""
+        """Advance the event time of idle partitions with the clock; published with the next commit or heartbeat."""
         now_s = self._clock()
         heartbeat_s = self._settings.heartbeat_s
         if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
             return
-        quiet_since_s = now_s - IDLE_AFTER_S
-        quiet = [p for p in self._source.caught_up if self._last_span_s.get(p, now_s) <= quiet_since_s]
-        for partition in quiet:
-            self._delta.advance_event_time(partition, int(quiet_since_s * 1e6))
-        if quiet and not self._delta:
-            # Offsets go with it, so that a replica that lost them cannot tell anything.
+        idle_since_s = now_s - IDLE_AFTER_S
+        idle = [p for p in self._source.caught_up if self._last_span_s.get(p, now_s) <= idle_since_s]
+        for partition in idle:
+            self._delta.advance_event_time(partition, int(idle_since_s * 1e6))
+        if idle and not self._delta:
+            # Its commit includes offsets, so a replica that has lost the partitions cannot publish an event time.
             self._delta.positions.update(self._source.positions)
         self._heartbeat_due_s = now_s + (heartbeat_s or 0.0)
 
     def _drop(self) -> None:
-        """Forget what is not committed, and read it again where it is still ours."""
+        """Discard uncommitted counts, and rewind to the committed offsets with the next turn."""
         self._state.discard()
         if self._waiting is not None:
             self._resume()
@@ -245,16 +254,16 @@ class Worker:
     # -- rebalance, called by the source inside poll ---------------------------------------------------------------
 
     def accept_offset(self, partition: int, offset: int | None) -> bool:
-        """Whether counting may go on from the group's offset, None where it has none.
+        """Return whether to consume a partition from the group's offset, None if it has none.
 
-        Before what is known to be counted it may not: somebody has set the offsets back, or restored a cluster.
+        An offset below what is known to be counted is rejected: the offsets were reset, or a cluster was restored.
         """
         counted = max(self._committer.counted_up_to.get(partition, 0), self._state.position(partition))
         if (offset or 0) >= counted:
             return True
         found = "no offset" if offset is None else f"offset {offset}"
         log.error(
-            "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are counted already and "
+            "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are already counted and "
             "would be counted again. See `tokentrace state show`; then either set the offsets forward "
             "(`tokentrace state reset --offsets`) or accept it (`tokentrace state reset --positions`), and restart.",
             partition, found, counted,
@@ -268,30 +277,30 @@ class Worker:
     def on_assign(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["assign"] += 1
         if partitions:
-            log.info("Assigned partitions %s.", sorted(partitions))
+            log.info("Partitions assigned: %s.", sorted(partitions))
         self._last_span_s.update(dict.fromkeys(partitions, self._clock()))
         if self._waiting is None:
             self._stats.not_ready = ""
 
     def on_revoke(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["revoke"] += 1
-        log.info("Giving up partitions %s.", sorted(partitions))
-        deadline_s = self._clock() + REVOKE_PATIENCE_S
+        log.info("Partitions revoked: %s.", sorted(partitions))
+        deadline_s = self._clock() + REVOKE_TIMEOUT_S
         outcome = self._commit()
         while outcome is Outcome.RETRY and self._clock() < deadline_s:
-            time.sleep(0.1)
+            self._sleep(REVOKE_RETRY_S)
             outcome = self._commit()
         if outcome is Outcome.RETRY or self._waiting is not None:
             self._drop()
-        self._forget(partitions)
+        self._remove(partitions)
 
     def on_lost(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["lost"] += 1
-        log.warning("Lost partitions %s; what was not committed of them is counted by their next owner.", partitions)
+        log.warning("Partitions lost: %s. Their next owner counts what was not committed.", sorted(partitions))
         self._drop()
-        self._forget(partitions)
+        self._remove(partitions)
 
-    def _forget(self, partitions: Sequence[int]) -> None:
+    def _remove(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._stats.lag.pop(partition, None)
         self._state.revoke(partitions)

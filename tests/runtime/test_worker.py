@@ -1,0 +1,390 @@
+"""The worker's loop over a scripted source and committer, on a clock that only moves when a poll waits or it sleeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from tests.harness import NOW_S, Clock, Harness, raw_batch
+from tests.spanfactory import message, span
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.pipeline import StageTimer
+from tokentrace.commit import Outcome
+from tokentrace.errors import FatalError, SchemaUnavailable
+from tokentrace.model.messages import RawBatch
+from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.worker_stats import Lag, WorkerStats
+from tokentrace.runtime.worker import (
+    IDLE_AFTER_S,
+    MAX_DEAD_LETTERS,
+    REVOKE_RETRY_S,
+    REVOKE_TIMEOUT_S,
+    LoopSettings,
+    Worker,
+)
+from tokentrace.state.proposal import Proposal
+from tokentrace.state.totals import Totals
+
+COMMITTED, RETRY, DROPPED = Outcome.COMMITTED, Outcome.RETRY, Outcome.DROPPED
+
+#: What one poll does: it may call the listener, and gives a batch or None.
+Step = Callable[[], RawBatch | None]
+
+
+def spans(count: int, *, offset: int = 0, partition: int = 0) -> RawBatch:
+    return raw_batch([message(span(span_id=str(offset + row))) for row in range(count)], partition, offset)
+
+
+class Source:
+    """A group member with partitions 0 and 1. Every poll runs the next step; after the last one the worker stops."""
+
+    unreachable = ""
+
+    def __init__(self, rig: Rig, steps: Sequence[Step | RawBatch | None]) -> None:
+        self._rig = rig
+        self._steps = list(steps)
+        self.assigned: list[int] = [0, 1]
+        self.positions: dict[int, int] = {0: 0, 1: 0}
+        self.caught_up: set[int] = set()
+        self.blocked: set[int] = set()
+        self.lost_records: dict[int, int] = {}
+
+    def subscribe(self, listener: Worker) -> None:
+        listener.load_state(self.assigned)
+        listener.on_assign(self.assigned)
+
+    def poll(self, max_messages: int, timeout_s: float) -> RawBatch | None:
+        if not self._steps:
+            self._rig.worker.stop()
+            return None
+        step = self._steps.pop(0)
+        batch = step() if callable(step) else step
+        if batch is None:
+            self._rig.clock.now_s += timeout_s
+        else:
+            self.positions.update(batch.positions)
+        return batch
+
+    def lag(self) -> dict[int, Lag]:
+        return {partition: Lag(0, 0.0) for partition in self.assigned}
+
+    def pause(self) -> None:
+        self._rig.events.append("pause")
+
+    def resume(self) -> None:
+        self._rig.events.append("resume")
+
+    def rewind(self) -> None:
+        self._rig.events.append("rewind")
+
+    def close(self) -> None:
+        self._rig.events.append("source closed")
+        self.assigned = []
+
+
+@dataclass
+class Committer:
+    """Gives the scripted outcomes, then COMMITTED; keeps every proposal, and what was shown and counted meanwhile."""
+
+    rig: Rig
+    outcomes: list[Outcome | Exception]
+    totals: Totals | None = None
+    counted_up_to: Mapping[int, int] = field(default_factory=dict)
+    proposals: list[Proposal] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
+    pending: list[int] = field(default_factory=list)
+
+    def start(self) -> Totals | None:
+        return self.totals
+
+    def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Any]:
+        return {}
+
+    def commit(self, proposal: Proposal) -> Outcome:
+        self.proposals.append(proposal)
+        self.shown.append(counted(self.rig.worker.snapshot))
+        self.pending.append(sum(self.rig.harness.delta.counted.values()))
+        outcome = self.outcomes.pop(0) if self.outcomes else COMMITTED
+        self.rig.events.append("commit" if isinstance(outcome, Exception) else f"commit {outcome.value}")
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        self.rig.events.append("committer closed")
+
+
+class FlakyPipeline:
+    """The harness's pipeline, whose schema is unavailable for the first `failures` batches."""
+
+    def __init__(self, harness: Harness, failures: int) -> None:
+        self._harness = harness
+        self.failures = failures
+
+    def count(self, batch: RawBatch, delta: Delta) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise SchemaUnavailable("The registry does not answer.")
+        self._harness.engine.count(batch, delta)
+
+
+class Rig:
+    """A worker whose source, committer and clock are scripted; everything between them is the product's."""
+
+    def __init__(
+        self,
+        *steps: Step | RawBatch | None,
+        outcomes: Sequence[Outcome | Exception] = (),
+        unavailable: int = 0,
+        heartbeat_s: float | None = None,
+        restoring: Callable[[Callable[[], Snapshot]], object] = lambda publish: publish(),
+    ) -> None:
+        self.events: list[str] = []
+        self.slept_s: list[float] = []
+        self.harness = Harness()
+        self.clock: Clock = self.harness.clock
+        self.source = Source(self, steps)
+        self.committer = Committer(self, list(outcomes))
+        self.worker = Worker(
+            settings=LoopSettings(commit_interval_s=1.0, batch_size=100, batch_wait_s=1.0, heartbeat_s=heartbeat_s),
+            source=self.source,  # type: ignore[arg-type]
+            pipeline=FlakyPipeline(self.harness, unavailable),  # type: ignore[arg-type]
+            state=self.harness.state,
+            committer=self.committer,
+            stats=WorkerStats(replica_id="r0", guarantee="exactly_once", started_at_s=NOW_S),
+            timer=StageTimer(self.harness.seconds),
+            clock=self.clock,
+            sleep=self._sleep,
+            restoring=restoring,
+        )
+
+    def _sleep(self, seconds: float) -> None:
+        self.slept_s.append(seconds)
+        self.clock.now_s += seconds
+
+    def run(self) -> Rig:
+        self.worker.run()
+        return self
+
+    def revoke(self) -> None:
+        self.worker.on_revoke([0, 1])
+        self.source.assigned, self.source.positions = [], {}
+
+    def lose(self) -> None:
+        self.worker.on_lost([0, 1])
+        self.source.assigned, self.source.positions = [], {}
+
+    @property
+    def counted(self) -> int:
+        return counted(self.worker.snapshot)
+
+    @property
+    def proposed(self) -> list[int]:
+        """Spans in the totals of each proposal."""
+        return [
+            sum(audit.counted for audit in proposal.totals.partitions.values()) for proposal in self.committer.proposals
+        ]
+
+
+def counted(snapshot: Snapshot) -> int:
+    return sum(audit.counted for audit in snapshot.partitions.values())
+
+
+# -- the order of a commit -------------------------------------------------------------------------------------------
+
+
+def test_worker_shows_and_clears_only_what_is_committed() -> None:
+    rig = Rig(spans(3), None, spans(2, offset=3), None).run()
+    assert rig.proposed == [3, 5]
+    assert rig.committer.shown == [0, 3], "a scrape during a commit sees the totals of the commit before"
+    assert rig.committer.pending == [3, 2], "the delta is kept until its commit has ended"
+    assert rig.counted == 5
+    assert [proposal.positions for proposal in rig.committer.proposals] == [{0: 3}, {0: 5}]
+    assert not rig.harness.delta
+
+
+def test_worker_commits_nothing_without_spans_or_expiry() -> None:
+    rig = Rig(None, None, None).run()
+    assert rig.committer.proposals == []
+    assert rig.worker.stats.commits == {"ok": 0, "dropped": 0, "failed": 0}
+
+
+def test_worker_retry_keeps_the_delta_and_commits_it_with_what_follows() -> None:
+    rig = Rig(spans(3), None, spans(2, offset=3), None, outcomes=[RETRY]).run()
+    assert rig.proposed == [3, 5]
+    assert rig.committer.shown == [0, 0]
+    assert (rig.counted, rig.worker.stats.commits) == (5, {"ok": 1, "dropped": 0, "failed": 1})
+    assert "rewind" not in rig.events
+
+
+def test_worker_dropped_commit_discards_the_delta_and_rewinds() -> None:
+    """What the poll after it gives was fetched before the rewind, so it is not counted."""
+    rig = Rig(spans(3), None, spans(2, offset=3), spans(4), None, outcomes=[DROPPED]).run()
+    assert rig.events[:3] == ["commit dropped", "rewind", "commit ok"]
+    assert (rig.proposed, rig.counted) == ([3, 4], 4)
+
+
+def test_worker_commits_early_when_dead_letters_pile_up() -> None:
+    junk = raw_batch([b"junk"] * MAX_DEAD_LETTERS)
+    rig = Rig(junk).run()
+    assert rig.clock.now_s == NOW_S, "before the commit interval has passed"
+    assert [len(proposal.dead_letters) for proposal in rig.committer.proposals] == [MAX_DEAD_LETTERS]
+
+
+def test_worker_stop_commits_then_leaves_the_group_and_closes() -> None:
+    rig = Rig(spans(1)).run()
+    assert rig.events == ["commit ok", "source closed", "committer closed"]
+    assert rig.worker.stats.lag == {}
+
+
+def test_worker_that_may_not_commit_any_more_ends_with_everything_closed() -> None:
+    rig = Rig(spans(1), None, outcomes=[FatalError("fenced")])
+    with pytest.raises(FatalError, match="fenced"):
+        rig.run()
+    assert rig.events == ["commit", "source closed", "committer closed"]
+    assert rig.counted == 0
+
+
+def test_worker_restores_before_it_joins_and_shows_it_when_told_to() -> None:
+    seen: list[int] = []
+
+    def restoring(publish: Callable[[], Snapshot]) -> None:
+        seen.append(rig.counted)
+        seen.append(counted(publish()))
+
+    rig = Rig(spans(2, offset=1), None, restoring=restoring)
+    rig.harness.count([message(span())])
+    rig.committer.totals = rig.harness.state.prepare().totals
+    rig.harness.state.discard()
+    rig.run()
+    assert seen == [0, 1]
+    assert rig.counted == 3
+
+
+# -- rebalances ------------------------------------------------------------------------------------------------------
+
+
+def test_worker_revoke_commits_before_the_partitions_are_given_up() -> None:
+    def revoke() -> None:
+        rig.revoke()
+        rig.events.append("revoked")
+
+    rig = Rig(spans(3), revoke, None)
+    rig.run()
+    assert rig.events[:2] == ["commit ok", "revoked"]
+    assert (rig.counted, rig.worker.stats.rebalances["revoke"]) == (3, 1)
+    assert "rewind" not in rig.events
+
+
+def test_worker_revoke_retries_its_commit() -> None:
+    rig = Rig(spans(3), lambda: rig.revoke(), outcomes=[RETRY, RETRY])
+    rig.run()
+    assert rig.slept_s == [REVOKE_RETRY_S] * 2
+    assert (rig.proposed, rig.counted) == ([3, 3, 3], 3)
+
+
+def test_worker_revoke_leaves_the_delta_to_the_next_owner_after_a_time() -> None:
+    rig = Rig(spans(3), lambda: rig.revoke(), None, outcomes=[RETRY] * 1000)
+    rig.run()
+    assert sum(rig.slept_s) == pytest.approx(REVOKE_TIMEOUT_S, abs=2 * REVOKE_RETRY_S)
+    assert rig.counted == 0
+    assert not rig.harness.delta
+    assert "rewind" in rig.events
+
+
+def test_worker_lost_partitions_drop_the_delta_without_a_commit() -> None:
+    rig = Rig(spans(3), lambda: rig.lose(), None)
+    rig.run()
+    assert (rig.committer.proposals, rig.counted) == ([], 0)
+    assert rig.events[:1] == ["rewind"]
+    assert rig.worker.stats.rebalances["lost"] == 1
+
+
+@pytest.mark.parametrize(
+    ("offset", "known", "accepted"),
+    [
+        (5, {}, True),
+        (None, {}, True),
+        (5, {0: 5}, True),
+        (6, {0: 5}, True),
+        (4, {0: 5}, False),
+        (None, {0: 5}, False),
+        (4, {1: 5}, True),
+    ],
+)
+def test_worker_accepts_no_offset_below_what_is_counted(
+    offset: int | None, known: dict[int, int], accepted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig()
+    rig.committer.counted_up_to = known
+    assert rig.worker.accept_offset(0, offset) is accepted
+    assert ("tokentrace state reset" in caplog.text) is not accepted
+
+
+def test_worker_accepts_no_offset_below_its_own_commits() -> None:
+    rig = Rig(spans(3), None).run()
+    assert [rig.worker.accept_offset(0, offset) for offset in (2, 3)] == [False, True]
+
+
+# -- a schema that is unavailable ------------------------------------------------------------------------------------
+
+
+def test_worker_pauses_for_an_unavailable_schema_and_resumes_with_the_same_batch() -> None:
+    ready: list[str] = []
+
+    def look() -> None:
+        ready.append(rig.worker.stats.not_ready)
+
+    rig = Rig(spans(3), look, look, look, look, unavailable=3)
+    rig.run()
+    assert rig.events == ["pause", "pause", "pause", "resume", "commit ok", "source closed", "committer closed"]
+    assert rig.counted == 3
+    assert ready[1] == "The registry does not answer."
+    assert (rig.worker.stats.paused, rig.worker.stats.not_ready) == (False, "draining")
+
+
+def test_worker_waits_longer_for_a_schema_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    Rig(spans(1), *[None] * 8, unavailable=4).run()
+    delays = [record.args[1] for record in caplog.records if "Counting is paused" in record.msg]  # type: ignore[index]
+    assert delays == [0.25, 0.5, 1.0, 2.0]
+
+
+def test_worker_revoked_while_paused_leaves_the_batch_to_the_next_owner() -> None:
+    rig = Rig(spans(3), lambda: rig.revoke(), None, unavailable=1)
+    rig.run()
+    assert rig.events[:3] == ["pause", "resume", "rewind"]
+    assert (rig.committer.proposals, rig.counted) == ([], 0)
+
+
+# -- event time of idle partitions -------------------------------------------------------------------------------------
+
+
+def test_worker_heartbeat_advances_the_event_time_of_idle_partitions() -> None:
+    rig = Rig(*[None] * 20, heartbeat_s=5.0)
+    rig.source.caught_up = {0}
+    rig.run()
+    times = [proposal.event_times_us for proposal in rig.committer.proposals]
+    assert times, "without a span, a heartbeat commits"
+    assert all(set(time_us) == {0} for time_us in times), "partition 1 may have spans that are not read yet"
+    latest_s = [time_us[0] / 1e6 for time_us in times]
+    assert latest_s == sorted(set(latest_s))
+    assert latest_s[0] >= NOW_S
+    assert latest_s[-1] <= rig.clock.now_s - IDLE_AFTER_S
+    assert all(proposal.positions == {0: 0, 1: 0} for proposal in rig.committer.proposals)
+
+
+def test_worker_without_alerts_needs_no_heartbeat() -> None:
+    rig = Rig(*[None] * 20)
+    rig.source.caught_up = {0, 1}
+    assert rig.run().committer.proposals == []
+
+
+def test_worker_event_time_waits_for_a_partition_that_had_a_span_lately() -> None:
+    rig = Rig(spans(1), None, *[None] * 5, heartbeat_s=1.0)
+    rig.source.caught_up = {0}
+    rig.run()
+    (proposal,) = rig.committer.proposals
+    assert proposal.event_times_us[0] == span()["ended_at"], "the span's own time"
