@@ -45,8 +45,8 @@ def write(spans: list[dict[str, Any]]) -> dict[str, Any]:
         (cell_key(REPLICA, *cell(number)), value, [])
         for number, value in enumerate(codec.cells(totals.values, totals.created_s))
     ]
-    own = codec.replica(REPLICA, "spans", totals)
-    state.append((replica_key(REPLICA), own, replica_headers(own)))
+    of_replica = codec.replica(REPLICA, "spans", totals)
+    state.append((replica_key(REPLICA), of_replica, replica_headers(of_replica)))
     cells = [cell(number) for number in rows.cells.tolist()]
     rollups = [
         (replica_key(REPLICA), value, schema_headers(value))
@@ -61,18 +61,20 @@ def read(document: dict[str, Any]) -> dict[str, Any]:
     layout = Layout.build()
     codec = StateCodec(layout)
     state = _unpacked(document["state"])
-    own = next((value, headers) for key, value, headers in state if parse_key(key) == (REPLICA, None))
-    record_schemas().learn(own[1])
-    codec.require_same_bounds(own[0])
-    cells = {key.decode(): _named(codec.cell(value)[0], layout) for key, value, _ in state if value != own[0]}
+    of_replica = next((value, headers) for key, value, headers in state if parse_key(key) == (REPLICA, None))
+    record_schemas().learn(of_replica[1])
+    codec.require_same_bounds(of_replica[0])
+    cells = {key.decode(): _named(codec.cell(value)[0], layout) for key, value, _ in state if value != of_replica[0]}
     reader = RollupReader(layout, np.arange(layout.width), lambda _: 0)
     rows = [reader.read(value, headers).values for _, value, headers in _unpacked(document["rollups"])]
     return {
         "cells": cells,
         "rollups": _named(np.concatenate(rows).sum(axis=0), layout),
-        "headers": len(replica_headers(own[0])),
+        "headers": len(replica_headers(of_replica[0])),
         # What a replica of this version would write next.
-        "again": _packed([(key, value, replica_headers(value) if value == own[0] else []) for key, value, _ in state]),
+        "again": _packed(
+            [(key, value, replica_headers(value) if value == of_replica[0] else []) for key, value, _ in state]
+        ),
     }
 
 

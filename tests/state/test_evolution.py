@@ -116,7 +116,7 @@ def test_record_of_another_kind_is_refused() -> None:
 
 
 def test_schema_with_a_field_of_another_type_is_refused() -> None:
-    """What a later version must not do is found by name, and not read as something else."""
+    """A forbidden change of a later version is found by name, and not read as something else."""
     today = {"type": "record", "name": "R", "namespace": "n", "fields": [{"name": "a", "type": "long"}]}
     later = {**today, "fields": [{"name": "a", "type": "string"}]}
     writer, reader = RecordSchemas({"r": later}, {}), RecordSchemas({"r": today}, {})
@@ -145,7 +145,7 @@ def test_state_codec_writes_the_bytes_of_the_first_release() -> None:
     for _, value in records["rollups"]:
         record = decode_record(value, "rollup")
         minutes, found, values = codec.rollup_rows(record)
-        reached = {each["partition"]: each["event_time"] for each in record["reached"]}
+        reached = {partition["partition"]: partition["event_time"] for partition in record["reached"]}
         progress = Progress(record["source_partitions"], reached, record["clamped"])
         assert len(value) < ROLLUP_BYTES
         again = codec.rollups(record["replica"], record["committed_at"] / 1e6, minutes, found, values, progress)
