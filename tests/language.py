@@ -47,9 +47,7 @@ EXEMPT: Final = frozenset({"tests/language.py", "tests/test_language.py", "docs/
 NOT_CLEAN_YET: Final[tuple[str, ...]] = (
     "worker/tokentrace/aggregate/",
     "worker/tokentrace/alerts/",
-    "worker/tokentrace/model/",
     "worker/tokentrace/runtime/",
-    "worker/tokentrace/state/",
 )
 
 #: Pattern -> suggestion. A pattern matches whole words in any case; an underscore or a digit ends a word.

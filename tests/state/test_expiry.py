@@ -143,7 +143,7 @@ def test_a_caller_ends_and_its_model_goes_on() -> None:
     assert callers(rig.shown()) == {"y"}
     by_model = {labels: value for (name, labels), value in rig.shown().items() if name == "tokentrace_spans_total"}
     assert by_model == {(("model", "a"), ("provider", "a-lab"), ("status", "ok")): 3.0}
-    assert set(snapshot.folded) == {ExpiredKey("a", "a-lab", 0), ExpiredKey(None, None, 1)}
+    assert set(snapshot.expired) == {ExpiredKey("a", "a-lab", 0), ExpiredKey(None, None, 1)}
 
 
 def test_a_series_that_names_its_caller_is_waited_for_by_all_its_groups() -> None:
@@ -178,7 +178,7 @@ def test_expiry_makes_room_and_a_group_that_returns_starts_at_zero() -> None:
         if name == "tokentrace_cost_total"
     }
     assert costs == {"__overflow__": 0.25, "z": 0.25, "x": 0.25}
-    new = snapshot.created_s[len(snapshot.folded) :][snapshot.cell_group > 0]
+    new = snapshot.created_s[len(snapshot.expired) :][snapshot.cell_group > 0]
     assert set(new.tolist()) == {rig.clock.now_s}
 
 

@@ -40,9 +40,9 @@ def named(row: Any) -> dict[str, Any]:
     return {
         "sums": {name: int(row[column]) for column, name in enumerate(SUMS)},
         "histograms": {
-            name: [row[each.buckets].tolist(), int(row[each.sum])]
-            for name, each in LAYOUT.histograms.items()
-            if row[each.buckets].any()
+            name: [row[item.buckets].tolist(), int(row[item.sum])]
+            for name, item in LAYOUT.histograms.items()
+            if row[item.buckets].any()
         },
     }
 
@@ -71,7 +71,7 @@ def alerts() -> tuple[Records, list[Any]]:
         ("silence", "poor", {"until": at_s * 1_000_000 + 60, "asked_at": at_s * 1_000_000}),
         ("evaluator", None, evaluator),
     ]  # fmt: skip
-    return [record(*entry(*each)) for each in entries], [list(each) for each in entries]
+    return [record(*entry(*item)) for item in entries], [list(item) for item in entries]
 
 
 def main(folder: Path) -> None:
@@ -125,8 +125,8 @@ def main(folder: Path) -> None:
         rig.clock.now_s += 700.0
     totals = rig.ledger.totals
     expired = {
-        folded_key(REPLICA, key).decode(): {"created_at": round(each.created_s * 1e6), **named(each.values)}
-        for key, each in totals.folded.items()
+        folded_key(REPLICA, key).decode(): {"created_at": round(item.created_s * 1e6), **named(item.values)}
+        for key, item in totals.folded.items()
     }
     assert expired
     assert isinstance(next(iter(totals.folded)), Folded)
@@ -138,7 +138,7 @@ def main(folder: Path) -> None:
         for cell in np.flatnonzero(totals.values.any(axis=1)).tolist()
     }  # fmt: skip
     # What was encoded is what an independent recount finds in the spans.
-    sums = {name: sum(each["sums"][name] for each in [*counted.values(), *expired.values()]) for name in SUMS}
+    sums = {name: sum(item["sums"][name] for item in [*counted.values(), *expired.values()]) for name in SUMS}
     found: dict[str, int] = {}
     for (name, _), value in recount([*idle, *spans]).items():
         found[name] = found.get(name, 0) + value
@@ -149,18 +149,18 @@ def main(folder: Path) -> None:
     records = {
         "state": [record(key, value) for key, value in state.items() if value is not None],
         "rollups": rollups, "seen": chunks, "alerts": alert_records,
-        "spans": [record(b"", message(each)) for each in spans[:20]],
+        "spans": [record(b"", message(item)) for item in spans[:20]],
     }  # fmt: skip
     expected = {
-        "replica": REPLICA, "bounds": {name: each.bounds for name, each in LAYOUT.histograms.items()},
+        "replica": REPLICA, "bounds": {name: item.bounds for name, item in LAYOUT.histograms.items()},
         "cells": counted, "expired": expired, "sums": sums,
-        "partitions": {str(key): list(each) for key, each in totals.partitions.items()},
-        "positions": {str(key): each for key, each in totals.positions.items()},
+        "partitions": {str(key): list(item) for key, item in totals.partitions.items()},
+        "positions": {str(key): item for key, item in totals.positions.items()},
         "rejected": dict(totals.rejected),
-        "rejected_created_at": {key: round(each * 1e6) for key, each in totals.rejected_created_s.items()},
+        "rejected_created_at": {key: round(item * 1e6) for key, item in totals.rejected_created_s.items()},
         "committed_at": round(totals.committed_at_s * 1e6),
         "rollups": rows_of_rollups, "seen": keys_of_chunks, "alerts": alert_values,
-        "spans": [[each["model"], each["prompt_tokens"], each["completion_tokens"]] for each in spans[:20]],
+        "spans": [[item["model"], item["prompt_tokens"], item["completion_tokens"]] for item in spans[:20]],
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "records.json").write_text(json.dumps(records, indent=0, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""Aggregate: the spans of a batch summed into integer rows, one for each key that the batch touches.
+"""Sums: the spans of a batch, summed into integer rows, one for each key that the batch touches.
 
 Exact: sums are int64 throughout. `np.bincount` adds in float64, so it is used where a bound on the sum shows that no
 bit can be lost, and on two halves of the value where none does.

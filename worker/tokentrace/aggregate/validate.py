@@ -1,7 +1,7 @@
-"""Validate: what a span must be to be counted. All spans of a batch at once.
+"""Validate: reject spans that cannot be counted and repair the rest, all spans of a batch at once.
 
-A whole reason takes a span out; a part reason takes out the part. Where the counts allow it, a missing prompt or
-completion count is derived from the total. The words and the bounds are those of `reasons`.
+A WHOLE reason rejects the span; a PART reason drops only the field. A missing prompt or completion count is derived
+from the total where the other counts allow it. The reasons and the bounds are those of `reasons`.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Validated:
 
 
 def validate(spans: SpanBatch) -> Validated:
-    """Judge every span, and mend those that are left; arrays of `spans` are never written to."""
+    """Reject invalid spans and repair the rest. The arrays of `spans` are never written to."""
     spans, rejects = reject_invalid(spans)
     spans, parts = repair(spans)
     return Validated(spans, rejects, parts)
 
 
 def reject_invalid(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
-    """(the spans that can be counted, the others)."""
+    """Return (the spans that can be counted, the others)."""
     reason = np.zeros(len(spans), np.uint8)
     for code, (_, test) in enumerate(_CHECKS, start=1):
         bad = test(spans)
@@ -52,14 +52,14 @@ def reject_invalid(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
 
 
 def repair(spans: SpanBatch) -> tuple[SpanBatch, dict[str, int]]:
-    """(the spans without parts that cannot be believed and with what can be derived, part reason -> spans)."""
+    """Return (spans with implausible fields cleared and missing counts derived, PART reason -> spans)."""
     parts: dict[str, int] = {}
     spans = _split_totals(spans, parts)
     for measure in SUM_MEASURES:
         if measure.part_of is not None:
             spans = _drop_excess(spans, measure.name, *measure.part_of, parts)
     score = spans.eval_score
-    # Written so that NaN, which stands for an attribute that is no number, fails.
+    # Written so that NaN, which stands for an attribute that is not a number, fails.
     bad_score = score.present & ~((score.values >= 0.0) & (score.values <= 1.0))
     if bad_score.any():
         spans = spans.replace({"eval_score": _without(score, bad_score, "eval_score_invalid", parts)})
@@ -86,7 +86,7 @@ def _split_totals(spans: SpanBatch, parts: dict[str, int]) -> SpanBatch:
 
 
 def _drop_excess(spans: SpanBatch, part: str, whole: str, reason: str, parts: dict[str, int]) -> SpanBatch:
-    """A part that is larger than its whole cannot be believed."""
+    """Drop a token count that exceeds the count that it is part of."""
     column = spans.numbers(part)
     excess = column.present & (column.values > spans.numbers(whole).values)
     if not excess.any():

@@ -64,7 +64,7 @@ class RollupReader:
         # Everything but the rows, which are the last field.
         self._head = parse_schema({**schema, "fields": schema["fields"][:-1]})
         self._layout = layout
-        self._bounds = {name: list(each.bounds) for name, each in layout.histograms.items()}
+        self._bounds = {name: list(histogram.bounds) for name, histogram in layout.histograms.items()}
         self._columns = columns
         self._number = number
         self._names: dict[bytes, int] = {}
@@ -76,7 +76,7 @@ class RollupReader:
         self._patterns: dict[int, Ints] = {}
 
     def read(self, value: bytes, headers: Headers = None) -> Rollup:
-        """A record of the rollups topic. headers: of its message.
+        """Read a record of the rollups topic. headers: of its message.
 
         Raises FatalError for a record that is not a rollup, or whose schema is not known.
         """
@@ -101,8 +101,8 @@ class RollupReader:
         # Histograms that are written, as one number: rows of the same have their columns at the same places.
         patterns, which = np.unique(rows.present @ (1 << np.arange(len(self._arrays))), return_inverse=True)
         offsets = np.zeros((len(patterns), len(self._columns)), np.int64)
-        for each, pattern in zip(offsets, patterns.tolist(), strict=True):
-            each[:] = self._offsets(pattern)
+        for number, pattern in enumerate(patterns.tolist()):
+            offsets[number] = self._offsets(pattern)
         offsets = offsets[which]
         places = rows.sums[:, None] + offsets
         values = found.numbered(places.ravel()).reshape(places.shape)
@@ -139,7 +139,7 @@ class RollupReader:
         return number
 
     def _resolved(self, record: Mapping[str, Any]) -> Rollup:
-        """A decoded record: of another schema, with other bounds, or laid out as another writer does."""
+        """Read a decoded record: of another schema, with other bounds, or with another layout of blocks."""
         rows = record["rows"]
         other = other_bounds(self._bounds, record["bounds"])
         if other and not self._warned:
@@ -167,13 +167,13 @@ def _rollup(head: Mapping[str, Any], minutes: Ints, groups: Ints, statuses: Ints
         statuses,
         values,
         head["source_partitions"],
-        {each["partition"]: each["event_time"] for each in head["reached"]},
+        {partition["partition"]: partition["event_time"] for partition in head["reached"]},
         head["clamped"],
     )
 
 
 def _arrays_of(fields: Sequence[Field]) -> tuple[int, list[tuple[int, int]]]:
-    """(sums before the first array, each array's size with the number of sums that follow it)."""
+    """Return (sums before the first array, (size, sums that follow it) of each array)."""
     leading = 0
     arrays: list[tuple[int, int]] = []
     for field in fields:
@@ -204,7 +204,7 @@ class _Rows:
 
 
 class _Numbers:
-    """The numbers of an array of rows. From a place that is none anything may be computed, without an error."""
+    """The numbers of an array of rows. A wrong place gives some number, not an error."""
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
         ending = data < 0x80
@@ -213,7 +213,7 @@ class _Numbers:
         self._ended = np.cumsum(ending, dtype=np.int32)
 
     def numbered(self, places: Ints) -> Ints:
-        """The numbers at these places, from 1 on: each begins where the one before ends."""
+        """Return the numbers at these places, from 1 on: a number begins where the one before ends."""
         return self._decoded(self._end(places - 1) + 1, self._end(places))
 
     def rows(self, sums: int, arrays: Sequence[tuple[int, int]]) -> _Rows:
@@ -231,10 +231,13 @@ class _Numbers:
         chosen, last = self._chained(starts, following, count)
         if last != len(self._ends) - 1 or self._data[-1]:
             raise _NotPlain
-        return _Rows(*(each[chosen] for each in rows))
+        return _Rows(*(column[chosen] for column in rows))
 
     def _like_the_first(self) -> Ints:
-        """Where a row may begin: minutes of one record are as long as each other and have the same highest bits."""
+        """Return the places at which a row may begin.
+
+        The minutes of one record take the same number of bytes and have the same highest bits.
+        """
         ends = self._ends
         alike = self._place(np.flatnonzero(self._data == self._data[ends[1]]))
         alike = alike[alike > 0]
@@ -242,7 +245,7 @@ class _Numbers:
         return alike[same]
 
     def _read(self, places: Ints, sums: int, arrays: Sequence[tuple[int, int]]) -> tuple[tuple[Any, ...], Ints]:
-        """The rows that would begin at these places, and the place behind each."""
+        """Return the rows that would begin at these places, and the places behind them."""
         minutes = self.numbered(places)
         names_begin = begin = self._end(places) + 1
         for _ in Group._fields:
@@ -259,7 +262,7 @@ class _Numbers:
 
     @staticmethod
     def _chained(starts: Ints, following: Ints, count: int) -> tuple[Ints, int]:
-        """Which of the starts are rows, and the place behind the last row."""
+        """Return (the starts that are rows, the place behind the last row)."""
         links = np.searchsorted(starts, following).clip(max=len(starts) - 1)
         links[starts[links] != following] = -1
         link = links.tolist()
@@ -276,7 +279,10 @@ class _Numbers:
         return self._ends.take(places, mode="clip")
 
     def _place(self, begins: Ints) -> Ints:
-        """Of the numbers that begin at these bytes, from 1 on: behind a string, which may look like numbers itself."""
+        """Return the places, from 1 on, of the numbers that begin at these bytes.
+
+        The byte before is the end of a string, whose bytes may look like numbers.
+        """
         return self._ended.take(begins - 1, mode="clip").astype(np.int64)
 
     def _decoded(self, begins: Ints, ends: Ints) -> Ints:

@@ -21,7 +21,7 @@ SUMS: Final = "sums"
 
 
 class MetricColumns:
-    """Which columns of a cell's row the blocks are made from. `needed`: their numbers in the layout."""
+    """Maps columns of a cell's row to the blocks of metrics. `needed`: the columns' numbers in the layout."""
 
     def __init__(self, layout: Layout, blocks: Iterable[str]) -> None:
         needed = [layout.column(name) for name in ("spans", "cost_nano_usd", "prompt_tokens", "completion_tokens")]

@@ -23,7 +23,7 @@ from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProduce
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter
 from tokentrace.model.snapshot import Group
-from tokentrace.state import StateCodec, StateReader, cell_key, folded_key, replica_key
+from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
@@ -134,10 +134,10 @@ class ExactlyOnce:
         for group, status in self._cells(expiry.expired_cells):
             yield Record(topic, cell_key(replica, group, status), None, self._state_partition)
         for key in expiry.upserts:
-            value = self._codec.folded(expiry.expired[key])
-            yield Record(topic, folded_key(replica, key), value, self._state_partition)
+            value = self._codec.expired(expiry.expired[key])
+            yield Record(topic, expired_key(replica, key), value, self._state_partition)
         for key in expiry.tombstones:
-            yield Record(topic, folded_key(replica, key), None, self._state_partition)
+            yield Record(topic, expired_key(replica, key), None, self._state_partition)
 
     def _rollup_records(self, proposal: Proposal) -> Iterator[Record]:
         rows, committed_at_s = proposal.by_minute, proposal.totals.committed_at_s

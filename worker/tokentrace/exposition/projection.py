@@ -44,10 +44,10 @@ class Projection:
         if snapshot.epoch != self._epoch:
             before, self._epoch = self._numbers, snapshot.epoch
             self._numbers, self.label_text = {}, []
-            expired = [self._series_of_expired(key) for key in snapshot.folded]
+            expired = [self._series_of_expired(key) for key in snapshot.expired]
             self._series = np.array(expired, np.int64)
             self._arrange()
-        known = len(self._series) - len(snapshot.folded)
+        known = len(self._series) - len(snapshot.expired)
         if known < len(snapshot.cell_group):
             added = [
                 self._series_of_row(snapshot, group, status)

@@ -72,7 +72,7 @@ def _counter(first: Sum, sums: Sequence[Sum]) -> CounterFamily:
         f"tokentrace_{first.family or first.name}_total",
         first.help,
         first.labels,
-        tuple((each.label[1] if each.label else "", each.name) for each in sums),
+        tuple((sum_.label[1] if sum_.label else "", sum_.name) for sum_ in sums),
         extra_label=first.label[0] if first.label else "",
         decimals=_decimals(first.scale),
         present_only=first.present_only,
@@ -91,17 +91,16 @@ def _decimals(scale: int) -> int:
 
 
 def _measured() -> Iterator[CounterFamily | HistogramFamily | GaugeFamily]:
-    """The families of `measures.MEASURES`, in its order. A gauge of the same scores follows the histogram of scores."""
-    shared = {each.family: [other for other in SUM_MEASURES if other.family == each.family] for each in SUM_MEASURES}
-    for each in MEASURES:
-        if isinstance(each, Distribution):
-            yield _histogram(each)
-            if each.name == "eval_score":
+    """Return the families of `measures.MEASURES`, in its order; a gauge of the scores follows their histogram."""
+    for measure in MEASURES:
+        if isinstance(measure, Distribution):
+            yield _histogram(measure)
+            if measure.name == "eval_score":
                 yield QUALITY
-        elif not each.family:
-            yield _counter(each, [each])
-        elif shared[each.family][0] is each:
-            yield _counter(each, shared[each.family])
+            continue
+        sums = [other for other in SUM_MEASURES if other.family == measure.family] if measure.family else [measure]
+        if sums[0] is measure:
+            yield _counter(measure, sums)
 
 
 QUALITY: Final = GaugeFamily(
@@ -156,7 +155,7 @@ ALERT_FAMILIES: Final = (
     ALERT_TIME, ALERT_PENDING, ALERT_SECONDS, ALERT_BYTES,
 )  # fmt: skip
 
-#: Families over cells, in the order of exposition. A counter's extra label is no group label: it cannot be left out.
+#: Families over cells, in the order of exposition. A counter's extra label is not a group label: it cannot be left out.
 CELL_FAMILIES: Final = tuple(_measured())
 GLOBAL_FAMILIES: Final = (REJECTED, GROUPS, GROUPS_LIMIT, OVERFLOWED)
 

@@ -105,13 +105,13 @@ MEASURES: Final[tuple[Sum | Distribution, ...]] = (
         doc="Spans without a price, cost 0."),
 )  # fmt: skip
 
-SUM_MEASURES: Final = tuple(each for each in MEASURES if isinstance(each, Sum))
-DISTRIBUTIONS: Final = tuple(each for each in MEASURES if isinstance(each, Distribution))
+SUM_MEASURES: Final = tuple(measure for measure in MEASURES if isinstance(measure, Sum))
+DISTRIBUTIONS: Final = tuple(measure for measure in MEASURES if isinstance(measure, Distribution))
 #: The plain sums, in column order.
-SUMS: Final = tuple(each.name for each in SUM_MEASURES)
+SUMS: Final = tuple(measure.name for measure in SUM_MEASURES)
 #: The sums that are taken of a field of the span, and the fields that they are taken of: token counts, all of them.
-SUMMED_FIELDS: Final = tuple(each.name for each in SUM_MEASURES if not each.computed)
-DEFAULT_BOUNDS: Final = {each.name: each.bounds for each in DISTRIBUTIONS}
+SUMMED_FIELDS: Final = tuple(measure.name for measure in SUM_MEASURES if not measure.computed)
+DEFAULT_BOUNDS: Final = {measure.name: measure.bounds for measure in DISTRIBUTIONS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,33 +158,33 @@ class Layout:
         histograms: dict[str, Histogram] = {}
         fields = {name: slice(column, column + 1) for column, name in enumerate(SUMS)}
         end = len(SUMS)
-        for each in DISTRIBUTIONS:
-            first, end = end, end + len(chosen[each.name]) + 1
-            fields[f"{each.name}_buckets"] = slice(first, end)
-            if each.sum:
-                fields[each.sum] = slice(end, end + 1)
+        for measure in DISTRIBUTIONS:
+            first, end = end, end + len(chosen[measure.name]) + 1
+            fields[f"{measure.name}_buckets"] = slice(first, end)
+            if measure.sum:
+                fields[measure.sum] = slice(end, end + 1)
                 end += 1
-            total = fields[each.sum or each.name].start
-            histograms[each.name] = Histogram(each.name, chosen[each.name], first, total, each.scale)
+            total = fields[measure.sum or measure.name].start
+            histograms[measure.name] = Histogram(measure.name, chosen[measure.name], first, total, measure.scale)
         return cls(end, histograms, fields)
 
 
 def record_fields() -> list[dict[str, object]]:
     """The fields of `Counts` in the durable records, as Avro has them, in the table's order."""
-    sums = [_field(each.name, each.doc or each.help) for each in SUM_MEASURES]
+    sums = [_field(measure.name, measure.doc or measure.help) for measure in SUM_MEASURES]
     return [*sums, *chain.from_iterable(map(_distribution_fields, DISTRIBUTIONS))]
 
 
-def _distribution_fields(each: Distribution) -> list[dict[str, object]]:
+def _distribution_fields(measure: Distribution) -> list[dict[str, object]]:
     buckets: dict[str, object] = {
-        "name": f"{each.name}_buckets",
+        "name": f"{measure.name}_buckets",
         "type": {"type": "array", "items": "long"},
         "default": [],
-        "doc": f"Observations of {each.name} in each bucket, not cumulative; the last is +Inf. Empty: none.",
+        "doc": f"Observations of {measure.name} in each bucket, not cumulative; the last is +Inf. Empty: none.",
     }
-    if not each.sum:
+    if not measure.sum:
         return [buckets]
-    return [buckets, _field(each.sum, f"Sum of {each.name}, times {each.scale:,}.")]
+    return [buckets, _field(measure.sum, f"Sum of {measure.name}, times {measure.scale:,}.")]
 
 
 def _field(name: str, doc: str) -> dict[str, object]:

@@ -62,7 +62,7 @@ class Snapshot:
     epoch: changes when cells or groups are renumbered; caches keyed on their numbers must then be dropped.
     groups: at least g groups; the list only grows within an epoch, so an index stays valid.
     cell_group: int32[k], index into groups. cell_status: uint8[k], index into spans.STATUSES.
-    folded: the keys of the r expired rows, which change only with the epoch.
+    expired: the keys of the r expired rows, which change only with the epoch.
     values: int64[r + k, layout.width].
     created_s: float64[r + k], Unix time at which the row was first counted.
     rejected: reason -> messages or parts of spans. rejected_created_s: reason -> Unix time of the first.
@@ -87,4 +87,4 @@ class Snapshot:
     groups_limit: int
     overflowed_spans: int
     committed_at_s: float
-    folded: Sequence[ExpiredKey] = ()
+    expired: Sequence[ExpiredKey] = ()

@@ -2,7 +2,7 @@
 
 Decoders fill a `SpanColumns` (one row a message, in the batch's order); `select` freezes the rows that decoded
 into a `SpanBatch`. Strings are (offset, length) into one byte buffer, so that no Python object exists per span.
-Values are as the writer gave them: judging them is the work of `validate`.
+Values are as the writer gave them; `aggregate.validate` checks them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tokentrace.model.measures import SUMMED_FIELDS
 INT_FIELDS: Final = (*SUMMED_FIELDS, "total_tokens", "started_at_us", "ended_at_us")
 FLOAT_FIELDS: Final = ("cost_usd", "latency_ms", "ttft_ms", "eval_score")
 STRING_FIELDS: Final = ("model", "provider", "caller", "trace_id", "span_id")
-#: What tells one span from another; wanted only where repeated spans are looked for.
+#: Fields that identify a span; decoded only for deduplication.
 IDENTITY_FIELDS: Final = ("trace_id", "span_id")
 
 _COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
@@ -85,7 +85,7 @@ class SpanBatch:
     status: uint8[m], index into STATUSES or UNKNOWN_STATUS.
     started_at_us, ended_at_us: microseconds since the epoch (a writer's other timestamp units are converted).
     latency_ms, ttft_ms: milliseconds. cost_usd: US dollars.
-    eval_score: attributes["eval.score"]; present and NaN where the attribute is there but is no number.
+    eval_score: attributes["eval.score"]; present and NaN where the attribute is not a number.
         A null attribute is absent. Where a map repeats the key, its last entry holds.
     """
 

@@ -6,7 +6,7 @@ when, is the business of `commit`.
 
 from __future__ import annotations
 
-from tokentrace.state.records import StateCodec, cell_key, folded_key, replica_key
+from tokentrace.state.records import StateCodec, cell_key, expired_key, replica_key
 from tokentrace.state.restore import StateReader, Stored
 
-__all__ = ["StateCodec", "StateReader", "Stored", "cell_key", "folded_key", "replica_key"]
+__all__ = ["StateCodec", "StateReader", "Stored", "cell_key", "expired_key", "replica_key"]

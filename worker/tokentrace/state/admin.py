@@ -20,7 +20,7 @@ from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.records import cell_key, encode_replica, folded_key, replica_headers, replica_key
+from tokentrace.state.records import cell_key, encode_replica, expired_key, replica_headers, replica_key
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import Header, decode_record
 
@@ -93,7 +93,7 @@ class StateAdmin:
         """Remove everything that the replica has counted. Returns how many records went."""
         stored = self._one(replica)
         keys = [cell_key(replica, group, status) for group, status in stored.cells]
-        keys += [folded_key(replica, folded) for folded in stored.folded]
+        keys += [expired_key(replica, expired) for expired in stored.expired]
         if stored.replica is not None:
             keys.append(replica_key(replica))
         self._write(replica, [(key, None) for key in keys])
@@ -132,8 +132,8 @@ class StateAdmin:
 def _totals(replica: str, stored: Stored) -> ReplicaTotals:
     record = decode_record(stored.replica, "state-replica") if stored.replica is not None else None
     sums: dict[tuple[Group, str], Counter[str]] = {}
-    folded = [(_shown(key), key.status, written) for key, written in stored.folded.items()]
-    for group, status, written in [*((*cell, written) for cell, written in stored.cells.items()), *folded]:
+    expired = [(_shown(key), key.status, written) for key, written in stored.expired.items()]
+    for group, status, written in [*((*cell, written) for cell, written in stored.cells.items()), *expired]:
         counts = decode_record(written.value, "state-cell")["counts"]
         sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
     partitions = record["partitions"] if record else []
@@ -141,11 +141,11 @@ def _totals(replica: str, stored: Stored) -> ReplicaTotals:
     return ReplicaTotals(replica, record["committed_at"] / 1e6 if record else 0.0, positions, sums)
 
 
-def _shown(folded: ExpiredKey) -> Group:
+def _shown(expired: ExpiredKey) -> Group:
     """Return the labels under which expired groups are shown."""
-    if folded.model is None:
+    if expired.model is None:
         return Group(EXPIRED, EXPIRED, EXPIRED)
-    return Group(folded.model, folded.provider or "", EXPIRED)
+    return Group(expired.model, expired.provider or "", EXPIRED)
 
 
 def summed(replicas: list[ReplicaTotals], *by: str) -> dict[tuple[str, ...], Counter[str]]:

@@ -32,11 +32,13 @@ class Field:
 
 
 def fields_of(layout: Layout) -> tuple[Field, ...]:
-    """The fields of `Counts` in the order in which they are written: today's schema's."""
-    for each in bundled_schema("state-cell")["fields"]:
-        if each["name"] == "counts":
-            fields = each["type"]["fields"]
-    return tuple(Field(each["name"], layout.fields[each["name"]], isinstance(each["type"], dict)) for each in fields)
+    """Return the fields of `Counts` in the order of today's schema, which is that of the written numbers."""
+    (fields,) = (
+        field["type"]["fields"] for field in bundled_schema("state-cell")["fields"] if field["name"] == "counts"
+    )
+    return tuple(
+        Field(field["name"], layout.fields[field["name"]], isinstance(field["type"], dict)) for field in fields
+    )
 
 
 class Counts:
@@ -45,7 +47,7 @@ class Counts:
     def __init__(self, layout: Layout) -> None:
         self._width = layout.width
         self._fields = fields_of(layout)
-        #: Where each column of a row is among the numbers of a record; (number, size) of each array's head.
+        #: Column -> its number in a record. (number, size) of the head of each array.
         self._places = np.zeros(layout.width, np.int64)
         self._arrays: list[tuple[int, int]] = []
         end = 0
@@ -61,7 +63,7 @@ class Counts:
         self._numbers = end
 
     def encode(self, values: NDArray[np.int64]) -> Iterator[bytes]:
-        """values: int64[t, width] -> each row as a record. An array without observations is empty."""
+        """Encode rows, a record each. values: int64[t, width]. An array without observations is empty."""
         for first in range(0, len(values), _TOGETHER):
             part = values[first : first + _TOGETHER]
             numbers = np.zeros((len(part), self._numbers), np.int64)
@@ -75,7 +77,7 @@ class Counts:
             yield from encode_rows(numbers, keep)
 
     def row(self, counts: Mapping[str, Any], without: Collection[str] = ()) -> list[int]:
-        """A decoded record -> its row. without: histograms whose buckets are left out, as they have other bounds.
+        """Return the row of a decoded record. without: histograms whose buckets are left out.
 
         Raises FatalError where a histogram has another number of buckets.
         """

@@ -1,7 +1,7 @@
-"""Chunks: the memory of counted spans, kept by input partition, so that whoever owns a partition next knows it.
+"""Deduplication records: the ids of counted spans, kept by input partition for the partition's next owner.
 
-A topic of its own, with a partition for each input partition: a new owner reads what was written of its partitions, and
-nothing else. A record holds what one commit counted; a tombstone ends it when its window is over.
+They have a topic of their own, with a partition for each input partition: a new owner reads the ids of its partitions
+only. A record (a chunk) holds the ids that one commit counted; a tombstone removes it when its window is over.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def dedup_key(topic: str, chunk: DedupChunk) -> bytes:
 
 
 def encode_dedup_chunk(chunk: DedupChunk) -> bytes:
-    """A chunk's record."""
+    """Encode a chunk."""
     keys = chunk.keys.astype("<u8", copy=False).tobytes()
     return encode_record("seen-chunk", {"published_at": chunk.stamp_s * 1_000_000, "keys": keys})
 
 
 def decode_dedup_chunk(partition: int, position: int, piece: int, value: bytes, headers: Headers = None) -> DedupChunk:
-    """A chunk from the parts of its key, and its record. headers: of its message."""
+    """Decode a chunk from the parts of its key and its record. headers: of its message."""
     record = decode_record(value, "seen-chunk", headers)
     keys = np.frombuffer(record["keys"], "<u8").astype(np.uint64)
     return DedupChunk(partition, position, piece, record["published_at"] // 1_000_000, keys)
@@ -43,14 +43,14 @@ class DedupReader:
         self._count = 0
 
     def partition(self, partition: int) -> int:
-        """The partition that holds an input partition's chunks. Input partitions may be added later."""
+        """Return the partition that holds an input partition's chunks. Input partitions may be added later."""
         self._count = self._count or self._reader.partition_count()
         return partition % self._count
 
     def read(self, topic: str, partitions: Sequence[int]) -> dict[int, list[DedupChunk]]:
-        """Input partition -> its chunks in the order of their commits, as they are committed now.
+        """Read the committed chunks: input partition -> its chunks in the order of their commits.
 
-        Waits until transactions that are open on them now have ended. Raises FatalError where they cannot be read.
+        Waits until transactions that are open on them now have ended. Raises FatalError if they cannot be read.
         """
         found: dict[tuple[int, int, int], tuple[bytes, Headers]] = {}
         starts = dict.fromkeys(sorted({self.partition(partition) for partition in partitions}), 0)
@@ -70,7 +70,7 @@ class DedupReader:
 
 
 def _parse_key(topic: str, key: bytes | None) -> tuple[int, int, int] | None:
-    """(partition, position, piece) of a chunk of this topic, None for any other key."""
+    """Parse (partition, position, piece) of a chunk of this topic, None for any other key."""
     try:
         parts = json.loads(key or b"")
     except ValueError:

@@ -41,19 +41,19 @@ def find_expired(
     expired_cells = np.flatnonzero(idle[groups.cell_group[: len(totals.values)]])
     if not len(expired_cells):
         return NOTHING_EXPIRED
-    folded = dict(totals.folded)
+    expired = dict(totals.expired)
     for cell in expired_cells.tolist():
         group = groups.groups[groups.cell_group[cell]]
         key = ExpiredKey(group.model, group.provider, int(groups.cell_status[cell]))
-        _add(folded, key, ExpiredTotals(totals.values[cell], float(totals.created_s[cell])))
+        _add(expired, key, ExpiredTotals(totals.values[cell], float(totals.created_s[cell])))
     kept = [groups.groups[number] for number in np.flatnonzero(~idle).tolist()]
-    _fold_the_ended(folded, kept, [labels for labels in sets if labels and labels <= _KEPT])
+    _fold_the_ended(expired, kept, [labels for labels in sets if labels and labels <= _KEPT])
     return Expiry(
         ~idle,
         expired_cells,
-        folded,
-        [key for key, each in folded.items() if totals.folded.get(key) is not each],
-        [key for key in totals.folded if key not in folded],
+        expired,
+        [key for key, sums in expired.items() if totals.expired.get(key) is not sums],
+        [key for key in totals.expired if key not in expired],
     )
 
 
@@ -81,21 +81,21 @@ def _spare(idle: NDArray[np.bool_], groups: Sequence[Group], sets: Sequence[froz
 
 
 def _fold_the_ended(
-    folded: dict[ExpiredKey, ExpiredTotals], kept: Sequence[Group], sets: Sequence[frozenset[str]]
+    expired: dict[ExpiredKey, ExpiredTotals], kept: Sequence[Group], sets: Sequence[frozenset[str]]
 ) -> None:
     """Fold models and providers of which no series is left into everything."""
     shown = {labels: {_labels(group, labels) for group in kept} for labels in sets}
-    for key in [key for key in folded if key.model is not None]:
+    for key in [key for key in expired if key.model is not None]:
         if not any(_labels(key, labels) in series for labels, series in shown.items()):
-            _add(folded, ExpiredKey(None, None, key.status), folded.pop(key))
+            _add(expired, ExpiredKey(None, None, key.status), expired.pop(key))
 
 
 def _labels(labelled: Group | ExpiredKey, labels: frozenset[str]) -> tuple[str, ...]:
     return tuple(getattr(labelled, name) for name in sorted(labels))
 
 
-def _add(folded: dict[ExpiredKey, ExpiredTotals], key: ExpiredKey, more: ExpiredTotals) -> None:
-    before = folded.get(key)
-    folded[key] = (
+def _add(expired: dict[ExpiredKey, ExpiredTotals], key: ExpiredKey, more: ExpiredTotals) -> None:
+    before = expired.get(key)
+    expired[key] = (
         more if before is None else ExpiredTotals(before.values + more.values, min(before.created_s, more.created_s))
     )

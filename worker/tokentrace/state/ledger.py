@@ -90,12 +90,12 @@ class Ledger:
         cell_group = self._groups.cell_group[:cells]
         quality_sum, quality_count = self._quality.copy(cells)
         values, created_s = totals.values, totals.created_s
-        folded = list(totals.folded)
-        if folded:
-            rows = totals.folded.values()
-            values = np.concatenate([np.stack([each.values for each in rows]), values])
-            created_s = np.concatenate([np.array([each.created_s for each in rows]), created_s])
-            none = np.zeros(len(folded), np.int64)
+        expired = list(totals.expired)
+        if expired:
+            rows = totals.expired.values()
+            values = np.concatenate([np.stack([row.values for row in rows]), values])
+            created_s = np.concatenate([np.array([row.created_s for row in rows]), created_s])
+            none = np.zeros(len(expired), np.int64)
             quality_sum, quality_count = np.concatenate([none, quality_sum]), np.concatenate([none, quality_count])
         return Snapshot(
             epoch=self._groups.epoch,
@@ -114,5 +114,5 @@ class Ledger:
             groups_limit=self._groups.max_groups,
             overflowed_spans=int(totals.values[cell_group == 0, Layout.column("spans")].sum()),
             committed_at_s=totals.committed_at_s,
-            folded=folded,
+            expired=expired,
         )

@@ -1,6 +1,6 @@
 """The quality window: eval scores that were committed within the last few minutes, by cell.
 
-A gauge, not a ledger: it is rebuilt from nothing after a restart, and is no part of the durable state.
+A gauge, not a ledger: it starts empty after a restart, and is not part of the durable state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokentrace.model.measures import Layout
 
 
 class _Scores(NamedTuple):
-    """What one commit brought: cells int64[s], sums int64[s] in millionths, counts int64[s]."""
+    """Scores of one commit: cells int64[s], sums int64[s] in millionths, counts int64[s]."""
 
     committed_at_s: float
     cells: NDArray[np.int64]
@@ -59,7 +59,7 @@ class QualityWindow:
         return expired
 
     def renumber(self, before: NDArray[np.int64], now: NDArray[np.int64]) -> None:
-        """Cells are numbered anew. before, now: int64[c], the numbers of those that are left."""
+        """Take over new numbers of the cells. before, now: int64[c], the numbers of the cells that are left."""
         number_of = np.full(max(len(self._sums), int(before.max(initial=-1)) + 1), -1, np.int64)
         number_of[before] = now
         size = int(now.max(initial=-1)) + 1

@@ -32,7 +32,7 @@ Cell = tuple[Group, int]
 
 
 class Progress(NamedTuple):
-    """How far a commit brings event time; see `Rollup` in `schemas/rollup.avsc`. reached_us: partition -> Unix time."""
+    """Event time that a commit has reached; see schemas/rollup.avsc. reached_us: partition -> Unix time."""
 
     source_partitions: int = 0
     reached_us: Mapping[int, int] = {}
@@ -53,14 +53,17 @@ def replica_key(replica: str) -> bytes:
     return _json([replica])
 
 
-def folded_key(replica: str, folded: ExpiredKey) -> bytes:
-    """The key of a record of what expired: a JSON array, shorter by the labels that it is not told apart by."""
-    labels = [] if folded.model is None else [folded.model, folded.provider or ""]
-    return _json([replica, *labels, STATUSES[folded.status]])
+def expired_key(replica: str, expired: ExpiredKey) -> bytes:
+    """The key of a record of expired groups: a JSON array without the labels that were folded together."""
+    labels = [] if expired.model is None else [expired.model, expired.provider or ""]
+    return _json([replica, *labels, STATUSES[expired.status]])
 
 
 def parse_key(key: bytes | None) -> tuple[str, Cell | ExpiredKey | None] | None:
-    """(replica, its cell, what is folded, or None for its own record); None for a key that is not of this topic."""
+    """Parse a key: (replica, its cell, its expired groups or, for the replica's own record, None).
+
+    Returns None for a key that is not of this topic.
+    """
     try:
         parts = json.loads(key or b"")
     except ValueError:
@@ -78,7 +81,7 @@ def parse_key(key: bytes | None) -> tuple[str, Cell | ExpiredKey | None] | None:
 
 
 def other_bounds(ours: Mapping[str, Sequence[float]], written: Mapping[str, Sequence[float]]) -> list[str]:
-    """Histograms that a writer counted with other bounds. One that it did not know holds nothing, and fits."""
+    """Return the histograms that a writer counted with other bounds. One that it did not know is empty, and fits."""
     return [name for name, bounds in ours.items() if name in written and written[name] != bounds]
 
 
@@ -91,29 +94,29 @@ class StateCodec:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._bounds = {name: list(each.bounds) for name, each in layout.histograms.items()}
+        self._bounds = {name: list(histogram.bounds) for name, histogram in layout.histograms.items()}
         self._counts = Counts(layout)
 
     # -- totals ------------------------------------------------------------------------------------------------------
 
     def cells(self, values: NDArray[np.int64], created_s: NDArray[np.float64]) -> Iterator[bytes]:
-        """values: int64[t, width], created_s: float64[t] -> the record of each cell."""
+        """Encode cells, a record each. values: int64[t, width]. created_s: float64[t], Unix time."""
         prefix = record_schemas().prefix("state-cell")
         times_us = np.rint(created_s * 1e6).astype(np.int64)
         for created_at, counts in zip(times_us.tolist(), self._counts.encode(values), strict=True):
             yield prefix + encode_long(created_at) + counts
 
     def cell(self, value: bytes) -> tuple[list[int], float]:
-        """A cell's record -> (its row of the layout, Unix time of its creation)."""
+        """Decode a cell's record: (its row of the layout, Unix time of its creation)."""
         record = decode_record(value, "state-cell")
         return self._counts.row(record["counts"]), record["created_at"] / 1e6
 
-    def folded(self, totals: ExpiredTotals) -> bytes:
-        """The record of what expired; it is a cell's."""
+    def expired(self, totals: ExpiredTotals) -> bytes:
+        """Encode the totals of expired groups; the record is a cell's."""
         return next(self.cells(totals.values[None], np.array([totals.created_s])))
 
     def replica(self, replica: str, topic: str, totals: Totals) -> bytes:
-        """A replica's own record."""
+        """Encode a replica's own record."""
         return encode_record(
             "state-replica",
             {
@@ -138,9 +141,9 @@ class StateCodec:
         )
 
     def require_same_bounds(self, value: bytes) -> Any:
-        """A replica's record, decoded.
+        """Decode a replica's record.
 
-        Raises FatalError when it was counted with other buckets, which cannot be added to these.
+        Raises FatalError if it was counted with other buckets, which cannot be added to these.
         """
         record = decode_record(value, "state-replica")
         if changed := ", ".join(other_bounds(self._bounds, record["bounds"])):
@@ -158,33 +161,33 @@ class StateCodec:
         created_s: NDArray[np.float64],
         changed_s: NDArray[np.float64],
         topic: str,
-        folded: Mapping[ExpiredKey, ExpiredTotals] = MappingProxyType({}),
+        expired: Mapping[ExpiredKey, ExpiredTotals] = MappingProxyType({}),
     ) -> Totals:
-        """A replica's record with the rows of its cells and what is folded -> its totals.
+        """Decode a replica's record into its totals, with the rows of its cells and what has expired.
 
         Raises FatalError as `require_same_bounds`.
         """
         record = self.require_same_bounds(value)
-        partitions = [each for each in record["partitions"] if each["topic"] == topic]
+        audits = [audit for audit in record["partitions"] if audit["topic"] == topic]
         return Totals(
             values=rows,
             created_s=created_s,
             changed_s=changed_s,
-            rejected={each["reason"]: each["count"] for each in record["rejects"]},
-            rejected_created_s={each["reason"]: each["created_at"] / 1e6 for each in record["rejects"]},
+            rejected={reject["reason"]: reject["count"] for reject in record["rejects"]},
+            rejected_created_s={reject["reason"]: reject["created_at"] / 1e6 for reject in record["rejects"]},
             partitions={
-                each["partition"]: PartitionAudit(*(each[name] for name in PartitionAudit._fields))
-                for each in partitions
+                audit["partition"]: PartitionAudit(*(audit[name] for name in PartitionAudit._fields))
+                for audit in audits
             },
-            positions={each["partition"]: each["offset"] for each in partitions},
+            positions={audit["partition"]: audit["offset"] for audit in audits},
             committed_at_s=record["committed_at"] / 1e6,
-            folded=folded,
+            expired=expired,
         )
 
     def positions(self, value: bytes, topic: str) -> dict[int, int]:
-        """A replica's record -> input partition -> offset up to which it has counted."""
-        partitions = decode_record(value, "state-replica")["partitions"]
-        return {each["partition"]: each["offset"] for each in partitions if each["topic"] == topic}
+        """Decode from a replica's record: input partition -> offset up to which it has counted."""
+        audits = decode_record(value, "state-replica")["partitions"]
+        return {audit["partition"]: audit["offset"] for audit in audits if audit["topic"] == topic}
 
     # -- increments --------------------------------------------------------------------------------------------------
 
@@ -197,9 +200,9 @@ class StateCodec:
         values: NDArray[np.int64],
         progress: Progress,
     ) -> Iterator[bytes]:
-        """The increments of a commit. minutes: int64[r]. cells: r of them. values: int64[r, width].
+        """Encode the increments of a commit. minutes: int64[r]. cells: r of them. values: int64[r, width].
 
-        Nothing where there is nothing to tell.
+        Yields no record for a commit without rows that does not bring event time further.
         """
         names: dict[Group, bytes] = {}
         rows = []
@@ -210,7 +213,7 @@ class StateCodec:
             rows.append(encode_long(minute) + name + encode_long(status) + counts)
         if not rows and not progress.reached_us:
             return
-        told: dict[str, Any] = {
+        head_fields: dict[str, Any] = {
             "replica": replica,
             "committed_at": round(committed_at_s * 1e6),
             "bounds": self._bounds,
@@ -219,21 +222,21 @@ class StateCodec:
             "clamped": 0,
             "rows": [],
         }
-        # The last field is an array, of which nothing but its end is there yet.
-        head = encode_record("rollup", told)[:-1]
+        # The last field is an array, which is empty: its end is one byte.
+        head = encode_record("rollup", head_fields)[:-1]
         *parts, last = _parts(rows)
         for part in parts:
             yield b"".join([head, encode_long(len(part)), *part, b"\0"])
-        told["reached"] = [
+        head_fields["reached"] = [
             {"partition": partition, "event_time": time_us}
             for partition, time_us in sorted(progress.reached_us.items())
         ]
-        told["clamped"] = progress.clamped
-        head = encode_record("rollup", told)[:-1]
+        head_fields["clamped"] = progress.clamped
+        head = encode_record("rollup", head_fields)[:-1]
         yield b"".join([head, encode_long(len(last)), *last, b"\0"]) if last else head + b"\0"
 
     def rollup_rows(self, record: Mapping[str, Any]) -> tuple[NDArray[np.int64], list[Cell], NDArray[np.int64]]:
-        """A decoded rollup record -> (minutes int64[r], r cells, values int64[r, width])."""
+        """Return (minutes int64[r], r cells, values int64[r, width]) of a decoded rollup record."""
         rows = record["rows"]
         minutes = np.array([row["minute"] for row in rows], np.int64)
         cells = [(Group(row["model"], row["provider"], row["caller"]), STATUSES.index(row["status"])) for row in rows]
@@ -244,7 +247,7 @@ class StateCodec:
 
 
 def _parts(rows: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """The rows in order, in parts of ROLLUP_BYTES and at most one row more; where there are none, one empty part."""
+    """Split the rows into parts of ROLLUP_BYTES and at most one row more; one empty part without rows."""
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     cuts = (np.flatnonzero(np.diff(ends // ROLLUP_BYTES)) + 1).tolist()
     return [rows[first:last] for first, last in itertools.pairwise([0, *cuts, len(rows)])]
@@ -256,10 +259,10 @@ def _string(text: str) -> bytes:
 
 
 def encode_replica(record: Mapping[str, Any]) -> bytes:
-    """A replica's own record, as `decode_record` gives it."""
+    """Encode a replica's own record, given as `decode_record` returns it."""
     return encode_record("state-replica", record)
 
 
 def replica_headers(value: bytes) -> list[Header]:
-    """The headers that a replica's own record has to be written with: its cells depend on them too."""
+    """Return the headers to write a replica's own record with. They describe its cells too."""
     return [*schema_headers(value), *record_schemas().headers_of(["state-cell"])]

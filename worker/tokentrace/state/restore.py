@@ -36,11 +36,11 @@ class Written(NamedTuple):
 
 @dataclass(slots=True)
 class Stored:
-    """What the topic holds of one replica: its own record, its cells' records, and those of what expired."""
+    """The topic's records of one replica: its own, its cells' and those of expired groups."""
 
     replica: bytes | None = None
     cells: dict[Cell, Written] = field(default_factory=dict)
-    folded: dict[ExpiredKey, Written] = field(default_factory=dict)
+    expired: dict[ExpiredKey, Written] = field(default_factory=dict)
 
 
 class StateReader:
@@ -70,31 +70,31 @@ class StateReader:
         Raises FatalError where the state cannot be used.
         """
         count = self.partitions()
-        own = partition_of(replica, count)
-        stored = self.read([own])
-        mine = stored.get(replica)
+        partition = partition_of(replica, count)
+        stored = self.read([partition])
+        committed = stored.get(replica)
         codec = StateCodec(layout)
-        if mine is None or mine.replica is None:
-            others = self.read(each for each in range(count) if each != own)
+        if committed is None or committed.replica is None:
+            others = self.read(other for other in range(count) if other != partition)
             if replica in others:
                 raise FatalError(
                     f"Topic {self._topic!r} holds replica {replica!r} in another partition than its {count} partitions "
-                    "give it: their number was changed. Set it back, or make the topic anew from a copy."
+                    "give it: their number was changed. Set it back, or recreate the topic from a copy."
                 )
             return None, counted_up_to(codec, stored.values(), source_topic)
-        codec.require_same_bounds(mine.replica)
-        cells = list(mine.cells)
+        codec.require_same_bounds(committed.replica)
+        cells = list(committed.cells)
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
         values = np.zeros((len(cells), layout.width), np.int64)
         created_s, changed_s = np.zeros(len(cells), np.float64), np.zeros(len(cells), np.float64)
-        for number, written in zip(numbers.tolist(), mine.cells.values(), strict=True):
+        for number, written in zip(numbers.tolist(), committed.cells.values(), strict=True):
             values[number], created_s[number] = codec.cell(written.value)
             changed_s[number] = written.at_s
-        folded = {}
-        for key, written in mine.folded.items():
+        expired = {}
+        for key, written in committed.expired.items():
             row, since_s = codec.cell(written.value)
-            folded[key] = ExpiredTotals(np.array(row, np.int64), since_s)
-        totals = codec.totals(mine.replica, values, created_s, changed_s, source_topic, folded)
+            expired[key] = ExpiredTotals(np.array(row, np.int64), since_s)
+        totals = codec.totals(committed.replica, values, created_s, changed_s, source_topic, expired)
         return totals, counted_up_to(codec, stored.values(), source_topic)
 
     def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
@@ -113,13 +113,13 @@ class StateReader:
                 continue
             written = None if value is None else Written(value, message.timestamp()[1] / 1e3)
             if isinstance(cell, ExpiredKey):
-                _put(stored.folded, cell, written)
+                _put(stored.expired, cell, written)
             else:
                 _put(stored.cells, cell, written)
         return {
             replica: stored
             for replica, stored in found.items()
-            if stored.replica is not None or stored.cells or stored.folded
+            if stored.replica is not None or stored.cells or stored.expired
         }
 
 
@@ -131,10 +131,10 @@ def _put(records: dict[_Key, Written], key: _Key, written: Written | None) -> No
 
 
 def counted_up_to(codec: StateCodec, stored: Iterable[Stored], source_topic: str) -> dict[int, int]:
-    """Input partition -> the highest offset up to which any of these replicas has counted."""
+    """Return input partition -> the highest offset up to which any of these replicas has counted."""
     highest: dict[int, int] = {}
-    for each in stored:
-        if each.replica is not None:
-            for partition, offset in codec.positions(each.replica, source_topic).items():
+    for replica in stored:
+        if replica.replica is not None:
+            for partition, offset in codec.positions(replica.replica, source_topic).items():
                 highest[partition] = max(offset, highest.get(partition, 0))
     return highest

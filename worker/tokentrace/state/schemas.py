@@ -52,7 +52,7 @@ class RecordSchemas:
         # Parsed without logical types: timestamps stay the integers that they are.
         self._current = {name: parse_schema(schema) for name, schema in current.items()}
         self._names = {_full_name(schema): name for name, schema in current.items()}
-        #: Prefix -> (name, writer's schema), and what of them has to travel.
+        #: Prefix -> (name, writer's schema), and prefix -> header of those that travel.
         self._known: dict[bytes, tuple[str, Any]] = {}
         self._headers: dict[bytes, Header] = {}
         for (release, name), schema in released.items():
@@ -62,18 +62,18 @@ class RecordSchemas:
             self._add(schema, travels=True)
 
     def encode(self, name: str, record: Mapping[str, Any]) -> bytes:
-        """A record, by the name of its schema."""
+        """Encode a record, by the name of its schema."""
         out = io.BytesIO()
         out.write(self._prefixes[name])
         fastavro.schemaless_writer(out, self._current[name], record)
         return out.getvalue()
 
     def prefix(self, name: str) -> bytes:
-        """What records of this schema begin with."""
+        """Return the bytes that records of this schema begin with."""
         return self._prefixes[name]
 
     def decode(self, value: bytes, name: str, headers: Headers = None) -> Any:
-        """A record as today's schema has it, timestamps as microseconds. headers: of the record's message.
+        """Decode a record into today's schema, timestamps as microseconds. headers: of the record's message.
 
         Raises FatalError for a record of another name, and for one whose schema is not known.
         """
@@ -98,21 +98,21 @@ class RecordSchemas:
             ) from error
 
     def learn(self, headers: Headers) -> None:
-        """Know the schemas that travel in these headers."""
+        """Remember the schemas that travel in these headers."""
         for key, value in headers.items() if isinstance(headers, dict) else headers or ():
             if key == SCHEMA_HEADER and isinstance(value, bytes):
                 try:
                     self._add(json.loads(zlib.decompress(value)), travels=True)
                 except (zlib.error, ValueError, TypeError, KeyError, SchemaError):
-                    continue  # Not a schema: what needs one is refused as unknown.
+                    continue  # Not a schema: records that need one are rejected as unknown.
 
     def headers(self, value: bytes | None) -> list[Header]:
-        """The headers that a record has to be written with."""
+        """Return the headers to write a record with."""
         header = self._headers.get((value or b"")[:PREFIX_BYTES])
         return [] if header is None else [header]
 
     def headers_of(self, names: Iterable[str]) -> list[Header]:
-        """Every schema of these names that is known and has to travel: for records that others depend on."""
+        """Return headers for all known schemas of these names that have to travel."""
         wanted = set(names)
         return [header for prefix, header in self._headers.items() if self._known[prefix][0] in wanted]
 
@@ -128,22 +128,22 @@ class RecordSchemas:
 
 @cache
 def record_schemas() -> RecordSchemas:
-    """Of this release. What it learns holds for the whole process: a fingerprint means one schema."""
+    """Return the schemas of this release. What they learn holds for the process: a fingerprint means one schema."""
     return RecordSchemas({name: bundled_schema(name) for name in RECORDS}, released_schemas())
 
 
 def encode_record(name: str, record: Mapping[str, Any]) -> bytes:
-    """A record of one of RECORDS."""
+    """Encode a record of one of RECORDS."""
     return record_schemas().encode(name, record)
 
 
 def decode_record(value: bytes, name: str, headers: Headers = None) -> Any:
-    """See `RecordSchemas.decode`."""
+    """Decode a record; see `RecordSchemas.decode`."""
     return record_schemas().decode(value, name, headers)
 
 
 def schema_headers(value: bytes | None) -> list[Header]:
-    """The headers that a record of any durable topic has to be written with; none for a tombstone."""
+    """Return the headers to write a record of a durable topic with; none for a tombstone."""
     return record_schemas().headers(value)
 
 

@@ -24,7 +24,7 @@ class Totals:
     changed_s: float64[k], Unix time of the last commit that changed the cell.
     rejected: reason -> messages or parts; rejected_created_s: reason -> Unix time of its first.
     partitions: partition -> audit. positions: partition -> offset up to which this replica has counted.
-    folded: what expired groups have counted, which are in no cell any more.
+    expired: what expired groups have counted, which are in no cell any more.
     """
 
     values: NDArray[np.int64]
@@ -35,7 +35,7 @@ class Totals:
     partitions: Mapping[int, PartitionAudit]
     positions: Mapping[int, int]
     committed_at_s: float
-    folded: Mapping[ExpiredKey, ExpiredTotals] = field(default_factory=dict)
+    expired: Mapping[ExpiredKey, ExpiredTotals] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
@@ -73,7 +73,7 @@ class Totals:
             )
         positions = {**self.positions, **delta.positions}
         return Totals(
-            values, created_s, changed_s, rejected, rejected_created_s, partitions, positions, now_s, self.folded
+            values, created_s, changed_s, rejected, rejected_created_s, partitions, positions, now_s, self.expired
         )
 
     def without(self, expiry: Expiry, before: NDArray[np.int64], now: NDArray[np.int64]) -> Totals:
@@ -85,7 +85,7 @@ class Totals:
             moved[now] = column[before]
             columns.append(moved)
         values, created_s, changed_s = columns
-        return replace(self, values=values, created_s=created_s, changed_s=changed_s, folded=expiry.expired)
+        return replace(self, values=values, created_s=created_s, changed_s=changed_s, expired=expiry.expired)
 
 
 class Expiry(NamedTuple):
