@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from tests.harness import LAYOUT, NOW_S, Harness, cells_of, raw_batch, span_batch
 from tests.spanfactory import message, span
-from tokentrace.aggregate.dedup import CHUNK_IDS, LONGEST_ID_BYTES, DedupChanges, Deduplicator, _Table, span_keys
+from tokentrace.aggregate.dedup import CHUNK_IDS, DedupChanges, Deduplicator
 from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.id_table import IdTable
+from tokentrace.aggregate.span_keys import LONGEST_ID_BYTES, span_keys
 from tokentrace.state.dedup_records import _parse_key, decode_dedup_chunk, dedup_key, encode_dedup_chunk
 
 WINDOW_S = 600
@@ -266,11 +268,11 @@ def test_counters_spread_over_the_table() -> None:
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=60), st.integers(0, 4))
 def test_the_table_agrees_with_a_dict(entries: list[tuple[int, bool]], later: int) -> None:
     """Few slots and few keys, so that every way of colliding comes up; and two calls, the second some time later."""
-    table, stamps = _Table(16), {}
+    table, stamps = IdTable(16), {}
     for stamp, horizon in ((5, 2), (5 + later, 2 + later)):
         # Keys that share their slots: the low bits are equal.
         keys = np.array([(key << 4) | (8 if high else 3) for key, high in entries], np.uint64)
-        fresh = table.enter(keys, np.full(len(keys), stamp), np.full(len(keys), horizon))
+        fresh = table.add(keys, np.full(len(keys), stamp), np.full(len(keys), horizon))
         for key, new in zip(keys.tolist(), fresh.tolist(), strict=True):
             assert new == (stamps.get(key, -1) < horizon)
             if new:

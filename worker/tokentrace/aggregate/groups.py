@@ -1,80 +1,35 @@
 """Groups and cells: (model, provider, caller) to a dense number, for a whole batch, with no Python object a span.
 
-A span's three strings are hashed eight bytes at a time and looked up in an open-addressed table; every hit is
-verified against the stored bytes, so that a collision of hashes cannot merge two groups. Python runs once per group
-that is new. Beyond `max_groups` new groups fold into group 0, whose label values are `__overflow__`.
+A span's three labels are hashed eight bytes at a time and looked up in an open-addressed table. Every hit is verified
+against the stored bytes, so a collision of hashes cannot merge two groups. Python runs once per new group. Beyond
+`max_groups` new groups are counted in group 0, whose label values are `__overflow__`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.arrays import PADDING, grown
+from tokentrace.aggregate.hashing import GOLDEN_RATIO, finish
+from tokentrace.aggregate.labels import Labels, LabelWords, among, group_of, label_words, labels_of, words_of
+from tokentrace.model.arrays import grown
 from tokentrace.model.snapshot import OVERFLOW, OVERFLOW_GROUP, Group
-from tokentrace.model.spans import Strings, string_words
 
 _STATUS_COUNT: Final = 3
 _EMPTY: Final = -1
-#: Odd multipliers of a 64-bit hash (the golden ratio, and the finaliser of SplitMix64).
-_MIX: Final = 0x9E3779B97F4A7C15
-_FINISH: Final = np.uint64(0xBF58476D1CE4E5B9)
-_PARTS: Final = 3
+_PARTS: Final = len(Group._fields)
 #: One odd multiplier for each word of each label; longer labels use them again.
 _MULTIPLIERS: Final = np.array(
-    [[pow(_MIX, 1 + part + _PARTS * step, 1 << 64) for step in range(64)] for part in range(_PARTS)], np.uint64
+    [[pow(int(GOLDEN_RATIO), 1 + part + _PARTS * step, 1 << 64) for step in range(64)] for part in range(_PARTS)],
+    np.uint64,
 )
 
 
-class _Step(NamedTuple):
-    """Word `number` of label `part`. rows: int64[s], the spans that have it, or None for all. words: uint64[s]."""
-
-    part: int
-    number: int
-    rows: NDArray[np.int64] | None
-    words: NDArray[np.uint64]
-
-
-class Labels(Protocol):
-    """The label strings of m spans, valid UTF-8, in a buffer that has PADDING bytes after them."""
-
-    @property
-    def buffer(self) -> NDArray[np.uint8]: ...
-    @property
-    def model(self) -> Strings: ...
-    @property
-    def provider(self) -> Strings: ...
-    @property
-    def caller(self) -> Strings: ...
-    def __len__(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Labels:
-    """Labels that come from text."""
-
-    buffer: NDArray[np.uint8]
-    model: Strings
-    provider: Strings
-    caller: Strings
-
-    def __len__(self) -> int:
-        return len(self.model.length)
-
-
-class _Words(NamedTuple):
-    """The labels of m spans as 64-bit words, zero-padded. header: uint64[m], the three lengths in one word."""
-
-    header: NDArray[np.uint64]
-    steps: list[_Step]
-
-
 class GroupIndex:
-    """Numbers groups and cells as they appear. Numbers are never reused within an `epoch`.
+    """Numbers groups and cells (a group with a status) as they appear. Numbers are never reused within an `epoch`.
 
     groups: group number -> label values; group 0 is the overflow. hash_bits exists to make collisions in tests.
     """
@@ -86,7 +41,7 @@ class GroupIndex:
         self._begin()
 
     def _begin(self) -> None:
-        """Know no group but the overflow. Everything is made anew: snapshots hold what was."""
+        """Start with the overflow group alone, in new arrays: snapshots hold the old ones."""
         self.groups: list[Group] = []
         self._slots: NDArray[np.int64] = np.full(1024, _EMPTY, np.int64)
         self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
@@ -99,17 +54,17 @@ class GroupIndex:
         self._cells = 0
         self._cell_group: NDArray[np.int32] = np.zeros(64, np.int32)
         self._cell_status: NDArray[np.uint8] = np.zeros(64, np.uint8)
-        # A span that spells these labels belongs here: a group of its own would be a second one of the same name.
-        self._lookup(_labels_of([Group(OVERFLOW, OVERFLOW, OVERFLOW)]), 1)
+        # A span with exactly these labels is counted here: another group would have the same name.
+        self._lookup(labels_of([Group(OVERFLOW, OVERFLOW, OVERFLOW)]), 1)
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
     def lookup(self, spans: Labels) -> NDArray[np.int64]:
-        """int64[m], each span's group number; new groups are added while there is room."""
+        """Return int64[m], each span's group number; new groups are added while there is room."""
         return self._lookup(spans, self.max_groups)
 
     def _lookup(self, spans: Labels, limit: int) -> NDArray[np.int64]:
-        words = _words(spans)
+        words = label_words(spans)
         hashes = self._hash(words)
         group = self._find(hashes, words)
         missing = np.flatnonzero(group < 0)
@@ -117,28 +72,28 @@ class GroupIndex:
             if len(self.groups) > limit:
                 group[missing] = OVERFLOW_GROUP
                 break
-            # One span of each new hash; spans whose hash collides with it are found missing again, and come next.
+            # One span of each new hash; spans whose hash collides with it are missing again in the next round.
             _, first = np.unique(hashes[missing], return_index=True)
             for index in missing[np.sort(first)].tolist():
                 if len(self.groups) > limit:
                     break
-                self._add(_group_of(spans, index), int(hashes[index]))
+                self._add(group_of(spans, index), int(hashes[index]))
             group[missing] = self._find(hashes, words, missing)
             missing = missing[group[missing] < 0]
         return group
 
     def adopt(self, groups: Sequence[Group], status: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """The cell numbers, int64[c], of c groups and statuses that an earlier run has counted.
+        """Return the cell numbers, int64[c], of c groups and statuses that an earlier run has counted.
 
-        They are added whatever the limit is: what has a series keeps it.
+        They are added without regard to the limit: a group that has series keeps them.
         """
-        numbers = self._lookup(_labels_of(groups), len(self.groups) + len(groups))
+        numbers = self._lookup(labels_of(groups), len(self.groups) + len(groups))
         return self.cells(numbers, status)
 
     def retain(self, keep: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Forget the groups that `keep` (bool[g], true for the overflow) is false for, and number the rest anew.
+        """Remove the groups that `keep` (bool[g], true for the overflow) is false for, and renumber the others.
 
-        (the cells that are left, by their numbers before, int64[c]; and their numbers now, int64[c]).
+        Return (old numbers of the remaining cells, int64[c]; their new numbers, int64[c]).
         """
         groups, cell_group, cell_status = self.groups, self.cell_group, self.cell_status
         cells = np.flatnonzero(keep[cell_group])
@@ -146,12 +101,12 @@ class GroupIndex:
         self.epoch += 1
         kept = np.flatnonzero(keep)
         numbers = np.full(len(groups), _EMPTY, np.int64)
-        numbers[kept] = self._lookup(_labels_of([groups[number] for number in kept.tolist()]), len(kept))
+        numbers[kept] = self._lookup(labels_of([groups[number] for number in kept.tolist()]), len(kept))
         return cells, self.cells(numbers[cell_group[cells]], cell_status[cells])
 
-    def _hash(self, words: _Words) -> NDArray[np.uint64]:
-        """A sum over the words, so that a word that a span has not got costs it nothing."""
-        hashes = words.header * np.uint64(_MIX)
+    def _hash(self, words: LabelWords) -> NDArray[np.uint64]:
+        """Sum over the words, so that absent words cost nothing."""
+        hashes = words.header * GOLDEN_RATIO
         for part, number, rows, word in words.steps:
             product = word * _MULTIPLIERS[part, number % _MULTIPLIERS.shape[1]]
             if rows is None:
@@ -159,18 +114,17 @@ class GroupIndex:
             else:
                 hashes[rows] += product
         hashes ^= hashes >> np.uint64(32)
-        hashes *= _FINISH
-        hashes ^= hashes >> np.uint64(29)
+        finish(hashes)
         return hashes & self._hash_mask
 
     def _find(
-        self, hashes: NDArray[np.uint64], words: _Words, rows: NDArray[np.int64] | None = None
+        self, hashes: NDArray[np.uint64], words: LabelWords, rows: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
-        """int64[len(rows)], the group numbers of the spans at `rows` (None: of all), -1 where there is none."""
+        """Return int64[len(rows)], the group numbers of the spans at `rows` (None: all), -1 for an unknown group."""
         mask = len(self._slots) - 1
         slot = ((hashes if rows is None else hashes[rows]) & np.uint64(mask)).view(np.int64)
         found = np.full(len(slot), _EMPTY, np.int64)
-        # The spans that are still looked for, None for all of them.
+        # Spans that are not found yet, None for all of them.
         open_: NDArray[np.int64] | None = None
         spans = rows
         while len(slot):
@@ -192,9 +146,9 @@ class GroupIndex:
         return found
 
     def _verify(
-        self, candidate: NDArray[np.int64], words: _Words, spans: NDArray[np.int64] | None
+        self, candidate: NDArray[np.int64], words: LabelWords, spans: NDArray[np.int64] | None
     ) -> NDArray[np.bool_]:
-        """bool[len(candidate)]: whether the labels of these spans (None: of all) are the candidates', byte for byte."""
+        """Return bool[len(candidate)], true where the labels of these spans (None: all) equal the candidate's."""
         same: NDArray[np.bool_] = self._headers.take(candidate) == (
             words.header if spans is None else words.header.take(spans)
         )
@@ -202,19 +156,19 @@ class GroupIndex:
         for step in words.steps:
             if step.part != part:
                 part, first = step.part, self._first_word[step.part].take(candidate)
-            # Of unlike lengths (`same` is false already) a candidate's word may be another's, or beyond the end.
+            # Where the lengths differ (`same` is false), a candidate's word may be another group's, or beyond the end.
             if spans is None and step.rows is None:
                 same &= self._words.take(first + step.number, mode="clip") == step.words
             elif spans is None:
                 same[step.rows] &= self._words.take(first[step.rows] + step.number, mode="clip") == step.words
             else:
-                here, mine = _among(step, spans, len(words.header))
-                same[here] &= self._words.take(first[here] + step.number, mode="clip") == mine
+                here, expected = among(step, spans, len(words.header))
+                same[here] &= self._words.take(first[here] + step.number, mode="clip") == expected
         return same
 
     def _add(self, group: Group, hash_: int) -> int:
         number = len(self.groups)
-        header, labels = _words_of(group)
+        header, labels = words_of(group)
         flat = [word for words in labels for word in words]
         self._hashes = grown(self._hashes, number + 1)
         self._headers = grown(self._headers, number + 1)
@@ -228,8 +182,8 @@ class GroupIndex:
         self.groups.append(group)
         if 4 * number > len(self._slots):
             self._slots = np.full(4 * len(self._slots), _EMPTY, np.int64)
-            for each in range(number):
-                self._place(each, int(self._hashes[each]))
+            for known in range(number):
+                self._place(known, int(self._hashes[known]))
         self._place(number, hash_)
         return number
 
@@ -243,7 +197,7 @@ class GroupIndex:
     # -- cells -----------------------------------------------------------------------------------------------------
 
     def cells(self, group: NDArray[np.int64], status: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """int64[m], the cell numbers of these groups with these statuses; new cells are added."""
+        """Return int64[m], the cell numbers of these groups with these statuses; new cells are added."""
         if not len(group):
             return group
         key = group * _STATUS_COUNT + status
@@ -252,15 +206,15 @@ class GroupIndex:
             table[: len(self._cell_of)] = self._cell_of
             self._cell_of = table
         cell = self._cell_of[key]
-        fresh = np.unique(key[cell < 0])
-        if len(fresh):
-            end = self._cells + len(fresh)
-            # Arrays that a snapshot holds keep what they have: growing copies, and written entries never change.
+        new = np.unique(key[cell < 0])
+        if len(new):
+            end = self._cells + len(new)
+            # Snapshots hold these arrays: growing copies them, and written entries never change.
             self._cell_group = grown(self._cell_group, end)
             self._cell_status = grown(self._cell_status, end)
-            self._cell_group[self._cells : end] = fresh // _STATUS_COUNT
-            self._cell_status[self._cells : end] = fresh % _STATUS_COUNT
-            self._cell_of[fresh] = np.arange(self._cells, end, dtype=np.int32)
+            self._cell_group[self._cells : end] = new // _STATUS_COUNT
+            self._cell_status[self._cells : end] = new % _STATUS_COUNT
+            self._cell_of[new] = np.arange(self._cells, end, dtype=np.int32)
             self._cells = end
             cell = self._cell_of[key]
         found: NDArray[np.int64] = cell.astype(np.int64)
@@ -268,59 +222,10 @@ class GroupIndex:
 
     @property
     def cell_group(self) -> NDArray[np.int32]:
-        """int32[cells], each cell's group."""
+        """Each cell's group, int32[cells]."""
         return self._cell_group[: self._cells]
 
     @property
     def cell_status(self) -> NDArray[np.uint8]:
-        """uint8[cells], each cell's status code."""
+        """Each cell's status code, uint8[cells]."""
         return self._cell_status[: self._cells]
-
-
-def _words(spans: Labels) -> _Words:
-    """The labels of a batch as words; a step names its spans only where some have no such word."""
-    header = np.zeros(len(spans), np.uint64)
-    steps: list[_Step] = []
-    for part, strings in enumerate((spans.model, spans.provider, spans.caller)):
-        header <<= np.uint64(21)
-        header |= strings.length.view(np.uint64)
-        for number, (rows, words) in enumerate(string_words(spans.buffer, strings)):
-            steps.append(_Step(part, number, rows, words))
-    return _Words(header, steps)
-
-
-def _among(step: _Step, spans: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
-    """Which of the spans (of `count` in all) have the step's word, as positions in `spans`; and the words."""
-    if step.rows is None:
-        return np.arange(len(spans)), step.words.take(spans)
-    where = np.full(count, _EMPTY, np.int64)
-    where[step.rows] = np.arange(len(step.rows))
-    local = where.take(spans)
-    here = np.flatnonzero(local >= 0)
-    return here, step.words.take(local[here])
-
-
-def _words_of(group: Group) -> tuple[int, list[list[int]]]:
-    """The header and each label's words of one group, as `_words` has them."""
-    data = [part.encode() for part in group]
-    model, provider, caller = map(len, data)
-    words = [[int.from_bytes(part[start : start + 8], "little") for start in range(0, len(part), 8)] for part in data]
-    return model << 42 | provider << 21 | caller, words
-
-
-def _labels_of(groups: Sequence[Group]) -> _Labels:
-    """The labels of these groups as columns."""
-    parts = [part.encode() for group in groups for part in group]
-    lengths = np.array([len(part) for part in parts], np.int64)
-    offsets = np.cumsum(lengths) - lengths
-    buffer = np.frombuffer(b"".join(parts) + bytes(PADDING), np.uint8)
-    return _Labels(buffer, *(Strings(offsets[part::3], lengths[part::3]) for part in range(3)))
-
-
-def _group_of(spans: Labels, index: int) -> Group:
-    return Group(*(_text(spans, strings, index) for strings in (spans.model, spans.provider, spans.caller)))
-
-
-def _text(spans: Labels, strings: Strings, index: int) -> str:
-    start = int(strings.offset[index])
-    return spans.buffer[start : start + int(strings.length[index])].tobytes().decode()

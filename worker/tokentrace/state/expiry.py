@@ -1,7 +1,7 @@
-"""Expiry: groups that were idle for so long that their series end, and where their sums go.
+"""Expiry: groups that are idle for so long that their series end, and the sums that replace them.
 
-A series never steps back while it is shown. Most families have fewer labels than a group has, so what a group has
-counted is kept for them: it is folded into its model and provider, and with the last group of those into one sum over
+A series never decreases while it is shown. Most families have fewer labels than a group has, so the sums of an expired
+group are kept: they are added to those of its model and provider and, with the last group of these, to one sum over
 everything, which no series with a label shows. Every sum over a replica's state thus stays what it was.
 """
 
@@ -20,9 +20,9 @@ from tokentrace.state.totals import NOTHING_EXPIRED, Expiry
 if TYPE_CHECKING:
     from tokentrace.state.totals import Totals
 
-#: The labels that expired sums are kept by.
+#: The labels by which expired sums are kept.
 _KEPT: Final = frozenset({"model", "provider"})
-_WHOLE: Final = frozenset(Group._fields)
+_ALL: Final = frozenset(Group._fields)
 
 
 def find_expired(
@@ -30,14 +30,14 @@ def find_expired(
 ) -> Expiry:
     """Find the groups that have counted nothing since `idle_since_s` (Unix time).
 
-    label_sets: the labels of the families that are exposed. A group goes on while a series that it is part of, and
-    that names its caller, does.
+    label_sets: the labels of the exposed families. A group is kept while any other group of a series that shows its
+    caller is kept.
     """
-    sets = {labels & _WHOLE for labels in label_sets}
+    sets = {labels & _ALL for labels in label_sets}
     idle = _idle(groups, totals, idle_since_s)
     if not idle.any():
         return NOTHING_EXPIRED
-    _spare(idle, groups.groups, [labels for labels in sets if "caller" in labels and labels != _WHOLE])
+    _keep_sharing(idle, groups.groups, [labels for labels in sets if "caller" in labels and labels != _ALL])
     expired_cells = np.flatnonzero(idle[groups.cell_group[: len(totals.values)]])
     if not len(expired_cells):
         return NOTHING_EXPIRED
@@ -47,43 +47,43 @@ def find_expired(
         key = ExpiredKey(group.model, group.provider, int(groups.cell_status[cell]))
         _add(expired, key, ExpiredTotals(totals.values[cell], float(totals.created_s[cell])))
     kept = [groups.groups[number] for number in np.flatnonzero(~idle).tolist()]
-    _fold_the_ended(expired, kept, [labels for labels in sets if labels and labels <= _KEPT])
+    _merge_unshown(expired, kept, [labels for labels in sets if labels and labels <= _KEPT])
     return Expiry(
-        ~idle,
-        expired_cells,
-        expired,
-        [key for key, sums in expired.items() if totals.expired.get(key) is not sums],
-        [key for key in totals.expired if key not in expired],
+        keep=~idle,
+        expired_cells=expired_cells,
+        expired=expired,
+        upserts=[key for key, sums in expired.items() if totals.expired.get(key) is not sums],
+        tombstones=[key for key in totals.expired if key not in expired],
     )
 
 
 def _idle(groups: GroupIndex, totals: Totals, idle_since_s: float) -> NDArray[np.bool_]:
-    """bool[g]: the groups whose cells have all changed before."""
+    """Return bool[g], true for groups whose cells have not changed since."""
     committed = len(totals.values)
     last_s = np.full(len(groups.groups), -np.inf)
     np.maximum.at(last_s, groups.cell_group[:committed], totals.changed_s)
-    # What is counted and not committed is no more idle than the overflow, which any new group may need.
+    # Groups with uncommitted counts are not idle, nor is the overflow, which any new group may need.
     last_s[groups.cell_group[committed:]] = np.inf
     last_s[OVERFLOW_GROUP] = np.inf
     return last_s <= idle_since_s
 
 
-def _spare(idle: NDArray[np.bool_], groups: Sequence[Group], sets: Sequence[frozenset[str]]) -> None:
-    """Let idle groups go on that share one of these families' series with a group that goes on."""
-    sparing = bool(sets)
-    while sparing:
-        sparing = False
+def _keep_sharing(idle: NDArray[np.bool_], groups: Sequence[Group], sets: Sequence[frozenset[str]]) -> None:
+    """Keep idle groups that share a series of these families with a group that is kept; repeat until none is found."""
+    found = bool(sets)
+    while found:
+        found = False
         for labels in sets:
             shown = {_labels(groups[number], labels) for number in np.flatnonzero(~idle).tolist()}
-            spared = [number for number in np.flatnonzero(idle).tolist() if _labels(groups[number], labels) in shown]
-            idle[spared] = False
-            sparing = sparing or bool(spared)
+            sharing = [number for number in np.flatnonzero(idle).tolist() if _labels(groups[number], labels) in shown]
+            idle[sharing] = False
+            found = found or bool(sharing)
 
 
-def _fold_the_ended(
+def _merge_unshown(
     expired: dict[ExpiredKey, ExpiredTotals], kept: Sequence[Group], sets: Sequence[frozenset[str]]
 ) -> None:
-    """Fold models and providers of which no series is left into everything."""
+    """Add the sums of models and providers that no series shows any more to the sum over everything."""
     shown = {labels: {_labels(group, labels) for group in kept} for labels in sets}
     for key in [key for key in expired if key.model is not None]:
         if not any(_labels(key, labels) in series for labels, series in shown.items()):
@@ -96,6 +96,6 @@ def _labels(labelled: Group | ExpiredKey, labels: frozenset[str]) -> tuple[str, 
 
 def _add(expired: dict[ExpiredKey, ExpiredTotals], key: ExpiredKey, more: ExpiredTotals) -> None:
     before = expired.get(key)
-    expired[key] = (
-        more if before is None else ExpiredTotals(before.values + more.values, min(before.created_s, more.created_s))
-    )
+    if before is not None:
+        more = ExpiredTotals(before.values + more.values, min(before.created_s, more.created_s))
+    expired[key] = more
