@@ -43,13 +43,6 @@ FROZEN: Final = ("schemas/history/", "tests/golden/")
 #: These files name the banned words themselves.
 EXEMPT: Final = frozenset({"tests/language.py", "tests/test_language.py", "docs/contributing/style.md"})
 
-#: Folders that are not clean yet. Remove an entry with its last finding; never add one.
-NOT_CLEAN_YET: Final[tuple[str, ...]] = (
-    "worker/tokentrace/aggregate/",
-    "worker/tokentrace/alerts/",
-    "worker/tokentrace/runtime/",
-)
-
 #: Pattern -> suggestion. A pattern matches whole words in any case; an underscore or a digit ends a word.
 BANNED: Final = {
     r"abdicat(?:e|es|ed|ing)": "release, revoke",
@@ -165,19 +158,16 @@ def files(roots: Iterable[str] = CHECKED) -> list[Path]:
     return sorted(found)
 
 
-def findings(not_clean_yet: tuple[str, ...] = NOT_CLEAN_YET) -> list[Finding]:
+def findings() -> list[Finding]:
     """Return the findings of the whole repository."""
-    found = []
-    for path in files():
-        relative = str(path.relative_to(ROOT))
-        if not relative.startswith(not_clean_yet):
-            found += check(relative, path.read_text(encoding="utf-8"))
-    return found
+    return [
+        finding for path in files() for finding in check(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8"))
+    ]
 
 
 def main() -> int:
-    """Print every finding; `--all` reports the folders that are not clean yet as well. Exit code 1 if there is any."""
-    found = findings(() if "--all" in sys.argv[1:] else NOT_CLEAN_YET)
+    """Print every finding; the exit code is 1 if there is any."""
+    found = findings()
     for finding in found:
         print(finding)
     return 1 if found else 0

@@ -30,7 +30,7 @@ from tokentrace.state.totals import Totals
 
 COMMITTED, RETRY, DROPPED = Outcome.COMMITTED, Outcome.RETRY, Outcome.DROPPED
 
-#: What one poll does: it may call the listener, and gives a batch or None.
+#: One poll: it may call the listener, and returns a batch or None.
 Step = Callable[[], RawBatch | None]
 
 
@@ -221,7 +221,7 @@ def test_worker_retry_keeps_the_delta_and_commits_it_with_what_follows() -> None
 
 
 def test_worker_dropped_commit_discards_the_delta_and_rewinds() -> None:
-    """What the poll after it gives was fetched before the rewind, so it is not counted."""
+    """The next poll's batch was fetched before the rewind, so it is not counted."""
     rig = Rig(spans(3), None, spans(2, offset=3), spans(4), None, outcomes=[DROPPED]).run()
     assert rig.events[:3] == ["commit dropped", "rewind", "commit ok"]
     assert (rig.proposed, rig.counted) == ([3, 4], 4)

@@ -86,7 +86,7 @@ class _Rows:
 
 
 class Delta:
-    """What a commit makes durable.
+    """Counts since the last commit; the next commit makes them durable.
 
     positions: partition -> next offset to read, the offsets that a commit of this delta stands for.
     polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.

@@ -46,7 +46,7 @@ class GroupIndex:
         self._slots: NDArray[np.int64] = np.full(1024, _EMPTY, np.int64)
         self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
         self._headers: NDArray[np.uint64] = np.zeros(64, np.uint64)
-        #: Where each label's words begin, a row a label.
+        #: Position of the first word of each label, a row a label.
         self._first_word: list[NDArray[np.int64]] = [np.zeros(64, np.int64) for _ in range(_PARTS)]
         self._words: NDArray[np.uint64] = np.zeros(256, np.uint64)
         self._word_count = 0

@@ -28,7 +28,7 @@ from tokentrace.model.spans import SpanBatch
 from tokentrace.pricing import Priced, Pricer
 
 MINUTE_US: Final = 60_000_000
-#: How far a span may end after its message was published: clocks differ.
+#: Longest time by which a span may end after its message was published: clocks differ.
 AHEAD_US: Final = 60_000_000
 #: 2020-01-01: a time before it is in another unit, or of a clock that was never set.
 EARLIEST_US: Final = 1_577_836_800_000_000

@@ -243,7 +243,7 @@ class Evaluation:
         return events
 
     def _is_idle(self, rule: Rule, state: RuleState) -> bool:
-        """Whether nothing in its window has changed since its last evaluation, so that its result cannot change."""
+        """Return True if nothing in its window has changed since its last evaluation, so its result cannot change."""
         changed = self.windows.changed.get(rule.window)
         if not state.evaluated_at_s or changed is None:
             return False

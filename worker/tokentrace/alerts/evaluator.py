@@ -39,7 +39,7 @@ BATCH: Final = 200
 WAIT_S: Final = 0.2
 #: Pause after a failure.
 RETRY_S: Final = 2.0
-#: How long a hand-over waits for deliveries in flight.
+#: Longest wait of a hand-over for deliveries in flight.
 DRAIN_S: Final = 5.0
 _STOPPED: Final = f"Alert evaluation stopped on this replica; retrying in {RETRY_S:.0f} s: %s"
 
@@ -168,7 +168,7 @@ class Silences(Protocol):
 
 @dataclass(slots=True)
 class _Owned:
-    """What there is while the partition is this member's. snapshot: None until it evaluates."""
+    """State while this member owns the partition. snapshot: None until it evaluates."""
 
     ownership: Ownership
     silences: Silences

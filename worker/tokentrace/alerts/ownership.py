@@ -56,7 +56,7 @@ class RollupLog:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorTransition:
-    """What one transaction makes true: all of it, or nothing.
+    """Content of one transaction, which commits all of it or nothing.
 
     events, alerts: what fired or resolved, and its records. deliveries: alerts to deliver once they are committed.
     records: keys and values for the alerts topic. position: the rollups' offset to commit.
@@ -104,7 +104,7 @@ class Ownership:
         self._evaluation_seconds = 0.0
         #: Offset of the next rollup to evaluate, and of the first one to read: the windows are filled from there.
         self.position = self.start = 0
-        #: Whether all rollups below `position` have been applied.
+        #: True once all rollups below `position` have been applied.
         self.evaluating = False
 
     @classmethod
@@ -220,7 +220,7 @@ class Ownership:
         return [(alert, delivery) for alert, delivery in found if delivery is not None]
 
     def _delivery(self, alert: Record) -> Delivery | None:
-        """How an alert is delivered now; None where its record in the topic is enough, or its rule was removed."""
+        """Return the delivery that its rule requires now; None if its record is enough, or its rule was removed."""
         rule = self._rules.get(alert["alert"])
         return None if rule is None or rule.delivery.type == "kafka" else rule.delivery
 
@@ -237,7 +237,7 @@ class Ownership:
     # -- committing --------------------------------------------------------------------------------------------------
 
     def pending(self, now_s: float, *, draining: bool = False) -> EvaluatorTransition | None:
-        """What is to be committed now; None while nothing is due. draining: due or not.
+        """Return the transition to commit now; None while nothing is due. draining: commit even if it is not due.
 
         Alerts are due at once. Between this and `committed` nothing may be applied.
         """

@@ -10,7 +10,7 @@ from typing import Any, Final
 from tokentrace.alerts.evaluation import AlertTransition
 from tokentrace.model.durations import format_duration
 
-#: What an alert is, as `alert.avsc` has it; timestamps are microseconds.
+#: An alert in the form of `alert.avsc`; timestamps are microseconds.
 Record = Mapping[str, Any]
 _LABELS: Final = ("model", "provider", "caller")
 

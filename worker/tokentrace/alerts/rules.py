@@ -54,7 +54,7 @@ def _mean_score(_: Ints, scores: Ints) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """How a metric is computed. value: (sums int64[k, 5], block int64[k, ...]) -> float64[k].
+    """Computation of a metric. value: (sums int64[k, 5], block int64[k, ...]) -> float64[k].
 
     block: name of a second block, empty if there is none. q: the quantile, if the metric is one (value is None).
     """

@@ -11,7 +11,7 @@ from tokentrace.alerts.rules import Rule
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorSnapshot:
-    """What is committed, while this replica is the evaluator. states, delivery_failed, silenced: by rule.
+    """Committed state of the evaluator. states, delivery_failed, silenced: by rule.
 
     delivery_failed: failed rounds of tries. silenced: event time until which nothing is delivered, Unix time. late:
     spans that arrived after their minute was evaluated. clamped: spans with an impossible time. time_s: event time up

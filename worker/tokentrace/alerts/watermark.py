@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 MINUTE_US: Final = 60_000_000
-#: How long after its end a span may be published and still be on time.
+#: Longest time after its end at which a span may be published and still be on time.
 GRACE_US: Final = 5_000_000
 #: Partitions without progress for this long, while others commit, are excluded (idle).
 IDLE_AFTER_US: Final = 600_000_000

@@ -242,7 +242,7 @@ def writer_schemas(config: Config) -> WriterSchemas:
 
 def pricer(config: Config, clock: Callable[[], float] = time.time) -> Pricer:
     rates = {
-        pattern: Rates(each.prompt_per_1m, each.completion_per_1m, each.cached_prompt_per_1m)
-        for pattern, each in config.pricing.models.items()
+        pattern: Rates(model.prompt_per_1m, model.completion_per_1m, model.cached_prompt_per_1m)
+        for pattern, model in config.pricing.models.items()
     }
     return Pricer(rates, config.pricing.builtin, clock)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: A delta with this many dead letters is committed early, which bounds their memory.
 MAX_DEAD_LETTERS: Final = 2000
-#: How long a revoke retries its commit before it leaves the delta to the next owner, and the pause between two tries.
+#: Time for which a revoke retries its commit before the next owner counts the delta, and the pause between tries.
 REVOKE_TIMEOUT_S: Final = 10.0
 REVOKE_RETRY_S: Final = 0.1
 PUBLISH_INTERVAL_S: Final = 0.25
