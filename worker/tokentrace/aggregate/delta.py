@@ -1,7 +1,7 @@
-"""The delta: what was counted since the last commit, and not yet shown to anyone.
+"""The delta: counts since the last commit, which nothing shows yet.
 
-Rows are kept by (event minute, cell), as the rollups want them; a total is their sum over the minutes. Only the
-consumer thread touches a delta. A commit takes all of it or, when it is given up, none.
+Rows are kept by (event minute, cell), as the rollups need them; a total is their sum over the minutes. Only the
+consumer thread uses a delta. A commit takes all of it or, when it fails, none.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tokentrace.model.arrays import grown
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter
 
-#: A table of a minute's cells has at most so many entries for each row that it leads to, and is free up to a size.
+#: Most entries of a minute's table for each row that it refers to, and the size up to which it may have any number.
 _TABLE_PER_ROW: Final = 32
 _SMALL_TABLE: Final = 1024
 
@@ -29,9 +29,9 @@ class Changes(NamedTuple):
 
 
 class CountedIds(NamedTuple):
-    """Spans counted of one partition in one batch. first_s, last_s: when it was published, whole Unix seconds.
+    """Ids of the spans counted of one partition in one batch. first_s, last_s: whole Unix seconds of publication.
 
-    keys: uint64[n]; see `dedup`.
+    keys: uint64[n], from `span_keys`.
     """
 
     first_s: int
@@ -48,9 +48,9 @@ class MinuteRows(NamedTuple):
 
 
 class _Rows:
-    """The rows of one minute's cells: a table while the cells lie close, a dict while they are few among many.
+    """Maps the cells of one minute to rows: by a table while they are dense, by a dict while they are sparse.
 
-    A day that is read again has many minutes, and each has few of all the cells.
+    A day that is read again has many minutes, and each of them has few of all the cells.
     """
 
     def __init__(self) -> None:
@@ -59,15 +59,15 @@ class _Rows:
         self._count = 0
 
     def find(self, cells: NDArray[np.int64], top: int) -> NDArray[np.int64]:
-        """int64[t], each cell's row, -1 where it has none. top: above every cell."""
+        """Return int64[t], each cell's row, -1 for a cell without one. top: greater than every cell."""
         if top > len(self._table):
             if top > _TABLE_PER_ROW * (self._count + len(cells)) + _SMALL_TABLE:
                 return np.array([self._row(cell) for cell in cells.tolist()], np.int64)
-            self._spread(top)
+            self._grow(top)
         return self._table[cells].astype(np.int64)
 
-    def enter(self, cells: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-        """Give new cells their rows, after they were looked for."""
+    def add(self, cells: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        """Map new cells, which `find` has not found, to their rows."""
         self._count += len(cells)
         within = cells < len(self._table)
         self._table[cells[within]] = rows[within]
@@ -76,8 +76,8 @@ class _Rows:
     def _row(self, cell: int) -> int:
         return int(self._table[cell]) if cell < len(self._table) else self._sparse.get(cell, -1)
 
-    def _spread(self, top: int) -> None:
-        """Make the table cover `top` cells."""
+    def _grow(self, top: int) -> None:
+        """Grow the table to `top` cells or more."""
         table = np.full(max(top, 64) * 2, -1, np.int32)
         table[: len(self._table)] = self._table
         for cell in [cell for cell in self._sparse if cell < len(table)]:
@@ -86,14 +86,14 @@ class _Rows:
 
 
 class Delta:
-    """Counts since the last commit; the next commit makes them durable.
+    """Counts that the next commit makes durable. False while there are none.
 
-    positions: partition -> next offset to read, the offsets that a commit of this delta stands for.
+    positions: partition -> next offset to read, the offsets that a commit of this delta writes.
     polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.
-    event_times_us: partition -> the latest event time of it, Unix time: all before it is counted, more or less.
-    clamped: spans whose event time could not be true, and was taken from the broker's.
+    event_times_us: partition -> its latest event time, Unix time: spans before it are counted, with few exceptions.
+    clamped: spans whose event time was implausible and was replaced by the broker's.
     counted_ids: partition -> ids of the spans counted in it, where repeated spans are looked for.
-    dead_letters: messages to hand to the dead-letter topic before the offsets are committed.
+    dead_letters: messages that must be in the dead-letter topic before the offsets are committed.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -122,14 +122,14 @@ class Delta:
             return
         known = self._rows_of.setdefault(minute, _Rows())
         rows = known.find(cells, int(cells.max()) + 1)
-        fresh = np.flatnonzero(rows < 0)
-        if len(fresh):
-            end = self._rows + len(fresh)
+        new = np.flatnonzero(rows < 0)
+        if len(new):
+            end = self._rows + len(new)
             self._reserve(end)
-            rows[fresh] = np.arange(self._rows, end)
-            known.enter(cells[fresh], rows[fresh])
+            rows[new] = np.arange(self._rows, end)
+            known.add(cells[new], rows[new])
             self._minutes[self._rows : end] = minute
-            self._cells[self._rows : end] = cells[fresh]
+            self._cells[self._rows : end] = cells[new]
             self._values[self._rows : end] = 0
             self._rows = end
         self._values[rows] += values
@@ -140,18 +140,18 @@ class Delta:
         self._values = grown(self._values, rows)
 
     def advance_event_time(self, partition: int, event_time_us: int) -> None:
-        """Everything of a partition up to this event time is counted, as far as can be known."""
+        """Record that the spans of a partition are counted up to this event time. It never goes back."""
         self.event_times_us[partition] = max(event_time_us, self.event_times_us.get(partition, 0))
 
     def by_minute(self) -> MinuteRows:
-        """The increments by event minute and cell, in no particular order. Views: copy what must outlive `clear`."""
+        """Return the increments by event minute and cell, in no order, as read-only views that `clear` invalidates."""
         rows = MinuteRows(self._minutes[: self._rows], self._cells[: self._rows], self._values[: self._rows])
         for column in rows:
             column.flags.writeable = False
         return rows
 
     def changes(self) -> Changes:
-        """The increments by cell, over all minutes."""
+        """Return the increments by cell, over all minutes."""
         cells, values = self._cells[: self._rows], self._values[: self._rows]
         if not len(cells):
             return Changes(cells, values)
@@ -161,7 +161,7 @@ class Delta:
         return Changes(ordered[starts], np.add.reduceat(values[order], starts, axis=0))
 
     def clear(self) -> None:
-        """Forget everything: it was committed, or it must not be."""
+        """Remove everything, after it was committed or because it must not be."""
         self._rows_of.clear()
         self._rows = 0
         for tally in (

@@ -30,12 +30,12 @@ from tokentrace.pricing import Priced, Pricer
 MINUTE_US: Final = 60_000_000
 #: Longest time by which a span may end after its message was published: clocks differ.
 AHEAD_US: Final = 60_000_000
-#: 2020-01-01: a time before it is in another unit, or of a clock that was never set.
+#: 2020-01-01. An earlier time is in another unit, or of a clock that was never set.
 EARLIEST_US: Final = 1_577_836_800_000_000
 
 
 class StageTimer:
-    """Adds the time since the last mark to a stage's account."""
+    """Adds the time since the last mark to the seconds of a stage."""
 
     def __init__(self, seconds: MutableMapping[str, float], timer: Callable[[], float] = time.perf_counter) -> None:
         self._seconds = seconds
@@ -101,7 +101,7 @@ class Pipeline:
             times_us, clamped = event_times(spans, batch, self._clock())
             delta.clamped += clamped
             self._add(times_us // MINUTE_US, spans, cell, priced, delta)
-            _reach(batch.partitions[spans.row], times_us, delta)
+            _advance_event_times(batch.partitions[spans.row], times_us, delta)
         # Dead letters keep the order of the log.
         rejects = sorted([*decoded.rejects, *rejected], key=lambda reject: reject.row)
         delta.reasons.update(Counter(reject.reason for reject in rejects))
@@ -126,16 +126,16 @@ class Pipeline:
 
 
 def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArray[np.int64], int]:
-    """(int64[m], when each span ended, microseconds of Unix time; how many of them were clamped).
+    """Return (int64[m], the end of each span, microseconds of Unix time; the number of them that were clamped).
 
-    A span without an end counts when it started. What the span says is not believed where it says nothing, lies
-    before EARLIEST_US, or lies more than AHEAD_US after the message was published: it is clamped to that moment.
+    A span without an end is counted at its start. A time that is absent, before EARLIEST_US, or more than AHEAD_US
+    after the message was published is clamped to the time of publication.
     """
     ended, started = spans.ended_at_us, spans.started_at_us
     times_us = np.where(ended.present & (ended.values > 0), ended.values, started.values)
     now_us = int(now_s * 1e6)
-    # A message's own timestamp costs a call. Those of a partition ascend, but for the skew of producers' clocks, so
-    # only spans that are far ahead of its first one need to be compared with their own.
+    # Reading a message's timestamp costs a call. Timestamps of a partition ascend, except for clock skew, so only spans
+    # far ahead of the first message's timestamp are compared with that of their own message.
     first_us = np.zeros(max(batch.times_ms, default=0) + 1, np.int64)
     for partition, (first_ms, _) in batch.times_ms.items():
         first_us[partition] = min(first_ms * 1000, now_us)
@@ -150,7 +150,7 @@ def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArra
     return times_us, int(wrong.sum())
 
 
-def _reach(partitions: NDArray[np.int32], times_us: NDArray[np.int64], delta: Delta) -> None:
+def _advance_event_times(partitions: NDArray[np.int32], times_us: NDArray[np.int64], delta: Delta) -> None:
     latest_us = np.zeros(int(partitions.max()) + 1, np.int64)
     np.maximum.at(latest_us, partitions, times_us)
     for partition in np.flatnonzero(latest_us).tolist():
@@ -158,7 +158,7 @@ def _reach(partitions: NDArray[np.int32], times_us: NDArray[np.int64], delta: De
 
 
 def _dead_letters(batch: RawBatch, rejects: Sequence[Reject]) -> list[DeadLetter]:
-    """A tombstone carries nothing that could be looked at again, so it is counted and not kept."""
+    """Return the dead letters of rejects. A tombstone is counted but not kept: it has no content to inspect."""
     return [
         DeadLetter(batch.envelope(reject.row), reject.reason, reject.error)
         for reject in rejects

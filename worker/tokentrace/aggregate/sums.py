@@ -17,7 +17,7 @@ from tokentrace.pricing import SOURCES, Priced
 
 _EXACT: Final = 1 << 53
 _HALF_BITS: Final = 26
-#: Of the sums that count spans by the source of their cost, in the order of its codes.
+#: Columns that count spans by the source of their cost, in the order of its codes.
 _SOURCE_COLUMNS: Final = [Layout.column(name) for name in ("priced_reported", "priced_computed", "unpriced")]
 
 
@@ -47,14 +47,14 @@ def aggregate(spans: SpanBatch, key: NDArray[np.int64], priced: Priced, layout: 
 
 
 def _densify(key: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct keys, ascending, and each span's index among them."""
+    """Return the distinct keys, ascending, and each span's index among them."""
     top = int(key.max()) + 1 if len(key) else 0
     if top > 8 * len(key) + 1024:
         keys, local = np.unique(key, return_inverse=True)
         return keys, local
-    seen = np.zeros(top, np.bool_)
-    seen[key] = True
-    keys = np.flatnonzero(seen)
+    occurs = np.zeros(top, np.bool_)
+    occurs[key] = True
+    keys = np.flatnonzero(occurs)
     index = np.empty(top, np.int64)
     index[keys] = np.arange(len(keys))
     return keys, index[key]
@@ -85,12 +85,12 @@ def _observe(
 
 
 def _counts(local: NDArray[np.int64], code: NDArray[np.uint8], t: int, width: int) -> NDArray[np.int64]:
-    """int64[t, width], how often each code occurs by key."""
+    """Return int64[t, width], the number of occurrences of each code by key."""
     return np.bincount(local * width + code, minlength=t * width).reshape(t, width)
 
 
 def _sums(local: NDArray[np.int64], amounts: NDArray[np.int64], t: int) -> NDArray[np.int64]:
-    """int64[t], exact sums of nonnegative amounts by key."""
+    """Return int64[t], exact sums of nonnegative amounts by key."""
     if not len(amounts):
         return np.zeros(t, np.int64)
     if int(amounts.max()) * len(amounts) < _EXACT:

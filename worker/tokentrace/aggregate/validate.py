@@ -148,7 +148,7 @@ def _latency_out_of_range(spans: SpanBatch) -> NDArray[np.bool_]:
 def _any(
     spans: SpanBatch, fields: tuple[str, ...], test: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
-    """Absent values are 0 and pass every test."""
+    """Test the fields of every span. Absent values are 0 and pass."""
     bad = test(getattr(spans, fields[0]).values)
     for name in fields[1:]:
         bad = bad | test(getattr(spans, name).values)
@@ -156,7 +156,7 @@ def _any(
 
 
 def _not_a_quantity(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """NaN, infinite or negative; -0.0 is zero."""
+    """Return bool[m], true for NaN, infinite and negative values; -0.0 is zero."""
     return ~((values >= 0.0) & (values < np.inf))
 
 
@@ -184,11 +184,11 @@ _FIELDS_OF: dict[str, tuple[str, ...]] = {
 
 
 def _reject(spans: SpanBatch, index: int, reason: str) -> Reject:
-    """The reject, with the values that were looked at."""
+    """Make the reject, with the values that were tested."""
     values = [
         f"{name}={column.values[index].item()!r}"
         for name in _FIELDS_OF.get(reason, ())
         if (column := getattr(spans, name)).present[index]
     ]
-    seen = f" ({', '.join(values)})" if values else ""
-    return Reject(int(spans.row[index]), reason, reasons.WHOLE[reason].rstrip(".") + f"{seen}.")
+    tested = f" ({', '.join(values)})" if values else ""
+    return Reject(int(spans.row[index]), reason, reasons.WHOLE[reason].rstrip(".") + f"{tested}.")

@@ -55,7 +55,7 @@ class Replica:
 
 
 def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Replica:
-    """Raises ConfigError for a schema file that cannot be read."""
+    """Make the parts of a replica. Raises ConfigError for a schema file that cannot be read."""
     section, metrics = config.worker, config.metrics
     layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
     schemas, dedup = writer_schemas(config), deduplicator(config)
@@ -123,6 +123,7 @@ def layout_of(config: Config) -> Layout:
 
 
 def loop_settings(config: Config) -> LoopSettings:
+    """The pace of the worker's loop."""
     section = config.worker
     return LoopSettings(
         commit_interval_s=section.commit_interval,

@@ -1,4 +1,4 @@
-"""The ledger: committed totals, and the immutable snapshot of them that everyone else reads.
+"""The ledger: committed totals, and the immutable snapshot of them that every other thread reads.
 
 `preview(delta)` computes the totals that a commit writes; `apply` makes them the committed ones. A commit that fails
 applies nothing, so nothing has changed.
@@ -20,9 +20,9 @@ from tokentrace.state.expiry import find_expired
 from tokentrace.state.quality import QualityWindow
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
-#: Idle groups are looked for so many times in the time after which they expire, and at most once in so long.
-_LOOKS: Final = 20
-_LOOK_AT_MOST_S: Final = 1.0
+#: Searches for idle groups during the time after which they expire, and the shortest time between two searches.
+_SEARCHES: Final = 20
+_SEARCH_INTERVAL_S: Final = 1.0
 
 
 class Ledger:
@@ -38,10 +38,10 @@ class Ledger:
         expire_after_s: float | None = None,
         label_sets: Sequence[frozenset[str]] = (),
     ) -> None:
-        """expire_after_s: how long a group may be idle, None: for ever. label_sets: the exposed families' labels."""
+        """expire_after_s: longest idle time of a group, None: unlimited. label_sets: the exposed families' labels."""
         self._expire_after_s = expire_after_s
         self._label_sets = label_sets
-        self._look_due_s = 0.0
+        self._search_due_s = 0.0
         self._layout = layout
         self._groups = groups
         self._quality = QualityWindow(layout, quality_window_s)
@@ -50,7 +50,7 @@ class Ledger:
         self.snapshot = self._snapshot()
 
     def restore(self, totals: Totals) -> None:
-        """Go on from what an earlier run has committed."""
+        """Start from what an earlier run has committed."""
         self.totals = totals
         self.snapshot = self._snapshot()
 
@@ -61,11 +61,11 @@ class Ledger:
         return self.totals.plus(delta, changes, round(self._clock(), 6)), changes
 
     def find_expired(self, totals: Totals) -> Expiry:
-        """Return the groups that expire with the commit that leads to `totals`; looked for at intervals only."""
+        """Return the groups that expire with the commit of `totals`. Between two searches, nothing expires."""
         now_s = self._clock()
-        if self._expire_after_s is None or now_s < self._look_due_s:
+        if self._expire_after_s is None or now_s < self._search_due_s:
             return NOTHING_EXPIRED
-        self._look_due_s = now_s + max(self._expire_after_s / _LOOKS, _LOOK_AT_MOST_S)
+        self._search_due_s = now_s + max(self._expire_after_s / _SEARCHES, _SEARCH_INTERVAL_S)
         return find_expired(self._groups, totals, now_s - self._expire_after_s, self._label_sets)
 
     def apply(self, totals: Totals, changes: Changes, expiry: Expiry = NOTHING_EXPIRED) -> None:

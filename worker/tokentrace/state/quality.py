@@ -36,7 +36,7 @@ class QualityWindow:
         self._counts: NDArray[np.int64] = np.zeros(0, np.int64)
 
     def add(self, changes: Changes, now_s: float) -> None:
-        """Take in the scores of a commit."""
+        """Add the scores of a commit."""
         counts = changes.values[:, self._histogram.buckets].sum(axis=1)
         scored = np.flatnonzero(counts)
         if not len(scored):
@@ -49,7 +49,7 @@ class QualityWindow:
         self._recent.append(scores)
 
     def expire(self, now_s: float) -> bool:
-        """Take out what left the window; true when anything did."""
+        """Remove scores that have left the window. Return whether there were any."""
         expired = False
         while self._recent and self._recent[0].committed_at_s <= now_s - self._window_s:
             scores = self._recent.popleft()

@@ -1,4 +1,4 @@
-"""A replica's whole state: what is committed, what is counted since, and the one way from the second to the first."""
+"""The replica's state: what is committed, what is counted since, and the one way from the second to the first."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ReplicaState:
     # -- the commit --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> Proposal:
-        """Return what committing the delta now makes durable. Raises FatalError when a total leaves int64."""
+        """Return what committing the delta now makes durable. Raises FatalError when a total exceeds int64."""
         delta = self.delta
         totals, changes = self._ledger.preview(delta)
         return Proposal(

@@ -1,4 +1,4 @@
-"""Totals: everything that a replica has ever counted, as one immutable value; and what a commit expires of it."""
+"""Totals: everything that a replica has ever counted, as one immutable value; and the part that a commit expires."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, PartitionAudit
 class Totals:
     """Everything that was ever counted by this replica; immutable.
 
-    values: int64[k, width]. created_s: float64[k], Unix time of the cell's first commit, 0 where it has none yet.
+    values: int64[k, width]. created_s: float64[k], Unix time of the cell's first commit, 0 before it.
     changed_s: float64[k], Unix time of the last commit that changed the cell.
     rejected: reason -> messages or parts; rejected_created_s: reason -> Unix time of its first.
     partitions: partition -> audit. positions: partition -> offset up to which this replica has counted.
-    expired: what expired groups have counted, which are in no cell any more.
+    expired: sums of expired groups, which no cell contains any more.
     """
 
     values: NDArray[np.int64]
@@ -43,9 +43,9 @@ class Totals:
         return cls(np.zeros((0, layout.width), np.int64), times_s, times_s, {}, {}, {}, {}, 0.0)
 
     def plus(self, delta: Delta, changes: Changes, now_s: float) -> Totals:
-        """These totals and the delta's.
+        """Return the sum of these totals and the delta's.
 
-        Raises FatalError when a total leaves int64 (9.2 billion USD in one cell).
+        Raises FatalError when a total exceeds int64 (9.2 billion USD in one cell).
         """
         values, created_s, changed_s = self.values, self.created_s, self.changed_s
         cells = changes.cells
@@ -77,7 +77,7 @@ class Totals:
         )
 
     def without(self, expiry: Expiry, before: NDArray[np.int64], now: NDArray[np.int64]) -> Totals:
-        """These totals when expired cells have gone. before, now: int64[c], numbers of the cells that are left."""
+        """Return these totals without expired cells. before, now: int64[c], old and new numbers of the other cells."""
         size = int(now.max(initial=-1)) + 1
         columns = []
         for column in (self.values, self.created_s, self.changed_s):
