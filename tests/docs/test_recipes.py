@@ -11,9 +11,10 @@ import pytest
 from tests.docs.test_generated import PAGES
 from tests.harness import Harness
 from tests.services import ROOT
+from tokentrace.alerts import rules
 from tokentrace.config.alerts import KINDS, Metric
 from tokentrace.exposition import docs, worker_metrics
-from tokentrace.model import worker_stats
+from tokentrace.model import measures, worker_stats
 from tokentrace.model.worker_stats import Lag, Moment, WorkerStats
 
 RECIPES = sorted((ROOT / "docs" / "contributing").glob("*.md"))
@@ -50,6 +51,21 @@ def test_worker_metric_recipe_adds_a_metric_with_one_line(monkeypatch: pytest.Mo
     found = {family.name: family for family in families if "behind" in family.name}
     assert [sample.value for sample in found["tokentrace_worker_behind_partitions"].samples] == [2.0]
     assert "| `tokentrace_worker_behind_partitions` | gauge |" in docs.worker_families()
+
+
+def test_measure_recipe_declares_a_sum_that_the_layout_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = snippets("measure")
+    measure: Any = eval(line, vars(measures))
+    assert measure.name not in measures.SUMS
+    monkeypatch.setattr(measures, "SUMS", (*measures.SUMS, measure.name))
+    assert measures.Layout.build().fields[measure.name] == slice(len(measures.SUMS) - 1, len(measures.SUMS))
+
+
+def test_alert_recipe_declares_a_metric_of_an_existing_histogram() -> None:
+    (line,) = snippets("alert")
+    ((name, metric),) = eval(f"{{{line}}}", vars(rules)).items()
+    assert name not in rules.MEASURES
+    assert metric.block in measures.Layout.build().histograms
 
 
 def test_alerts_page_lists_every_metric_and_kind() -> None:
