@@ -18,6 +18,7 @@ from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
 from tokentrace.errors import SchemaUnavailable
 from tokentrace.kafka.source import KafkaSource
+from tokentrace.model.backoff import Backoff
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import WorkerStats
@@ -85,7 +86,7 @@ class Worker:
         self._stopping = threading.Event()
         self._waiting: RawBatch | None = None
         self._retry_at_s = 0.0
-        self._retry_delay_s = RETRY_FIRST_S
+        self._retry_backoff = Backoff(RETRY_FIRST_S, RETRY_LAST_S)
         self._commit_due_s = 0.0
         self._rewind = False
         self._last_span_s: dict[int, float] = {}
@@ -172,11 +173,11 @@ class Worker:
         except SchemaUnavailable as unavailable:
             # Polling keeps the group membership alive meanwhile, so pause rather than wait here.
             if self._waiting is None:
-                self._retry_delay_s = RETRY_FIRST_S
+                self._retry_backoff.reset()
+            pause_s = self._retry_backoff.next()
             self._waiting = batch
-            self._retry_at_s = self._clock() + self._retry_delay_s
-            log.warning("%s Counting is paused; trying again in %.2g s.", unavailable, self._retry_delay_s)
-            self._retry_delay_s = min(self._retry_delay_s * 2, RETRY_LAST_S)
+            self._retry_at_s = self._clock() + pause_s
+            log.warning("%s Counting is paused; trying again in %.2g s.", unavailable, pause_s)
             self._source.pause()
             self._stats.paused = True
             self._stats.not_ready = str(unavailable)
