@@ -32,7 +32,7 @@ test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where 
 	  --cov --cov-report=term $(ARGS)
 
 chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka, all of them (DURATION=40s JSON=FILE: a short storm alone)
-	$(if $(DURATION),,$(BIN)/python -m pytest -m nightly tests/chaos)
+	$(if $(DURATION),,$(BIN)/python -m pytest -m nightly tests/chaos tests/integration)
 	DURATION=$(DURATION) JSON=$(JSON) SEED=$(SEED) $(BIN)/python -m tests.chaos
 
 bench: setup $(SERVICES) ## Measure speed, memory and latency against baselines (QUICK=1, JSON=FILE, ARGS="--only ac")

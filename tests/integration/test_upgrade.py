@@ -125,6 +125,7 @@ def test_spans_of_the_other_version_are_known_as_duplicates(
         replica.end()
 
 
+@pytest.mark.parametrize("packages", [UPGRADES[0], pytest.param(UPGRADES[1], marks=pytest.mark.nightly)], indirect=True)
 def test_each_alert_fires_once_while_replicas_are_upgraded_and_rolled_back(
     kafka: KafkaBroker, tmp_path: Path, packages: tuple[Path, Path], webhook: Webhook
 ) -> None:
