@@ -34,7 +34,7 @@ def run(effort: Effort, broker: KafkaBroker) -> Figure:
 
 
 def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[list[Row], dict[str, Any]]:
-    load = workload("default", 200_000, GROUPS)
+    load = workload("default", effort.distinct, GROUPS)
     count = effort.topic_spans
     fill(broker, "bench-spans", load.messages, count)
     rig = Harness(load)
@@ -80,7 +80,7 @@ def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[li
 
 def _over_groups(effort: Effort, broker: KafkaBroker, folder: Path, groups: int) -> tuple[Row, float]:
     """More groups make larger commits."""
-    load = workload("default", 200_000, groups)
+    load = workload("default", effort.distinct, groups)
     topic = f"bench-groups-{groups}"
     fill(broker, topic, load.messages, effort.topic_spans)
 
@@ -94,7 +94,7 @@ def _over_groups(effort: Effort, broker: KafkaBroker, folder: Path, groups: int)
 
 def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[Row, dict[str, Any]]:
     models = max(effort.scraped_series // SERIES_PER_MODEL, 1)
-    load = workload("default", max(200_000, models), models, only_models=True)
+    load = workload("default", max(effort.distinct, models), models, only_models=True)
     count = effort.topic_spans
     fill(broker, "bench-series", load.messages, count)
     scrapes: list[float] = []

@@ -37,7 +37,7 @@ def run(effort: Effort, broker: KafkaBroker) -> Figure:
 
 def _peak(effort: Effort, broker: KafkaBroker, groups: int) -> tuple[float, float, int]:
     """(MB at the highest, MB before the first span, series)."""
-    load = workload("default", max(4 * groups, 100_000), groups)
+    load = workload("default", max(4 * groups, effort.distinct // 2), groups)
     topic = f"bench-memory-{groups}"
     broker.create_topic(f"{topic}-empty", 4)
     with tempfile.TemporaryDirectory() as folder:

@@ -15,6 +15,7 @@ class Effort:
     process_repeats: int
     spans: int  # of the decode figure
     baseline_spans: int  # of the slower baselines
+    distinct: int  # messages that the topics repeat
     topic_spans: int  # in the topic of the end-to-end figure
     groups: tuple[int, ...]
     more_groups: tuple[int, ...]  # further group counts of the end-to-end figure
@@ -36,6 +37,7 @@ FULL: Final = Effort(
     process_repeats=5,
     spans=200_000,
     baseline_spans=10_000,
+    distinct=200_000,
     topic_spans=4_000_000,
     groups=(10, 1_000, 50_000),
     more_groups=(10_000,),
@@ -56,6 +58,7 @@ QUICK: Final = Effort(
     process_repeats=1,
     spans=100_000,
     baseline_spans=5_000,
+    distinct=200_000,
     topic_spans=1_200_000,
     groups=(1_000,),
     more_groups=(),

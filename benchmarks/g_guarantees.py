@@ -19,7 +19,7 @@ TARGETS = {"1s": ">= 0.9"}
 
 
 def run(effort: Effort, broker: KafkaBroker) -> Figure:
-    load = workload("default", 200_000, GROUPS)
+    load = workload("default", effort.distinct, GROUPS)
     for count in sorted(set(effort.guarantee_spans.values())):
         fill(broker, _topic(count), load.messages, count)
     rows: list[Row] = []

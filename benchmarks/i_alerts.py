@@ -103,7 +103,7 @@ def _evaluated(effort: Effort) -> tuple[list[Row], dict[str, Any]]:
 
 def _beside_counting(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[Row, dict[str, Any]]:
     groups = effort.alert_groups
-    load = workload("default", 200_000, groups)
+    load = workload("default", effort.distinct, groups)
     count = effort.alert_spans
     fill(broker, "bench-alerts", load.messages, count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from tests.services.registry import SchemaRegistry
 from tests.services.workers import WorkerProcess, write_config
 
 settings.register_profile(
-    "default", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    "default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 settings.register_profile("dev", settings.get_profile("default"), max_examples=15)
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=20_000)
@@ -96,10 +97,11 @@ def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
 def start_prometheus(real_service: None, tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
     """Starts a real Prometheus that scrapes these targets, with these rules."""
     started: list[Prometheus] = []
+    number = itertools.count()
 
     def start(targets: list[str] | dict[str, str], rules: Sequence[Path] = ()) -> Prometheus:
         try:
-            prometheus = Prometheus(tmp_path / f"prometheus{len(started)}", targets, rules=rules)
+            prometheus = Prometheus(tmp_path / f"prometheus{next(number)}", targets, rules=rules)
         except Unavailable as error:
             unavailable(str(error))
         started.append(prometheus)

@@ -130,6 +130,7 @@ def test_each_rule_fires_once_for_the_whole_fleet_with_the_values_of_the_recount
     assert not any(secret in worker.log() for worker in workers for secret in ("hook-secret", "/hook"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", sorted(ALERT_POINTS))
 def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed(
     kafka: KafkaBroker, topic: str, tmp_path: Path, webhook: Webhook, point: str
@@ -174,6 +175,7 @@ def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed
             replica.end()
 
 
+@pytest.mark.long
 def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
     kafka: KafkaBroker, topic: str, start_worker: Start, webhook: Webhook
 ) -> None:

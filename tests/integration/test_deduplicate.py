@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from tests.integration.test_group import counted, nonzero, value
@@ -89,6 +90,7 @@ def chunks(kafka: KafkaBroker, topic: str) -> dict[bytes, bytes | None]:
     return last
 
 
+@pytest.mark.long
 def test_repeated_spans_are_counted_once_over_kills_and_rebalances(
     kafka: KafkaBroker, topic: str, start_worker: Start
 ) -> None:

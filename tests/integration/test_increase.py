@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.services.prometheus import Prometheus
 from tests.services.workers import wait_for
 from tests.spanfactory import span
 
-pytestmark = pytest.mark.timeout(200)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(200)]
 
 #: Rounds of a second; in each, these models get so many spans. The last model appears in the middle.
 ROUNDS = 16
@@ -33,7 +34,7 @@ def relative_error(
         "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
         "worker": {"drain_timeout": "10s", "session_timeout": "3s"},
     }
-    replicas = [Replica(folder, f"replica-{index}", sections) for index in range(2)]
+    replicas = [Replica(folder, f"{folder.name}-{index}", sections) for index in range(2)]
     try:
         for replica in replicas:
             replica.wait_until_ready()
@@ -70,8 +71,12 @@ def drain_and_restart(replica: Replica) -> None:
 def test_increase_over_restarts_is_as_near_as_over_none(
     kafka: KafkaBroker, tmp_path: Path, start_prometheus: Callable[[list[str]], Prometheus]
 ) -> None:
-    calm = relative_error(kafka, tmp_path / "calm", start_prometheus, restarts=False)
-    rough = relative_error(kafka, tmp_path / "rough", start_prometheus, restarts=True)
+    with ThreadPoolExecutor() as pool:
+        runs = [
+            pool.submit(relative_error, kafka, tmp_path / name, start_prometheus, restarts=name == "rough")
+            for name in ("calm", "rough")
+        ]
+        calm, rough = [run.result() for run in runs]
     print(f"increase() against the truth: {calm} without restarts, {rough} with three")
     assert calm.keys() == rough.keys() == SPANS.keys()
     for model in SPANS:

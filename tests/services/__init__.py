@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +13,8 @@ ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache"
 #: There when `make` has fetched the services whole.
 READY = CACHE / "services-ready"
+#: Before a service's command: it ends with the thread that started it, so that a run that is killed leaves none behind.
+ENDS_WITH_PARENT = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 
 class Unavailable(Exception):

@@ -14,7 +14,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.services import CACHE, READY, Unavailable, end, free_port
+from tests.services import CACHE, ENDS_WITH_PARENT, READY, Unavailable, end, free_port
 
 LIBS = CACHE / "kafka"
 _QUIET = logging.getLogger("tests.kafka")
@@ -130,7 +130,7 @@ class KafkaBroker:
         memory = ["-Xmx768m", "-Xms256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
         with (self._folder / "kafka.log").open("ab") as log:
             return subprocess.Popen(
-                ["java", *memory, "-cp", f"{LIBS}/*", main, *arguments],
+                [*ENDS_WITH_PARENT, "java", *memory, "-cp", f"{LIBS}/*", main, *arguments],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._folder,
             )  # fmt: skip
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.services import Unavailable, end, free_port
+from tests.services import ENDS_WITH_PARENT, Unavailable, end, free_port
 
 #: Targets are read from a file, so that replicas can come and go while Prometheus runs.
 _CONFIG = """\
@@ -65,6 +65,7 @@ class Prometheus:
         with (self._folder / "prometheus.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *ENDS_WITH_PARENT,
                     "prometheus",
                     f"--config.file={self._folder / 'prometheus.yml'}",
                     f"--storage.tsdb.path={self._folder / 'data'}",

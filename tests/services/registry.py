@@ -13,7 +13,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.services import CACHE, READY, Unavailable, end, free_port
+from tests.services import CACHE, ENDS_WITH_PARENT, READY, Unavailable, end, free_port
 
 
 class SchemaRegistry:
@@ -38,7 +38,10 @@ class SchemaRegistry:
         settings = {"quarkus.http.port": self._port, "quarkus.http.host": "127.0.0.1"}
         with (self._folder / "registry.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["java", "-Xmx256m", *(f"-D{key}={value}" for key, value in settings.items()), "-jar", str(self._jar)],
+                [
+                    *ENDS_WITH_PARENT, "java", "-Xmx256m", *(f"-D{key}={value}" for key, value in settings.items()),
+                    "-jar", str(self._jar),
+                ],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._folder,
             )  # fmt: skip
         deadline = time.monotonic() + timeout_s
