@@ -188,7 +188,7 @@ def test_sigterm_does_not_wait_longer_than_the_drain_timeout(
     producer.produce(topic, message(span()))
     producer.flush()
     worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "1s"})
-    worker.wait_for_log("Assigned", 30.0)
+    worker.wait_for_log("Partitions assigned", 30.0)
     assert wait_for(lambda: "ready" in worker.get("/health/ready")[1].decode())
     assert worker.terminate() == 0
     assert any("not scraped within worker.drain_timeout" in message for message in worker.messages())

@@ -154,7 +154,7 @@ def test_dead_letters_that_the_broker_refuses_hold_the_commit_back_until_it_take
         producer.produce(topic, b"junk" + rng.randbytes(400), key=b"%d" % index, partition=0)
     producer.produce(topic, message(span()), partition=0)
     producer.flush()
-    worker.wait_for_log(r"The commit was aborted \(.*Message size too large")
+    worker.wait_for_log(r"A transaction was aborted \(.*Message size too large")
     assert counted(worker) == 0, "nothing is shown that is not committed"
     limit(1_100_000)
     assert wait_for(lambda: counted(worker) == 1, 30.0), worker.messages()[-5:]
