@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.services import unmeasured
 from tests.services.kafka import KafkaBroker
 
 from .effort import Effort
@@ -23,7 +24,9 @@ LIBRARIES = "import confluent_kafka, fastavro, numpy, prometheus_client, pydanti
 
 def run(effort: Effort, broker: KafkaBroker | None) -> Figure:
     def program(*arguments: str) -> float:
-        return timed(lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True))
+        return timed(
+            lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True, env=unmeasured())
+        )
 
     nothing, libraries, help_s = in_turns(
         effort.repeats,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.services import free_port
+from tests.services import free_port, unmeasured
 from tests.services.kafka import KafkaBroker
 
 from .workload import Workload
@@ -61,7 +61,7 @@ def probe(name: str, *arguments: object) -> dict[str, Any]:
     """Run a program of `benchmarks.probes`; what it printed."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.probes.{name}", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, env=unmeasured(),
     )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f"The probe {name} failed:\n{done.stderr[-3000:]}")
@@ -83,7 +83,10 @@ def running_worker(config: Path, timeout_s: float = 60.0) -> Iterator[subprocess
     log_path = config.with_suffix(".log")
     with log_path.open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tokentrace", "worker", "--config", str(config)], stdout=log, stderr=log
+            [sys.executable, "-m", "tokentrace", "worker", "--config", str(config)],
+            stdout=log,
+            stderr=log,
+            env=unmeasured(),
         )
     try:
         deadline = time.monotonic() + timeout_s

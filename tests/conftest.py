@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,6 +24,28 @@ settings.register_profile(
 settings.register_profile("dev", settings.get_profile("default"), max_examples=15)
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+#: Modules that one process runs, for the sake of a fixture that takes long to make.
+TOGETHER = ("tests/deploy/test_image.py", "tests/integration/test_rights.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadgroup`, hand out single tests, and the modules of TOGETHER as one.
+
+    The `xdist_group` mark is of no use: pytest 9.2 keeps the node id that xdist 3.8 would mark with the group.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return module if module in TOGETHER else nodeid
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.oracle import Key
+from tests.services import unmeasured
 from tests.services.packages import environment
 from tests.services.workers import WorkerProcess, in_units, write_config
 
@@ -41,7 +42,7 @@ class Replica(WorkerProcess):
             return subprocess.Popen(
                 [sys.executable, *command, "worker", "--config", str(self._config)],
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
-                env=environment(self.package) if self.package is not None else None,
+                env=environment(self.package) if self.package is not None else unmeasured(),
             )  # fmt: skip
 
     def restart(self, arm: tuple[str, int] | None = None) -> None:

@@ -25,8 +25,6 @@ from tests.services import ROOT, end, free_port
 from tests.services.kafka import KafkaBroker
 from tests.spanfactory import message, span
 
-pytestmark = pytest.mark.xdist_group("image")  # built once
-
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 
 

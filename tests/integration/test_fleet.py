@@ -82,7 +82,7 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
             )
             assert (polled, rejected) == (counted, 0)
     # The mean of the scores in the window, weighted by how many each replica saw.
-    scored = [record["attributes"]["eval.score"] for span in spans if "eval.score" in record["attributes"]]
+    scored = [record["attributes"]["eval.score"] for record in spans if "eval.score" in record["attributes"]]
     ((_, mean),) = prometheus.query("sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)")
     assert mean == pytest.approx(sum(scored) / len(scored), abs=1e-6)
 

@@ -80,6 +80,7 @@ def test_increase_over_restarts_is_as_near_as_over_none(
     print(f"increase() against the truth: {calm} without restarts, {rough} with three")
     assert calm.keys() == rough.keys() == SPANS.keys()
     for model in SPANS:
-        # Prometheus extrapolates a series to both edges of the range by about a scrape, of the twenty there are.
+        # Prometheus extrapolates a series to both edges of the range by about a scrape, of the twenty there are; a
+        # replica that is away longer widens that. What a restart counted again would be an eighth or more.
         assert abs(calm[model]) < 0.15
-        assert abs(rough[model] - calm[model]) < 0.05
+        assert abs(rough[model] - calm[model]) < 0.1

@@ -27,8 +27,6 @@ from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for, write_config
 from tests.spanfactory import message, span
 
-pytestmark = pytest.mark.xdist_group("rights")  # one broker for all of them
-
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 

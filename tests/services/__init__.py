@@ -21,6 +21,11 @@ class Unavailable(Exception):
     """A service cannot run on this machine; the message says why."""
 
 
+def unmeasured() -> dict[str, str]:
+    """The environment of a process whose coverage is not measured: it is killed before it could save, or timed."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as probe:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.golden import FOLDER
-from tests.services import ROOT
+from tests.services import ROOT, unmeasured
 
 #: The trial measure: one line in the table gives a counter, a second one the histogram of the same count.
 TRIAL_MEASURES = """\
@@ -51,7 +51,7 @@ def trial_package(folder: Path) -> Path:
 
 def environment(package: Path) -> dict[str, str]:
     """The environment of a process that imports tokentrace from there."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
+    return {**unmeasured(), "PYTHONPATH": os.pathsep.join([str(package), str(ROOT)])}
 
 
 def python(package: Path, *arguments: str, stdin: str = "") -> str:
