@@ -59,7 +59,7 @@ def open_transaction(kafka: KafkaBroker, topic: str) -> Iterator[Producer]:
 
 
 def has_both_partitions(kafka: KafkaBroker, group: str) -> bool:
-    """Whether the group has one member, which was given both partitions."""
+    """Return true once the group has one member with both partitions."""
     admin = kafka.admin()  # Has to outlive its answer.
     (answer,) = admin.describe_consumer_groups([group]).values()
     members = answer.result(20.0).members
