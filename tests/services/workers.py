@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from decimal import Decimal
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,16 @@ class WorkerProcess:
         self.process = self._start()
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        """(status, body, headers) of a GET."""
+        """(status, body, headers) of a GET. Raises OSError if there is no answer, or half of one."""
         request = urllib.request.Request(f"http://{self.target}{path}", headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=10.0) as response:
                 return response.status, response.read(), dict(response.headers)
         except urllib.error.HTTPError as error:
             return error.code, error.read(), dict(error.headers)
+        except HTTPException as error:
+            # A worker that is killed while it answers.
+            raise ConnectionResetError(f"{type(error).__name__}: {error}") from error
 
     def ready(self) -> bool:
         try:
