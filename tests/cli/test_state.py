@@ -115,6 +115,12 @@ def test_reset_of_a_replica_changes_it_without_a_question(
     assert changes == [(kind, "a")]
 
 
+def test_reset_of_positions_is_for_every_replica_unless_one_is_named(changes: list[Any], folder: Path) -> None:
+    done = run("state", "reset", "--positions", "--yes", folder=folder)
+    assert done.stdout.splitlines() == [f"Replica {name} continues from the group's offsets." for name in ("a", "b")]
+    assert changes == [("positions", "a"), ("positions", "b")]
+
+
 @pytest.mark.parametrize(
     ("kind", "question"),
     [

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
@@ -40,9 +43,9 @@ def sections(kafka: KafkaBroker, topic: str, replica: str = "one", **more: Any) 
     }
 
 
-def set_offsets(kafka: KafkaBroker, topic: str, offset: int) -> None:
+def set_offsets(kafka: KafkaBroker, topic: str, offset: int, numbers: Sequence[int] = range(4)) -> None:
     admin = kafka.admin()
-    partitions = [TopicPartition(topic, partition, offset) for partition in range(4)]
+    partitions = [TopicPartition(topic, partition, offset) for partition in numbers]
     change = ConsumerGroupTopicPartitions(topic, partitions)
 
     def done() -> bool:
@@ -212,3 +215,97 @@ def test_a_restore_waits_for_a_transaction_of_another_replica_that_is_still_open
     producer.abort_transaction(30.0)
     worker.wait_until_ready()
     assert counted(worker) == 5
+
+
+def delete_group(kafka: KafkaBroker, topic: str) -> None:
+    def done() -> bool:
+        try:
+            kafka.admin().delete_consumer_groups([topic])[topic].result()
+        except KafkaException:
+            return False
+        return True
+
+    assert wait_for(done, 20.0), "the group does not become empty"
+
+
+def refused(workers: list[WorkerProcess]) -> int:
+    return int(sum(value(worker, "tokentrace_worker_refused_partitions") for worker in workers))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "change", "partitions"),
+    [
+        pytest.param(1, lambda kafka, topic: set_offsets(kafka, topic, 0), 4, id="1-replica-offsets-set-back"),
+        pytest.param(2, delete_group, 4, id="2-replicas-group-deleted"),
+        pytest.param(5, lambda kafka, topic: set_offsets(kafka, topic, 50, [0, 1]), 2, id="5-replicas-half-set-back"),
+    ],
+)
+def test_offsets_behind_what_replicas_that_are_gone_have_counted_are_refused(
+    kafka: KafkaBroker,
+    topic: str,
+    start_worker: Start,
+    tmp_path: Path,
+    replicas: int,
+    change: Callable[[KafkaBroker, str], None],
+    partitions: int,
+) -> None:
+    rng = random.Random(replicas)
+    spans = [random_span(rng) for _ in range(1600)]
+    gone = [start_worker(**sections(kafka, topic, f"gone-{number}")) for number in range(replicas)]
+    produce(kafka, topic, spans[:800])
+    assert wait_for(lambda: counted(*gone) == 800)
+    for worker in gone:
+        worker.kill()
+    change(kafka, topic)
+    produce(kafka, topic, spans[800:1200])
+
+    workers = [start_worker(**sections(kafka, topic, f"new-{number}")) for number in range(replicas)]
+    assert wait_for(lambda: refused(workers) == partitions), [worker.messages()[-3:] for worker in workers]
+    assert wait_for(lambda: counted(*workers) == (4 - partitions) * 100)
+    assert any("is not consumed: the group has " in line for worker in workers for line in worker.messages())
+    assert [worker.terminate() for worker in workers] == [0] * replicas
+
+    config = tmp_path / "worker0.yml"
+    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
+    for worker in workers:
+        worker.restart()
+    for worker in workers:
+        worker.wait_until_ready()
+    produce(kafka, topic, spans[1200:])
+    assert wait_for(lambda: counted(*workers) == 800), [worker.messages()[-3:] for worker in workers]
+    shown = json.loads(tokentrace(config, "state", "show", "--by", "model", "--json"))
+    assert {row["model"]: row["spans"] for row in shown["rows"]} == dict(Counter(span["model"] for span in spans))
+    assert shown["totals"]["cost_nano_usd"] == sum(cost_of(span)[0] for span in spans)
+    assert refused(workers) == 0
+
+
+def test_offsets_set_back_under_a_running_worker_are_refused_for_what_another_has_counted(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
+) -> None:
+    names = ["one", "two"]
+    assert len({partition_of(name, 12) for name in names}) == 2, "the replicas share a partition of the state"
+    rng = random.Random(7)
+    spans = [random_span(rng) for _ in range(1200)]
+    stays, goes = workers = [start_worker(**sections(kafka, topic, name)) for name in names]
+    assert wait_for(lambda: all(value(worker, "tokentrace_worker_assigned_partitions") for worker in workers))
+    produce(kafka, topic, spans[:800])
+    assert wait_for(lambda: counted(*workers) == 800)
+    counted_by_goes = counted(goes)
+    assert 0 < counted_by_goes < 800
+    os.kill(stays.process.pid, signal.SIGSTOP)
+    goes.kill()
+    set_offsets(kafka, topic, 0)
+    os.kill(stays.process.pid, signal.SIGCONT)
+    assert wait_for(lambda: refused([stays]) == 4), stays.messages()[-3:]
+    produce(kafka, topic, spans[800:])
+    assert counted(stays) == 800 - counted_by_goes
+    assert stays.terminate() == 0
+
+    config = tmp_path / "worker0.yml"
+    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
+    for worker in workers:
+        worker.restart()
+    for worker in workers:
+        worker.wait_until_ready()
+    assert wait_for(lambda: counted(*workers) == 1200), [worker.messages()[-3:] for worker in workers]
+    assert nonzero(span_totals(workers)) == nonzero(recount(spans))

@@ -87,6 +87,11 @@ class Loop:
         #: Partitions that were announced, and the consumer's calls up to then.
         self.prepared: list[tuple[list[int], list[str]]] = []
         self.consumer: Any = None
+        #: The consumer's calls before each look at what is counted.
+        self.looks: list[list[str]] = []
+
+    def load_counted(self) -> None:
+        self.looks.append([name for name, _ in self.consumer.calls] if self.consumer else [])
 
     def accept_offset(self, partition: int, offset: int | None) -> bool:
         return partition not in self.refuse
@@ -137,6 +142,8 @@ def test_source_starts_at_the_committed_offset_and_retries_until_it_is_stable(pa
     loop.consumer = consumer
     assign(source, consumer, p0=7, p1=3)
     assert ("incremental_assign", [(0, 7), (1, 3)]) in consumer.calls
+    [looked] = loop.looks
+    assert "committed" not in looked, "what is counted is read before the group's offsets"
     [(prepared, calls)] = loop.prepared
     assert prepared == [0, 1]
     assert "incremental_assign" not in calls, "what is known of a partition is read before it is"

@@ -53,6 +53,7 @@ class Source:
         self.lost_records: dict[int, int] = {}
 
     def subscribe(self, listener: Worker) -> None:
+        listener.load_counted()
         listener.load_state(self.assigned)
         listener.on_assign(self.assigned)
 
@@ -92,13 +93,16 @@ class Committer:
     rig: Rig
     outcomes: list[Outcome | Exception]
     totals: Totals | None = None
-    counted_up_to: Mapping[int, int] = field(default_factory=dict)
+    known: Mapping[int, int] = field(default_factory=dict)
     proposals: list[Proposal] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
 
     def start(self) -> Totals | None:
         return self.totals
+
+    def counted_up_to(self) -> Mapping[int, int]:
+        return self.known
 
     def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Any]:
         return {}
@@ -319,7 +323,8 @@ def test_worker_accepts_no_offset_below_what_is_counted(
     offset: int | None, known: dict[int, int], accepted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = Rig()
-    rig.committer.counted_up_to = known
+    rig.committer.known = known
+    rig.worker.load_counted()
     assert rig.worker.accept_offset(0, offset) is accepted
     assert ("tokentrace state reset" in caplog.text) is not accepted
 

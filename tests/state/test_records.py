@@ -19,9 +19,8 @@ from tokentrace.errors import FatalError
 from tokentrace.kafka.producer import partition_of
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
-from tokentrace.state import StateCodec, Stored, cell_key, replica_key
-from tokentrace.state.records import ROLLUP_BYTES, Progress, parse_key
-from tokentrace.state.restore import counted_up_to
+from tokentrace.state import StateCodec, cell_key, replica_key
+from tokentrace.state.records import ROLLUP_BYTES, Progress, decode_positions, parse_key
 from tokentrace.state.schemas import decode_record
 
 
@@ -61,7 +60,7 @@ def test_totals_come_back(rig: Harness) -> None:
     assert sum(totals.rejected.values()) >= 1
     assert (dict(again.partitions), dict(again.positions)) == (dict(totals.partitions), dict(totals.positions))
     assert codec.totals(value, rows, created_s, totals.changed_s, "another topic").positions == {}
-    assert codec.positions(value, "spans") == {0: 501}
+    assert decode_positions(value, "spans") == {0: 501}
 
 
 def rollup(value: bytes) -> Any:
@@ -137,9 +136,3 @@ def test_replicas_are_spread_over_the_partitions_and_stay_there() -> None:
     found = [partition_of(f"tokentrace-{index}", 12) for index in range(200)]
     assert set(found) == set(range(12))
     assert found == [partition_of(f"tokentrace-{index}", 12) for index in range(200)]
-
-
-def test_the_highest_offset_of_any_replica_counts(rig: Harness) -> None:
-    rig.commit()
-    value = StateCodec(LAYOUT).replica("r0", "spans", rig.ledger.totals)
-    assert counted_up_to(StateCodec(LAYOUT), [Stored(value), Stored(None)], "spans") == {0: 501}

@@ -70,9 +70,9 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
 @command.command()
 @config_option
 @click.option("--offsets", is_flag=True, help="Advance the group's offsets to the counted positions.")
-@click.option("--positions", is_flag=True, help="Let --replica re-consume (and double-count) spans.")
+@click.option("--positions", is_flag=True, help="Let spans be counted again, which may double-count.")
 @click.option("--totals", is_flag=True, help="Delete the totals of --replica.")
-@click.option("--replica", help="worker.replica_id of the replica.")
+@click.option("--replica", help="worker.replica_id of the replica; every one for --positions if unset.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, replica: str | None, yes: bool) -> None:
     """Repair the state after a reset of offsets, a recreated topic, or changed buckets.
@@ -82,8 +82,8 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
     """
     if offsets + positions + totals != 1:
         raise click.UsageError("Set exactly one of --offsets, --positions and --totals.")
-    if not offsets and replica is None:
-        raise click.UsageError("--positions and --totals require --replica.")
+    if totals and replica is None:
+        raise click.UsageError("--totals requires --replica.")
     admin = _admin(config_path)
     if offsets:
         moved = admin.set_offsets_forward()
@@ -92,12 +92,15 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
         if not moved:
             click.echo("The group's offsets are not behind the counted positions.")
         return
-    assert replica is not None
     if positions:
-        _confirm(yes, f"Replica {replica} may then count spans twice. Continue?")
-        admin.forget_positions(replica)
-        click.echo(f"Replica {replica} continues from the group's offsets.")
+        # A partition is compared with the positions of all replicas, so one alone rarely helps.
+        replicas = [replica] if replica is not None else [totals_.replica for totals_ in admin.replicas()]
+        _confirm(yes, f"{f'Replica {replica}' if replica else 'Every replica'} may then count spans twice. Continue?")
+        for name in replicas:
+            admin.forget_positions(name)
+            click.echo(f"Replica {name} continues from the group's offsets.")
     else:
+        assert replica is not None
         _confirm(yes, f"The totals of replica {replica} will be deleted permanently. Continue?")
         click.echo(f"Removed {admin.forget_totals(replica):,} records of replica {replica}.")
 

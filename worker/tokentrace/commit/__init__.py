@@ -19,13 +19,17 @@ __all__ = ["Committer", "Outcome"]
 class Committer(Protocol):
     """Makes proposals durable."""
 
-    #: Input partition -> offset below which spans are known to be counted already; complete after `start`.
-    counted_up_to: Mapping[int, int]
-
     def start(self) -> Totals | None:
         """Prepare, before the group is joined. Return what earlier runs have committed, None where none is kept.
 
         Raises FatalError when this replica may not run.
+        """
+
+    def counted_up_to(self) -> Mapping[int, int]:
+        """Return input partition -> offset below which spans are counted already, by any replica, as of now.
+
+        Called at every assignment, before the group's offsets are read: other replicas count meanwhile. Raises
+        FatalError when it cannot be read.
         """
 
     def commit(self, proposal: Proposal) -> Outcome:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
-from types import MappingProxyType
 from typing import Final
 
 from tokentrace.aggregate.dedup import DedupChunk
@@ -34,9 +33,6 @@ class AtLeastOnce:
     produced again.
     """
 
-    #: Nothing is known from before this process.
-    counted_up_to: Mapping[int, int] = MappingProxyType({})
-
     def __init__(self, clients: KafkaClients, source: KafkaSource, dead_letter_topic: str) -> None:
         self._source = source
         self._topic = dead_letter_topic
@@ -48,6 +44,10 @@ class AtLeastOnce:
     def start(self) -> Totals | None:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""
         return None
+
+    def counted_up_to(self) -> Mapping[int, int]:
+        """Nothing is known from before this process."""
+        return {}
 
     def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]]:
         """Nothing to restore: at-least-once keeps the deduplication state in memory only."""

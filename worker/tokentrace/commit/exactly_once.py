@@ -83,18 +83,22 @@ class ExactlyOnce:
         self._codec = StateCodec(layout)
         self._ids = DedupReader(clients, settings.ids_topic, settings.group_id) if settings.ids_topic else None
         self._state_partition = 0
-        #: Input partition -> offset below which spans are counted already, by whatever replica.
-        self.counted_up_to: Mapping[int, int] = {}
+        self._reader = StateReader(clients, settings.state_topic, settings.group_id)
+        self._counted = self._reader.counted_positions(settings.source_topic)
         self._transactions = TransactionalProducer(clients, settings.identity())
 
     def start(self) -> Totals | None:
         """Fence any predecessor, finish its transaction, and read what this replica has committed."""
         self._transactions.start()
         settings = self._settings
-        reader = StateReader(self._clients, settings.state_topic, settings.group_id)
-        self._state_partition = partition_of(settings.replica, reader.partitions())
-        totals, self.counted_up_to = reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
+        self._state_partition = partition_of(settings.replica, self._reader.partitions())
+        totals = self._reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
+        # Before the group is joined: the first look is the long one.
+        self._counted.refresh()
         return totals
+
+    def counted_up_to(self) -> Mapping[int, int]:
+        return self._counted.refresh()
 
     def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]]:
         if self._ids is None:

@@ -82,6 +82,10 @@ class TopicReader:
         """Return the topic's number of partitions. Raises FatalError if it has none."""
         return partition_count(self._clients, self._clients.admin(), self._topic)
 
+    def end_offsets(self, partitions: list[int]) -> dict[int, int]:
+        """Return partition -> its end, behind open transactions. Raises FatalError if it cannot be found."""
+        return self._end_offsets(self._clients.admin(), partitions, IsolationLevel.READ_UNCOMMITTED)
+
     def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
         """Give every committed record from `starts` to the end that the partitions have now, each partition in order.
 

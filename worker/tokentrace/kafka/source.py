@@ -249,6 +249,8 @@ class KafkaSource:
 
     def _assign(self, partitions: Sequence[int]) -> None:
         assert self._listener is not None
+        # First: what is committed between the two is then in the offsets, and no healthy partition is refused.
+        self._listener.load_counted()
         starts = self._accepted_offsets(partitions)
         self._listener.load_state(partitions)
         self._positions.update(starts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -91,6 +91,7 @@ class Worker:
         self._rewind = False
         self._last_span_s: dict[int, float] = {}
         self._heartbeat_due_s = 0.0
+        self._counted_up_to: Mapping[int, int] = {}
         self.stats = stats.copy()
 
     @property
@@ -254,19 +255,23 @@ class Worker:
 
     # -- rebalance, called by the source inside poll ---------------------------------------------------------------
 
+    def load_counted(self) -> None:
+        """Load how far any replica has counted, before the group's offsets are compared with it."""
+        self._counted_up_to = self._committer.counted_up_to()
+
     def accept_offset(self, partition: int, offset: int | None) -> bool:
         """Return whether to consume a partition from the group's offset, None if it has none.
 
         An offset below what is known to be counted is rejected: the offsets were reset, or a cluster was restored.
         """
-        counted = max(self._committer.counted_up_to.get(partition, 0), self._state.position(partition))
+        counted = max(self._counted_up_to.get(partition, 0), self._state.position(partition))
         if (offset or 0) >= counted:
             return True
         found = "no offset" if offset is None else f"offset {offset}"
         log.error(
             "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are already counted and "
-            "would be counted again. See `tokentrace state show`; then either set the offsets forward "
-            "(`tokentrace state reset --offsets`) or accept it (`tokentrace state reset --positions`), and restart.",
+            "would be counted again. See `tokentrace state show`; then stop all workers, and either set the offsets "
+            "forward (`tokentrace state reset --offsets`) or count them again (`tokentrace state reset --positions`).",
             partition, found, counted,
         )  # fmt: skip
         return False

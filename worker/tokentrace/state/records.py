@@ -184,11 +184,6 @@ class StateCodec:
             expired=expired,
         )
 
-    def positions(self, value: bytes, topic: str) -> dict[int, int]:
-        """Decode from a replica's record: input partition -> offset up to which it has counted."""
-        audits = decode_record(value, "state-replica")["partitions"]
-        return {audit["partition"]: audit["offset"] for audit in audits if audit["topic"] == topic}
-
     # -- increments --------------------------------------------------------------------------------------------------
 
     def rollups(
@@ -256,6 +251,12 @@ def _parts(rows: Sequence[bytes]) -> list[Sequence[bytes]]:
 def _string(text: str) -> bytes:
     data = text.encode()
     return encode_long(len(data)) + data
+
+
+def decode_positions(value: bytes, topic: str) -> dict[int, int]:
+    """Decode from a replica's record: partition of the input topic -> offset up to which the replica has counted."""
+    audits = decode_record(value, "state-replica")["partitions"]
+    return {audit["partition"]: audit["offset"] for audit in audits if audit["topic"] == topic}
 
 
 def encode_replica(record: Mapping[str, Any]) -> bytes:

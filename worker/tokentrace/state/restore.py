@@ -20,6 +20,7 @@ from tokentrace.kafka.producer import partition_of
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
+from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import Cell, StateCodec, parse_key
 from tokentrace.state.schemas import record_schemas
 from tokentrace.state.totals import Totals
@@ -59,13 +60,12 @@ class StateReader:
         """Return the topic's number of partitions."""
         return self._reader.partition_count()
 
-    def restore(
-        self, replica: str, layout: Layout, groups: GroupIndex, source_topic: str
-    ) -> tuple[Totals | None, dict[int, int]]:
-        """Return (totals, positions) of the replica.
+    def counted_positions(self, source_topic: str) -> CountedPositions:
+        """Return what follows how far any replica has counted `source_topic`."""
+        return CountedPositions(self._reader, source_topic)
 
-        totals: with their groups entered into `groups`, or None before the first commit. positions: partition -> the
-        highest offset up to which any replica in the same state partition has counted.
+    def restore(self, replica: str, layout: Layout, groups: GroupIndex, source_topic: str) -> Totals | None:
+        """Return the totals of the replica with their groups entered into `groups`, None before its first commit.
 
         Raises FatalError where the state cannot be used.
         """
@@ -81,7 +81,7 @@ class StateReader:
                     f"Topic {self._topic!r} holds replica {replica!r} in another partition than its {count} partitions "
                     "give it: their number was changed. Set it back, or recreate the topic from a copy."
                 )
-            return None, counted_up_to(codec, stored.values(), source_topic)
+            return None
         codec.require_same_bounds(committed.replica)
         cells = list(committed.cells)
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
@@ -94,8 +94,7 @@ class StateReader:
         for key, written in committed.expired.items():
             row, since_s = codec.cell(written.value)
             expired[key] = ExpiredTotals(np.array(row, np.int64), since_s)
-        totals = codec.totals(committed.replica, values, created_s, changed_s, source_topic, expired)
-        return totals, counted_up_to(codec, stored.values(), source_topic)
+        return codec.totals(committed.replica, values, created_s, changed_s, source_topic, expired)
 
     def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
         """Return replica -> its committed records in these partitions."""
@@ -128,13 +127,3 @@ def _put(records: dict[_Key, Written], key: _Key, written: Written | None) -> No
         records.pop(key, None)
     else:
         records[key] = written
-
-
-def counted_up_to(codec: StateCodec, stored: Iterable[Stored], source_topic: str) -> dict[int, int]:
-    """Return input partition -> the highest offset up to which any of these replicas has counted."""
-    highest: dict[int, int] = {}
-    for replica in stored:
-        if replica.replica is not None:
-            for partition, offset in codec.positions(replica.replica, source_topic).items():
-                highest[partition] = max(offset, highest.get(partition, 0))
-    return highest
