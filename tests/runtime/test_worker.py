@@ -381,6 +381,14 @@ def test_worker_heartbeat_advances_the_event_time_of_idle_partitions() -> None:
     assert all(proposal.positions == {0: 0, 1: 0} for proposal in rig.committer.proposals)
 
 
+def test_worker_heartbeat_commits_no_offset_behind_a_batch_that_waits_for_its_schema() -> None:
+    rig = Rig(spans(3), *[None] * 30, heartbeat_s=5.0, unavailable=1000)
+    rig.source.caught_up = {0, 1}
+    rig.run()
+    assert rig.clock.now_s > NOW_S + IDLE_AFTER_S + 5.0
+    assert (rig.committer.proposals, rig.counted) == ([], 0)
+
+
 def test_worker_without_alerts_needs_no_heartbeat() -> None:
     rig = Rig(*[None] * 20)
     rig.source.caught_up = {0, 1}

@@ -222,6 +222,9 @@ class Worker:
 
     def _advance_idle_partitions(self) -> None:
         """Advance the event time of idle partitions with the clock; published with the next commit or heartbeat."""
+        if self._waiting is not None:
+            # The source's positions lie beyond the waiting batch, of which nothing is counted yet.
+            return
         now_s = self._clock()
         heartbeat_s = self._settings.heartbeat_s
         if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
