@@ -218,9 +218,11 @@ def test_a_restore_waits_for_a_transaction_of_another_replica_that_is_still_open
 
 
 def delete_group(kafka: KafkaBroker, topic: str) -> None:
+    admin = kafka.admin()  # Has to outlive its answer.
+
     def done() -> bool:
         try:
-            kafka.admin().delete_consumer_groups([topic])[topic].result()
+            admin.delete_consumer_groups([topic])[topic].result(20.0)
         except KafkaException:
             return False
         return True
