@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.framing import SINGLE_OBJECT_HEADER, SINGLE_OBJECT_MARKER
-from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
+from tokentrace.decode.schemas.files import fingerprint_of
+from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.tools.traffic import Traffic
 

@@ -22,7 +22,8 @@ from tests.oracle import Key, key, recount
 from tests.spanfactory import NOW_US, message, random_span, single_object_header, span
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.pipeline import AHEAD_US, EARLIEST_US, StageTimer, event_times
-from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
+from tokentrace.decode.schemas.files import fingerprint_of
+from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaUnavailable
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout

@@ -230,6 +230,15 @@ def delete_group(kafka: KafkaBroker, topic: str) -> None:
     assert wait_for(done, 20.0), "the group does not become empty"
 
 
+def set_forward_and_restart(config: Path, workers: list[WorkerProcess]) -> None:
+    """Follow the advice of the log: set the offsets forward, which waits for an empty group, and start again."""
+    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
+    for worker in workers:
+        worker.restart()
+    for worker in workers:
+        worker.wait_until_ready()
+
+
 def refused(workers: list[WorkerProcess]) -> int:
     return int(sum(value(worker, "tokentrace_worker_refused_partitions") for worker in workers))
 
@@ -268,11 +277,7 @@ def test_offsets_behind_what_replicas_that_are_gone_have_counted_are_refused(
     assert [worker.terminate() for worker in workers] == [0] * replicas
 
     config = tmp_path / "worker0.yml"
-    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
-    for worker in workers:
-        worker.restart()
-    for worker in workers:
-        worker.wait_until_ready()
+    set_forward_and_restart(config, workers)
     produce(kafka, topic, spans[1200:])
     assert wait_for(lambda: counted(*workers) == 800), [worker.messages()[-3:] for worker in workers]
     shown = json.loads(tokentrace(config, "state", "show", "--by", "model", "--json"))
@@ -303,11 +308,6 @@ def test_offsets_set_back_under_a_running_worker_are_refused_for_what_another_ha
     assert counted(stays) == 800 - counted_by_goes
     assert stays.terminate() == 0
 
-    config = tmp_path / "worker0.yml"
-    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
-    for worker in workers:
-        worker.restart()
-    for worker in workers:
-        worker.wait_until_ready()
+    set_forward_and_restart(tmp_path / "worker0.yml", workers)
     assert wait_for(lambda: counted(*workers) == 1200), [worker.messages()[-3:] for worker in workers]
     assert nonzero(span_totals(workers)) == nonzero(recount(spans))

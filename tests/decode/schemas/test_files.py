@@ -14,14 +14,9 @@ from tests.decode.helpers import record_schema
 from tests.spanfactory import SPAN_SCHEMA
 from tokentrace.decode.framing import RAW, SchemaKey
 from tokentrace.decode.schemas import files
-from tokentrace.decode.schemas.store import (
-    RegistrySettings,
-    WriterSchemas,
-    bundled_schema,
-    fingerprint_of,
-    load_folder,
-    load_schema,
-)
+from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of, load_folder, load_schema
+from tokentrace.decode.schemas.registry import RegistrySettings
+from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError
 
 # Fingerprints.

@@ -17,8 +17,8 @@ from tests.harness import Clock, Harness
 from tests.spanfactory import SPAN_SCHEMA, datum, span
 from tokentrace.decode.framing import SchemaKey
 from tokentrace.decode.schemas import registry
-from tokentrace.decode.schemas.registry import UNKNOWN_TTL_S
-from tokentrace.decode.schemas.store import Registry, RegistrySettings, WriterSchemas
+from tokentrace.decode.schemas.registry import UNKNOWN_TTL_S, Registry, RegistrySettings
+from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
 
 SPAN = record_schema("Span", model="string", prompt_tokens="long")

@@ -58,10 +58,6 @@ class DedupChanges(NamedTuple):
     evicted_early: Mapping[int, int] = {}
 
 
-#: No id is added or evicted.
-NO_DEDUP_CHANGES: Final = DedupChanges()
-
-
 @dataclass(slots=True)
 class _Partition:
     """The chunks of one partition in the order of their commits, and how many ids they hold."""

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
-from tokentrace.decode.schemas.store import WriterSchemas, fingerprint_of
+from tokentrace.decode.schemas.files import fingerprint_of
+from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import UsageError
 from tokentrace.kafka.batch import extents_of, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients

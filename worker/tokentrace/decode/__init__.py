@@ -19,7 +19,7 @@ from tokentrace.decode.columnar.decoder import ColumnarDecoder
 from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.decode.framing import Framing, SchemaKey, frame
 from tokentrace.decode.resolve import resolve
-from tokentrace.decode.schemas import WriterSchemas
+from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaError
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import SpanBatch, SpanColumns

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -17,12 +17,9 @@ from tokentrace.errors import FatalError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, REFUSED, error_of
 from tokentrace.kafka.membership import cooperative_session
+from tokentrace.kafka.offsets import REQUEST_TIMEOUT_S, RETRY_S
 
 log = logging.getLogger(__name__)
-
-REQUEST_TIMEOUT_S: Final = 10.0
-#: Pause between two requests whose answer may differ.
-RETRY_S: Final = 0.1
 
 _T = TypeVar("_T")
 

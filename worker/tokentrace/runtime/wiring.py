@@ -26,7 +26,9 @@ from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.resolve import resolve
-from tokentrace.decode.schemas.store import Registry, RegistrySettings, WriterSchemas, load_folder, load_schema
+from tokentrace.decode.schemas.files import load_folder, load_schema
+from tokentrace.decode.schemas.registry import Registry, RegistrySettings
+from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError
 from tokentrace.exposition import HttpSettings, Renderer
 from tokentrace.kafka.clients import KafkaClients

@@ -21,16 +21,6 @@ from tokentrace.decode.schemas.files import (
 from tokentrace.decode.schemas.registry import Registry, RegistrySettings
 from tokentrace.errors import ConfigError, SchemaError
 
-__all__ = [
-    "Registry",
-    "RegistrySettings",
-    "WriterSchemas",
-    "bundled_schema",
-    "fingerprint_of",
-    "load_folder",
-    "load_schema",
-]
-
 
 class WriterSchemas:
     """All writer schemas that this worker can read.
