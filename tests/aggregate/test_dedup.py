@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.harness import LAYOUT, NOW_S, Harness, cells_of, raw_batch, span_batch
 from tests.spanfactory import message, span
-from tokentrace.aggregate.dedup import CHUNK_IDS, DedupChanges, Deduplicator
+from tokentrace.aggregate.dedup import BULK_IDS, CHUNK_IDS, DedupChanges, Deduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.id_table import IdTable
 from tokentrace.aggregate.span_keys import LONGEST_ID_BYTES, span_keys
@@ -27,8 +27,9 @@ def sent(trace: str, span_id: str, **more: Any) -> bytes:
     return message(span(trace_id=trace, span_id=span_id, cost_usd=1.0, **more))
 
 
-def seen(max_ids: int = 1_000_000, window_s: float = WINDOW_S) -> Deduplicator:
-    return Deduplicator(window_s, max_ids)
+def seen(max_ids: int = 1_000_000, window_s: float = WINDOW_S, clock_s: float = 2.0 * NOW_S) -> Deduplicator:
+    """clock_s: the worker's clock, which stands still; far ahead, so that the messages' own timestamps count."""
+    return Deduplicator(window_s, max_ids, lambda: clock_s)
 
 
 def counted(rig: Harness) -> int:
@@ -114,11 +115,11 @@ def test_dedup_window_evicts_old_ids_with_the_commit() -> None:
     memory = seen()
     rig = Harness(deduplicator=memory)
     for minute in range(30):
-        rig.count([sent("t", f"{minute}-{index}") for index in range(10)], offset=10 * minute)
+        rig.count([sent("t", f"{minute}-{index}") for index in range(BULK_IDS)], offset=BULK_IDS * minute)
         rig.commit()
         rig.clock.now_s += 60
     remembered = memory.stats()[0]
-    assert remembered == (110, WINDOW_S, 0)
+    assert remembered == (11 * BULK_IDS, WINDOW_S, 0)
 
 
 def test_beyond_the_limit_the_oldest_are_forgotten_and_counted() -> None:
@@ -140,16 +141,123 @@ def test_a_commit_of_more_than_the_limit_is_not_written_at_all() -> None:
     assert memory.preview(rig.delta) == DedupChanges([], [], {0: 10})
 
 
-def test_one_message_from_the_future_does_not_end_the_memory() -> None:
-    memory = seen()
-    rig = Harness(deduplicator=memory)
-    rig.count([sent("t", "a")])
+def stamped(rig: Harness, *spans: tuple[str, float], offset: int = 0) -> None:
+    """Count one batch of spans, given as (span id, seconds by which its stamp is ahead of NOW_S)."""
+    batch = raw_batch([sent("t", span_id) for span_id, _ in spans], offset=offset)
+    times_ms = np.array([int((NOW_S + ahead_s) * 1000) for _, ahead_s in spans], np.int64)
+    edges = {0: (int(times_ms[0]), int(times_ms[-1]))}
+    rig.engine.count(replace(batch, times_ms=edges, timestamps_ms=lambda rows: times_ms[rows]), rig.delta)
+
+
+def restarted(rig: Harness, clock_s: float) -> Harness:
+    """Return a new owner, which knows what the records of the old one hold and nothing else."""
+    chunks = [
+        decode_dedup_chunk(*chunk[:3], encode_dedup_chunk(chunk)) for chunk in rig.deduplicator._partitions[0].chunks
+    ]
+    other = Harness(deduplicator=seen(clock_s=clock_s))
+    other.deduplicator.load([0], {0: chunks}, other.delta)
+    return other
+
+
+@pytest.mark.parametrize("ahead_s", [WINDOW_S + 1, 1800, 3300, 86_400, 10**9])
+@pytest.mark.parametrize("behind_s", [0, 2 * 86_400], ids=["live", "backlog"])
+def test_one_message_stamped_ahead_alone_in_its_commit_evicts_nothing(ahead_s: int, behind_s: int) -> None:
+    """Live, a stamp ahead of the worker's clock counts as now. In a backlog, one stamp is not the partition's time."""
+    clock_s = NOW_S + behind_s
+    rig = Harness(deduplicator=seen(clock_s=clock_s))
+    stamped(rig, ("a", 0), ("b", 0))
     rig.commit()
-    batch = raw_batch([sent("t", "b"), sent("t", "a")], offset=1)
-    future = {0: (int(NOW_S * 1000), int(NOW_S + 3600) * 1000)}
-    rig.engine.count(replace(batch, times_ms=future), rig.delta)
-    assert rig.delta.duplicates == {0: 1}
-    assert memory.preview(rig.delta).evicted == []
+    stamped(rig, ("ahead", ahead_s), offset=2)
+    rig.commit()
+    for owner in (rig, restarted(rig, clock_s)):
+        stamped(owner, ("a", 1), ("b", 1), ("ahead", ahead_s + 1), offset=3)
+        assert (owner.delta.counted, owner.delta.duplicates) == ({}, {0: 3})
+
+
+def test_a_stamp_ahead_at_the_end_of_a_large_commit_evicts_nothing() -> None:
+    """The record of a commit has its latest stamp only, which is not the time of the commit's other spans."""
+    clock_s = NOW_S + 2 * 86_400
+    rig = Harness(deduplicator=seen(clock_s=clock_s))
+    stamped(rig, ("a", 0), ("b", 0))
+    rig.commit()
+    stamped(rig, *((str(number), 1) for number in range(BULK_IDS)), ("ahead", 3600), offset=2)
+    rig.commit()
+    offset = BULK_IDS + 3
+    for owner in (rig, restarted(rig, clock_s)):
+        stamped(owner, ("c", 2), offset=offset)
+        owner.commit()
+        for last in (owner, restarted(owner, clock_s)):
+            stamped(last, ("a", 3), ("b", 3), ("c", 3), ("0", 3), offset=offset + 1)
+            assert last.delta.duplicates == {0: 4}
+
+
+def test_spans_between_stamps_ahead_are_found_by_their_own_time() -> None:
+    """The edges of the batch are of a clock that is ahead; the repeats in the batch are not."""
+    rig = Harness(deduplicator=seen(clock_s=NOW_S + 7200))
+    stamped(rig, ("a", 0), ("b", 0))
+    rig.commit()
+    stamped(rig, ("x", 3600), ("a", 1), ("y", 3600), ("b", 1), ("z", 3600), offset=2)
+    assert (rig.delta.counted, rig.delta.duplicates) == ({0: 3}, {0: 2})
+
+
+def test_a_stamp_ahead_inside_a_batch_is_found_again_in_the_batch() -> None:
+    rig = Harness(deduplicator=seen(clock_s=NOW_S + 7200))
+    stamped(rig, ("a", 0), ("x", 3600), ("x", 3600), ("b", 0))
+    assert (rig.delta.counted, rig.delta.duplicates) == ({0: 3}, {0: 1})
+
+
+def test_a_partition_whose_spans_agree_moves_on_at_once() -> None:
+    rig = Harness(deduplicator=seen(clock_s=NOW_S + 7200))
+    stamped(rig, ("a", 0), ("b", 0))
+    rig.commit()
+    stamped(rig, *((str(number), WINDOW_S + 1) for number in range(3)), offset=2)
+    changes = rig.deduplicator.preview(rig.delta)
+    assert [len(chunk.keys) for chunk in changes.evicted] == [2]
+    assert changes.evicted_early == {}
+
+
+def test_an_id_in_two_chunks_is_remembered_from_the_later_one() -> None:
+    """It was counted, and counted again when its window was over, before the first chunk was evicted."""
+    clock_s = NOW_S + 7200
+    rig = Harness(deduplicator=seen(clock_s=clock_s))
+    stamped(rig, *((str(number), 0) for number in range(100)))
+    rig.commit()
+    stamped(rig, ("0", WINDOW_S + 1), offset=100)
+    assert rig.delta.counted == {0: 1}
+    rig.commit()
+    for owner in (rig, restarted(rig, clock_s)):
+        stamped(owner, ("0", 2 * WINDOW_S), offset=101)
+        assert owner.delta.duplicates == {0: 1}
+
+
+@given(st.data())
+def test_clocks_of_a_few_publishers_change_nothing_for_the_others(data: st.DataObject) -> None:
+    """However spans of right clocks and of clocks up to a day ahead are cut into batches, commits and owners.
+
+    Each batch has fewer spans of a clock ahead than spans of a right one that are new, so the partition's time is
+    that of the right clocks, whose repeats come within the window.
+    """
+    clock_s = NOW_S + 2 * 86_400
+    owner, position, seconds = Harness(deduplicator=seen(clock_s=clock_s)), 0, 0
+    known: list[str] = []
+    actions = st.sampled_from(["batch", "batch", "commit", "restart"])
+    for action in data.draw(st.lists(actions, min_size=4, max_size=20)):
+        if action == "batch":
+            fresh = [f"{position}-{number}" for number in range(data.draw(st.integers(1, 4)))]
+            repeats = data.draw(st.lists(st.sampled_from(known), max_size=3)) if known else []
+            ahead = data.draw(st.lists(st.integers(WINDOW_S, 86_400), max_size=len(fresh) - 1))
+            batch = [(span_id, float(seconds)) for span_id in (*fresh, *repeats)]
+            batch += [(f"ahead-{position}-{number}", float(ahead_s)) for number, ahead_s in enumerate(ahead)]
+            before = owner.delta.counted[0]
+            stamped(owner, *data.draw(st.permutations(batch)), offset=position)
+            assert owner.delta.counted[0] - before == len(fresh) + len(ahead)
+            known += fresh
+            position += len(batch)
+            seconds += 25
+        elif owner.delta:
+            owner.commit()
+            if action == "restart":
+                owner = restarted(owner, clock_s)
 
 
 def test_dedup_remembers_committed_ids_only() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -143,23 +143,52 @@ def test_ids_beyond_the_window_leave_the_topic_and_count_again(
 
     publish(0, "a", "b")
     assert wait_for(lambda: counted(worker) == 2)
-    publish(5, "a", "c", "c")
-    assert wait_for(lambda: counted(worker) == 4)
+    # Most of the newest ids are a window later than the first commit.
+    publish(5, "a", "c", "c", "d")
+    assert wait_for(lambda: counted(worker) == 5)
     assert audited([worker], "duplicate") == 1
     kept = {key: chunk for key, chunk in chunks(kafka, topic).items() if json.loads(key)[1] == 0}
-    assert [chunk is None for _, chunk in sorted(kept.items(), key=lambda item: json.loads(item[0])[2])] == [
-        True,
-        False,
-    ]
+    first, *later = [kept[key] for key in sorted(kept, key=lambda key: json.loads(key)[2])]
+    assert first is None
+    assert later
+    assert None not in later
     labels = {"partition": "0"}
-    assert wait_for(lambda: value(worker, "tokentrace_worker_remembered_spans", **labels) == 2)
+    assert wait_for(lambda: value(worker, "tokentrace_worker_remembered_spans", **labels) == 3)
     # A restart knows the same.
     worker.kill()
     worker.restart()
     worker.wait_until_ready(60.0)
-    publish(6, "a", "c", "d")
-    assert wait_for(lambda: counted(worker) == 5)
+    publish(6, "a", "c", "e")
+    assert wait_for(lambda: counted(worker) == 6)
     assert audited([worker], "duplicate") == 3
+
+
+def test_a_message_stamped_ahead_evicts_no_ids_over_a_kill(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:
+    """One message of a clock 30 minutes ahead, alone in its commit. The window is ten minutes."""
+    worker = start_worker(**sections(kafka, topic, "one"))
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+
+    def publish(names: Sequence[str], ahead_s: float = 0.0) -> None:
+        at_ms = round((time.time() + ahead_s) * 1000)
+        for name in names:
+            producer.produce(topic, message(span(span_id=name)), partition=0, timestamp=at_ms)
+        assert producer.flush(10) == 0
+
+    names = [f"span-{number}" for number in range(10)]
+    publish(names)
+    assert wait_for(lambda: counted(worker) == 10)
+    publish(["ahead"], 1800.0)
+    assert wait_for(lambda: counted(worker) == 11)
+    for repeats in (10, 20):
+        publish(names)
+        assert wait_for(lambda repeats=repeats: audited([worker], "polled") == 11 + repeats)
+        assert (counted(worker), audited([worker], "duplicate")) == (11, repeats)
+        worker.kill()
+        worker.restart()
+        worker.wait_until_ready(60.0)
+    publish([*names, "ahead"])
+    assert wait_for(lambda: audited([worker], "polled") == 42)
+    assert (counted(worker), audited([worker], "duplicate")) == (11, 31)
 
 
 def test_the_memory_is_bounded_by_max_ids(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:

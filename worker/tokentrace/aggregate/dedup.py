@@ -4,15 +4,21 @@ A span is identified by 64 bits, see `span_keys`. A whole batch is looked up and
 runs once per partition. The ids that a commit counted of a partition are `DedupChunk`s, which become durable with that
 commit. The chunks are the state; the table is built from them and from the delta.
 
-Time is the messages' own timestamps, as the broker has them, read at the edges of a batch: an id is remembered for the
-window at least, and for longer by the time that a batch or a commit spans.
+Time is the messages' own timestamps, as the broker has them; one ahead of the worker's clock counts as now. One
+publisher's clock does not decide for the others:
+
+- A repeat is decided by its own timestamp, and by the batch's if that is earlier.
+- A chunk is evicted when the bulk of the partition's newest spans is a window later.
+
+An id is remembered for the window at least, and for longer by the time that a batch, a commit or the bulk spans.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Final, NamedTuple
@@ -29,6 +35,10 @@ from tokentrace.model.worker_stats import DedupStats
 
 #: Ids of one chunk: its record stays well below the megabyte that a broker takes by default.
 CHUNK_IDS: Final = 65_536
+#: Newest ids of a partition whose median time is the partition's time. Fewer than half of them may be wrong.
+BULK_IDS: Final = 101
+#: Messages of a partition and batch whose timestamps are read, evenly spaced: each costs a call.
+_SAMPLE: Final = 15
 _SMALLEST_TABLE: Final = 1 << 14
 _LAST_SECOND: Final = (1 << 32) - 1
 
@@ -38,6 +48,7 @@ class DedupChunk(NamedTuple):
 
     position: the offset up to which the partition was counted; with `piece` it names the chunk.
     stamp_s: when the last of its messages was published, Unix time. keys: uint64[n].
+    bulk_s: the median of when its messages were published; None in a chunk from its record, which does not hold it.
     """
 
     partition: int
@@ -45,6 +56,7 @@ class DedupChunk(NamedTuple):
     piece: int
     stamp_s: int
     keys: NDArray[np.uint64]
+    bulk_s: int | None = None
 
 
 class DedupChanges(NamedTuple):
@@ -81,10 +93,11 @@ class _Partition:
 class Deduplicator:
     """Recently counted spans of the assigned partitions. Used by the consumer thread alone."""
 
-    def __init__(self, window_s: float, max_ids: int) -> None:
-        """max_ids: most ids that are remembered of one partition, besides those in the delta."""
+    def __init__(self, window_s: float, max_ids: int, clock: Callable[[], float] = time.time) -> None:
+        """max_ids: most ids that are remembered of one partition, besides those in the delta. clock: Unix time."""
         self._window_s = math.ceil(window_s)
         self._max_ids = max_ids
+        self._clock = clock
         self._partitions: dict[int, _Partition] = {}
         self._table = IdTable(_SMALLEST_TABLE)
 
@@ -103,18 +116,29 @@ class Deduplicator:
         keys = span_keys(spans, partitions)
         if len(rows) < len(spans):
             keys, partitions = keys[rows], partitions[rows]
+        now_s = int(min(max(self._clock(), 0), _LAST_SECOND))
+
+        def published_s(these: NDArray[np.int64]) -> NDArray[np.int64]:
+            return np.clip(batch.timestamps_ms(spans.row[rows[these]]) // 1000, 0, now_s)
+
         numbers = np.flatnonzero(np.bincount(partitions)).tolist()
-        first_s, last_s = np.zeros((2, numbers[-1] + 1), np.int64)
+        last_s = np.zeros(numbers[-1] + 1, np.int64)
         for partition in numbers:
-            times_s = [min(max(time_ms // 1000, 0), _LAST_SECOND) for time_ms in batch.times_ms[partition]]
-            first_s[partition], last_s[partition] = min(times_s), max(times_s)
+            last_s[partition] = min(max(0, *batch.times_ms[partition]) // 1000, now_s)
         if not self._table.has_room(len(keys)):
             self._rebuild(delta.counted_ids, len(keys))
-        counted = self._table.add(keys, last_s[partitions], first_s[partitions] - self._window_s)
+        stamps_s = last_s[partitions]
+        horizons_s = stamps_s - self._window_s
+        counted = self._table.add(
+            keys, stamps_s, horizons_s, lambda old: np.minimum(horizons_s[old], published_s(old) - self._window_s)
+        )
         for partition in numbers:
-            counted_keys = keys[counted & (partitions == partition)]
+            members = np.flatnonzero(partitions == partition)
+            counted_keys = keys[members[counted[members]]]
             if len(counted_keys):
-                ids = CountedIds(int(first_s[partition]), int(last_s[partition]), counted_keys)
+                sample = members[np.linspace(0, len(members) - 1, min(len(members), _SAMPLE)).astype(np.int64)]
+                bulk_s = min(_lower_median(published_s(sample)), int(last_s[partition]))
+                ids = CountedIds(bulk_s, int(last_s[partition]), counted_keys)
                 delta.counted_ids.setdefault(partition, []).append(ids)
         is_new[rows] = counted
         return is_new
@@ -130,8 +154,7 @@ class Deduplicator:
             known = self._partitions.get(partition, _Partition())
             added = list(_chunks(partition, delta.positions[partition], runs))
             excess = known.ids + sum(len(chunk.keys) for chunk in added) - self._max_ids
-            # The earlier edge of the newest batch: one message from the future must not evict the other ids.
-            horizon_s = runs[-1].first_s - self._window_s
+            horizon_s = _bulk_s(known.chunks, runs) - self._window_s
             dropped = 0
             for chunk in chain(known.chunks, added):
                 expired = chunk.stamp_s < horizon_s
@@ -188,12 +211,13 @@ class Deduplicator:
             size *= 2
         self._table = IdTable(size)
         if runs:
+            # An id that was counted again after its window may be in two chunks; the later one, added first, decides.
+            runs.sort(key=lambda run: run[0], reverse=True)
             keys = np.concatenate([keys for _, keys in runs])
             stamps = np.repeat([stamp_s for stamp_s, _ in runs], [len(keys) for _, keys in runs])
             for first in range(0, count, CHUNK_IDS):
                 part = slice(first, first + CHUNK_IDS)
-                # An id that was evicted and counted again is in two chunks; the later one decides.
-                self._table.add(keys[part], stamps[part], np.full(len(keys[part]), _LAST_SECOND + 1))
+                self._table.add(keys[part], stamps[part], np.zeros(len(keys[part]), np.int64))
 
 
 class NullDeduplicator(Deduplicator):
@@ -213,5 +237,29 @@ def _chunks(partition: int, position: int, runs: Sequence[CountedIds]) -> Iterab
     if runs:
         keys = np.concatenate([ids.keys for ids in runs])
         stamp_s = max(ids.last_s for ids in runs)
+        bulk_s = _bulk_s((), runs)
         for piece, first in enumerate(range(0, len(keys), CHUNK_IDS)):
-            yield DedupChunk(partition, position, piece, stamp_s, keys[first : first + CHUNK_IDS])
+            yield DedupChunk(partition, position, piece, stamp_s, keys[first : first + CHUNK_IDS], bulk_s)
+
+
+def _bulk_s(chunks: Sequence[DedupChunk], runs: Sequence[CountedIds]) -> int:
+    """Return the time of a partition: the median of when its newest BULK_IDS spans were published.
+
+    Of a chunk that was read from its record only the latest stamp is known. It counts as no later than newer chunks.
+    """
+    newest = chain(
+        ((ids.bulk_s, ids.last_s, len(ids.keys)) for ids in reversed(runs)),
+        ((chunk.bulk_s, chunk.stamp_s, len(chunk.keys)) for chunk in reversed(chunks)),
+    )
+    times_s: list[int] = []
+    bound_s = _LAST_SECOND
+    for bulk_s, stamp_s, count in newest:
+        bound_s = min(bound_s, stamp_s if bulk_s is None else bulk_s)
+        times_s += [bound_s if bulk_s is None else bulk_s] * min(count, BULK_IDS - len(times_s))
+        if len(times_s) == BULK_IDS:
+            break
+    return _lower_median(times_s)
+
+
+def _lower_median(times_s: NDArray[np.int64] | Sequence[int]) -> int:
+    return int(np.sort(times_s)[(len(times_s) - 1) // 2])

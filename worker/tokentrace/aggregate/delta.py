@@ -29,12 +29,13 @@ class Changes(NamedTuple):
 
 
 class CountedIds(NamedTuple):
-    """Ids of the spans counted of one partition in one batch. first_s, last_s: whole Unix seconds of publication.
+    """Ids of the spans counted of one partition in one batch.
 
+    bulk_s, last_s: when the messages in the middle and at the end of the batch were published, whole Unix seconds.
     keys: uint64[n], from `span_keys`.
     """
 
-    first_s: int
+    bulk_s: int
     last_s: int
     keys: NDArray[np.uint64]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,11 +26,16 @@ class IdTable:
         return 2 * (self._used + count) <= len(self._keys)
 
     def add(
-        self, keys: NDArray[np.uint64], stamps: NDArray[np.int64], horizons: NDArray[np.int64]
+        self,
+        keys: NDArray[np.uint64],
+        stamps: NDArray[np.int64],
+        horizons: NDArray[np.int64],
+        lower: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
     ) -> NDArray[np.bool_]:
         """Add keys and return bool[m], those that are new or whose stamp is below their horizon; these are stamped.
 
         keys: uint64[m], not 0. stamps, horizons: int64[m], equal for equal keys, and a horizon not above its stamp.
+        lower: rows -> horizons that may be lower, for the few rows whose stamp is below the horizon given first.
         Of equal keys only the first is new.
         """
         is_new = np.zeros(len(keys), np.bool_)
@@ -46,6 +53,8 @@ class IdTable:
                 self._used += len(won)
             same = self._keys[slot] == wanted
             old = np.flatnonzero(same & (self._stamps[slot] < horizons[rows]))
+            if lower is not None and len(old):
+                old = old[self._stamps[slot[old]] < lower(rows[old])]
             if len(old):
                 won = old[self._first(slot[old], rows[old])]
                 is_new[rows[won]] = True

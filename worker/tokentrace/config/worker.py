@@ -17,7 +17,7 @@ class Deduplicate(Section):
     by: Literal["span_id"] = "span_id"
     """Identity of a span in its partition: the span id, within its trace."""
     window: PositiveDuration = 600.0
-    """Shortest time for which a counted span is remembered, by the messages' timestamps."""
+    """Shortest time for which a counted span is remembered, by the messages' timestamps up to now."""
     max_ids: Annotated[StrictInt, Field(ge=1)] = 1_000_000
     """Most remembered spans per partition, 40 to 80 bytes each; the oldest are evicted first."""
 

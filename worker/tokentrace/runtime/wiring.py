@@ -60,7 +60,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
     """Make the parts of a replica. Raises ConfigError for a schema file that cannot be read."""
     section, metrics = config.worker, config.metrics
     layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
-    schemas, dedup = writer_schemas(config), deduplicator(config)
+    schemas, dedup = writer_schemas(config), deduplicator(config, clock)
     decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
     stats = WorkerStats(
         replica_id=section.replica_id,
@@ -172,13 +172,13 @@ def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: L
     return ExactlyOnce(settings, clients=clients, source=source, groups=groups, layout=layout)
 
 
-def deduplicator(config: Config) -> Deduplicator:
+def deduplicator(config: Config, clock: Callable[[], float]) -> Deduplicator:
     """The configured deduplicator; one that counts every span where `worker.deduplicate` is not set."""
     section = config.worker.deduplicate
     if section is None:
         return NullDeduplicator()
     # `by` has one value so far.
-    return {"span_id": Deduplicator}[section.by](section.window, section.max_ids)
+    return {"span_id": Deduplicator}[section.by](section.window, section.max_ids, clock)
 
 
 def evaluator_settings(config: Config) -> EvaluatorSettings:
