@@ -102,6 +102,7 @@ ERRORS = {
     "alerts: [{name: a, kind: cost_spike}]": ["alerts[0].threshold: is required (line 1)"],
     "alerts:\n  - {name: a, kind: quality_drop}\n  - {name: a, kind: quality_drop}": ["tokentrace.yml: alerts contains two rules named 'a' (line 1)"],
     "alerts: [{name: a, kind: quality_drop, delivery: {type: http}}]": None,
+    "alerts: [{name: a, kind: quality_drop, window: 367d}]": ["alerts[0].window: must not be longer than 366d (line 1)"],
     "alerts: [{name: a, kind: quality_drop, window: 90s}]": ["alerts[0].window: 90s is not a whole number of minutes; use for example 1m, 15m or 1h (line 1)"],
     "alerts: [{name: a, kind: quality_drop, interval: 30s}]": None,
     "alerts: [{name: a, kind: quality_drop, group_by: [model, model]}]": None,

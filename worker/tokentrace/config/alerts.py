@@ -8,11 +8,15 @@ from pydantic import Field, SecretStr, StrictInt, field_validator, model_validat
 
 from tokentrace.config.fields import PositiveDuration, WholeMinutes
 from tokentrace.config.section import NonEmpty, Section
+from tokentrace.model.durations import format_duration
 
 Metric = Literal[
     "total_cost", "cost_per_span", "span_count", "error_rate", "error_count", "timeout_rate",
     "latency_p50", "latency_p95", "latency_p99", "ttft_p95", "prompt_token_p95", "total_tokens", "quality_score",
 ]  # fmt: skip
+
+#: Longest window: the rollups topic retains that much, and the evaluator has a row for each of its minutes.
+MAX_WINDOW_S: Final = 366 * 86_400.0
 
 #: Shorthand kind -> the keys that it sets; a rule can override all of them.
 KINDS: Final[dict[str, dict[str, Any]]] = {
@@ -73,7 +77,7 @@ class AlertRule(Section):
     threshold: Annotated[float, Field(allow_inf_nan=False)]
     """Threshold, in the metric's unit."""
     window: WholeMinutes
-    """Length of the window, in whole minutes of event time."""
+    """Length of the window, in whole minutes of event time, at most 366d."""
     interval: WholeMinutes | None = None
     """Time between evaluations, in whole minutes; a tenth of the window, rounded up, unless set."""
     cooldown: PositiveDuration | None = None
@@ -97,6 +101,13 @@ class AlertRule(Section):
         if isinstance(value, dict) and value.get("metric") == "span_count" and value.get("op") in ("lt", "lte"):
             # Such a rule must also fire without any span.
             value = {"min_spans": 0, **value}
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _bounded(cls, value: float) -> float:
+        if value > MAX_WINDOW_S:
+            raise ValueError(f"must not be longer than {format_duration(MAX_WINDOW_S)}")
         return value
 
     @field_validator("group_by")

@@ -40,6 +40,9 @@ DEFAULT_MAX_MESSAGE_BYTES: Final = 1048588
 READ: Final = (AclOperation.READ,)
 WRITE: Final = (AclOperation.WRITE,)
 
+#: Shortest retention of a rollups topic that tokentrace creates, seconds.
+ROLLUPS_RETENTION_S: Final = 7 * 86_400.0
+
 #: Replicas are spread over the partitions by name.
 STATE_PARTITIONS: Final = 12
 
@@ -73,11 +76,14 @@ def state_topic(name: str) -> TopicSpec:
     return TopicSpec(name, STATE_PARTITIONS, settings, {"cleanup.policy": "compact"})
 
 
-def rollups_topic(name: str, evaluated: bool) -> TopicSpec:
-    """Increments by commit. One partition, so that one replica reads all of them and evaluates the alerts."""
+def rollups_topic(name: str, evaluated: bool, retention_s: float = ROLLUPS_RETENTION_S) -> TopicSpec:
+    """Increments by commit. One partition, so that one replica reads all of them and evaluates the alerts.
+
+    retention_s: how long a topic that is created keeps its records.
+    """
     settings = {
         "cleanup.policy": "delete",
-        "retention.ms": str(7 * 24 * 3600 * 1000),
+        "retention.ms": str(round(retention_s * 1000)),
         "max.message.bytes": str(8 << 20),
     }
     operations = READ + WRITE if evaluated else WRITE

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from tokentrace.alerts.ownership import MARGIN_MINUTES
 from tokentrace.config import Config
 from tokentrace.errors import ConfigError
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.topics import READ, Topics, alerts_topic, rollups_topic, state_topic
+from tokentrace.kafka.topics import READ, ROLLUPS_RETENTION_S, Topics, alerts_topic, rollups_topic, state_topic
 from tokentrace.model.durations import format_duration
+
+#: Retention of a created rollups topic beyond the longest window, for the time in which no evaluator runs.
+_ROOM_S: Final = 86_400.0
 
 
 def set_up_topics(config: Config, clients: KafkaClients) -> None:
@@ -18,7 +24,8 @@ def set_up_topics(config: Config, clients: KafkaClients) -> None:
     topics = Topics(clients)
     specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
     if config.worker.guarantee == "exactly_once":
-        specs += [state_topic(kafka.state_topic), rollups_topic(kafka.rollups_topic, bool(config.alerts))]
+        rollups = rollups_topic(kafka.rollups_topic, bool(config.alerts), rollups_retention_s(config))
+        specs += [state_topic(kafka.state_topic), rollups]
         if config.worker.deduplicate is not None:
             specs.append(topics.ids(kafka.ids_topic, kafka.topic))
     if config.alerts:
@@ -29,17 +36,26 @@ def set_up_topics(config: Config, clients: KafkaClients) -> None:
         check_windows(config, topics.retention_s(kafka.rollups_topic))
 
 
+def rollups_retention_s(config: Config) -> float:
+    """Return how long a rollups topic that is created keeps its records: longer than `check_windows` requires."""
+    longest_s = max((rule.window for rule in config.alerts), default=0.0)
+    return max(ROLLUPS_RETENTION_S, longest_s + _ROOM_S)
+
+
 def check_windows(config: Config, retention_s: float | None) -> None:
-    """Reject alert windows that the rollups topic does not retain: the next evaluator has to read them again.
+    """Reject alert windows that the rollups topic does not retain, as the next evaluator has to read them again.
 
     retention_s: None if unlimited or unknown. Raises ConfigError.
     """
+    topic = config.kafka.rollups_topic
+    margin_s = 60.0 * MARGIN_MINUTES
+    retention_ms = round(rollups_retention_s(config) * 1000)
     problems = [
-        f"alerts[{index}].window: {format_duration(rule.window)} is longer than the topic "
-        f"{config.kafka.rollups_topic!r} is kept ({format_duration(retention_s)}); shorten it, or raise the "
-        "topic's retention.ms"
+        f"alerts[{index}].window: {format_duration(rule.window)} and a margin of {format_duration(margin_s)} exceed "
+        f"the retention of topic {topic!r} ({format_duration(retention_s)}); shorten the window, or run: "
+        f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config retention.ms={retention_ms}"
         for index, rule in enumerate(config.alerts)
-        if retention_s is not None and rule.window >= retention_s
+        if retention_s is not None and rule.window + margin_s > retention_s
     ]
     if problems:
         raise ConfigError(problems)
