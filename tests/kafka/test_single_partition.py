@@ -134,6 +134,15 @@ def test_member_follows_who_owns_the_partition(events: list[str], calls: list[st
     assert client.calls == calls
 
 
+def test_member_that_closes_acquires_nothing() -> None:
+    consumer, client, _ = member()
+    consumer.close()
+    client.calls.clear()
+    client.before = ["on_assign"]
+    consumer.poll(10, 0.0)
+    assert client.calls == []
+
+
 @pytest.mark.parametrize("event", ["on_assign", "on_revoke", "on_lost"])
 def test_member_raises_what_its_listener_raised_after_the_rebalance(event: str) -> None:
     consumer, client, listener = member()

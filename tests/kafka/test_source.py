@@ -5,7 +5,7 @@ The consumer here is a script. That groups work is proven on a real Kafka: tests
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,6 +39,11 @@ class Scripted:
         self.calls: list[tuple[str, Any]] = []
         self.metadata: Any = None
         self.commit: Any = None
+        #: Called inside close(), as the library calls back.
+        self.on_close: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        self.on_close()
 
     def subscribe(self, topics: list[str], **callbacks: Any) -> None:
         self.callbacks = callbacks
@@ -271,6 +276,17 @@ def test_a_position_that_retention_removed_moves_on_and_is_counted(parts: Parts)
     assert source.poll(10, 0.0) is None
     assert source.lost_records == {0: 7}
     assert consumer.calls[-1] == ("incremental_assign", [(0, 12)])
+
+
+def test_close_does_not_wait_for_the_offsets_of_partitions_that_arrive_meanwhile(parts: Parts) -> None:
+    """A consumer that closes gets no answer about offsets: this kept a worker from ending, for ever."""
+    source, consumer, loop = parts
+    unanswered = KafkaException(KafkaError(KafkaError._TIMED_OUT, "not answered"))
+    consumer.committed_answers = [unanswered]
+    consumer.on_close = lambda: consumer.callbacks["on_assign"](consumer, at(0, 1))
+    source.close()
+    assert consumer.committed_answers == [unanswered]
+    assert loop.calls == []
 
 
 def test_a_rewind_reads_again_from_what_is_committed(parts: Parts) -> None:

@@ -133,7 +133,10 @@ class WorkerProcess:
     def terminate(self, timeout_s: float = 30.0) -> int:
         """SIGTERM; its exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(timeout_s)
+        try:
+            return self.process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"The worker did not end. Its log:\n{self.log()[-3000:]}") from None
 
     def end(self) -> None:
         """In order where it can be: what it has covered is written then."""

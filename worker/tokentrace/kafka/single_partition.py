@@ -48,6 +48,7 @@ class SinglePartitionConsumer:
         self._group_id = group_id
         self._failure: BaseException | None = None
         self._listener: PartitionListener | None = None
+        self._closing = False
         # No static membership: when the partition's owner leaves, another member continues at once.
         self._consumer = clients.consumer(group_id=group_id, settings=cooperative_session(session_timeout_s))
 
@@ -55,7 +56,8 @@ class SinglePartitionConsumer:
         """Join the group."""
 
         def on_assign(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            if partitions:
+            # Closing can run a rebalance that was under way; the partition is revoked again at once.
+            if partitions and not self._closing:
                 self._guarded(lambda: consumer.incremental_assign([self._partition(listener.acquire())]))
 
         def on_revoke(consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -122,6 +124,7 @@ class SinglePartitionConsumer:
 
     def close(self) -> None:
         """Leave the group; if the partition is still this member's, its listener hands it over first."""
+        self._closing = True
         self._consumer.close()
 
     def _partition(self, offset: int | None = None) -> TopicPartition:

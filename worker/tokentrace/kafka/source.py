@@ -41,6 +41,7 @@ class KafkaSource:
         #: Partitions of the topic, assigned or not; 0 before `connect`.
         self.topic_partitions = 0
         self._paused = False
+        self._closing = False
         self._callback_failure: BaseException | None = None
         self._refusal: str | None = None
         self.unreachable = ""
@@ -101,6 +102,7 @@ class KafkaSource:
 
     def close(self) -> None:
         """Leave the group; a static member's partitions stay reserved for its return until the session ends."""
+        self._closing = True
         self._consumer.close()
         self._positions.clear()
 
@@ -299,6 +301,10 @@ class KafkaSource:
             self._callback_failure = self._callback_failure or failure
 
     def _on_assign(self, _: Consumer, assigned: list[TopicPartition]) -> None:
+        if self._closing:
+            # Closing can run a rebalance that was under way. Its partitions are revoked at once, and a consumer that
+            # closes gets no answer about offsets.
+            return
         partitions = [topic_partition.partition for topic_partition in assigned]
 
         def assign() -> None:
