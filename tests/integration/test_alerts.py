@@ -68,8 +68,8 @@ def produce(kafka: KafkaBroker, topic: str, spans: list[dict[str, Any]], partiti
     assert producer.flush(30) == 0
 
 
-def counted(workers: list[WorkerProcess]) -> int:
-    return int(sum(v for w in workers for (name, _), v in w.samples().items() if name == "tokentrace_spans_total"))
+def counted(workers: list[WorkerProcess], family: str = "tokentrace_spans_total") -> int:
+    return int(sum(v for w in workers for (name, _), v in w.samples().items() if name == family))
 
 
 def rule(name: str, metric: str, op: str, threshold: float, webhook: Webhook, **fields: Any) -> dict[str, Any]:
@@ -205,10 +205,9 @@ def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
         until = simulate(spans, compiled, last_minute=spans[-1]["ended_at"] // MINUTE_US)
         expected |= {(alert_rule["name"], *event[:3], event[4]) for event in until}
     assert len(expected) >= 8
-    other = kafka.create_topic(f"{topic}-backlog", 4)
     last_s = (spans[-1]["ended_at"] // MINUTE_US + 1) * 60
 
-    def seen(group: str, bodies: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    def seen() -> set[tuple[Any, ...]]:
         return {
             (
                 body["alert"],
@@ -217,28 +216,40 @@ def test_a_backlog_of_two_hours_fires_what_live_processing_fired(
                 seconds(body["fired_at"]),
                 body["span_count"],
             )
-            for body in bodies
+            for body in webhook.bodies()
             if seconds(body["fired_at"]) <= last_s
         }
 
-    # Live: minute by minute, each counted before the next comes.
     def sections(name: str) -> dict[str, Any]:
         return {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": name, "group_id": name}, "alerts": rules}
 
-    live = [start_worker(**sections(topic)) for _ in range(2)]
-    chunk = len(spans) // 24
-    for begin in range(0, len(spans), chunk):
-        produce(kafka, topic, spans[begin : begin + chunk])
-        assert wait_for(lambda: counted(live) >= min(begin + chunk, len(spans)), 30.0)  # noqa: B023
-    assert wait_for(lambda: seen(topic, webhook.bodies()) == expected, 60.0), seen(topic, webhook.bodies()) ^ expected
-    for worker in live:
-        worker.end()
+    def live(name: str) -> int:
+        """Publish minute by minute, each counted before the next comes; return the number of late spans."""
+        workers = [start_worker(**sections(name)) for _ in range(2)]
+        chunk = len(spans) // 24
+        for begin in range(0, len(spans), chunk):
+            produce(kafka, name, spans[begin : begin + chunk])
+            assert wait_for(lambda: counted(workers) >= min(begin + chunk, len(spans)), 60.0)  # noqa: B023
+        wait_for(lambda: seen() == expected)
+        late = counted(workers, "tokentrace_alert_late_spans_total")
+        for worker in workers:
+            worker.end()
+        return late
+
+    # These spans are old: where a machine pauses for ten seconds between two chunks, the partitions are idle, their
+    # event time follows the clock, and the rest is late. That is another case, so such a run is repeated.
+    for attempt in range(3):
+        webhook.received.clear()
+        if not live(kafka.create_topic(f"{topic}-live{attempt}", 4)):
+            break
+    assert seen() == expected, seen() ^ expected
     webhook.received.clear()
     # A backlog, processed by workers that start one after the other.
-    produce(kafka, other, spans)
+    backlog = kafka.create_topic(f"{topic}-backlog", 4)
+    produce(kafka, backlog, spans)
     for _ in range(2):
-        start_worker(**sections(other))
-    assert wait_for(lambda: seen(other, webhook.bodies()) == expected, 60.0), seen(other, webhook.bodies()) ^ expected
+        start_worker(**sections(backlog))
+    assert wait_for(lambda: seen() == expected), seen() ^ expected
     time.sleep(1.0)
     assert len(webhook.bodies()) == len({body["id"] for body in webhook.bodies()})
 
