@@ -147,7 +147,21 @@ class Harness:
 Cell = tuple[str, str, str, str]
 
 
-def plain(row: NDArray[np.int64], layout: Layout = LAYOUT) -> dict[str, Any]:
+Row = NDArray[np.int64] | NDArray[np.object_]
+
+
+def exact(snapshot: Snapshot) -> Row:
+    """The rows of a snapshot: int64, or Python's integers where they carry something."""
+    if not snapshot.carried:
+        return snapshot.values
+    values = snapshot.values.astype(object)
+    for row, carried in snapshot.carried.items():
+        for column, count in carried.items():
+            values[row, column] += 2**62 * count
+    return values
+
+
+def plain(row: Row, layout: Layout = LAYOUT) -> dict[str, Any]:
     """A cell's row by name: every sum that is not 0, every histogram that is not empty as (buckets, sum)."""
     named: dict[str, Any] = {name: int(row[layout.column(name)]) for name in SUMS}
     for name, histogram in layout.histograms.items():
@@ -160,7 +174,7 @@ def plain(row: NDArray[np.int64], layout: Layout = LAYOUT) -> dict[str, Any]:
 def cells_of(snapshot: Snapshot) -> dict[Cell, dict[str, Any]]:
     """(model, provider, caller, status) -> what was counted, without regard to how cells are numbered."""
     cells: dict[Cell, dict[str, Any]] = {}
-    for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, snapshot.values, strict=True):
+    for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, exact(snapshot), strict=True):
         if row.any():
             cell = (*snapshot.groups[group], STATUSES[status])
             assert cell not in cells
@@ -171,11 +185,11 @@ def cells_of(snapshot: Snapshot) -> dict[Cell, dict[str, Any]]:
 def samples(snapshot: Snapshot) -> Counter[Key]:
     """The counters and histograms with their default labels, keyed as `tests.oracle` keys them."""
     totals: Counter[Key] = Counter()
-    for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, snapshot.values, strict=True):
+    for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, exact(snapshot), strict=True):
         labels = snapshot.groups[group]._asdict()
         two = {"model": labels["model"], "provider": labels["provider"]}
 
-        def sum_of(name: str, row: NDArray[np.int64] = row) -> int:
+        def sum_of(name: str, row: Row = row) -> int:
             return int(row[Layout.column(name)])
 
         totals[key("tokentrace_cost_total", **labels)] += sum_of("cost_nano_usd")

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tests.harness import LAYOUT, plain, span_batch
 from tests.spanfactory import span
 from tokentrace.aggregate.delta import Delta
-from tokentrace.aggregate.sums import aggregate
+from tokentrace.aggregate.sums import aggregate, aggregate_parts
 from tokentrace.model.measures import DEFAULT_BOUNDS, SUMS, Layout
+from tokentrace.model.wide import LIMIT
 from tokentrace.pricing import Priced
 
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_prompt_tokens", "reasoning_tokens")
@@ -161,6 +162,29 @@ def test_rows_are_what_plain_addition_gives(counted: list[tuple[dict[str, Any], 
     assert aggregated(*columns) == added_up(*columns)
 
 
+ABSURD = 999_999 * 10**9
+
+
+@pytest.mark.parametrize("spans", [4_600, 4_700, 10_000, 20_000])
+def test_spans_are_summed_in_parts_that_do_not_overflow(spans: int) -> None:
+    batch = span_batch(*[span(prompt_tokens=10**9)] * spans)
+    priced = Priced(np.full(spans, ABSURD), np.zeros(spans, np.uint8))
+    parts = list(aggregate_parts(batch, np.zeros(spans, np.int64), priced, LAYOUT))
+    cost, prompt = (LAYOUT.column(name) for name in ("cost_nano_usd", "prompt_tokens"))
+    assert sum(int(part.values[0, cost]) for part in parts) == spans * ABSURD
+    assert sum(int(part.values[0, prompt]) for part in parts) == spans * 10**9
+    assert max(part.largest for part in parts) < LIMIT
+    assert len(parts) == -(-spans * ABSURD // LIMIT)
+
+
+def test_no_sum_exceeds_what_its_aggregate_says() -> None:
+    records = [span(prompt_tokens=7, completion_tokens=0, latency_ms=latency) for latency in (1.0, 2.5)]
+    key = np.zeros(2, np.int64)
+    batch, source = span_batch(*records), np.zeros(2, np.uint8)
+    assert aggregate(batch, key, Priced(np.array([5, 0]), source), LAYOUT).largest == 2 * 2500
+    assert aggregate(batch, key, Priced(np.array([9000, 1]), source), LAYOUT).largest == 2 * 9000
+
+
 # The delta.
 
 WIDTH = LAYOUT.width
@@ -173,7 +197,8 @@ def added(delta: Delta, minute: int, row_of_cell: dict[int, int]) -> None:
 
 
 def by_minute(delta: Delta) -> dict[tuple[int, int], int]:
-    minutes, cells, values = delta.by_minute()
+    minutes, cells, values, starts = delta.by_minute()
+    assert list(starts) == [0]
     assert (values == values[:, :1]).all()
     pairs = list(zip(minutes.tolist(), cells.tolist(), strict=True))
     assert len(set(pairs)) == len(pairs)
@@ -181,7 +206,8 @@ def by_minute(delta: Delta) -> dict[tuple[int, int], int]:
 
 
 def changes(delta: Delta) -> dict[int, int]:
-    cells, values = delta.changes()
+    cells, values, carried = delta.changes()
+    assert not carried
     assert (np.diff(cells) > 0).all()
     assert (values == values[:, :1]).all()
     return dict(zip(cells.tolist(), values[:, 0].tolist(), strict=True))
@@ -209,6 +235,38 @@ def test_a_deltas_minutes_and_changes_are_the_sums_of_what_was_added(
         minutes.update({(minute, cell): value for cell, value in rows.items()})
         cells.update(rows)
     assert (by_minute(delta), changes(delta)) == (dict(minutes), dict(cells))
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2), st.integers(0, LIMIT - 1)), max_size=3), max_size=6
+    )
+)
+def test_a_deltas_rows_never_overflow_and_its_changes_are_exact(batches: list[list[tuple[int, int, int]]]) -> None:
+    delta = Delta(LAYOUT)
+    sums: Counter[tuple[int, int]] = Counter()
+    for batch in batches:
+        # One sum of a batch is below the limit, whatever it is summed by.
+        numbers = [(minute, cell, value // len(batch)) for minute, cell, value in batch]
+        delta.reserve(sum(value for *_, value in numbers))
+        for minute, cell, value in numbers:
+            added(delta, minute, {cell: value})
+            sums[minute, cell] += value
+    found: Counter[tuple[int, int]] = Counter()
+    for part in delta.by_minute().parts():
+        pairs = list(zip(part.minutes.tolist(), part.cells.tolist(), strict=True))
+        assert len(set(pairs)) == len(pairs)
+        assert part.values.min(initial=0) >= 0
+        found.update(dict(zip(pairs, part.values[:, 0].tolist(), strict=True)))
+    assert found == sums
+    cells, values, carried = delta.changes()
+    totals: Counter[int] = Counter()
+    for (_, cell), value in sums.items():
+        totals[cell] += value
+    assert {
+        cell: value + LIMIT * carried.get(index, {}).get(0, 0)
+        for index, (cell, value) in enumerate(zip(cells.tolist(), values[:, 0].tolist(), strict=True))
+    } == dict(totals)
 
 
 def test_a_minute_of_few_cells_among_many_takes_no_more_memory_than_its_rows() -> None:

@@ -18,7 +18,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Produc
 from confluent_kafka.admin import NewPartitions
 
 from tests.integration.test_group import counted, nonzero, produce, value
-from tests.oracle import cost_of, recount
+from tests.oracle import cost_of, key, recount
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import random_span, span
@@ -93,6 +93,24 @@ def test_totals_and_creation_times_survive_restarts_and_replicas_that_are_gone_s
     assert sum(shown["counted_up_to"].values()) >= 900
     table = tokentrace(tmp_path / "worker0.yml", "state", "show", "--by", "replica")
     assert [line.split()[:2] for line in table.splitlines() if line.split()[:1] == ["all"]] == [["all", "900"]]
+
+
+def test_sums_beyond_64_bits_are_counted_exactly_over_a_restart(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
+) -> None:
+    absurd = span(cost_usd=999_999.0)
+
+    def cost(worker: WorkerProcess) -> int:
+        return span_totals([worker])[key("tokentrace_cost_total", model="gpt-4o", provider="openai", caller="")]
+
+    for run in (1, 2):
+        worker = start_worker(**sections(kafka, topic))
+        produce(kafka, topic, [absurd] * 20_000)
+        assert wait_for(lambda: counted(worker) == 20_000 * run), worker.messages()[-3:]  # noqa: B023
+        assert cost(worker) == 20_000 * run * 999_999 * 10**9
+        worker.kill() if run == 1 else worker.terminate()
+    shown = json.loads(tokentrace(tmp_path / "worker0.yml", "state", "show", "--json"))
+    assert shown["totals"]["cost_nano_usd"] == 40_000 * 999_999 * 10**9
 
 
 def test_offsets_that_were_set_back_are_refused_and_set_forward_by_state_reset(

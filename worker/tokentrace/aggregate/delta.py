@@ -1,12 +1,15 @@
 """The delta: counts since the last commit, which nothing shows yet.
 
-Rows are kept by (event minute, cell), as the rollups need them; a total is their sum over the minutes. Only the
-consumer thread uses a delta. A commit takes all of it or, when it fails, none.
+Rows are kept by (event minute, cell), as the rollups need them; a total is their sum over the minutes. Before any sum
+could reach `wide.LIMIT`, a new part of rows begins, so no number of a row overflows. Only the consumer thread uses a
+delta. A commit takes all of it or, when it fails, none.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -15,6 +18,7 @@ from numpy.typing import NDArray
 from tokentrace.model.arrays import grown
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter
+from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows, carry
 
 #: Most entries of a minute's table for each row that it refers to, and the size up to which it may have any number.
 _TABLE_PER_ROW: Final = 32
@@ -22,10 +26,11 @@ _SMALL_TABLE: Final = 1024
 
 
 class Changes(NamedTuple):
-    """cells: int64[t], ascending and distinct. values: int64[t, width], what each gains."""
+    """cells: int64[t], ascending and distinct. values: int64[t, width], what each gains. carried: by index in cells."""
 
     cells: NDArray[np.int64]
     values: NDArray[np.int64]
+    carried: CarriedRows = NOTHING_CARRIED
 
 
 class CountedIds(NamedTuple):
@@ -41,11 +46,20 @@ class CountedIds(NamedTuple):
 
 
 class MinuteRows(NamedTuple):
-    """minutes: int64[r], minutes since the epoch. cells: int64[r]. values: int64[r, width]. Pairs are distinct."""
+    """minutes: int64[r], minutes since the epoch. cells: int64[r]. values: int64[r, width].
+
+    starts: the first row of each part. The pairs of minute and cell are distinct within a part.
+    """
 
     minutes: NDArray[np.int64]
     cells: NDArray[np.int64]
     values: NDArray[np.int64]
+    starts: Sequence[int] = (0,)
+
+    def parts(self) -> Iterator[MinuteRows]:
+        """Return each part by itself."""
+        for first, last in itertools.pairwise([*self.starts, len(self.minutes)]):
+            yield MinuteRows(self.minutes[first:last], self.cells[first:last], self.values[first:last])
 
 
 class _Rows:
@@ -110,12 +124,23 @@ class Delta:
         self.clamped = 0
         self._rows_of: dict[int, _Rows] = {}
         self._rows = 0
+        #: The first row of each part, and a number that no sum over rows of the last part exceeds.
+        self._starts = [0]
+        self._largest = 0
         self._minutes: NDArray[np.int64] = np.zeros(0, np.int64)
         self._cells: NDArray[np.int64] = np.zeros(0, np.int64)
         self._values: NDArray[np.int64] = np.zeros((0, layout.width), np.int64)
 
     def __bool__(self) -> bool:
         return bool(self.positions)
+
+    def reserve(self, largest: int) -> None:
+        """Prepare for values of which no sum exceeds `largest`, which is below `wide.LIMIT`: call it before `add`."""
+        self._largest += largest
+        if self._largest >= LIMIT:
+            self._largest = largest
+            self._rows_of.clear()
+            self._starts.append(self._rows)
 
     def add(self, minute: int, cells: NDArray[np.int64], values: NDArray[np.int64]) -> None:
         """Add values (int64[t, width]) to cells (int64[t], distinct) of one event minute."""
@@ -146,25 +171,31 @@ class Delta:
 
     def by_minute(self) -> MinuteRows:
         """Return the increments by event minute and cell, in no order, as read-only views that `clear` invalidates."""
-        rows = MinuteRows(self._minutes[: self._rows], self._cells[: self._rows], self._values[: self._rows])
-        for column in rows:
+        columns = self._minutes[: self._rows], self._cells[: self._rows], self._values[: self._rows]
+        for column in columns:
             column.flags.writeable = False
-        return rows
+        return MinuteRows(*columns, tuple(self._starts))
 
     def changes(self) -> Changes:
         """Return the increments by cell, over all minutes."""
-        cells, values = self._cells[: self._rows], self._values[: self._rows]
-        if not len(cells):
-            return Changes(cells, values)
-        order = np.argsort(cells, kind="stable")
-        ordered = cells[order]
-        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
-        return Changes(ordered[starts], np.add.reduceat(values[order], starts, axis=0))
+        parts = [_by_cell(part.cells, part.values) for part in self.by_minute().parts()]
+        if len(parts) == 1:
+            return parts[0]
+        cells = np.unique(np.concatenate([part.cells for part in parts]))
+        values = np.zeros((len(cells), self._values.shape[1]), np.int64)
+        carried: dict[int, Carried] = {}
+        for part in parts:
+            at = np.searchsorted(cells, part.cells)
+            values[at] += part.values
+            carry(values, at, carried)
+        return Changes(cells, values, carried)
 
     def clear(self) -> None:
         """Remove everything, after it was committed or because it must not be."""
         self._rows_of.clear()
         self._rows = 0
+        self._starts = [0]
+        self._largest = 0
         for tally in (
             self.positions,
             self.polled,
@@ -178,3 +209,13 @@ class Delta:
             tally.clear()
         self.clamped = 0
         self.dead_letters = []
+
+
+def _by_cell(cells: NDArray[np.int64], values: NDArray[np.int64]) -> Changes:
+    """Sum the rows of one part by cell. cells: int64[r]. values: int64[r, width]."""
+    if not len(cells):
+        return Changes(cells, values)
+    order = np.argsort(cells, kind="stable")
+    ordered = cells[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    return Changes(ordered[starts], np.add.reduceat(values[order], starts, axis=0))

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.sums import aggregate
+from tokentrace.aggregate.sums import aggregate_parts
 from tokentrace.aggregate.validate import reject_invalid, repair
 from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
@@ -119,10 +119,11 @@ class Pipeline:
         """Aggregate by event minute and cell together, then hand each minute's part to the delta."""
         first = int(minute.min())
         cells = int(cell.max()) + 1
-        sums = aggregate(spans, (minute - first) * cells + cell, priced, self._layout)
-        bounds = np.flatnonzero(np.diff(sums.keys // cells)) + 1
-        for part, values in zip(np.split(sums.keys, bounds), np.split(sums.values, bounds), strict=True):
-            delta.add(first + int(part[0]) // cells, part % cells, values)
+        for sums in aggregate_parts(spans, (minute - first) * cells + cell, priced, self._layout):
+            delta.reserve(sums.largest)
+            bounds = np.flatnonzero(np.diff(sums.keys // cells)) + 1
+            for keys, values in zip(np.split(sums.keys, bounds), np.split(sums.values, bounds), strict=True):
+                delta.add(first + int(keys[0]) // cells, keys % cells, values)
 
 
 def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArray[np.int64], int]:

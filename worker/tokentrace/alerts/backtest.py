@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.delta import Delta, MinuteRows
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline
 from tokentrace.alerts.evaluation import MINUTE_S, AlertTransition
@@ -57,13 +57,19 @@ class Backtest:
             self._flush()
 
     def _flush(self) -> None:
-        delta, groups = self._delta, self._groups
-        rows = delta.by_minute()
+        delta = self._delta
+        for rows in delta.by_minute().parts():
+            self._apply_rows(rows)
+        self.spans += sum(delta.counted.values())
+        self.rejected.update(delta.reasons)
+        delta.clear()
+
+    def _apply_rows(self, rows: MinuteRows) -> None:
+        """Apply one part of the increments."""
+        groups = self._groups
         timely = rows.minutes > 0
         self.left_out += int(rows.values[~timely, Layout.column("spans")].sum())
         minutes, cells = rows.minutes[timely], rows.cells[timely]
-        self.spans += sum(delta.counted.values())
-        self.rejected.update(delta.reasons)
         if len(minutes):
             evaluation, known = self._owner.evaluation, groups.groups
             numbers = [evaluation.number(known[group]) for group in groups.cell_group[cells].tolist()]
@@ -71,7 +77,6 @@ class Backtest:
             values = rows.values[timely][:, evaluation.windows.columns.needed]
             self._apply(minutes, np.array(numbers, np.int64), statuses, values)
             self._last = max(self._last or 0, int(minutes.max()))
-        delta.clear()
 
     def _apply(
         self, minutes: Ints, groups: Ints, statuses: Ints, values: Ints, reached_us: Mapping[int, int] | None = None

@@ -127,11 +127,12 @@ class ExactlyOnce:
 
     def _state_records(self, totals: Totals, cells: NDArray[np.int64]) -> Iterator[Record]:
         topic, replica = self._settings.state_topic, self._settings.replica
-        values = self._codec.cells(totals.values[cells], totals.created_s[cells])
+        values = self._codec.cells(totals.values[cells], totals.created_s[cells], totals.carried_by(cells))
         for (group, status), value in zip(self._cells(cells), values, strict=True):
             yield Record(topic, cell_key(replica, group, status), value, self._state_partition)
         value = self._codec.replica(replica, self._settings.source_topic, totals)
-        yield Record(topic, replica_key(replica), value, self._state_partition, replica_headers(value))
+        headers = replica_headers(value, totals.has_wide_sums)
+        yield Record(topic, replica_key(replica), value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:
         topic, replica = self._settings.state_topic, self._settings.replica
@@ -148,7 +149,13 @@ class ExactlyOnce:
         key = replica_key(self._settings.replica)
         progress = Progress(self._source.topic_partitions, proposal.event_times_us, proposal.clamped)
         for value in self._codec.rollups(
-            self._settings.replica, committed_at_s, rows.minutes, self._cells(rows.cells), rows.values, progress
+            self._settings.replica,
+            committed_at_s,
+            rows.minutes,
+            self._cells(rows.cells),
+            rows.values,
+            progress,
+            rows.starts,
         ):
             yield Record(self._settings.rollups_topic, key, value, 0, schema_headers(value))
 

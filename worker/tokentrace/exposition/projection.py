@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tokentrace.model.snapshot import ExpiredKey, Snapshot
 from tokentrace.model.spans import STATUSES
+from tokentrace.model.wide import LIMIT, sum_runs
 
 _NO_SERIES: Final = -1
 
@@ -73,6 +74,20 @@ class Projection:
         if not len(self._order):
             return values[:0]
         return np.add.reduceat(values[self._order], self._starts, axis=0)
+
+    def totals(self, snapshot: Snapshot, column: int) -> NDArray[np.int64] | NDArray[np.object_]:
+        """Sum a column of the snapshot by series, exactly: int64[s], or Python's integers where any sum is wide."""
+        values = snapshot.values[:, column]
+        if not len(self._order):
+            return values[:0]
+        sums = sum_runs(values[self._order], self._starts)
+        for row, carried in snapshot.carried.items():
+            series = int(self._series[row])
+            if column in carried and series != _NO_SERIES:
+                if sums.dtype != object:
+                    sums = sums.astype(object)
+                sums[series] += LIMIT * carried[column]
+        return sums
 
     def earliest(self, times_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the earliest time of each series, float64[s]. times_s: float64[r + k], 0: not counted yet."""

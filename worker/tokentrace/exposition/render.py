@@ -168,12 +168,13 @@ def _number(decimals: int) -> str:
     return f"%d.%0{decimals}d" if decimals else "%d"
 
 
-def _split(units: NDArray[np.int64], decimals: int) -> list[list[int]]:
+def _split(units: NDArray[np.int64] | NDArray[np.object_], decimals: int) -> list[list[int]]:
     """Return the columns that fill the template of `_number`."""
     if not decimals:
         return [units.tolist()]
-    whole, rest = np.divmod(units, 10**decimals)
-    return [whole.tolist(), rest.tolist()]
+    # Not by divmod, which takes no array of Python's integers.
+    whole = units // 10**decimals
+    return [whole.tolist(), (units - whole * 10**decimals).tolist()]
 
 
 def _counter(
@@ -188,7 +189,7 @@ def _counter(
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
     base = family.name.removesuffix("_total")
     for extra, column in family.columns:
-        units = projection.sums(snapshot.values[:, Layout.column(column)])
+        units = projection.totals(snapshot, Layout.column(column))
         shown = np.flatnonzero(units > 0) if family.present_only else np.flatnonzero(counted)
         number = _number(family.decimals)
         values = units[shown]
@@ -220,7 +221,7 @@ def _histogram(
 ) -> list[str]:
     histogram = snapshot.layout.histograms[family.measure]
     counts = np.cumsum(projection.sums(snapshot.values[:, histogram.buckets]), axis=1)
-    sums = projection.sums(snapshot.values[:, histogram.sum])
+    sums = projection.totals(snapshot, histogram.sum)
     observed = np.flatnonzero(counts[:, -1])
     counts, sums = counts[observed], sums[observed]
     held = zeros((family.name, ""), observed)

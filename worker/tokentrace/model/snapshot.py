@@ -7,13 +7,14 @@ snapshot holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model.measures import Layout
+from tokentrace.model.wide import NOTHING_CARRIED, Carried, CarriedRows
 
 #: The label value of everything beyond `metrics.max_groups`.
 OVERFLOW: Final = "__overflow__"
@@ -40,10 +41,11 @@ class ExpiredKey(NamedTuple):
 
 
 class ExpiredTotals(NamedTuple):
-    """Totals of expired groups. values: int64[layout.width]. created_s: Unix time of their first span."""
+    """Totals of expired groups. values: int64[layout.width], with what they carry. created_s: of their first span."""
 
     values: NDArray[np.int64]
     created_s: float
+    carried: Carried = NOTHING_CARRIED
 
 
 class PartitionAudit(NamedTuple):
@@ -63,7 +65,7 @@ class Snapshot:
     groups: at least g groups; the list only grows within an epoch, so an index stays valid.
     cell_group: int32[k], index into groups. cell_status: uint8[k], index into spans.STATUSES.
     expired: the keys of the r expired rows, which change only with the epoch.
-    values: int64[r + k, layout.width].
+    values: int64[r + k, layout.width]. carried: row -> what exceeds it, see `model.wide`.
     created_s: float64[r + k], Unix time at which the row was first counted.
     rejected: reason -> messages or parts of spans. rejected_created_s: reason -> Unix time of the first.
     quality_sum: int64[r + k], millionths; quality_count: int64[r + k]: scores inside the quality window.
@@ -88,3 +90,4 @@ class Snapshot:
     overflowed_spans: int
     committed_at_s: float
     expired: Sequence[ExpiredKey] = ()
+    carried: CarriedRows = field(default_factory=dict)

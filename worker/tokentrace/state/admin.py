@@ -20,7 +20,15 @@ from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.records import cell_key, encode_replica, expired_key, replica_headers, replica_key
+from tokentrace.state.records import (
+    cell_key,
+    decode_cell,
+    encode_replica,
+    expired_key,
+    is_wide,
+    replica_headers,
+    replica_key,
+)
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import Header, decode_record
 
@@ -87,7 +95,8 @@ class StateAdmin:
         for partition in record["partitions"]:
             partition["offset"] = 0
         value = encode_replica(record)
-        self._write(replica, [(replica_key(replica), value)], replica_headers(value))
+        wide = any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
+        self._write(replica, [(replica_key(replica), value)], replica_headers(value, wide))
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""
@@ -134,7 +143,7 @@ def _totals(replica: str, stored: Stored) -> ReplicaTotals:
     sums: dict[tuple[Group, str], Counter[str]] = {}
     expired = [(_shown(key), key.status, written) for key, written in stored.expired.items()]
     for group, status, written in [*((*cell, written) for cell, written in stored.cells.items()), *expired]:
-        counts = decode_record(written.value, "state-cell")["counts"]
+        counts, _ = decode_cell(written.value)
         sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
     partitions = record["partitions"] if record else []
     positions = {(partition["topic"], partition["partition"]): partition["offset"] for partition in partitions}

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.snapshot import OVERFLOW_GROUP, ExpiredKey, ExpiredTotals, Group
+from tokentrace.model.wide import Carried, carry, plus_carried
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def find_expired(
     for cell in expired_cells.tolist():
         group = groups.groups[groups.cell_group[cell]]
         key = ExpiredKey(group.model, group.provider, int(groups.cell_status[cell]))
-        _add(expired, key, ExpiredTotals(totals.values[cell], float(totals.created_s[cell])))
+        sums = ExpiredTotals(totals.values[cell], float(totals.created_s[cell]), totals.carried.get(cell, {}))
+        _add(expired, key, sums)
     kept = [groups.groups[number] for number in np.flatnonzero(~idle).tolist()]
     _merge_unshown(expired, kept, [labels for labels in sets if labels and labels <= _KEPT])
     return Expiry(
@@ -97,5 +99,8 @@ def _labels(labelled: Group | ExpiredKey, labels: frozenset[str]) -> tuple[str, 
 def _add(expired: dict[ExpiredKey, ExpiredTotals], key: ExpiredKey, more: ExpiredTotals) -> None:
     before = expired.get(key)
     if before is not None:
-        more = ExpiredTotals(before.values + more.values, min(before.created_s, more.created_s))
+        values = (before.values + more.values)[None]
+        carried: dict[int, Carried] = {0: plus_carried(before.carried, more.carried)}
+        carry(values, np.zeros(1, np.int64), carried)
+        more = ExpiredTotals(values[0], min(before.created_s, more.created_s), carried[0])
     expired[key] = more

@@ -90,9 +90,12 @@ class Ledger:
         cell_group = self._groups.cell_group[:cells]
         quality_sum, quality_count = self._quality.copy(cells)
         values, created_s = totals.values, totals.created_s
+        carried = totals.carried
         expired = list(totals.expired)
         if expired:
             rows = totals.expired.values()
+            carried = {len(expired) + cell: more for cell, more in carried.items()}
+            carried.update((number, row.carried) for number, row in enumerate(rows) if row.carried)
             values = np.concatenate([np.stack([row.values for row in rows]), values])
             created_s = np.concatenate([np.array([row.created_s for row in rows]), created_s])
             none = np.zeros(len(expired), np.int64)
@@ -115,4 +118,5 @@ class Ledger:
             overflowed_spans=int(totals.values[cell_group == 0, Layout.column("spans")].sum()),
             committed_at_s=totals.committed_at_s,
             expired=expired,
+            carried=carried,
         )

@@ -1,7 +1,7 @@
 """The codec of the durable state: totals and increments as Avro records with named fields, and back.
 
-The schemas are `schemas/state-cell.avsc`, `state-replica.avsc` and `rollup.avsc`; a reader needs no more than these
-files. Fields are resolved by name: a sum that is added later is 0 in older records.
+The schemas are `state-cell`, `state-cell-wide`, `state-replica` and `rollup` in `schemas/`; a reader needs no more than
+these files. Fields are resolved by name: a sum that is added later is 0 in older records.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Group, PartitionAudit
 from tokentrace.model.spans import STATUSES
 from tokentrace.model.varint import encode_long
+from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows
 from tokentrace.state.counts import Counts
 from tokentrace.state.schemas import Header, decode_record, encode_record, record_schemas, schema_headers
 from tokentrace.state.totals import Totals
@@ -96,24 +97,42 @@ class StateCodec:
         self._layout = layout
         self._bounds = {name: list(histogram.bounds) for name, histogram in layout.histograms.items()}
         self._counts = Counts(layout)
+        #: Column -> its field, of sums.
+        self._names = {
+            columns.start: name for name, columns in layout.fields.items() if columns.stop == columns.start + 1
+        }
 
     # -- totals ------------------------------------------------------------------------------------------------------
 
-    def cells(self, values: NDArray[np.int64], created_s: NDArray[np.float64]) -> Iterator[bytes]:
-        """Encode cells, a record each. values: int64[t, width]. created_s: float64[t], Unix time."""
-        prefix = record_schemas().prefix("state-cell")
+    def cells(
+        self, values: NDArray[np.int64], created_s: NDArray[np.float64], carried: CarriedRows = NOTHING_CARRIED
+    ) -> Iterator[bytes]:
+        """Encode cells, a record each. values: int64[t, width]. created_s: float64[t], Unix time. carried: by row.
+
+        Only a cell that carries something is a wide record, which release 0.1.0 rejects instead of losing a part of it.
+        """
+        prefix, wide = record_schemas().prefix("state-cell"), record_schemas().prefix("state-cell-wide")
         times_us = np.rint(created_s * 1e6).astype(np.int64)
-        for created_at, counts in zip(times_us.tolist(), self._counts.encode(values), strict=True):
-            yield prefix + encode_long(created_at) + counts
+        for row, (created_at, counts) in enumerate(zip(times_us.tolist(), self._counts.encode(values), strict=True)):
+            if row in carried:
+                yield wide + encode_long(created_at) + counts + self._carried(carried[row])
+            else:
+                yield prefix + encode_long(created_at) + counts
+
+    def _carried(self, carried: Carried) -> bytes:
+        """Encode the last field of a wide cell, a map."""
+        items = [_string(self._names[column]) + encode_long(count) for column, count in sorted(carried.items())]
+        return b"".join([encode_long(len(items)), *items, b"\0"])
 
     def cell(self, value: bytes) -> tuple[list[int], float]:
-        """Decode a cell's record: (its row of the layout, Unix time of its creation)."""
-        record = decode_record(value, "state-cell")
-        return self._counts.row(record["counts"]), record["created_at"] / 1e6
+        """Decode a cell's record: (its row of the layout as exact integers of any size, Unix time of its creation)."""
+        counts, created_at_us = decode_cell(value)
+        return self._counts.row(counts), created_at_us / 1e6
 
     def expired(self, totals: ExpiredTotals) -> bytes:
         """Encode the totals of expired groups; the record is a cell's."""
-        return next(self.cells(totals.values[None], np.array([totals.created_s])))
+        carried = {0: totals.carried} if totals.carried else {}
+        return next(self.cells(totals.values[None], np.array([totals.created_s]), carried))
 
     def replica(self, replica: str, topic: str, totals: Totals) -> bytes:
         """Encode a replica's own record."""
@@ -162,6 +181,7 @@ class StateCodec:
         changed_s: NDArray[np.float64],
         topic: str,
         expired: Mapping[ExpiredKey, ExpiredTotals] = MappingProxyType({}),
+        carried: CarriedRows = NOTHING_CARRIED,
     ) -> Totals:
         """Decode a replica's record into its totals, with the rows of its cells and what has expired.
 
@@ -182,6 +202,7 @@ class StateCodec:
             positions={audit["partition"]: audit["offset"] for audit in audits},
             committed_at_s=record["committed_at"] / 1e6,
             expired=expired,
+            carried=carried,
         )
 
     # -- increments --------------------------------------------------------------------------------------------------
@@ -194,10 +215,12 @@ class StateCodec:
         cells: Sequence[Cell],
         values: NDArray[np.int64],
         progress: Progress,
+        starts: Sequence[int] = (0,),
     ) -> Iterator[bytes]:
         """Encode the increments of a commit. minutes: int64[r]. cells: r of them. values: int64[r, width].
 
-        Yields no record for a commit without rows that does not bring event time further.
+        starts: first rows of parts, each of which is in records of its own: no record has a row of the same minute and
+        cell twice. Yields no record for a commit without rows that does not bring event time further.
         """
         names: dict[Group, bytes] = {}
         rows = []
@@ -219,7 +242,7 @@ class StateCodec:
         }
         # The last field is an array, which is empty: its end is one byte.
         head = encode_record("rollup", head_fields)[:-1]
-        *parts, last = _parts(rows)
+        *parts, last = _parts(rows, starts)
         for part in parts:
             yield b"".join([head, encode_long(len(part)), *part, b"\0"])
         head_fields["reached"] = [
@@ -241,16 +264,35 @@ class StateCodec:
         return minutes, cells, values
 
 
-def _parts(rows: Sequence[bytes]) -> list[Sequence[bytes]]:
-    """Split the rows into parts of ROLLUP_BYTES and at most one row more; one empty part without rows."""
+def _parts(rows: Sequence[bytes], starts: Sequence[int]) -> list[Sequence[bytes]]:
+    """Split the rows at `starts` and into parts of ROLLUP_BYTES and at most one row more.
+
+    Without rows, return one empty part.
+    """
     ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
     cuts = (np.flatnonzero(np.diff(ends // ROLLUP_BYTES)) + 1).tolist()
-    return [rows[first:last] for first, last in itertools.pairwise([0, *cuts, len(rows)])]
+    return [rows[first:last] for first, last in itertools.pairwise([*sorted({0, *starts, *cuts}), len(rows)])]
 
 
 def _string(text: str) -> bytes:
     data = text.encode()
     return encode_long(len(data)) + data
+
+
+def is_wide(value: bytes) -> bool:
+    """Return whether a cell's record has sums beyond `wide.LIMIT`."""
+    return record_schemas().name(value) == "state-cell-wide"
+
+
+def decode_cell(value: bytes) -> tuple[dict[str, Any], int]:
+    """Decode a cell's record: (its counts by field, of any size; microseconds of Unix time of its creation)."""
+    wide = is_wide(value)
+    record = decode_record(value, "state-cell-wide" if wide else "state-cell")
+    counts = record["counts"]
+    if wide:
+        for name, count in record["carried"].items():
+            counts[name] += LIMIT * count
+    return counts, record["created_at"]
 
 
 def decode_positions(value: bytes, topic: str) -> dict[int, int]:
@@ -264,6 +306,10 @@ def encode_replica(record: Mapping[str, Any]) -> bytes:
     return encode_record("state-replica", record)
 
 
-def replica_headers(value: bytes) -> list[Header]:
-    """Return the headers to write a replica's own record with. They describe its cells too."""
-    return [*schema_headers(value), *record_schemas().headers_of(["state-cell"])]
+def replica_headers(value: bytes, wide: bool = False) -> list[Header]:
+    """Return the headers to write a replica's own record with. They describe its cells too.
+
+    wide: whether any record of it is a wide cell.
+    """
+    names = ["state-cell", "state-cell-wide"] if wide else ["state-cell"]
+    return [*schema_headers(value), *record_schemas().headers_of(names)]

@@ -41,7 +41,7 @@ class ReplicaState:
     # -- the commit --------------------------------------------------------------------------------------------------
 
     def prepare(self) -> Proposal:
-        """Return what committing the delta now makes durable. Raises FatalError when a total exceeds int64."""
+        """Return what committing the delta now makes durable."""
         delta = self.delta
         totals, changes = self._ledger.preview(delta)
         return Proposal(

@@ -7,7 +7,7 @@ be split in two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
@@ -20,6 +20,7 @@ from tokentrace.kafka.producer import partition_of
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
+from tokentrace.model.wide import Carried, put_row
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import Cell, StateCodec, parse_key
 from tokentrace.state.schemas import record_schemas
@@ -87,14 +88,16 @@ class StateReader:
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
         values = np.zeros((len(cells), layout.width), np.int64)
         created_s, changed_s = np.zeros(len(cells), np.float64), np.zeros(len(cells), np.float64)
+        carried: dict[int, Carried] = {}
         for number, written in zip(numbers.tolist(), committed.cells.values(), strict=True):
-            values[number], created_s[number] = codec.cell(written.value)
+            row, created_s[number] = codec.cell(written.value)
+            put_row(values, carried, number, row)
             changed_s[number] = written.at_s
         expired = {}
         for key, written in committed.expired.items():
             row, since_s = codec.cell(written.value)
-            expired[key] = ExpiredTotals(np.array(row, np.int64), since_s)
-        return codec.totals(committed.replica, values, created_s, changed_s, source_topic, expired)
+            expired[key] = _expired(row, since_s)
+        return codec.totals(committed.replica, values, created_s, changed_s, source_topic, expired, carried)
 
     def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
         """Return replica -> its committed records in these partitions."""
@@ -120,6 +123,13 @@ class StateReader:
             for replica, stored in found.items()
             if stored.replica is not None or stored.cells or stored.expired
         }
+
+
+def _expired(row: Sequence[int], since_s: float) -> ExpiredTotals:
+    values = np.zeros((1, len(row)), np.int64)
+    carried: dict[int, Carried] = {}
+    put_row(values, carried, 0, row)
+    return ExpiredTotals(values[0], since_s, carried.get(0, {}))
 
 
 def _put(records: dict[_Key, Written], key: _Key, written: Written | None) -> None:

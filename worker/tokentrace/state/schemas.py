@@ -28,7 +28,7 @@ from tokentrace.errors import FatalError, SchemaError
 
 #: The schemas of the durable records, by the name of their file.
 RECORDS: Final = (
-    "state-cell", "state-replica", "rollup", "seen-chunk",
+    "state-cell", "state-cell-wide", "state-replica", "rollup", "seen-chunk",
     "alert", "alert-delivery", "alert-rule", "alert-evaluator", "alert-silence",
 )  # fmt: skip
 #: The release whose schemas every release knows.
@@ -71,6 +71,11 @@ class RecordSchemas:
     def prefix(self, name: str) -> bytes:
         """Return the bytes that records of this schema begin with."""
         return self._prefixes[name]
+
+    def name(self, value: bytes) -> str | None:
+        """Return the name of a record's schema, None if the schema is not known."""
+        known = self._known.get(value[:PREFIX_BYTES])
+        return None if known is None else known[0]
 
     def decode(self, value: bytes, name: str, headers: Headers = None) -> Any:
         """Decode a record into today's schema, timestamps as microseconds. headers: of the record's message.

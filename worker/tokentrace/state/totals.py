@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.aggregate.delta import Changes, Delta
-from tokentrace.errors import FatalError
 from tokentrace.model.arrays import resized
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, PartitionAudit
+from tokentrace.model.wide import Carried, CarriedRows, carry, plus_carried
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Everything that was ever counted by this replica; immutable.
 
-    values: int64[k, width]. created_s: float64[k], Unix time of the cell's first commit, 0 before it.
+    values: int64[k, width]. carried: cell -> what exceeds its row, see `model.wide`.
+    created_s: float64[k], Unix time of the cell's first commit, 0 before it.
     changed_s: float64[k], Unix time of the last commit that changed the cell.
     rejected: reason -> messages or parts; rejected_created_s: reason -> Unix time of its first.
     partitions: partition -> audit. positions: partition -> offset up to which this replica has counted.
@@ -36,6 +37,7 @@ class Totals:
     positions: Mapping[int, int]
     committed_at_s: float
     expired: Mapping[ExpiredKey, ExpiredTotals] = field(default_factory=dict)
+    carried: CarriedRows = field(default_factory=dict)
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
@@ -43,19 +45,19 @@ class Totals:
         return cls(np.zeros((0, layout.width), np.int64), times_s, times_s, {}, {}, {}, {}, 0.0)
 
     def plus(self, delta: Delta, changes: Changes, now_s: float) -> Totals:
-        """Return the sum of these totals and the delta's.
-
-        Raises FatalError when a total exceeds int64 (9.2 billion USD in one cell).
-        """
+        """Return the sum of these totals and the delta's."""
         values, created_s, changed_s = self.values, self.created_s, self.changed_s
+        carried = dict(self.carried)
         cells = changes.cells
         if len(cells):
             size = max(len(values), int(cells[-1]) + 1)
             values = resized(values, size)
             created_s, changed_s = resized(created_s, size), resized(changed_s, size)
             values[cells] += changes.values
-            if (values[cells] < 0).any():
-                raise FatalError("A total has outgrown 64 bits; give this replica a new worker.replica_id.")
+            carry(values, cells, carried)
+            for index, more in changes.carried.items():
+                cell = int(cells[index])
+                carried[cell] = plus_carried(carried.get(cell, {}), more)
             created_s[cells[created_s[cells] == 0.0]] = now_s
             changed_s[cells] = now_s
         rejected, rejected_created_s = dict(self.rejected), dict(self.rejected_created_s)
@@ -72,9 +74,29 @@ class Totals:
                 before.duplicates + delta.duplicates[partition],
             )
         positions = {**self.positions, **delta.positions}
-        return Totals(
-            values, created_s, changed_s, rejected, rejected_created_s, partitions, positions, now_s, self.expired
+        return replace(
+            self,
+            values=values,
+            created_s=created_s,
+            changed_s=changed_s,
+            rejected=rejected,
+            rejected_created_s=rejected_created_s,
+            partitions=partitions,
+            positions=positions,
+            committed_at_s=now_s,
+            carried=carried,
         )
+
+    @property
+    def has_wide_sums(self) -> bool:
+        """Return whether any record of these totals is wide."""
+        return bool(self.carried) or any(sums.carried for sums in self.expired.values())
+
+    def carried_by(self, cells: NDArray[np.int64]) -> dict[int, Carried]:
+        """Return index in `cells` (int64[t]) -> what that cell carries."""
+        if not self.carried:
+            return {}
+        return {index: self.carried[cell] for index, cell in enumerate(cells.tolist()) if cell in self.carried}
 
     def without(self, expiry: Expiry, before: NDArray[np.int64], now: NDArray[np.int64]) -> Totals:
         """Return these totals without expired cells. before, now: int64[c], old and new numbers of the other cells."""
@@ -85,7 +107,10 @@ class Totals:
             moved[now] = column[before]
             columns.append(moved)
         values, created_s, changed_s = columns
-        return replace(self, values=values, created_s=created_s, changed_s=changed_s, expired=expiry.expired)
+        carried = {int(now[index]): more for index, more in self.carried_by(before).items()}
+        return replace(
+            self, values=values, created_s=created_s, changed_s=changed_s, carried=carried, expired=expiry.expired
+        )
 
 
 class Expiry(NamedTuple):

@@ -1,0 +1,73 @@
+"""Wide sums: exact integers beyond 64 bits, in rows of int64 and, for the few that need it, what these do not hold.
+
+A column of a row holds less than LIMIT, so that two rows can be added without overflow. What exceeds LIMIT is carried:
+the sum is the column plus LIMIT times the carried count. Ordinary sums carry nothing and cost one comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.model.arrays import Ints
+
+#: A sum of this size or more is carried.
+LIMIT: Final = 1 << 62
+_HALF_BITS: Final = 31
+
+#: Column -> multiples of LIMIT, of one row.
+Carried = Mapping[int, int]
+#: Row -> what it carries. Rows that carry nothing are left out.
+CarriedRows = Mapping[int, Carried]
+
+#: Of a row or of rows.
+NOTHING_CARRIED: Final[Mapping[int, Any]] = MappingProxyType({})
+
+
+def carry(values: Ints, rows: Ints, carried: dict[int, Carried]) -> None:
+    """Move what exceeds LIMIT in these rows of values (int64[t, c], below 2 * LIMIT) to `carried`, both in place."""
+    over = values[rows] >= LIMIT
+    if over.any():
+        for index, column in np.argwhere(over).tolist():
+            row = int(rows[index])
+            values[row, column] -= LIMIT
+            carried[row] = plus_carried(carried.get(row, {}), {column: 1})
+
+
+def plus_carried(first: Carried, second: Carried) -> Carried:
+    """Add what two rows carry."""
+    return {column: first.get(column, 0) + second.get(column, 0) for column in {**first, **second}}
+
+
+def put_row(values: Ints, carried: dict[int, Carried], row: int, numbers: Sequence[int]) -> None:
+    """Set a row of values (int64[t, c]) to exact numbers."""
+    if max(numbers) >= LIMIT:
+        carried[row] = {column: number // LIMIT for column, number in enumerate(numbers) if number >= LIMIT}
+        numbers = [number % LIMIT for number in numbers]
+    values[row] = numbers
+
+
+def sum_runs(values: Ints, starts: Ints) -> Ints | NDArray[np.object_]:
+    """Sum runs of nonnegative values exactly: int64[n] -> [s]. starts: int64[s], ascending, the first one 0.
+
+    The result is int64, or Python's integers where int64 does not hold one of them.
+    """
+    longest = int(np.diff(starts, append=len(values)).max())
+    if int(values.max()) * longest < 2 * LIMIT:
+        return _sum_runs(values, starts)
+    low = _sum_runs(values & ((1 << _HALF_BITS) - 1), starts)
+    high = _sum_runs(values >> _HALF_BITS, starts) + (low >> _HALF_BITS)
+    low &= (1 << _HALF_BITS) - 1
+    if int(high.max()) < 1 << _HALF_BITS:
+        return (high << _HALF_BITS) + low
+    return np.array(
+        [(upper << _HALF_BITS) + lower for upper, lower in zip(high.tolist(), low.tolist(), strict=True)], object
+    )
+
+
+def _sum_runs(values: Ints, starts: Ints) -> Ints:
+    return np.asarray(np.add.reduceat(values, starts), np.int64)
