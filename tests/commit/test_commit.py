@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from tests.commit.test_dead_letters import topic_of
 from tests.harness import Harness
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
 from tests.spanfactory import message, span
@@ -53,7 +54,14 @@ def exactly(rig: Harness) -> tuple[ExactlyOnce, ScriptedProducer]:
     )  # fmt: skip
     clients = ScriptedClients(producer=ScriptedProducer)
     source: Any = Source()
-    committer = ExactlyOnce(settings, clients=clients, source=source, groups=rig.groups, layout=rig.ledger._layout)
+    committer = ExactlyOnce(
+        settings,
+        clients=clients,
+        source=source,
+        dead_letters=topic_of(None)[0],
+        groups=rig.groups,
+        layout=rig.ledger._layout,
+    )
     return committer, clients.made[0]
 
 
@@ -144,6 +152,26 @@ def test_a_full_queue_is_waited_for(exactly: tuple[ExactlyOnce, ScriptedProducer
     committer.close()
 
 
+def test_a_dead_letter_that_its_topic_refuses_becomes_a_reference_in_the_next_commit(
+    exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness
+) -> None:
+    committer, producer = exactly
+    rig.count([b"junk" * 5000], offset=3)
+    producer.deliver = lambda _: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+    while True:
+        producer.records.clear()
+        producer.errors["commit_transaction"] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
+        assert commit(committer, rig) is Outcome.RETRY
+        if len(producer.records[-1]["value"]) < 20_000:
+            break
+    producer.deliver = lambda _: None
+    producer.records.clear()
+    assert commit(committer, rig) is Outcome.COMMITTED
+    values = [record["value"] for record in producer.records if record["topic"] == "dead"]
+    assert values == [b"junk", b"rubbish", b"junk" * 256]
+    assert committer._dead_letters.truncated == {"unknown_framing": 1}
+
+
 # At least once.
 
 
@@ -151,7 +179,7 @@ def test_a_full_queue_is_waited_for(exactly: tuple[ExactlyOnce, ScriptedProducer
 def plainly() -> tuple[AtLeastOnce, ScriptedProducer, Source]:
     source = Source()
     clients = ScriptedClients(producer=ScriptedProducer)
-    committer = AtLeastOnce(clients, source, "dead")  # type: ignore[arg-type]
+    committer = AtLeastOnce(clients, source, topic_of(None)[0])  # type: ignore[arg-type]
     assert committer.start() is None
     return committer, clients.made[0], source
 
@@ -170,7 +198,7 @@ def test_only_dead_letters_that_were_not_delivered_are_tried_again(
     plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
 ) -> None:
     committer, producer, source = plainly
-    producer.deliver = lambda index: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large") if index == 0 else None
+    producer.deliver = lambda index: KafkaError(KafkaError.NOT_ENOUGH_REPLICAS, "away") if index == 0 else None
     assert commit(committer, rig) is Outcome.RETRY
     assert source.committed == {}
     producer.deliver = lambda _: None

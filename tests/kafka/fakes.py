@@ -59,10 +59,17 @@ class ScriptedProducer(Scripted):
 
     def flush(self, *_: Any) -> int:
         self._call("flush")
+        self._deliver()
+        return 0
+
+    def commit_transaction(self, *_: Any) -> None:
+        self._deliver()
+        self._call("commit_transaction")
+
+    def _deliver(self) -> None:
         callbacks, self._callbacks = self._callbacks, []
         for index, callback in enumerate(callbacks):
             callback(self.deliver(index), None)
-        return 0
 
 
 class ScriptedClients(KafkaClients):

@@ -16,9 +16,9 @@ from tokentrace.kafka.clients import KafkaClients
 PROPERTIES = {"security.protocol": "SASL_SSL", "sasl.username": "u", "queued.min.messages": 7, "linger.ms": 99}
 
 
-def scripted() -> KafkaClients:
+def scripted(**properties: Any) -> KafkaClients:
     types: Any = dict.fromkeys(("consumer_type", "producer_type", "admin_type"), Scripted)
-    return KafkaClients(bootstrap_servers="x:1", client_id="r0", properties=PROPERTIES, **types)
+    return KafkaClients(bootstrap_servers="x:1", client_id="r0", properties=PROPERTIES | properties, **types)
 
 
 def made(client: Any) -> dict[str, Any]:
@@ -60,6 +60,12 @@ def test_a_consumer_takes_its_own_settings_and_a_callback_for_errors() -> None:
 def test_producers_are_idempotent_and_leave_the_size_limit_to_the_broker() -> None:
     config = made(scripted().producer({"linger.ms": 5}))
     assert config | {"enable.idempotence": True, "message.max.bytes": 1_000_000_000, "linger.ms": 5} == config
+
+
+def test_batches_stay_below_what_every_topic_takes_whatever_is_configured() -> None:
+    sizes = {"4000000": 1_000_000, "5000": "5000"}
+    for configured, used in sizes.items():
+        assert made(scripted(**{"batch.size": configured}).producer())["batch.size"] == used
 
 
 def test_the_library_accepts_these_settings() -> None:

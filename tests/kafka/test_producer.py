@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError
 
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
 from tokentrace.errors import FatalError, UsageError
-from tokentrace.kafka.producer import IdempotentProducer, Record, partition_of, produce
+from tokentrace.kafka.producer import IdempotentProducer, Record, paced, partition_of, produce, record_bytes
 
 Parts = tuple[IdempotentProducer, ScriptedProducer]
 
@@ -29,6 +29,25 @@ def test_produce_waits_while_the_queue_is_full() -> None:
     assert producer.produced == [("t", b"k")]
 
 
+def test_record_bytes_counts_key_value_and_headers() -> None:
+    empty = record_bytes(Record("t", None, None))
+    assert record_bytes(Record("t", b"key", b"value")) == empty + 8
+    assert record_bytes(Record("t", None, None, headers=[("n", b"12"), ("é", "é"), ("none", None)])) == empty + 11 + 30
+
+
+def test_paced_flushes_before_a_batch_outgrows_its_topic_and_nowhere_else() -> None:
+    events: list[str] = []
+    small, large = Record("limited", None, bytes(400)), Record("limited", None, bytes(2000))
+    other = Record("other", None, bytes(5000))
+    records = [small, other, small, small, large, small, other]
+    for record in paced(records, {"limited": 1000}, lambda: events.append("flush")):
+        events.append(f"{record.topic} {len(record.value or b'')}")  # noqa: PERF401 (flush appends between them)
+    assert events == [
+        "limited 400", "other 5000", "limited 400", "flush", "limited 400", "flush", "limited 2000", "flush",
+        "limited 400", "other 5000",
+    ]  # fmt: skip
+
+
 def test_partition_of_is_stable_and_spreads() -> None:
     found = [partition_of(f"tokentrace-{index}", 12) for index in range(200)]
     assert set(found) == set(range(12))
@@ -44,6 +63,7 @@ def test_an_idempotent_producer_reports_every_record(parts: Parts) -> None:
         producer.produce(Record("t", None, b"v"), reports.append)
     assert producer.flush(1.0) == 0
     assert reports == [None, "too large", None]
+    assert producer.too_large
     assert scripted.config["enable.idempotence"] is True
     assert scripted.config["linger.ms"] == 5
 

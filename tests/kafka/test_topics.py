@@ -120,10 +120,21 @@ def _first_without(cluster: Cluster, name: str) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("spec", "settings", "partitions", "message"),
     [
-        (state_topic("t"), {"cleanup.policy": "delete"}, 12, "cleanup.policy=delete, which could lose data; fix it"),
+        (
+            state_topic("t"),
+            {"cleanup.policy": "delete"},
+            12,
+            "cleanup.policy=delete, which could lose data or stop commits; fix it",
+        ),
+        (
+            rollups_topic("t", True),
+            {"max.message.bytes": "500000"},
+            1,
+            "has max.message.bytes=500000, .* --add-config max.message.bytes=8388608$",
+        ),
         (rollups_topic("t", True), {"cleanup.policy": "delete"}, 3, "has 3 partitions and must have 1; delete it with"),
     ],
-    ids=["settings", "partitions"],
+    ids=["settings", "size", "partitions"],
 )
 def test_a_topic_that_would_lose_data_is_rejected(
     parts: Parts, spec: module.TopicSpec, settings: dict[str, str], partitions: int, message: str

@@ -57,6 +57,23 @@ def test_a_transaction_without_offsets_sends_none(parts: Parts) -> None:
     assert "send_offsets_to_transaction" not in producer.calls
 
 
+def test_a_record_that_a_limited_topic_refuses_for_its_size_is_told_from_one_of_another_topic(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    transactions, producer = parts
+    producer.deliver = lambda _: KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
+    advice = "Raise max.message.bytes of the topic to 1,000,000 or more."
+    for limits, too_large in (({"dead": 100}, True), ({}, False)):
+        caplog.clear()
+        producer.errors["commit_transaction"] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
+        assert transactions.commit(RECORDS, None, limits) is Outcome.RETRY
+        assert transactions.too_large is too_large
+        assert (advice in caplog.text) is not too_large
+    producer.deliver = lambda _: None
+    assert transactions.commit(RECORDS, None, {"dead": 100}) is Outcome.COMMITTED
+    assert not transactions.too_large
+
+
 def test_transactions_are_short_and_keep_the_brokers_that_they_know(parts: Parts) -> None:
     _, producer = parts
     config = producer.config

@@ -45,7 +45,9 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
         return
     for record in newest:
         topic, partition, offset = record.source
-        click.echo(f"{record.partition}:{record.offset}  {topic}/{partition}@{offset}  {record.reason}  {record.error}")
+        truncated = "" if record.length is None else f"  truncated: a reference to a value of {record.length:,} bytes"
+        line = f"{record.partition}:{record.offset}  {topic}/{partition}@{offset}  {record.reason}  {record.error}"
+        click.echo(line + truncated)
     total = sum(reasons.values())
     click.echo(f"{total:,} dead letters" + "".join(f"; {count:,} {name}" for name, count in reasons.most_common()))
 
@@ -84,6 +86,7 @@ def _dead_letters(config_path: Path) -> Iterator[DeadLetters]:
 
 def _as_json(record: DeadLetterRecord) -> dict[str, object]:
     topic, partition, offset = record.source
+    reference = {} if record.length is None else {"truncated": {"length": record.length, "sha256": record.sha256}}
     return {
         "partition": record.partition,
         "offset": record.offset,
@@ -93,4 +96,5 @@ def _as_json(record: DeadLetterRecord) -> dict[str, object]:
         "key_hex": None if record.key is None else record.key.hex(),
         "value_hex": None if record.value is None else record.value.hex(),
         "timestamp_ms": record.timestamp_ms,
+        **reference,
     }

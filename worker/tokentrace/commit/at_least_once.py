@@ -9,9 +9,9 @@ from typing import Final
 
 from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.commit import Outcome
-from tokentrace.commit.dead_letters import dead_letter_record
+from tokentrace.commit.dead_letters import DeadLetterTopic
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.producer import IdempotentProducer
+from tokentrace.kafka.producer import IdempotentProducer, paced
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import DeadLetter
 from tokentrace.state.proposal import Proposal
@@ -33,9 +33,9 @@ class AtLeastOnce:
     produced again.
     """
 
-    def __init__(self, clients: KafkaClients, source: KafkaSource, dead_letter_topic: str) -> None:
+    def __init__(self, clients: KafkaClients, source: KafkaSource, dead_letters: DeadLetterTopic) -> None:
         self._source = source
-        self._topic = dead_letter_topic
+        self._dead_letters = dead_letters
         self._error = ""
         #: (topic, partition, offset) of the messages whose dead letters were delivered since the last commit.
         self._delivered: set[tuple[str, int, int]] = set()
@@ -68,15 +68,22 @@ class AtLeastOnce:
         letters = [letter for letter in letters if _origin(letter) not in self._delivered]
         if not letters:
             return True
-        for letter in letters:
-            self._producer.produce(dead_letter_record(self._topic, letter), partial(self._on_delivery, letter))
-        self._producer.flush(FLUSH_TIMEOUT_S)
+        self._producer.too_large = False
+        flush = partial(self._producer.flush, FLUSH_TIMEOUT_S)
+        records = self._dead_letters.records(letters)
+        for letter, record in zip(letters, paced(records, self._dead_letters.batch_bytes, flush), strict=True):
+            self._producer.produce(record, partial(self._on_delivery, letter))
+        flush()
         delivered = all(_origin(letter) in self._delivered for letter in letters)
-        if not delivered:
+        if delivered:
+            self._dead_letters.on_committed()
+        else:
             # What is still queued would otherwise arrive beside the next attempt's copy.
             self._producer.purge()
             reason = self._error or "no answer from the broker"
-            log.warning("Dead letters could not be written to %s (%s); retrying.", self._topic, reason)
+            log.warning("Dead letters could not be written to %s (%s); retrying.", self._dead_letters.name, reason)
+            if self._producer.too_large:
+                self._dead_letters.on_too_large()
         return delivered
 
     def _on_delivery(self, letter: DeadLetter, error: str | None) -> None:

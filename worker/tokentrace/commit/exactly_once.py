@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from tokentrace.aggregate.dedup import DedupChanges, DedupChunk
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.commit import Outcome
-from tokentrace.commit.dead_letters import dead_letter_record
+from tokentrace.commit.dead_letters import DeadLetterTopic
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer
 from tokentrace.model.measures import Layout
-from tokentrace.model.messages import DeadLetter
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
@@ -72,10 +71,12 @@ class ExactlyOnce:
         *,
         clients: KafkaClients,
         source: KafkaSource,
+        dead_letters: DeadLetterTopic,
         groups: GroupIndex,
         layout: Layout,
     ) -> None:
         self._settings = settings
+        self._dead_letters = dead_letters
         self._clients = clients
         self._source = source
         self._groups = groups
@@ -110,7 +111,12 @@ class ExactlyOnce:
         offsets = None
         if proposal.positions:
             offsets = Offsets(self._settings.source_topic, proposal.positions, self._source.group_metadata)
-        return self._transactions.commit(self._records(proposal), offsets)
+        outcome = self._transactions.commit(self._records(proposal), offsets, self._dead_letters.batch_bytes)
+        if outcome is Outcome.COMMITTED:
+            self._dead_letters.on_committed()
+        elif self._transactions.too_large:
+            self._dead_letters.on_too_large()
+        return outcome
 
     def close(self) -> None:
         """Nothing is open between commits."""
@@ -122,7 +128,7 @@ class ExactlyOnce:
         yield from self._state_records(proposal.totals, proposal.changes.cells)
         yield from self._expiry_records(proposal.expiry)
         yield from self._rollup_records(proposal)
-        yield from self._dead_letter_records(proposal.dead_letters)
+        yield from self._dead_letters.records(proposal.dead_letters)
         yield from self._dedup_records(proposal.dedup)
 
     def _state_records(self, totals: Totals, cells: NDArray[np.int64]) -> Iterator[Record]:
@@ -158,9 +164,6 @@ class ExactlyOnce:
             rows.starts,
         ):
             yield Record(self._settings.rollups_topic, key, value, 0, schema_headers(value))
-
-    def _dead_letter_records(self, letters: Sequence[DeadLetter]) -> Iterator[Record]:
-        return (dead_letter_record(self._settings.dead_letter_topic, letter) for letter in letters)
 
     def _dedup_records(self, changes: DedupChanges) -> Iterator[Record]:
         if self._ids is None:

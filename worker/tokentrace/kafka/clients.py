@@ -32,7 +32,8 @@ CONSUMER: Final[dict[str, Any]] = {
     "auto.offset.reset": "error",
 }
 
-#: A message that was consumed must fit into a dead letter, so the limit on its size is the broker's alone.
+#: The limit on the size of a message is its topic's alone. A batch of several stays below the smallest that is usual.
+BATCH_BYTES: Final = 1_000_000
 PRODUCER: Final[dict[str, Any]] = {"enable.idempotence": True, "message.max.bytes": 1_000_000_000}
 
 TRANSACTIONAL: Final[dict[str, Any]] = {
@@ -84,7 +85,11 @@ class KafkaClients:
 
     def producer(self, settings: Mapping[str, Any] | None = None) -> Producer:
         """Make an idempotent producer."""
-        return self._make(self._producer_type, {**self._properties, **self._base, **PRODUCER, **(settings or {})})
+        config = {**self._properties, **self._base, **PRODUCER, **(settings or {})}
+        size = str(config.get("batch.size", ""))
+        if size.isdigit() and int(size) > BATCH_BYTES:
+            config["batch.size"] = BATCH_BYTES
+        return self._make(self._producer_type, config)
 
     def transactional_producer(self, transactional_id: str) -> Producer:
         """Make a producer for transactions. Only `TransactionalProducer` uses one."""

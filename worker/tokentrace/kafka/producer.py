@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +16,11 @@ from tokentrace.kafka.errors import error_of
 #: librdkafka's number for "the partitioner chooses".
 ANY_PARTITION: Final = -1
 
+#: Bytes of a batch of one record beside its key, value and headers, and of a header beside its name and value: the
+#: largest that the fields of variable length can be (Kafka's record format, version 2).
+RECORD_OVERHEAD: Final = 61 + 36
+HEADER_OVERHEAD: Final = 10
+
 Headers = Sequence[tuple[str, str | bytes | None]]
 
 
@@ -27,6 +32,35 @@ class Record(NamedTuple):
     value: bytes | None
     partition: int = ANY_PARTITION
     headers: Headers = ()
+
+
+def record_bytes(record: Record) -> int:
+    """Return the most bytes that a record takes as a batch of its own, without compression.
+
+    `max.message.bytes` of a topic limits what a batch takes after compression, so a record within it always fits.
+    """
+    headers = sum(
+        HEADER_OVERHEAD + len(name.encode()) + len(value.encode() if isinstance(value, str) else value or b"")
+        for name, value in record.headers
+    )
+    return RECORD_OVERHEAD + len(record.key or b"") + len(record.value or b"") + headers
+
+
+def paced(records: Iterable[Record], batch_bytes: Mapping[str, int], flush: Callable[[], object]) -> Iterator[Record]:
+    """Give the records, and call `flush` before a batch could outgrow the limit of its topic.
+
+    batch_bytes: topic -> most bytes of a batch; a topic that is not in it takes every batch of the producer.
+    """
+    queued = dict.fromkeys(batch_bytes, 0)
+    for record in records:
+        limit = batch_bytes.get(record.topic)
+        if limit is not None:
+            size = record_bytes(record)
+            if queued[record.topic] and queued[record.topic] + size > limit:
+                flush()
+                queued = dict.fromkeys(batch_bytes, 0)
+            queued[record.topic] += size
+        yield record
 
 
 def partition_of(name: str, partitions: int) -> int:
@@ -54,22 +88,31 @@ def produce(
 
 
 class IdempotentProducer:
-    """Produces outside transactions and reports the delivery of each record."""
+    """Produces outside transactions and reports the delivery of each record.
+
+    too_large: whether a record was refused for its size since this was last set to False.
+    """
 
     def __init__(self, clients: KafkaClients, settings: Mapping[str, Any] | None = None) -> None:
         """settings: librdkafka properties that only this producer needs."""
         self._clients = clients
         self._producer = clients.producer(settings)
+        self.too_large = False
 
     def produce(self, record: Record, on_delivery: Callable[[str | None], None]) -> None:
         """Queue a record. on_delivery gets None once it is written, or why it was not; called in `poll` or `flush`.
 
         A record that cannot even be queued is reported at once.
         """
+
+        def report(error: KafkaError | None, _: object = None) -> None:
+            self.too_large |= error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+            on_delivery(None if error is None else error.str())
+
         try:
-            produce(self._producer, record, lambda error, _: on_delivery(None if error is None else error.str()))
+            produce(self._producer, record, report)
         except KafkaException as failure:
-            on_delivery(error_of(failure).str())
+            report(error_of(failure))
 
     def poll(self, timeout_s: float = 0.0) -> None:
         """Report deliveries; wait for one for so long."""

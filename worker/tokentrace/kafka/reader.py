@@ -65,6 +65,33 @@ def partition_count(clients: KafkaClients, admin: AdminClient, topic: str, timeo
     return count
 
 
+class OffsetReader:
+    """Reads single records of one topic by their offset, without joining a group or committing."""
+
+    def __init__(self, clients: KafkaClients, topic: str, group_id: str) -> None:
+        """group_id: librdkafka requires one and ACLs apply to it."""
+        self._consumer = clients.consumer(group_id=group_id, settings={"fetch.wait.max.ms": 50})
+        self._topic = topic
+
+    def read(self, partition: int, offset: int) -> Message | None:
+        """Return the record, None if the topic does not retain it. Raises FatalError if the topic cannot be read."""
+        self._consumer.assign([TopicPartition(self._topic, partition, offset)])
+        deadline_s = time.monotonic() + STALL_TIMEOUT_S
+        while time.monotonic() < deadline_s:
+            for message in self._consumer.consume(1, 0.5):
+                error = message.error()
+                if error is None:
+                    return message if message_offset(message) == offset else None
+                if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
+                    return None
+                raise FatalError(f"Topic {self._topic!r} cannot be read: {error.str()}.")
+        raise FatalError(f"Topic {self._topic!r} cannot be read; is a broker down?")
+
+    def close(self) -> None:
+        """Free the connections."""
+        self._consumer.close()
+
+
 class TopicReader:
     """Reads one topic whole, without joining a group or committing."""
 

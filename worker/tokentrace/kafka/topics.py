@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from tokentrace.errors import FatalError
-from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.errors import UNAUTHORIZED, error_of
 from tokentrace.kafka.reader import list_topics, partition_count, retry_transient
 
@@ -39,6 +39,10 @@ DEFAULT_MAX_MESSAGE_BYTES: Final = 1048588
 
 READ: Final = (AclOperation.READ,)
 WRITE: Final = (AclOperation.WRITE,)
+
+#: A topic that takes less than a batch could refuse every commit.
+_TAKES_BATCHES: Final = {"max.message.bytes": str(BATCH_BYTES)}
+_AT_LEAST: Final = frozenset(_TAKES_BATCHES)
 
 #: Shortest retention of a rollups topic that tokentrace creates, seconds.
 ROLLUPS_RETENTION_S: Final = 7 * 86_400.0
@@ -73,7 +77,7 @@ def state_topic(name: str) -> TopicSpec:
         "max.compaction.lag.ms": str(3600 * 1000),
         "max.message.bytes": str(8 << 20),
     }
-    return TopicSpec(name, STATE_PARTITIONS, settings, {"cleanup.policy": "compact"})
+    return TopicSpec(name, STATE_PARTITIONS, settings, {"cleanup.policy": "compact", **_TAKES_BATCHES}, _AT_LEAST)
 
 
 def rollups_topic(name: str, evaluated: bool, retention_s: float = ROLLUPS_RETENTION_S) -> TopicSpec:
@@ -87,7 +91,8 @@ def rollups_topic(name: str, evaluated: bool, retention_s: float = ROLLUPS_RETEN
         "max.message.bytes": str(8 << 20),
     }
     operations = READ + WRITE if evaluated else WRITE
-    return TopicSpec(name, 1, settings, {"cleanup.policy": "delete"}, fixed_partitions=True, operations=operations)
+    required = {"cleanup.policy": "delete", **_TAKES_BATCHES}
+    return TopicSpec(name, 1, settings, required, _AT_LEAST, fixed_partitions=True, operations=operations)
 
 
 def ids_topic(name: str, partitions: int) -> TopicSpec:
@@ -103,7 +108,7 @@ def ids_topic(name: str, partitions: int) -> TopicSpec:
         "delete.retention.ms": str(600 * 1000),
         "max.message.bytes": str(8 << 20),
     }
-    return TopicSpec(name, partitions, settings, {"cleanup.policy": "compact"})
+    return TopicSpec(name, partitions, settings, {"cleanup.policy": "compact", **_TAKES_BATCHES}, _AT_LEAST)
 
 
 def alerts_topic(name: str) -> TopicSpec:
@@ -115,7 +120,8 @@ def alerts_topic(name: str) -> TopicSpec:
         "max.compaction.lag.ms": str(3600 * 1000),
         "max.message.bytes": str(8 << 20),
     }
-    return TopicSpec(name, 1, settings, {"cleanup.policy": "compact"}, fixed_partitions=True)
+    required = {"cleanup.policy": "compact", **_TAKES_BATCHES}
+    return TopicSpec(name, 1, settings, required, _AT_LEAST, fixed_partitions=True)
 
 
 class Topics:
@@ -130,7 +136,7 @@ class Topics:
 
     def dead_letters(self, name: str, source_topic: str) -> TopicSpec:
         """Return the dead-letter topic, which must take every message that the source topic takes."""
-        limit = int(self._settings(source_topic).get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
+        limit = self.max_message_bytes(source_topic)
         size = {"max.message.bytes": str(limit + DEAD_LETTER_MARGIN_BYTES)}
         retention = {"cleanup.policy": "delete", "retention.ms": str(14 * 24 * 3600 * 1000)}
         required = {"max.message.bytes": str(limit)}
@@ -164,6 +170,10 @@ class Topics:
                 missing += [f"{wanted.name.capitalize()} on {topic}" for wanted in operations if wanted not in allowed]
         if missing:
             raise FatalError(f"Missing Kafka ACLs: {', '.join(missing)}. Add them with kafka-acls.sh --add.")
+
+    def max_message_bytes(self, topic: str) -> int:
+        """Return the largest batch that a topic takes; Kafka's default if this client may not describe the topic."""
+        return int(self._settings(topic).get("max.message.bytes", DEFAULT_MAX_MESSAGE_BYTES))
 
     def retention_s(self, topic: str) -> float | None:
         """Return how long a topic keeps its records, in seconds; None for forever, or if it may not be described."""
@@ -206,8 +216,8 @@ class Topics:
             found = ", ".join(f"{key}={actual[key]}" for key in wrong)
             fixed = ",".join(f"{key}={spec.settings.get(key, wanted)}" for key, wanted in wrong.items())
             raise FatalError(
-                f"Topic {spec.name!r} has {found}, which could lose data; fix it with: kafka-configs.sh --alter "
-                f"--entity-type topics --entity-name {spec.name} --add-config {fixed}"
+                f"Topic {spec.name!r} has {found}, which could lose data or stop commits; fix it with: "
+                f"kafka-configs.sh --alter --entity-type topics --entity-name {spec.name} --add-config {fixed}"
             )
 
     def _partitions(self, topic: str) -> int:

@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from tokentrace.errors import FatalError
-from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.errors import MEMBERSHIP_LOST, PRODUCER_FENCED, UNAUTHORIZED, error_of
 from tokentrace.kafka.outcome import Outcome
-from tokentrace.kafka.producer import Record, produce
+from tokentrace.kafka.producer import Record, paced, produce
 
 log = logging.getLogger(__name__)
 
@@ -89,13 +90,17 @@ class Offsets:
 
 
 class TransactionalProducer:
-    """Commits records and offsets atomically, one transaction a commit. Used by one thread."""
+    """Commits records and offsets atomically, one transaction a commit. Used by one thread.
+
+    too_large: whether the last commit failed since a topic with a limit refused a record or a batch for its size.
+    """
 
     def __init__(self, clients: KafkaClients, identity: Identity, retry_for_s: float | None = None) -> None:
         """retry_for_s: how long a call is retried while the brokers are away; None: until its result is known."""
         self._identity = identity
         self._retry_for_s = retry_for_s
         self._producer = clients.transactional_producer(identity.transactional_id)
+        self.too_large = False
 
     def start(self) -> None:
         """Fence a predecessor of the same transactional id and finish its transaction.
@@ -110,8 +115,15 @@ class TransactionalProducer:
                 f"({error_of(failure).str()})."
             ) from failure
 
-    def commit(self, records: Iterable[Record], offsets: Offsets | None = None) -> Outcome:
+    def commit(
+        self,
+        records: Iterable[Record],
+        offsets: Offsets | None = None,
+        batch_bytes: Mapping[str, int] = MappingProxyType({}),
+    ) -> Outcome:
         """Write the records and commit the offsets, all or nothing.
+
+        batch_bytes: topics with a limit -> most bytes of a batch that they take.
 
         1. Begin a transaction.
         2. Produce the records.
@@ -121,10 +133,11 @@ class TransactionalProducer:
         A step that fails aborts the transaction. Raises FatalError when this producer is fenced or unauthorized, or
         when the transaction can be neither committed nor aborted.
         """
+        self.too_large = False
         try:
             self._producer.begin_transaction()  # 1
-            for record in records:  # 2
-                produce(self._producer, record)
+            for record in paced(records, batch_bytes, lambda: self._producer.flush(STEP_TIMEOUT_S)):  # 2
+                produce(self._producer, record, self._on_delivery if record.topic in batch_bytes else None)
             self._send_offsets(offsets)  # 3
             self._commit_transaction()  # 4
         except KafkaException as failure:
@@ -134,6 +147,9 @@ class TransactionalProducer:
     def close(self) -> None:
         """Free the connections. Nothing is open between commits."""
         close_producer(self._producer)
+
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        self.too_large |= error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
 
     def _send_offsets(self, offsets: Offsets | None) -> None:
         if offsets is None:
@@ -180,7 +196,10 @@ class TransactionalProducer:
         if error.code() in MEMBERSHIP_LOST:
             log.warning("Lost group membership (%s); rewinding to the committed offsets.", error.str())
             return Outcome.DROPPED
-        log.warning("A transaction was aborted (%s).", error.str())
+        advice = ""
+        if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not self.too_large:
+            advice = f" Raise max.message.bytes of the topic to {BATCH_BYTES:,} or more."
+        log.warning("A transaction was aborted (%s).%s", error.str(), advice)
         return Outcome.RETRY
 
     def _raise_if_fatal(self, error: KafkaError) -> None:

@@ -53,6 +53,7 @@ class WorkerStats:
     commits: outcome (ok, dropped, failed) -> count. rebalances: event (assign, revoke, lost) -> count.
     registry_requests: outcome (ok, not_found, error) -> count.
     schemas: (schema, path) -> 1, where path is columnar or fastavro.
+    truncated_letters: reason -> dead letters that refer to a message that was too large for their topic.
     last_*_s: Unix time, 0 before the first. not_ready: why this replica is not ready, empty when it is.
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
@@ -71,6 +72,7 @@ class WorkerStats:
     rebalances: dict[str, int] = field(default_factory=lambda: {"assign": 0, "revoke": 0, "lost": 0})
     registry_requests: Mapping[str, int] = field(default_factory=dict)
     schemas: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    truncated_letters: Mapping[str, int] = field(default_factory=dict)
     last_turn_at_s: float = 0.0
     last_commit_at_s: float = 0.0
     last_commit_ok: bool = True
@@ -174,6 +176,8 @@ WORKER_METRICS: Final = (
         lambda m: _ordered(m.snapshot.partitions, "rejected"), "partition"),
     _counter("duplicate_records", "Spans not counted, since worker.deduplicate had seen them.",
         lambda m: _ordered(m.snapshot.partitions, "duplicates"), "partition"),
+    _counter("truncated_dead_letters", "Dead letters that refer to a message too large for their topic.",
+        lambda m: _ordered(m.stats.truncated_letters), "reason"),
     _counter("lost_records", "Records that retention removed before they were read.",
         lambda m: _ordered(m.stats.lost_records), "partition"),
     _gauge("remembered_spans", "Spans that would be recognised.",

@@ -92,6 +92,7 @@ class Service:
                 self._connected = True
                 if self._make_topics:
                     set_up_topics(self._config, kafka_clients(self._config))
+                    self._replica.dead_letters.read_limit()
                 self._count()
                 self._hold_for_last_scrape()
         finally:

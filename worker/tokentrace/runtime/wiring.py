@@ -22,6 +22,7 @@ from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.status import AlertStatus
 from tokentrace.commit import Committer
 from tokentrace.commit.at_least_once import AtLeastOnce
+from tokentrace.commit.dead_letters import DeadLetterTopic
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
@@ -50,6 +51,7 @@ class Replica:
     """The parts that a service starts and stops. evaluator, alert_status: None without alert rules."""
 
     source: KafkaSource
+    dead_letters: DeadLetterTopic
     worker: Worker
     renderer: Renderer
     evaluator: Evaluator | None
@@ -62,12 +64,14 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
     layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
     schemas, dedup = writer_schemas(config), deduplicator(config, clock)
     decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
+    dead_letters = DeadLetterTopic(kafka_clients(config), config.kafka.dead_letters)
     stats = WorkerStats(
         replica_id=section.replica_id,
         guarantee=section.guarantee,
         started_at_s=clock(),
         registry_requests=schemas.requests,
         schemas=decoder.paths,
+        truncated_letters=dead_letters.truncated,
     )
     timer = StageTimer(stats.stage_seconds)
     source = KafkaSource(source_settings(config), kafka_clients(config), clock)
@@ -93,14 +97,21 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
             deduplicator=dedup,
         ),
         state=ReplicaState(delta=Delta(layout), ledger=ledger, deduplicator=dedup),
-        committer=committer(config, source, groups, layout),
+        committer=committer(config, source, dead_letters, groups, layout),
         stats=stats,
         timer=timer,
         clock=clock,
         restoring=renderer.restore,
     )
     evaluator, status = alerting(config, layout, clock) if config.alerts else (None, None)
-    return Replica(source=source, worker=worker, renderer=renderer, evaluator=evaluator, alert_status=status)
+    return Replica(
+        source=source,
+        dead_letters=dead_letters,
+        worker=worker,
+        renderer=renderer,
+        evaluator=evaluator,
+        alert_status=status,
+    )
 
 
 def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
@@ -155,11 +166,13 @@ def kafka_clients(config: Config) -> KafkaClients:
     )
 
 
-def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: Layout) -> Committer:
+def committer(
+    config: Config, source: KafkaSource, dead_letters: DeadLetterTopic, groups: GroupIndex, layout: Layout
+) -> Committer:
     """The commit of the configured guarantee."""
     kafka, clients = config.kafka, kafka_clients(config)
     if config.worker.guarantee == "at_least_once":
-        return AtLeastOnce(clients, source, kafka.dead_letters)
+        return AtLeastOnce(clients, source, dead_letters)
     settings = ExactlyOnceSettings(
         group_id=kafka.group_id,
         replica=config.worker.replica_id,
@@ -169,7 +182,9 @@ def committer(config: Config, source: KafkaSource, groups: GroupIndex, layout: L
         rollups_topic=kafka.rollups_topic,
         ids_topic=kafka.ids_topic if config.worker.deduplicate is not None else "",
     )
-    return ExactlyOnce(settings, clients=clients, source=source, groups=groups, layout=layout)
+    return ExactlyOnce(
+        settings, clients=clients, source=source, dead_letters=dead_letters, groups=groups, layout=layout
+    )
 
 
 def deduplicator(config: Config, clock: Callable[[], float]) -> Deduplicator:

@@ -6,9 +6,11 @@ record is not replayed twice unless that is asked for. A crash in between repeat
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tokentrace.commit.dead_letters import PREFIX
@@ -17,17 +19,25 @@ from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.group_offsets import CommittedOffsets
 from tokentrace.kafka.producer import IdempotentProducer, Record
-from tokentrace.kafka.reader import Message, TopicReader
+from tokentrace.kafka.reader import Message, OffsetReader, TopicReader
+
+log = logging.getLogger(__name__)
 
 #: Time that Kafka has to write a batch of records.
 _FLUSH_TIMEOUT_S: Final = 15.0
+#: A message that its publisher has compressed well has to fit into its topic again.
+_COMPRESSION: Final = {"compression.type": "zstd"}
 #: Messages between two commits of the replay's progress.
 _REPLAY_BATCH: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRecord:
-    """One record of the dead-letter topic. source: topic, partition and offset of the message as it was consumed."""
+    """One record of the dead-letter topic. source: topic, partition and offset of the message as it was consumed.
+
+    length: None for a whole message. A reference has the length of its message's value, the hash of that value in hex,
+    and of the value only the first bytes.
+    """
 
     partition: int
     offset: int
@@ -38,6 +48,8 @@ class DeadLetterRecord:
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
     timestamp_ms: int | None
+    length: int | None = None
+    sha256: str = ""
 
 
 class DeadLetters:
@@ -50,10 +62,32 @@ class DeadLetters:
         replay_group = f"{group_id}.dlq-replay"
         self._reader = TopicReader(clients, topic, replay_group)
         self._replayed = CommittedOffsets(clients, replay_group, topic)
+        self._replay_group = replay_group
+        self._originals: dict[str, OffsetReader] = {}
 
     def close(self) -> None:
         """Free the connections."""
         self._replayed.close()
+        for reader in self._originals.values():
+            reader.close()
+
+    def original(self, reference: DeadLetterRecord) -> DeadLetterRecord | None:
+        """Return a reference as the whole message that it refers to, None if its topic does not retain it any more.
+
+        Raises FatalError if the topic cannot be read.
+        """
+        topic, partition, offset = reference.source
+        reader = self._originals.get(topic)
+        if reader is None:
+            reader = self._originals[topic] = OffsetReader(self._clients, topic, self._replay_group)
+        message = reader.read(partition, offset)
+        if message is None:
+            return None
+        value = message.value() or b""
+        # Another hash is of a topic that was recreated.
+        if len(value) != reference.length or hashlib.sha256(value).hexdigest() != reference.sha256:
+            return None
+        return replace(reference, key=message.key(), value=message.value(), headers=_headers(message))
 
     def read(self, after_replayed: bool = False) -> Iterator[DeadLetterRecord]:
         """Give every record that is there now, each partition in its order.
@@ -80,7 +114,18 @@ class DeadLetters:
         """
         replay = _Replay(self._clients, self._replayed)
         for record in self.read(after_replayed=not again):
-            replay.add(record, send=wanted(record), dry_run=dry_run)
+            send, found = wanted(record), record
+            if send and record.length is not None:
+                original = self.original(record)
+                if original is None:
+                    send = False
+                    log.warning(
+                        "Dead letter %d:%d is not replayed: it refers to offset %d of %s/%d, which is not retained.",
+                        record.partition, record.offset, record.source[2], *record.source[:2],
+                    )  # fmt: skip
+                else:
+                    found = original
+            replay.add(found, send=send, dry_run=dry_run)
         if not dry_run:
             replay.flush_and_commit()
         return dict(replay.sent)
@@ -90,7 +135,7 @@ class _Replay:
     """Records on their way back. sent: topic -> how many."""
 
     def __init__(self, clients: KafkaClients, replayed: CommittedOffsets) -> None:
-        self._producer = IdempotentProducer(clients)
+        self._producer = IdempotentProducer(clients, _COMPRESSION)
         self._replayed = replayed
         self._positions: dict[int, int] = {}
         self._pending = 0
@@ -125,7 +170,7 @@ class _Replay:
 
 
 def _record(message: Message) -> DeadLetterRecord:
-    headers: tuple[tuple[str, bytes | None], ...] = tuple(message.headers() or ())  # type: ignore[arg-type]
+    headers = _headers(message)
     texts = {name.removeprefix(PREFIX): (value or b"").decode("utf-8", "replace") for name, value in headers}
     kind, timestamp_ms = message.timestamp()
     return DeadLetterRecord(
@@ -138,7 +183,13 @@ def _record(message: Message) -> DeadLetterRecord:
         value=message.value(),
         headers=headers,
         timestamp_ms=timestamp_ms if kind else None,
+        length=_int(texts["truncated"]) if "truncated" in texts else None,
+        sha256=texts.get("sha256", ""),
     )
+
+
+def _headers(message: Message) -> tuple[tuple[str, bytes | None], ...]:
+    return tuple(message.headers() or ())  # type: ignore[arg-type]
 
 
 def _int(text: str | None) -> int:
