@@ -48,15 +48,16 @@ class Feed:
         if not values:
             return 0
         rig.count(values)
-        rows = rig.delta.by_minute()
         groups = rig.groups
-        numbers = [evaluation.number(groups.groups[group]) for group in groups.cell_group[rows.cells].tolist()]
-        late = evaluation.add(
-            rows.minutes.copy(),
-            np.array(numbers, np.int64),
-            groups.cell_status[rows.cells].astype(np.int64),
-            rows.values[:, evaluation.windows.columns.needed].copy(),
-        )
+        late = 0
+        for rows in rig.delta.by_minute().parts():
+            numbers = [evaluation.number(groups.groups[group]) for group in groups.cell_group[rows.cells].tolist()]
+            late += evaluation.add(
+                rows.minutes.copy(),
+                np.array(numbers, np.int64),
+                groups.cell_status[rows.cells].astype(np.int64),
+                rows.values[:, evaluation.windows.columns.needed].copy(),
+            )
         rig.delta.clear()
         return late
 

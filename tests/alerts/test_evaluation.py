@@ -6,15 +6,19 @@ import math
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.alerts.helpers import FIRST, Feed, Record, evaluation_of, rule, spans_of
 from tests.alerts.oracle import METRICS, in_window, matching
+from tests.harness import LAYOUT
 from tests.spanfactory import span
 from tokentrace.alerts.evaluation import AlertTransition
-from tokentrace.alerts.rules import MEASURES, Rule
+from tokentrace.alerts.rules import COST, COST_HIGH, MEASURES, NARROW, TOKENS, TOKENS_HIGH, WIDE, Rule
+from tokentrace.alerts.windows import SUMS, Windows
+from tokentrace.model.wide import LIMIT, joined
 
 MINUTES = 40
 COMPARE = {
@@ -133,6 +137,66 @@ def test_evaluation_counts_late_spans_in_the_windows_of_their_minute() -> None:
     assert [(event.at_s // 60 - FIRST, event.value) for event in evaluation.advance(FIRST + 9)] == [(4, 3.0), (6, 0.0)]
     assert feed.give(spans) == 3, "far too late for any window"
     assert evaluation.windows.first_minute is None
+
+
+def test_evaluation_of_absurd_costs_is_exact() -> None:
+    """20,000 spans of 999,999 USD in each of two minutes: more than 64 bits of nano-USD, then none."""
+    evaluation = evaluation_of(
+        rule("cost", window="2m", threshold=0.0), rule("each", metric="cost_per_span", window="1m", threshold=0.0)
+    )
+    feed = Feed(evaluation)
+    for minute in (FIRST, FIRST + 1):
+        feed.give([span(cost_usd=999_999.0, ended_at=minute * 60_000_000 + 5)] * 20_000)
+    found = []
+    for minute in range(FIRST, FIRST + 5):
+        evaluation.advance(minute)
+        found.append([evaluation.states[name].value for name in ("cost", "each")])
+    whole = 20_000 * 999_999.0
+    assert found == [[whole, 999_999.0], [2 * whole, 999_999.0], [whole, None], [None, None], [None, None]]
+
+
+def exact(sums: Any, low: int, high: int) -> list[int]:
+    numbers: list[int] = (joined(sums[:, low], sums[:, high]) if sums.shape[1] == WIDE else sums[:, low]).tolist()
+    return numbers
+
+
+def test_windows_of_ordinary_spans_stay_narrow() -> None:
+    evaluation = evaluation_of(rule(window="5m"))
+    Feed(evaluation).give(spans_of(1, 500, 5))
+    evaluation.advance(FIRST + 5)
+    assert evaluation.windows.sums(5, SUMS, 1).shape == (1, NARROW)
+
+
+LARGEST_ROWS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, LIMIT - 1) | st.just(LIMIT - 1)), max_size=30
+)
+
+
+@given(LARGEST_ROWS, st.integers(1, 4))
+def test_windows_of_the_largest_rows_are_exact(rows: list[tuple[int, int, int]], window: int) -> None:
+    """rows: (minute, group, cost and both token counts). Some come before their minute is complete, some late."""
+    windows = Windows(LAYOUT, [rule(window=f"{window}m"), rule(window="5m")])
+    cost, prompt, completion = (LAYOUT.column(name) for name in ("cost_nano_usd", "prompt_tokens", "completion_tokens"))
+    large = np.isin(windows.columns.needed, [cost, prompt, completion])
+    given_rows = []
+    for step in range(8):
+        if step == 2:
+            windows.begin(1)
+        elif step > 2:
+            windows.advance()
+        for minute, group, amount in rows[step::8]:
+            windows.add(minute, np.array([group]), 0, np.where(large, amount, 1)[None])
+            given_rows.append((minute, group, amount))
+        if windows.now is None:
+            continue
+        for length in {window, 5}:
+            sums = windows.sums(length, SUMS, 3)
+            expected = [0, 0, 0]
+            for minute, group, amount in given_rows:
+                if windows.now - length < minute <= windows.now:
+                    expected[group] += amount
+            assert exact(sums, COST, COST_HIGH) == expected
+            assert exact(sums, TOKENS, TOKENS_HIGH) == [2 * number for number in expected]
 
 
 @pytest.mark.parametrize("cut", range(1, 30, 4))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokentrace.model.wide import LIMIT, carry, plus_carried, put_row, sum_runs
+from tokentrace.model.wide import LIMIT, carry, joined, plus_carried, put_row, sum_runs, words
 
 WIDE = st.integers(0, 2**80) | st.sampled_from([0, LIMIT - 1, LIMIT, LIMIT + 1, 2**63 - 1, 2**63, 2**64, 2**80])
 NARROW = st.integers(0, LIMIT - 1) | st.sampled_from([0, 1, LIMIT - 1])
@@ -67,3 +67,12 @@ def test_sums_of_runs_are_exact(runs: list[list[int]]) -> None:
 @pytest.mark.parametrize(("number", "dtype"), [(LIMIT // 2, np.int64), (LIMIT - 1, np.object_)])
 def test_sums_of_runs_are_python_integers_only_where_int64_may_not_hold_them(number: int, dtype: type) -> None:
     assert sum_runs(np.full(3, number), np.array([0])).dtype == dtype
+
+
+@given(st.lists(st.tuples(st.booleans(), NARROW), max_size=20))
+def test_two_words_are_added_and_subtracted_exactly(changes: list[tuple[bool, int]]) -> None:
+    sums, whole = np.zeros((2, 1), np.int64), 0
+    for add, number in changes:
+        sums += (1 if add else -1) * np.array(words(np.array([number])))
+        whole += number if add else -number
+    assert joined(*sums).tolist() == [whole]

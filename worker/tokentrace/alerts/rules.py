@@ -19,11 +19,14 @@ from tokentrace.config.alerts import AlertRule, Delivery
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.model.quantiles import quantile
+from tokentrace.model.wide import joined
 
 Floats = NDArray[np.float64]
 
-#: Columns of the block `sums`, which every rule needs.
-SPANS, ERRORS, TIMEOUTS, COST, TOKENS = range(5)
+#: Columns of the block `sums`, which every rule needs. The high words are there once the windows are wide.
+SPANS, ERRORS, TIMEOUTS, COST, TOKENS, COST_HIGH, TOKENS_HIGH = range(7)
+NARROW: Final = 5
+WIDE: Final = 7
 #: Evaluations while a window passes, unless the rule has an interval.
 EVALUATIONS_A_WINDOW: Final = 10
 
@@ -38,13 +41,20 @@ OPERATORS: Final[Mapping[str, Callable[[Floats, float], NDArray[np.bool_]]]] = {
 def _per_span(column: int, scale: float = 1.0) -> Callable[[Ints, Ints], Floats]:
     def value(sums: Ints, _: Ints) -> Floats:
         with np.errstate(invalid="ignore", divide="ignore"):
-            return sums[:, column] / sums[:, SPANS] / scale
+            return _amounts(sums, column) / sums[:, SPANS] / scale
 
     return value
 
 
 def _sum(column: int, scale: float = 1.0) -> Callable[[Ints, Ints], Floats]:
-    return lambda sums, _: sums[:, column] / scale
+    return lambda sums, _: _amounts(sums, column) / scale
+
+
+def _amounts(sums: Ints, column: int) -> Floats:
+    """Return float64[k], the numbers that are nearest to the exact sums."""
+    if column >= COST and sums.shape[1] == WIDE:
+        return joined(sums[:, column], sums[:, column - COST + COST_HIGH]).astype(np.float64)
+    return sums[:, column].astype(np.float64)
 
 
 def _mean_score(_: Ints, scores: Ints) -> Floats:
@@ -54,7 +64,7 @@ def _mean_score(_: Ints, scores: Ints) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Computation of a metric. value: (sums int64[k, 5], block int64[k, ...]) -> float64[k].
+    """Computation of a metric. value: (sums int64[k, NARROW or WIDE], block int64[k, ...]) -> float64[k].
 
     block: name of a second block, empty if there is none. q: the quantile, if the metric is one (value is None).
     """

@@ -1,7 +1,8 @@
 """Windows: sums over the last minutes of event time, by group, for every length that a rule needs.
 
 Increments are kept by minute for as long as the longest window; a window's sums gain the minute that ends and lose the
-minute that leaves. All numbers are integers, so the sums stay exact however long the windows slide.
+minute that leaves. All numbers are integers, so the sums stay exact however long the windows slide. Before a cost or a
+number of tokens could exceed int64, both become two words.
 """
 
 from __future__ import annotations
@@ -12,12 +13,26 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.alerts.rules import COST, ERRORS, SPANS, TIMEOUTS, TOKENS, Rule
+from tokentrace.alerts.rules import (
+    COST,
+    COST_HIGH,
+    ERRORS,
+    NARROW,
+    SPANS,
+    TIMEOUTS,
+    TOKENS,
+    TOKENS_HIGH,
+    WIDE,
+    Rule,
+)
 from tokentrace.model.arrays import Ints, grown
 from tokentrace.model.measures import Layout
 from tokentrace.model.spans import STATUSES
+from tokentrace.model.wide import LOW_WORD, WORD_BITS, words
 
 SUMS: Final = "sums"
+#: Sums become two words when more than this was added. It was added up as floats, so it is less than int64 holds.
+_WIDE_FROM: Final = float(1 << 61)
 
 
 class MetricColumns:
@@ -37,13 +52,13 @@ class MetricColumns:
 
     def widths(self) -> dict[str, int]:
         """Block -> its columns."""
-        return {SUMS: 5} | {
+        return {SUMS: NARROW} | {
             block: 2 if block == "eval_score" else place.stop - place.start for block, place in self._places.items()
         }
 
     def blocks(self, values: Ints, status: int) -> dict[str, Ints]:
         """values: int64[k, len(needed)] of cells with this status -> block -> int64[k, its columns]."""
-        sums = np.zeros((len(values), 5), np.int64)
+        sums = np.zeros((len(values), NARROW), np.int64)
         sums[:, SPANS] = values[:, 0]
         failed = {"error": ERRORS, "timeout": TIMEOUTS}.get(STATUSES[status])
         if failed is not None:
@@ -57,6 +72,11 @@ class MetricColumns:
                 part = np.stack([part[:, :-1].sum(axis=1), part[:, -1]], axis=1)
             found[block] = part
         return found
+
+
+def _widened(sums: Ints) -> Ints:
+    """Split cost and tokens into words: int64[k, NARROW] -> int64[k, WIDE]."""
+    return np.hstack([sums[:, :COST], *words(sums[:, COST:])])
 
 
 class _Minute:
@@ -93,6 +113,10 @@ class _Minute:
         for block in self._values.keys() - set(blocks):
             del self._values[block]
 
+    def widen(self) -> None:
+        """Make the sums two words."""
+        self._values[SUMS] = _widened(self._values[SUMS])
+
     @property
     def bytes(self) -> int:
         """Memory of the sums, in bytes."""
@@ -127,6 +151,8 @@ class Windows:
             for window, blocks in self._needs.items()
             for block in blocks
         }
+        #: All cost and tokens that were ever added: no sum exceeds it.
+        self._added = 0.0
         self.longest = max(self._needs, default=0)
         self.now: int | None = None
         #: Window -> the last `now` at which its sums changed.
@@ -138,10 +164,25 @@ class Windows:
         return min(self._minutes, default=None)
 
     def sums(self, window: int, block: str, groups: int) -> Ints:
-        """int64[groups, columns of the block]."""
-        key = (window, block)
-        self._sums[key] = grown(self._sums[key], groups)
-        return self._sums[key][:groups]
+        """int64[groups, columns of the block]. Low words are below 2 ** WORD_BITS, so they add up over groups."""
+        self._grow(window, block, groups)
+        sums = self._sums[window, block][:groups]
+        if block == SUMS and sums.shape[1] == WIDE:
+            for low, high in ((COST, COST_HIGH), (TOKENS, TOKENS_HIGH)):
+                sums[:, high] += sums[:, low] >> WORD_BITS
+                sums[:, low] &= LOW_WORD
+        return sums
+
+    def _grow(self, window: int, block: str, groups: int) -> None:
+        self._sums[window, block] = grown(self._sums[window, block], groups)
+
+    def _widen(self) -> None:
+        """Make the sums two words."""
+        self._widths[SUMS] = WIDE
+        for minute in self._minutes.values():
+            minute.widen()
+        for window in self._needs:
+            self._sums[window, SUMS] = _widened(self._sums[window, SUMS])
 
     def add(self, minute: int, groups: Ints, status: int, values: Ints) -> int:
         """Add increments of one minute and status, and return how many of their spans are late.
@@ -150,6 +191,11 @@ class Windows:
         count in the windows that still hold it.
         """
         blocks = self.columns.blocks(values, status)
+        self._added += float(blocks[SUMS][:, COST:].sum(dtype=np.float64))
+        if self._added >= _WIDE_FROM:
+            if self._widths[SUMS] == NARROW:
+                self._widen()
+            blocks[SUMS] = _widened(blocks[SUMS])
         late = int(blocks[SUMS][:, SPANS].sum()) if self.now is not None and minute <= self.now else 0
         if self.now is not None and minute <= self.now - self.longest:
             return late
@@ -165,7 +211,7 @@ class Windows:
             for window, names in self._needs.items():
                 if minute > self.now - window:
                     for block in names:
-                        self.sums(window, block, top)
+                        self._grow(window, block, top)
                         self._sums[window, block][groups] += blocks[block]
                     self.changed[window] = self.now
         return late
@@ -207,7 +253,7 @@ class Windows:
         assert self.now is not None
         top = int(bucket.groups.max()) + 1
         for block in self._needs[window]:
-            self.sums(window, block, top)
+            self._grow(window, block, top)
             self._sums[window, block][bucket.groups] += sign * bucket.values(block)
         self.changed[window] = self.now
 

@@ -2,6 +2,8 @@
 
 A column of a row holds less than LIMIT, so that two rows can be added without overflow. What exceeds LIMIT is carried:
 the sum is the column plus LIMIT times the carried count. Ordinary sums carry nothing and cost one comparison.
+
+Where sums are also subtracted, they are two words instead, low and high: each is added up by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from tokentrace.model.arrays import Ints
 
 #: A sum of this size or more is carried.
 LIMIT: Final = 1 << 62
-_HALF_BITS: Final = 31
+#: Bits of a low word.
+WORD_BITS: Final = 31
+LOW_WORD: Final = (1 << WORD_BITS) - 1
 
 #: Column -> multiples of LIMIT, of one row.
 Carried = Mapping[int, int]
@@ -59,14 +63,23 @@ def sum_runs(values: Ints, starts: Ints) -> Ints | NDArray[np.object_]:
     longest = int(np.diff(starts, append=len(values)).max())
     if int(values.max()) * longest < 2 * LIMIT:
         return _sum_runs(values, starts)
-    low = _sum_runs(values & ((1 << _HALF_BITS) - 1), starts)
-    high = _sum_runs(values >> _HALF_BITS, starts) + (low >> _HALF_BITS)
-    low &= (1 << _HALF_BITS) - 1
-    if int(high.max()) < 1 << _HALF_BITS:
-        return (high << _HALF_BITS) + low
-    return np.array(
-        [(upper << _HALF_BITS) + lower for upper, lower in zip(high.tolist(), low.tolist(), strict=True)], object
-    )
+    low, high = words(values)
+    return joined(_sum_runs(low, starts), _sum_runs(high, starts))
+
+
+def words(numbers: Ints) -> tuple[Ints, Ints]:
+    """Split numbers into their low and high words."""
+    return numbers & LOW_WORD, numbers >> WORD_BITS
+
+
+def joined(low: Ints, high: Ints) -> Ints | NDArray[np.object_]:
+    """Join sums of low and of high words: int64[n], or Python's integers where int64 may not hold one of them."""
+    high = high + (low >> WORD_BITS)
+    low = low & LOW_WORD
+    if not len(high) or -(1 << WORD_BITS) <= int(high.min()) <= int(high.max()) < 1 << WORD_BITS:
+        return (high << WORD_BITS) + low
+    pairs = zip(high.tolist(), low.tolist(), strict=True)
+    return np.array([(upper << WORD_BITS) + lower for upper, lower in pairs], object)
 
 
 def _sum_runs(values: Ints, starts: Ints) -> Ints:
