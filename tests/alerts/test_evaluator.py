@@ -67,7 +67,7 @@ class Stage:
         records = [(offset, value, None) for offset, (_, value) in enumerate(values, first)]
         return [*records, (self.topics.end, None, None)]
 
-    def await_stable_offset(self, _: Any) -> None:
+    def await_stable_offset(self) -> None:
         self.steps.append("await stable offset")
 
     def offsets(self) -> tuple[int, int]:

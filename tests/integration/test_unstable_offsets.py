@@ -66,6 +66,14 @@ def has_both_partitions(kafka: KafkaBroker, group: str) -> bool:
     return [len(member.assignment.topic_partitions) for member in members] == [2]
 
 
+def joining(worker: WorkerProcess) -> bool:
+    """Return true while it is in the group and has no partitions yet."""
+    try:
+        return b"joining the consumer group" in worker.get("/health/ready")[1]
+    except OSError:
+        return False
+
+
 def lags(*workers: WorkerProcess) -> list[float]:
     return [
         value for worker in workers for (name, _), value in worker.samples().items() if name.endswith("_lag_records")
@@ -116,7 +124,8 @@ def test_a_worker_waits_until_the_offsets_are_stable(
         one = start_worker(wait=False, **sections, worker={"replica_id": "one", "session_timeout": "6s"})
         assert wait_for(lambda: has_both_partitions(kafka, topic), 20.0)
         two = start_worker(wait=False, **sections, worker={"replica_id": "two", "session_timeout": "6s"})
-        assert wait_for(lambda: "not stable yet" in one.log() + two.log(), 40.0)
+        assert wait_for(lambda: "not stable yet" in one.log() + two.log(), 60.0)
+        assert wait_for(lambda: joining(two), 60.0)
         getattr(producer, f"{ending}_transaction")(30.0)
     produce(kafka, topic, [span() for _ in range(6)], 2)
     rest = SPANS - 2 * (PENDING if ending == "commit" else COMMITTED) + 6

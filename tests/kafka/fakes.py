@@ -11,10 +11,28 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 
 from tokentrace.kafka.clients import KafkaClients
+from tokentrace.model.stop import StopSignal
 
 
 def failure(code: int, fatal: bool = False, retriable: bool = False, abort: bool = False) -> KafkaException:
     return KafkaException(KafkaError(code, "scripted", fatal, retriable, abort))
+
+
+class Waits(StopSignal):
+    """A stop signal on a clock that only waiting for it moves. stop_after: the wait with this number sees the stop."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        super().__init__(clock=lambda: self.now_s)
+        self.now_s = 0.0
+        self.waited_s: list[float] = []
+        self._stop_after = stop_after
+
+    def wait(self, timeout_s: float) -> bool:
+        self.waited_s.append(timeout_s)
+        self.now_s += timeout_s
+        if len(self.waited_s) == self._stop_after:
+            self.set()
+        return self.is_set()
 
 
 class Scripted:
@@ -75,7 +93,7 @@ class ScriptedProducer(Scripted):
 class ScriptedClients(KafkaClients):
     """Clients of these types; `made` holds them in the order in which they were made."""
 
-    def __init__(self, **types: Callable[..., Any]) -> None:
+    def __init__(self, stop: StopSignal | None = None, **types: Callable[..., Any]) -> None:
         self.made: list[Any] = []
 
         def noting(type_: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,4 +103,8 @@ class ScriptedClients(KafkaClients):
 
             return make
 
-        super().__init__(bootstrap_servers="x:1", **{f"{name}_type": noting(type_) for name, type_ in types.items()})
+        super().__init__(
+            bootstrap_servers="x:1",
+            stop=stop or Waits(),
+            **{f"{name}_type": noting(type_) for name, type_ in types.items()},
+        )

@@ -1,4 +1,4 @@
-"""Start offsets: what a member asks for, until the answer can be relied on."""
+"""Start offsets: what a member asks for, until the answer can be relied on, the time is over or the worker stops."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
-from tests.kafka.fakes import Scripted, failure
-from tokentrace.errors import FatalError
-from tokentrace.kafka import offsets as module
-from tokentrace.kafka.offsets import StartOffsets
+from tests.kafka.fakes import Scripted, Waits, failure
+from tokentrace.errors import FatalError, StopRequested, Unanswered
+from tokentrace.kafka.offsets import CommittedOffsets, StartOffsets
 
 
 class Consumer(Scripted):
@@ -38,9 +37,16 @@ class Consumer(Scripted):
 
 
 @pytest.fixture
-def consumer(monkeypatch: pytest.MonkeyPatch) -> Consumer:
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
+def consumer() -> Consumer:
     return Consumer()
+
+
+def committed(consumer: Consumer, stop: Waits | None = None) -> CommittedOffsets:
+    return CommittedOffsets(consumer, "t", stop or Waits())  # type: ignore[arg-type]
+
+
+def start_offsets(consumer: Consumer, start: Any = "earliest", stop: Waits | None = None) -> StartOffsets:
+    return StartOffsets(consumer, "t", start, stop or Waits())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("code", [KafkaError.UNSTABLE_OFFSET_COMMIT, KafkaError._TIMED_OUT])
@@ -48,7 +54,7 @@ def test_committed_offsets_are_asked_for_until_they_are_stable(consumer: Consume
     consumer.offsets = {0: 7}
     consumer.errors["committed"] = [failure(code), failure(code)]
     consumer.partition_errors = {1: code}
-    assert StartOffsets(consumer, "t", "earliest").committed([0, 1]) == {0: 7, 1: None}  # type: ignore[arg-type]
+    assert committed(consumer).stable([0, 1], 30.0) == {0: 7, 1: None}
     assert consumer.calls == ["committed"] * 4
 
 
@@ -56,10 +62,50 @@ def test_committed_offsets_are_asked_for_until_they_are_stable(consumer: Consume
 def test_committed_offsets_that_kafka_refuses_are_fatal(consumer: Consumer, code: int) -> None:
     consumer.errors["committed"] = [failure(code)]
     with pytest.raises(FatalError, match="refuses this worker's offsets: scripted"):
-        StartOffsets(consumer, "t", "earliest").committed([0])  # type: ignore[arg-type]
+        committed(consumer).stable([0], 30.0)
+
+
+def test_committed_offsets_that_stay_unstable_are_given_up_in_time(consumer: Consumer) -> None:
+    consumer.errors["committed"] = [failure(KafkaError.UNSTABLE_OFFSET_COMMIT)]
+    with pytest.raises(Unanswered, match=r"the group's offsets are not stable \(scripted\)"):
+        committed(consumer).stable([0], 0.0)
+
+
+def test_committed_offsets_are_not_waited_for_beyond_a_stop(consumer: Consumer) -> None:
+    stop = Waits(stop_after=2)
+    consumer.errors["committed"] = [failure(KafkaError.UNSTABLE_OFFSET_COMMIT) for _ in range(100)]
+    with pytest.raises(StopRequested):
+        committed(consumer, stop).stable([0], 30.0)
+    assert consumer.calls == ["committed"] * 2
+    with pytest.raises(StopRequested):
+        committed(consumer, stop).stable([0], 30.0)
+    assert consumer.calls == ["committed"] * 2, "nothing is asked once the worker stops"
 
 
 @pytest.mark.parametrize(("start", "offset"), [("earliest", 4), ("latest", 90)])
 def test_first_is_the_configured_end_once_there_is_a_leader(consumer: Consumer, start: Any, offset: int) -> None:
     consumer.errors["get_watermark_offsets"] = [failure(KafkaError.LEADER_NOT_AVAILABLE)]
-    assert StartOffsets(consumer, "t", start).first(0) == offset  # type: ignore[arg-type]
+    assert start_offsets(consumer, start).first(0, 30.0) == offset
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (KafkaError._UNKNOWN_PARTITION, "topic 't' has no such partition"),
+        (KafkaError.LEADER_NOT_AVAILABLE, "it has no leader"),
+    ],
+)
+def test_watermarks_of_a_partition_without_a_leader_are_given_up_in_time(
+    consumer: Consumer, code: int, reason: str
+) -> None:
+    consumer.errors["get_watermark_offsets"] = [failure(code) for _ in range(100)]
+    with pytest.raises(Unanswered, match=reason):
+        start_offsets(consumer).watermarks(1, 0.0)
+
+
+@pytest.mark.parametrize("code", [KafkaError._UNKNOWN_PARTITION, KafkaError.LEADER_NOT_AVAILABLE])
+def test_watermarks_are_not_waited_for_beyond_a_stop(consumer: Consumer, code: int) -> None:
+    consumer.errors["get_watermark_offsets"] = [failure(code) for _ in range(100)]
+    with pytest.raises(StopRequested):
+        start_offsets(consumer, stop=Waits(stop_after=3)).watermarks(1, 30.0)
+    assert consumer.calls == ["get_watermark_offsets"] * 3

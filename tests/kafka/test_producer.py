@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import KafkaError
 
-from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
+from tests.kafka.fakes import ScriptedClients, ScriptedProducer, Waits, failure
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.producer import IdempotentProducer, Record, paced, partition_of, produce, record_bytes
 
@@ -24,7 +24,7 @@ def parts() -> Parts:
 def test_produce_waits_while_the_queue_is_full() -> None:
     producer = ScriptedProducer({})
     producer.errors["produce"] = [BufferError(), BufferError()]
-    produce(producer, Record("t", b"k", b"v"))  # type: ignore[arg-type]
+    produce(producer, Record("t", b"k", b"v"), Waits())  # type: ignore[arg-type]
     assert producer.calls == ["produce", "poll", "produce", "poll", "produce"]
     assert producer.produced == [("t", b"k")]
 

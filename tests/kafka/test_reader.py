@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from confluent_kafka import IsolationLevel, KafkaError, Message
 
-from tests.kafka.fakes import Scripted, ScriptedClients, failure
-from tokentrace.errors import FatalError, UsageError
+from tests.kafka.fakes import Scripted, ScriptedClients, Waits, failure
+from tokentrace.errors import FatalError, StopRequested, UsageError
 from tokentrace.kafka import reader as module
-from tokentrace.kafka.reader import TopicReader, partition_count
+from tokentrace.kafka.reader import TopicReader, partition_count, result_of, retry_transient
 
 
 def record(partition: int, offset: int, code: int | None = None) -> Message:
@@ -38,7 +38,7 @@ class Broker:
         self.assigned: list[tuple[int, int]] = []
         self.closed = 0
 
-    def reader(self) -> TopicReader:
+    def reader(self, stop: Waits | None = None) -> TopicReader:
         broker = self
 
         class Admin(Scripted):
@@ -68,7 +68,7 @@ class Broker:
             def close(self) -> None:
                 broker.closed += 1
 
-        self.clients = ScriptedClients(admin=Admin, consumer=Consumer)
+        self.clients = ScriptedClients(stop, admin=Admin, consumer=Consumer)
         return TopicReader(self.clients, "t", "g")
 
 
@@ -84,11 +84,6 @@ def future(result: Any, error: BaseException | None) -> Future[Any]:
 def read(broker: Broker, **starts: int) -> list[bytes | None]:
     found = broker.reader().read_to_end({int(name[1:]): offset for name, offset in starts.items()})
     return [message.value() for message in found]
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.time, "sleep", lambda _: None)
 
 
 def test_every_partition_is_read_in_order_up_to_its_end() -> None:
@@ -152,9 +147,30 @@ def test_a_topic_that_stands_still_is_given_up_in_time(monkeypatch: pytest.Monke
         read(Broker({0: 1}), p0=0)
     broker = Broker({0: 1})
     broker.stable = [{0: 0}] * 2
-    monkeypatch.setattr(module.time, "monotonic", iter(range(9)).__next__)
     with pytest.raises(FatalError, match="A transaction on topic 't' does not end"):
         read(broker, p0=0)
+
+
+def test_reading_ends_when_the_worker_stops() -> None:
+    broker = Broker({0: 1})
+    reader = broker.reader(Waits(stop_after=3))
+    with pytest.raises(StopRequested):
+        list(reader.read_to_end({0: 0}))
+    assert broker.closed == 1
+    broker = Broker({0: 1})
+    broker.stable = [{0: 0}] * 100
+    with pytest.raises(StopRequested):
+        list(broker.reader(Waits(stop_after=3)).read_to_end({0: 0}))
+    assert len(broker.stable) == 97
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_beyond_a_stop() -> None:
+    stop = Waits()
+    stop.set()
+    with pytest.raises(StopRequested):
+        result_of(Future(), stop)
+    with pytest.raises(StopRequested):
+        retry_transient(lambda: None, 60.0, stop)
 
 
 def test_partition_count_waits_for_a_new_topic_and_then_gives_up() -> None:
@@ -171,6 +187,6 @@ def test_exists_asks_the_broker_and_says_when_there_is_none() -> None:
     broker = Broker({0: 0})
     assert broker.reader().exists()
     assert not TopicReader(broker.clients, "other", "g").exists()
-    broker.failures = [failure(KafkaError._TRANSPORT)]
+    broker.failures = [failure(KafkaError._TRANSPORT) for _ in range(1000)]
     with pytest.raises(UsageError, match=r"No Kafka broker answers at x:1 \(scripted\)"):
         TopicReader(broker.clients, "t", "g").exists()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
-from tests.kafka.fakes import Scripted, ScriptedClients, failure
-from tokentrace.errors import FatalError
+from tests.kafka.fakes import Scripted, ScriptedClients, Waits, failure
+from tokentrace.errors import FatalError, StopRequested
 from tokentrace.kafka.single_partition import SinglePartitionConsumer, TailReader
 
 
@@ -99,8 +99,8 @@ class Listener:
             raise error
 
 
-def member() -> tuple[SinglePartitionConsumer, ScriptedConsumer, Listener]:
-    clients = ScriptedClients(consumer=ScriptedConsumer)
+def member(stop: Waits | None = None) -> tuple[SinglePartitionConsumer, ScriptedConsumer, Listener]:
+    clients = ScriptedClients(stop, consumer=ScriptedConsumer)
     consumer = SinglePartitionConsumer(clients, topic="t", group_id="g", session_timeout_s=6.0)
     (client,) = clients.made
     listener = Listener(client.calls)
@@ -182,18 +182,30 @@ def test_member_waits_out_an_error_that_passes() -> None:
     assert consumer.poll(10, 0.0) == [(7, b"a", None)]
 
 
-def test_member_waits_for_the_transaction_of_an_earlier_owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tokentrace.kafka.single_partition.RETRY_S", 0.0)
+def test_member_waits_for_the_transaction_of_an_earlier_owner() -> None:
     consumer, client, _ = member()
     client.errors["committed"] = [failure(KafkaError.UNSTABLE_OFFSET_COMMIT)] * 2
-    consumer.await_stable_offset(lambda: False)
+    consumer.await_stable_offset()
     assert client.calls == ["committed"] * 3
     client.errors["committed"] = [failure(KafkaError.GROUP_AUTHORIZATION_FAILED)]
-    with pytest.raises(FatalError, match="does not let"):
-        consumer.await_stable_offset(lambda: False)
-    client.calls.clear()
-    consumer.await_stable_offset(lambda: True)
-    assert client.calls == []
+    with pytest.raises(FatalError, match="refuses this worker's offsets"):
+        consumer.await_stable_offset()
+
+
+def test_member_gives_up_a_transaction_that_does_not_end() -> None:
+    consumer, client, _ = member()
+    client.errors["committed"] = [failure(KafkaError.UNSTABLE_OFFSET_COMMIT) for _ in range(1000)]
+    with pytest.raises(FatalError, match="'t' cannot be read: the group's offsets are not stable"):
+        consumer.await_stable_offset()
+
+
+def test_member_waits_for_no_transaction_once_the_worker_stops() -> None:
+    stop = Waits(stop_after=2)
+    consumer, client, _ = member(stop)
+    client.errors["committed"] = [failure(KafkaError.UNSTABLE_OFFSET_COMMIT) for _ in range(1000)]
+    with pytest.raises(StopRequested):
+        consumer.await_stable_offset()
+    assert client.calls == ["committed"] * 2
 
 
 def test_member_finds_offsets_by_time() -> None:

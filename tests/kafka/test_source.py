@@ -13,9 +13,8 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from tests.harness import Clock
-from tests.kafka.fakes import ScriptedClients
-from tokentrace.errors import FatalError, UsageError
-from tokentrace.kafka import offsets
+from tests.kafka.fakes import ScriptedClients, Waits
+from tokentrace.errors import FatalError, StopRequested, UsageError
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.source import KafkaSource
@@ -71,6 +70,16 @@ class Scripted:
             raise self.metadata
         return self.metadata
 
+    def assignment(self) -> list[Any]:
+        assigned: dict[int, Any] = {}
+        for name, partitions in self.calls:
+            for partition, _ in partitions or []:
+                if name == "incremental_assign":
+                    assigned[partition] = None
+                elif name == "incremental_unassign":
+                    assigned.pop(partition, None)
+        return at(*assigned)
+
     def poll(self, *_: Any) -> None:
         self.calls.append(("poll", None))
 
@@ -116,15 +125,20 @@ class Loop:
         self.calls.append(("lost", list(partitions)))
 
 
-def at(*partitions: int) -> list[Any]:
-    return [SimpleNamespace(partition=partition, offset=-1001) for partition in partitions]
+def at(*partitions: int, topic: str = "spans") -> list[Any]:
+    return [SimpleNamespace(topic=topic, partition=partition, offset=-1001) for partition in partitions]
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[KafkaSource, Scripted, Loop]:
-    monkeypatch.setattr(offsets.time, "sleep", lambda _: None)
-    clients = ScriptedClients(consumer=Scripted)
-    source = KafkaSource(SourceSettings(topic="spans", group_id="g", member_id="r0"), clients, Clock(10.0))
+def parts() -> tuple[KafkaSource, Scripted, Loop]:
+    return member()
+
+
+def member(stop: Waits | None = None) -> tuple[KafkaSource, Scripted, Loop]:
+    stop = stop or Waits()
+    clients = ScriptedClients(stop, consumer=Scripted)
+    settings = SourceSettings(topic="spans", group_id="g", member_id="r0")
+    source = KafkaSource(settings, clients, Clock(10.0), stop.clock)
     loop = Loop()
     source.subscribe(loop)
     return source, clients.made[0], loop
@@ -363,17 +377,19 @@ def topics(code: int | None) -> Any:
     return SimpleNamespace(topics={"spans": SimpleNamespace(error=error, partitions={0: None})})
 
 
-def test_connecting_waits_longer_each_time_and_stops_when_told(parts: Parts) -> None:
-    source, consumer, _ = parts
-    waits: list[float] = []
+def test_connecting_waits_longer_each_time_and_stops_when_told() -> None:
+    stop = Waits(stop_after=6)
+    source, consumer, _ = member(stop)
     consumer.metadata = KafkaException(KafkaError(KafkaError._TRANSPORT, "down"))
-    assert source.connect(lambda: len(waits) == 6, waits.append) is False
-    assert waits == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
+    assert source.connect() is False
+    assert stop.waited_s == [1.0, 2.0, 4.0, 8.0, 15.0, 15.0]
+    source, consumer, _ = member(Waits(stop_after=1))
     consumer.metadata = topics(KafkaError.UNKNOWN_TOPIC_OR_PART)
-    assert source.connect(lambda: len(waits) == 7, waits.append) is False
+    assert source.connect() is False
     assert "Topic 'spans' does not exist" in source.unreachable
+    source, consumer, _ = member()
     consumer.metadata = topics(None)
-    assert source.connect(lambda: False, waits.append) is True
+    assert source.connect() is True
     assert source.unreachable == ""
 
 
@@ -381,7 +397,7 @@ def test_a_topic_that_this_user_may_not_read_is_told(parts: Parts) -> None:
     source, consumer, _ = parts
     consumer.metadata = topics(KafkaError.TOPIC_AUTHORIZATION_FAILED)
     with pytest.raises(UsageError, match="refuses access to topic 'spans'"):
-        source.connect(lambda: False)
+        source.connect()
 
 
 def test_a_record_without_a_timestamp_is_as_old_as_now(parts: Parts) -> None:
@@ -393,3 +409,85 @@ def test_a_record_without_a_timestamp_is_as_old_as_now(parts: Parts) -> None:
     assert batch.envelope(0).timestamp_ms is None
     consumer.watermarks = [(0, 2)]
     assert source.lag()[0].seconds == 0.0
+
+
+def unknown() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION, "unknown"))
+
+
+def test_a_partition_that_the_topic_does_not_have_is_left_unread_and_asked_for_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop = Waits()
+    source, consumer, loop = member(stop)
+    consumer.watermarks = [unknown() for _ in range(60)]
+    assign(source, consumer, p0=5, p1=-1001)
+    assert ("incremental_assign", [(0, 5)]) in consumer.calls
+    assert source.assigned == (0,)
+    assert source.pending == {1: "topic 'spans' has no such partition"}
+    assert "Partition 1 of topic spans is not consumed: topic 'spans' has no such partition." in caplog.text
+    assert loop.calls == [("assign", [0, 1])]
+    assert stop.now_s < 30.0
+
+    lines = len(caplog.records)
+    for _ in range(3):  # It appears with the third.
+        stop.now_s += 10.0
+        consumer.committed_answers = [{1: -1001}]
+        consumer.watermarks = [unknown()] if _ < 2 else [(3, 9)]
+        source.poll(10, 0.0)
+    assert ("incremental_assign", [(1, 3)]) in consumer.calls
+    assert (source.pending, source.positions) == ({}, {0: 5, 1: 3})
+    assert len(caplog.records) == lines, "what is known already is not said again"
+
+
+def test_a_partition_that_is_not_read_yet_can_be_revoked(parts: Parts) -> None:
+    source, consumer, loop = parts
+    consumer.watermarks = [unknown() for _ in range(60)]
+    assign(source, consumer, p0=5, p1=-1001)
+    consumer.callbacks["on_revoke"](consumer, at(0, 1))
+    assert loop.calls[-1] == ("revoke", [0, 1])
+    assert consumer.calls[-1] == ("incremental_unassign", [(0, -1001)]), "the library rejects one it does not have"
+    assert source.pending == {}
+
+
+def test_offsets_that_stay_unstable_leave_the_partitions_unread_until_they_are_stable() -> None:
+    stop = Waits()
+    source, consumer, _ = member(stop)
+    unstable = KafkaException(KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT, "unstable"))
+    consumer.committed_answers = [unstable for _ in range(400)]
+    consumer.callbacks["on_assign"](consumer, at(0))
+    assert source.pending == {0: "the group's offsets are not stable (unstable)"}
+    assert stop.now_s == pytest.approx(30.0, abs=0.2)
+    stop.now_s += 10.0
+    consumer.committed_answers = [{0: 7}]
+    source.poll(10, 0.0)
+    assert source.positions == {0: 7}
+
+
+def test_a_stop_ends_an_assignment_that_waits() -> None:
+    source, consumer, _ = member(Waits(stop_after=2))
+    consumer.watermarks = [unknown() for _ in range(60)]
+    assign(source, consumer, p0=-1001)
+    assert consumer.calls[-1] == ("incremental_assign", []), "the library assigns what its callback does not"
+    with pytest.raises(StopRequested):
+        source.poll(10, 0.0)
+
+
+def test_partitions_of_another_topic_are_not_read_and_the_group_is_joined_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stop = Waits()
+    source, consumer, loop = member(stop)
+    consumer.committed_answers = [{}]
+    consumer.callbacks["on_assign"](consumer, at(0, 1, topic="before"))
+    assert source.assigned == ()
+    assert loop.calls == [("assign", [])]
+    assert "The group still assigns partitions of before" in caplog.text
+    source.poll(10, 0.0)
+    assert [name for name, _ in consumer.calls].count("unsubscribe") == 1
+    consumer.callbacks["on_revoke"](consumer, at(0, 1, topic="before"))
+    assert loop.calls[-1] == ("revoke", [])
+    assign(source, consumer, p0=5)
+    assert source.positions == {0: 5}
+    source.poll(10, 0.0)
+    assert [name for name, _ in consumer.calls].count("unsubscribe") == 1

@@ -13,7 +13,6 @@ from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
 
 from tests.kafka.fakes import Scripted, ScriptedClients, failure
 from tokentrace.errors import FatalError, UsageError
-from tokentrace.kafka import reader
 from tokentrace.kafka import topics as module
 from tokentrace.kafka.topics import READ, WRITE, Topics, alerts_topic, rollups_topic, state_topic
 
@@ -70,8 +69,7 @@ class Cluster(Scripted):
 
 
 @pytest.fixture
-def parts(monkeypatch: pytest.MonkeyPatch) -> tuple[Topics, Cluster]:
-    monkeypatch.setattr(reader.time, "sleep", lambda _: None)
+def parts() -> tuple[Topics, Cluster]:
     clients = ScriptedClients(admin=Cluster)
     topics = Topics(clients)
     return topics, clients.made[0]
@@ -225,6 +223,6 @@ def test_a_topic_that_stays_unknown_is_an_error_in_time(parts: Parts, monkeypatc
 
 def test_brokers_that_do_not_answer_are_named(parts: Parts) -> None:
     topics, cluster = parts
-    cluster.errors["list_topics"] = [failure(KafkaError._TRANSPORT)]
+    cluster.errors["list_topics"] = [failure(KafkaError._TRANSPORT) for _ in range(1000)]
     with pytest.raises(UsageError, match=r"No Kafka broker answers at x:1 \(scripted\)"):
         topics.ensure([])

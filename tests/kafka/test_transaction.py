@@ -9,11 +9,12 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, StopRequested
 from tokentrace.kafka import transaction as module
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record
 from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer, Watchdog
+from tokentrace.model.stop import StopSignal
 
 IDENTITY = Identity(transactional_id="r0.alerts", replica="r0", rights="to write to the topic state")
 RECORDS = [Record("state", b"k", b"v", 3), Record("dead", None, None, headers=[("h", b"1")])]
@@ -159,13 +160,57 @@ def test_a_retry_is_logged_now_and_then(
     parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, producer = parts
-    ticks = iter(range(0, 60, 2))
+    ticks = iter(range(0, 120, 4))
     monkeypatch.setattr(module.time, "monotonic", lambda: float(next(ticks)))
     producer.errors["commit_transaction"] = [failure(KafkaError._TIMED_OUT, retriable=True) for _ in range(6)]
     assert commit(parts) is Outcome.COMMITTED
     assert [record.getMessage() for record in caplog.records] == [
         "Kafka does not finish commit_transaction (scripted); retrying."
     ] * 2
+
+
+def stopping(grace_s: float) -> tuple[TransactionalProducer, ScriptedProducer]:
+    """A producer of a worker that was asked to stop, and has so long for what is in flight."""
+    stop = StopSignal(grace_s)
+    clients = ScriptedClients(stop, producer=ScriptedProducer)
+    transactions = TransactionalProducer(clients, IDENTITY)
+    stop.set()
+    return transactions, clients.made[0]
+
+
+def unanswered() -> list[BaseException]:
+    return [failure(KafkaError._TIMED_OUT, retriable=True) for _ in range(1000)]
+
+
+def test_a_commit_whose_outcome_stays_unknown_is_given_up_when_the_grace_of_a_stop_ends() -> None:
+    parts = stopping(grace_s=0.2)
+    parts[1].errors["commit_transaction"] = unanswered()
+    with pytest.raises(StopRequested, match="Kafka does not finish commit_transaction"):
+        commit(parts)
+    assert parts[1].calls.count("commit_transaction") > 1, "it is retried until then"
+
+
+def test_an_abort_that_does_not_end_is_given_up_when_the_grace_of_a_stop_ends() -> None:
+    parts = stopping(grace_s=0.0)
+    parts[1].errors["produce"] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
+    parts[1].errors["abort_transaction"] = unanswered()
+    with pytest.raises(StopRequested, match="Kafka does not finish abort_transaction"):
+        commit(parts)
+
+
+def test_starting_is_given_up_at_once_when_the_worker_stops() -> None:
+    transactions, producer = stopping(grace_s=60.0)
+    producer.errors["init_transactions"] = unanswered()
+    with pytest.raises(StopRequested):
+        transactions.start()
+    assert producer.calls == ["init_transactions"]
+
+
+def test_a_full_queue_is_not_waited_for_once_the_grace_of_a_stop_has_ended() -> None:
+    parts = stopping(grace_s=0.0)
+    parts[1].errors["produce"] = [BufferError() for _ in range(1000)]
+    with pytest.raises(StopRequested, match="queue of records is full"):
+        commit(parts)
 
 
 def test_a_producer_with_a_limit_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

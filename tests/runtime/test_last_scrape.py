@@ -75,3 +75,11 @@ def test_last_scrape_ends_the_wait_when_it_comes() -> None:
     replica.scraped_by(FIRST)
     waiting.join(10.0)
     assert not waiting.is_alive()
+
+
+def test_last_scrape_is_not_waited_for_after_it_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    replica = Replica()
+    replica.last_scrape.cancel()
+    with caplog.at_level(logging.INFO):
+        replica.last_scrape.wait(replica.final, 600.0)
+    assert "Not waiting any longer." in caplog.text

@@ -13,7 +13,7 @@ from tests.spanfactory import message, span
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.pipeline import StageTimer
 from tokentrace.commit import Outcome
-from tokentrace.errors import FatalError, SchemaUnavailable
+from tokentrace.errors import FatalError, SchemaUnavailable, StopRequested
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import Lag, WorkerStats
@@ -51,6 +51,7 @@ class Source:
         self.caught_up: set[int] = set()
         self.blocked: set[int] = set()
         self.lost_records: dict[int, int] = {}
+        self.pending: dict[int, str] = {}
 
     def subscribe(self, listener: Worker) -> None:
         listener.load_counted()
@@ -198,6 +199,23 @@ def counted(snapshot: Snapshot) -> int:
 
 
 # -- the order of a commit -------------------------------------------------------------------------------------------
+
+
+def test_worker_commits_and_ends_when_a_stop_cuts_a_wait_short() -> None:
+    def interrupted() -> RawBatch | None:
+        raise StopRequested("while it waits")
+
+    rig = Rig(spans(3), interrupted).run()
+    assert rig.events == ["commit ok", "source closed", "committer closed"]
+    assert rig.counted == 3
+
+
+def test_worker_ends_in_order_without_a_commit_that_a_stop_cuts_short(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(spans(3), outcomes=[StopRequested("Kafka does not finish commit_transaction.")]).run()
+    assert rig.events == ["commit", "source closed", "committer closed"]
+    assert rig.counted == 0
+    assert not rig.harness.delta, "a last revoke commits nothing into a transaction whose outcome is not known"
+    assert "The worker stops without its last commit" in caplog.text
 
 
 def test_worker_shows_and_clears_only_what_is_committed() -> None:

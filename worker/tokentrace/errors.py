@@ -33,6 +33,14 @@ class FatalError(TokentraceError):
     """The worker cannot continue: it is fenced or unauthorized, or a topic has wrong settings."""
 
 
+class StopRequested(TokentraceError):
+    """The worker is asked to stop while it waits. An orderly end, not a failure."""
+
+
+class Unanswered(TokentraceError):
+    """Kafka gave no usable answer in time. It may later."""
+
+
 class SchemaError(TokentraceError):
     """A writer schema is missing or cannot be read as a span. `reason` is a key of `reasons`."""
 

@@ -23,7 +23,7 @@ from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
 from tokentrace.alerts.store import AlertStore
 from tokentrace.config.alerts import Delivery
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, StopRequested
 from tokentrace.kafka import producer as kafka
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.outcome import Outcome
@@ -41,6 +41,8 @@ WAIT_S: Final = 0.2
 RETRY_S: Final = 2.0
 #: Longest wait of a hand-over for deliveries in flight.
 DRAIN_S: Final = 5.0
+#: Time for a hand-over beyond the grace of a stop: deliveries in flight, and closing the clients.
+HAND_OVER_S: Final = DRAIN_S + 5.0
 _STOPPED: Final = f"Alert evaluation stopped on this replica; retrying in {RETRY_S:.0f} s: %s"
 
 
@@ -97,15 +99,17 @@ class Evaluator:
         self._thread.start()
 
     def stop(self) -> None:
-        """Commit, leave the group and end."""
+        """Commit, leave the group and end. Waits for what is left of the time that a stop may take."""
         self._stopping.set()
-        self._thread.join(4 * STEP_TIMEOUT_S)
+        self._thread.join(self._clients.stop.bounded(4 * STEP_TIMEOUT_S) + HAND_OVER_S)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
                 with ExitStack() as stack:
                     self._open(stack).run(self._stopping.is_set)
+            except StopRequested:
+                return
             # Counting continues whatever happens here.
             except FatalError as failure:
                 log.error(_STOPPED, failure)
@@ -201,12 +205,10 @@ class EvaluatorSession:
         self._take_over = take_over
         self._show = show
         self._clock = clock
-        self._stopping: Callable[[], bool] = lambda: False
         self._owned: _Owned | None = None
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Evaluate until `stopping`. Raises FatalError when this member cannot continue."""
-        self._stopping = stopping
         self._transactions.start()
         self._consumer.subscribe(self)
         while not stopping():
@@ -233,7 +235,7 @@ class EvaluatorSession:
     def acquire(self) -> int:
         """Continue from what is committed; return the offset to read from."""
         settings = self._settings
-        self._consumer.await_stable_offset(self._stopping)
+        self._consumer.await_stable_offset()
         store = self._read_store()
         first, end = self._consumer.offsets()
         ownership = self._take_over(store, RollupLog(settings.rollups_topic, first, end, self._consumer.offset_at))

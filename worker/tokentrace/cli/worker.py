@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
+import threading
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -18,6 +18,10 @@ def command(config_path: Path) -> None:
 
     SIGTERM commits, leaves the group, and waits for a scrape of the final values. Ctrl-C does not wait.
     """
+    # First: each thread inherits the mask. A signal's own handler would wait for the end of whatever call the main
+    # thread is in, and the Kafka library's can take long.
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     from tokentrace.runtime import process
 
     process.before_imports()
@@ -29,10 +33,10 @@ def command(config_path: Path) -> None:
     log.set_up(config.worker.log_level, config.worker.log_format)
     service = Service(config)
 
-    def on_signal(number: int, _: FrameType | None) -> None:
-        service.stop(drain=number == signal.SIGTERM)
+    def await_signals() -> None:
+        while True:
+            service.stop(drain=signal.sigwait(signals) == signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
+    threading.Thread(target=await_signals, name="signals", daemon=True).start()
     process.tune_gc()
     service.run()

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from tokentrace.errors import UsageError
 from tokentrace.kafka.errors import error_of
+from tokentrace.model.stop import StopSignal
 
 _Client = TypeVar("_Client")
 
@@ -31,6 +32,9 @@ CONSUMER: Final[dict[str, Any]] = {
     "isolation.level": "read_committed",
     "auto.offset.reset": "error",
 }
+
+#: Longest wait for offsets inside a rebalance. What is not known by then is asked for again later.
+CALLBACK_WAIT_S: Final = 30.0
 
 #: The limit on the size of a message is its topic's alone. A batch of several stays below the smallest that is usual.
 BATCH_BYTES: Final = 1_000_000
@@ -55,12 +59,14 @@ class KafkaClients:
         bootstrap_servers: str,
         client_id: str = "",
         properties: Mapping[str, Any] | None = None,
+        stop: StopSignal | None = None,
         consumer_type: Callable[..., Consumer] = Consumer,
         producer_type: Callable[..., Producer] = Producer,
         admin_type: Callable[..., AdminClient] = AdminClient,
     ) -> None:
-        """properties: librdkafka properties as configured; those that tokentrace sets win. The types: for tests."""
+        """properties: as configured; those that are set here win. stop: ends what waits for Kafka. Types: for tests."""
         self.bootstrap_servers = bootstrap_servers
+        self.stop = StopSignal() if stop is None else stop
         self._properties = dict(properties or {})
         self._base = {"bootstrap.servers": bootstrap_servers} | ({"client.id": client_id} if client_id else {})
         self._consumer_type = consumer_type
@@ -98,6 +104,11 @@ class KafkaClients:
     def admin(self) -> AdminClient:
         """Make an admin client."""
         return self._make(self._admin_type, {**self._properties, **self._base})
+
+    @property
+    def callback_wait_s(self) -> float:
+        """Longest wait inside a rebalance: well below the time between two polls that costs a member its partitions."""
+        return min(CALLBACK_WAIT_S, float(self._properties.get("max.poll.interval.ms", 300_000)) / 1000 / 4)
 
     def unreachable(self, error: KafkaError | None = None) -> str:
         """Return the sentence for brokers that do not answer. error: how the request ended."""

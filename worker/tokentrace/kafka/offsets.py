@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, Unanswered
 from tokentrace.kafka.errors import FENCED, REFUSED, error_of
-
-log = logging.getLogger(__name__)
+from tokentrace.kafka.waiting import Wait
+from tokentrace.model.stop import StopSignal
 
 REQUEST_TIMEOUT_S: Final = 10.0
-#: Pause between two requests whose answer may differ.
-RETRY_S: Final = 0.1
+#: Time that a partition which the brokers do not know has to appear: it may have been created a moment ago.
+NEW_PARTITION_S: Final = 5.0
 
 
-class StartOffsets:
-    """The offsets of one topic from which the group of `consumer` reads its partitions."""
+class CommittedOffsets:
+    """The offsets that the group of `consumer` has committed of one topic."""
 
-    def __init__(self, consumer: Consumer, topic: str, start: Literal["earliest", "latest"]) -> None:
-        """start: where a partition without a committed offset begins."""
+    def __init__(self, consumer: Consumer, topic: str, stop: StopSignal) -> None:
         self._consumer = consumer
         self._topic = topic
-        self._start = start
+        self._stop = stop
 
-    def committed(self, partitions: Iterable[int]) -> dict[int, int | None]:
+    def stable(self, partitions: Iterable[int], timeout_s: float) -> dict[int, int | None]:
         """Return partition -> committed offset, None if there is none; retries until the offsets are stable.
 
-        They are not while another member's transaction is open on them. Raises FatalError if Kafka refuses them.
+        They are not while another member's transaction is open on them. Raises FatalError if Kafka refuses them,
+        Unanswered if they are not stable in time, StopRequested.
         """
         wanted = list(partitions)
+        wait = Wait(self._stop, timeout_s)
         while True:
             try:
                 found = self._consumer.committed(
-                    [TopicPartition(self._topic, partition) for partition in wanted], timeout=REQUEST_TIMEOUT_S
+                    [TopicPartition(self._topic, partition) for partition in wanted], timeout=wait.request_timeout_s
                 )
                 error = next((result.error for result in found if result.error is not None), None)
             except KafkaException as failure:
@@ -46,22 +45,41 @@ class StartOffsets:
                 return {result.partition: result.offset if result.offset >= 0 else None for result in found}
             if error.fatal() or error.code() in FENCED | REFUSED:
                 raise FatalError(f"Kafka refuses this worker's offsets: {error.str()}.")
-            log.info("The group's offsets are not stable yet (%s); retrying.", error.str())
-            time.sleep(RETRY_S)
+            if not wait.pause("The group's offsets of topic %s are not stable yet (%s)", self._topic, error.str()):
+                raise Unanswered(f"the group's offsets are not stable ({error.str()})")
 
-    def first(self, partition: int) -> int:
-        """Return where a partition begins that was never committed."""
-        low, high = self.watermarks(partition)
+
+class StartOffsets:
+    """The offsets of one topic from which a group member reads its partitions."""
+
+    def __init__(self, consumer: Consumer, topic: str, start: Literal["earliest", "latest"], stop: StopSignal) -> None:
+        """start: where a partition without a committed offset begins."""
+        self._consumer = consumer
+        self._topic = topic
+        self._start = start
+        self._stop = stop
+
+    def first(self, partition: int, timeout_s: float) -> int:
+        """Return where a partition begins that was never committed. Raises as `watermarks`."""
+        low, high = self.watermarks(partition, timeout_s)
         return low if self._start == "earliest" else high
 
-    def watermarks(self, partition: int) -> tuple[int, int]:
-        """Return the first offset of the partition and its end; retries until it has a leader."""
+    def watermarks(self, partition: int, timeout_s: float) -> tuple[int, int]:
+        """Return the first offset of the partition and its end; retries until it has a leader.
+
+        Raises Unanswered if it has none in time or the topic has no such partition, StopRequested.
+        """
+        wait, unknown = Wait(self._stop, timeout_s), Wait(self._stop, min(NEW_PARTITION_S, timeout_s))
         while True:
             try:
                 low, high = self._consumer.get_watermark_offsets(
-                    TopicPartition(self._topic, partition), timeout=REQUEST_TIMEOUT_S
+                    TopicPartition(self._topic, partition), timeout=wait.request_timeout_s
                 )
                 return int(low), int(high)
             except KafkaException as failure:
-                log.info("Partition %d has no leader yet (%s); retrying.", partition, error_of(failure).str())
-                time.sleep(RETRY_S)
+                error = error_of(failure)
+            if error.code() in (KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC):
+                if not unknown.pause("Topic %s has no partition %d", self._topic, partition):
+                    raise Unanswered(f"topic {self._topic!r} has no such partition")
+            elif not wait.pause("Partition %d of topic %s has no leader (%s)", partition, self._topic, error.str()):
+                raise Unanswered(f"it has no leader ({error.str()})")

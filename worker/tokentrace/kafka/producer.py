@@ -9,9 +9,10 @@ from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from tokentrace.errors import FatalError, UsageError
+from tokentrace.errors import FatalError, StopRequested, UsageError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import error_of
+from tokentrace.model.stop import StopSignal
 
 #: librdkafka's number for "the partitioner chooses".
 ANY_PARTITION: Final = -1
@@ -69,9 +70,15 @@ def partition_of(name: str, partitions: int) -> int:
 
 
 def produce(
-    producer: Producer, record: Record, on_delivery: Callable[[KafkaError | None, Message], None] | None = None
+    producer: Producer,
+    record: Record,
+    stop: StopSignal,
+    on_delivery: Callable[[KafkaError | None, Message], None] | None = None,
 ) -> None:
-    """Queue a record, and wait while the queue is full. Raises KafkaException for a record that cannot be queued."""
+    """Queue a record, and wait while the queue is full.
+
+    Raises KafkaException for a record that cannot be queued, StopRequested if the queue stays full at a stop.
+    """
     while True:
         try:
             producer.produce(
@@ -84,6 +91,8 @@ def produce(
             )
             return
         except BufferError:
+            if stop.expired:
+                raise StopRequested("The queue of records is full.") from None
             producer.poll(0.1)
 
 
@@ -110,7 +119,7 @@ class IdempotentProducer:
             on_delivery(None if error is None else error.str())
 
         try:
-            produce(self._producer, record, report)
+            produce(self._producer, record, self._clients.stop, report)
         except KafkaException as failure:
             report(error_of(failure))
 
@@ -121,7 +130,7 @@ class IdempotentProducer:
     def flush(self, timeout_s: float) -> int:
         """Wait for all deliveries and return how many records are left. Raises FatalError for a failed producer."""
         try:
-            return int(self._producer.flush(timeout_s))
+            return int(self._producer.flush(self._clients.stop.bounded(timeout_s)))
         except KafkaException as failure:
             raise FatalError(
                 f"Kafka no longer accepts records of this producer ({error_of(failure).str()})."

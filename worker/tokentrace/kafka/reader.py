@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
@@ -14,13 +14,15 @@ from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import TRANSIENT, error_of
+from tokentrace.kafka.waiting import Wait
+from tokentrace.model.stop import StopSignal
 
 #: Longest time without progress before reading is given up. An open transaction holds readers back for at most
 #: its own time-out, which is far shorter.
 STALL_TIMEOUT_S: Final = 60.0
 REQUEST_TIMEOUT_S: Final = 15.0
-#: Pause between two requests whose answer may differ.
-RETRY_S: Final = 0.1
+#: Longest time between two looks at the stop signal.
+LOOK_S: Final = 0.2
 
 _SETTINGS: Final[dict[str, Any]] = {
     "auto.offset.reset": "earliest",
@@ -31,37 +33,52 @@ _SETTINGS: Final[dict[str, Any]] = {
 _T = TypeVar("_T")
 
 
-def retry_transient(request: Callable[[], _T], timeout_s: float) -> _T:
-    """Make a request again while its error is transient. Raises the last KafkaException, after `timeout_s` at most."""
-    deadline_s = time.monotonic() + timeout_s
+def result_of(future: Future[_T], stop: StopSignal) -> _T:
+    """Wait for the answer to an admin request. Raises what it was answered with, StopRequested."""
+    while True:
+        try:
+            return future.result(LOOK_S)
+        except TimeoutError:
+            stop.check()
+
+
+def retry_transient(request: Callable[[], _T], timeout_s: float, stop: StopSignal) -> _T:
+    """Make a request again while its error is transient.
+
+    Raises the last KafkaException, after `timeout_s` at most, and StopRequested.
+    """
+    wait = Wait(stop, timeout_s)
     while True:
         try:
             return request()
         except KafkaException as failure:
-            if error_of(failure).code() not in TRANSIENT or time.monotonic() >= deadline_s:
+            error = error_of(failure)
+            if error.code() not in TRANSIENT or not wait.pause("Kafka does not answer yet (%s)", error.str()):
                 raise
-        time.sleep(RETRY_S)
 
 
 def list_topics(clients: KafkaClients, admin: AdminClient, topic: str | None = None) -> ClusterMetadata:
-    """Return the metadata of the cluster, or of one topic. Raises UsageError if no broker answers."""
-    try:
-        metadata: ClusterMetadata = admin.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
-    except KafkaException as failure:
-        raise UsageError(clients.unreachable(error_of(failure))) from failure
-    return metadata
+    """Return the metadata of the cluster, or of one topic. Raises UsageError if no broker answers, StopRequested."""
+    wait = Wait(clients.stop, REQUEST_TIMEOUT_S)
+    while True:
+        try:
+            metadata: ClusterMetadata = admin.list_topics(topic, timeout=wait.request_timeout_s)
+            return metadata
+        except KafkaException as failure:
+            error = error_of(failure)
+            if error.code() not in TRANSIENT or not wait.pause("%s", clients.unreachable(error)):
+                raise UsageError(clients.unreachable(error)) from failure
 
 
 def partition_count(clients: KafkaClients, admin: AdminClient, topic: str, timeout_s: float = STALL_TIMEOUT_S) -> int:
     """Return the topic's number of partitions; a topic that was created a moment ago has none at first.
 
-    Raises FatalError if there are none in time, UsageError if no broker answers.
+    Raises FatalError if there are none in time, UsageError if no broker answers, StopRequested.
     """
-    deadline_s = time.monotonic() + timeout_s
+    wait = Wait(clients.stop, timeout_s)
     while not (count := len(list_topics(clients, admin, topic).topics[topic].partitions)):
-        if time.monotonic() >= deadline_s:
+        if not wait.pause("Topic %s has no partitions yet", topic):
             raise FatalError(f"Topic {topic!r} has no partitions.")
-        time.sleep(RETRY_S)
     return count
 
 
@@ -70,22 +87,24 @@ class OffsetReader:
 
     def __init__(self, clients: KafkaClients, topic: str, group_id: str) -> None:
         """group_id: librdkafka requires one and ACLs apply to it."""
+        self._stop = clients.stop
         self._consumer = clients.consumer(group_id=group_id, settings={"fetch.wait.max.ms": 50})
         self._topic = topic
 
     def read(self, partition: int, offset: int) -> Message | None:
         """Return the record, None if the topic does not retain it. Raises FatalError if the topic cannot be read."""
         self._consumer.assign([TopicPartition(self._topic, partition, offset)])
-        deadline_s = time.monotonic() + STALL_TIMEOUT_S
-        while time.monotonic() < deadline_s:
-            for message in self._consumer.consume(1, 0.5):
-                error = message.error()
-                if error is None:
-                    return message if message_offset(message) == offset else None
-                if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
-                    return None
-                raise FatalError(f"Topic {self._topic!r} cannot be read: {error.str()}.")
-        raise FatalError(f"Topic {self._topic!r} cannot be read; is a broker down?")
+        wait = Wait(self._stop, STALL_TIMEOUT_S, pause_s=0.01)
+        while not (messages := self._consumer.consume(1, 0.5)):
+            if not wait.pause("Topic %s is not read yet", self._topic):
+                raise FatalError(f"Topic {self._topic!r} cannot be read; is a broker down?")
+        (message,) = messages
+        error = message.error()
+        if error is None:
+            return message if message_offset(message) == offset else None
+        if error.code() in (KafkaError._PARTITION_EOF, KafkaError._AUTO_OFFSET_RESET):
+            return None
+        raise FatalError(f"Topic {self._topic!r} cannot be read: {error.str()}.")
 
     def close(self) -> None:
         """Free the connections."""
@@ -93,7 +112,7 @@ class OffsetReader:
 
 
 class TopicReader:
-    """Reads one topic whole, without joining a group or committing."""
+    """Reads one topic whole, without joining a group or committing. Every method raises StopRequested."""
 
     def __init__(self, clients: KafkaClients, topic: str, group_id: str) -> None:
         """group_id: librdkafka requires one and ACLs apply to it."""
@@ -128,12 +147,12 @@ class TopicReader:
         consumer = self._clients.consumer(group_id=self._group_id, settings=_SETTINGS)
         try:
             consumer.assign([TopicPartition(self._topic, partition, starts[partition]) for partition in ends])
-            deadline_s = time.monotonic() + STALL_TIMEOUT_S
+            wait = Wait(self._clients.stop, STALL_TIMEOUT_S, pause_s=0.01)
             while ends:
                 messages = consumer.consume(5000, 0.05)
                 if messages:
-                    deadline_s = time.monotonic() + STALL_TIMEOUT_S
-                elif time.monotonic() > deadline_s:
+                    wait.progressed(STALL_TIMEOUT_S)
+                elif not wait.pause("Topic %s is not read to its end yet", self._topic):
                     raise FatalError(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
                 for message in messages:
                     yield from self._take(message, ends)
@@ -158,28 +177,27 @@ class TopicReader:
 
     def _await_transactions(self, admin: AdminClient, ends: Mapping[int, int]) -> None:
         """Wait for the transactions that are open below these ends: readers do not see past them."""
-        deadline_s = time.monotonic() + STALL_TIMEOUT_S
+        wait = Wait(self._clients.stop, STALL_TIMEOUT_S, pause_s=0.05)
         while True:
             readable = self._end_offsets(admin, list(ends), IsolationLevel.READ_COMMITTED)
             if all(readable[partition] >= end for partition, end in ends.items()):
                 return
-            if time.monotonic() > deadline_s:
+            if not wait.pause("A transaction on topic %s has not ended yet", self._topic):
                 raise FatalError(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
-            time.sleep(RETRY_S / 2)
 
     def _end_offsets(self, admin: AdminClient, partitions: list[int], isolation: IsolationLevel) -> dict[int, int]:
         """Return partition -> its end offset, before (read committed) or behind open transactions."""
         if not partitions:
             return {}
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        stop, latest = self._clients.stop, OffsetSpec.latest()  # type: ignore[no-untyped-call]
         wanted = {TopicPartition(self._topic, partition): latest for partition in partitions}
 
         def request() -> dict[int, int]:
             answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
-            return {asked.partition: int(answer.result().offset) for asked, answer in answers.items()}
+            return {asked.partition: int(result_of(answer, stop).offset) for asked, answer in answers.items()}
 
         try:
-            return retry_transient(request, STALL_TIMEOUT_S)
+            return retry_transient(request, STALL_TIMEOUT_S, stop)
         except KafkaException as failure:
             raise FatalError(
                 f"The end of topic {self._topic!r} cannot be found: {error_of(failure).str()}."

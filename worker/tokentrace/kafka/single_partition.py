@@ -7,17 +7,16 @@ member tells its listener when the partition comes and goes, and reads it from w
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, Unanswered
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, REFUSED, error_of
 from tokentrace.kafka.membership import cooperative_session
-from tokentrace.kafka.offsets import REQUEST_TIMEOUT_S, RETRY_S
+from tokentrace.kafka.offsets import REQUEST_TIMEOUT_S, CommittedOffsets
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +50,8 @@ class SinglePartitionConsumer:
         self._closing = False
         # No static membership: when the partition's owner leaves, another member continues at once.
         self._consumer = clients.consumer(group_id=group_id, settings=cooperative_session(session_timeout_s))
+        self._committed = CommittedOffsets(self._consumer, topic, clients.stop)
+        self._wait_s = clients.callback_wait_s
 
     def subscribe(self, listener: PartitionListener) -> None:
         """Join the group."""
@@ -91,17 +92,15 @@ class SinglePartitionConsumer:
                 self._on_error(error)
         return records
 
-    def await_stable_offset(self, stopping: Callable[[], bool]) -> None:
-        """Wait while a transaction of an earlier owner is open, so that all that it committed can be read."""
-        while not stopping():
-            try:
-                error = self._consumer.committed([self._partition()], timeout=REQUEST_TIMEOUT_S)[0].error
-            except KafkaException as failure:
-                error = error_of(failure)
-            if error is None:
-                return
-            self._raise_if_fatal(error)
-            time.sleep(RETRY_S)
+    def await_stable_offset(self) -> None:
+        """Wait while a transaction of an earlier owner is open, so that all that it committed can be read.
+
+        Raises FatalError if Kafka refuses this member or the transaction does not end, StopRequested.
+        """
+        try:
+            self._committed.stable([0], self._wait_s)
+        except Unanswered as failure:
+            raise FatalError(f"Topic {self._topic!r} cannot be read: {failure}.") from failure
 
     def offsets(self) -> tuple[int, int]:
         """Return (offset of the first record, offset behind the last one)."""

@@ -9,30 +9,42 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tokentrace.errors import FatalError, UsageError
+from tokentrace.errors import FatalError, Unanswered, UsageError
 from tokentrace.kafka.batch import extents_of, message_offset, message_partition, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, error_of
 from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
-from tokentrace.kafka.offsets import StartOffsets
+from tokentrace.kafka.offsets import CommittedOffsets, StartOffsets
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.worker_stats import Lag
 
 log = logging.getLogger(__name__)
 
+#: Pause before partitions without known offsets are asked for again, and between two joins for the right topic.
+ASK_AGAIN_S: Final = 10.0
+#: Time that a partition may take to get a leader before the others go on without it.
+LEADER_WAIT_S: Final = 10.0
+
 
 class KafkaSource:
     """One member of the consumer group, used by one thread."""
 
-    def __init__(self, settings: SourceSettings, clients: KafkaClients, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        clients: KafkaClients,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
         self._clients = clients
         self._clock = clock
+        self._monotonic = monotonic
         self._listener: RebalanceListener | None = None
         self._positions: dict[int, int] = {}
         self._oldest_unread_s: dict[int, float] = {}
@@ -48,30 +60,37 @@ class KafkaSource:
         self.lost_records: dict[int, int] = {}
         #: Assigned partitions that must not be consumed: the listener does not accept their offsets.
         self.blocked: set[int] = set()
+        #: Assigned partitions that are not read yet -> why; they are asked for again.
+        self.pending: dict[int, str] = {}
+        self._ask_again_s = 0.0
+        #: True where the group's assignment is of another topic: only joining again changes it.
+        self._join_again = False
+        self._join_again_s = 0.0
         self._consumer = clients.consumer(
             group_id=settings.group_id,
             settings=settings.consumer_settings(),
             defaults=TUNING,
             on_error=self._on_error,
         )
-        self._start_offsets = StartOffsets(self._consumer, settings.topic, settings.start)
+        self._committed = CommittedOffsets(self._consumer, settings.topic, clients.stop)
+        self._start_offsets = StartOffsets(self._consumer, settings.topic, settings.start, clients.stop)
 
     # -- joining and leaving ---------------------------------------------------------------------------------------
 
-    def connect(self, stopping: Callable[[], bool], wait: Callable[[float], object] = time.sleep) -> bool:
-        """Wait until the broker answers and the topic exists, and log it; False if `stopping` comes first.
+    def connect(self) -> bool:
+        """Wait until the broker answers and the topic exists, and log it; False if a stop is requested first.
 
         Raises UsageError if the broker refuses the credentials.
         """
-        delay_s = 1.0
-        while not stopping():
+        stop, delay_s = self._clients.stop, 1.0
+        while not stop.is_set():
             problem = self._topic_problem()
             if problem is None:
                 self.unreachable = ""
                 return True
             self.unreachable = problem
             log.warning("%s Trying again in %.0f s.", problem, delay_s)
-            wait(delay_s)
+            stop.wait(delay_s)
             delay_s = min(delay_s * 2, 15.0)
         return False
 
@@ -96,6 +115,9 @@ class KafkaSource:
     def subscribe(self, listener: RebalanceListener) -> None:
         """Join the group."""
         self._listener = listener
+        self._subscribe()
+
+    def _subscribe(self) -> None:
         self._consumer.subscribe(
             [self._settings.topic], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -105,14 +127,19 @@ class KafkaSource:
         self._closing = True
         self._consumer.close()
         self._positions.clear()
+        self.pending.clear()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def poll(self, max_messages: int, timeout_s: float) -> RawBatch | None:
         """Return up to `max_messages` new messages, None if there are none within `timeout_s`. Runs rebalances.
 
-        Raises FatalError if this member is fenced or unauthorized, UsageError if its credentials are refused.
+        Raises FatalError if this member is fenced or unauthorized, UsageError if its credentials are refused,
+        StopRequested from a rebalance that a stop has cut short.
         """
+        self._join_right_topic()
+        if self.pending and self._monotonic() >= self._ask_again_s:
+            self._assign(sorted(self.pending), wait_s=0.0)
         messages = self._consumer.consume(max_messages, timeout_s)
         if self._callback_failure is not None:
             failure, self._callback_failure = self._callback_failure, None
@@ -230,7 +257,7 @@ class KafkaSource:
         if partitions:
             self._consumer.incremental_unassign(self._topic_partitions(partitions))
             self._positions.clear()
-            self._assign(partitions)
+            self._assign(partitions, self._clients.callback_wait_s)
 
     def lag(self) -> dict[int, Lag]:
         """Assigned partition -> Lag, from the watermarks that came with the last fetches."""
@@ -249,11 +276,13 @@ class KafkaSource:
     def _topic_partitions(self, partitions: Sequence[int] | Mapping[int, int]) -> list[TopicPartition]:
         return [TopicPartition(self._settings.topic, partition) for partition in partitions]
 
-    def _assign(self, partitions: Sequence[int]) -> None:
+    def _assign(self, partitions: Sequence[int], wait_s: float) -> None:
+        """Read partitions from where the group is. wait_s: longest wait for an offset that is not known yet."""
         assert self._listener is not None
         # First: what is committed between the two is then in the offsets, and no healthy partition is refused.
         self._listener.load_counted()
-        starts = self._accepted_offsets(partitions)
+        starts = self._accepted_offsets(partitions, wait_s)
+        partitions = list(starts)
         self._listener.load_state(partitions)
         self._positions.update(starts)
         for partition in partitions:
@@ -265,22 +294,71 @@ class KafkaSource:
         if held:
             self._consumer.pause(held)
 
-    def _accepted_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
-        """Return partition -> where it starts; partitions that the listener does not accept become blocked."""
+    def _accepted_offsets(self, partitions: Sequence[int], wait_s: float) -> dict[int, int]:
+        """Return partition -> where it starts.
+
+        Partitions that the listener does not accept become blocked. Those whose start is not known become pending, and
+        have no entry.
+        """
         assert self._listener is not None
+        try:
+            committed = self._committed.stable(partitions, wait_s)
+        except Unanswered as failure:
+            self._put_off(partitions, str(failure))
+            return {}
         starts = {}
-        for partition, offset in self._start_offsets.committed(partitions).items():
+        leaders_by_s = self._monotonic() + min(wait_s, LEADER_WAIT_S)
+        for partition, offset in committed.items():
+            try:
+                left_s = max(leaders_by_s - self._monotonic(), 0.0)
+                starts[partition] = self._start_offsets.first(partition, left_s) if offset is None else offset
+            except Unanswered as failure:
+                self._put_off([partition], str(failure))
+                continue
+            self.pending.pop(partition, None)
             if not self._listener.accept_offset(partition, offset):
                 self.blocked.add(partition)
-            starts[partition] = self._start_offsets.first(partition) if offset is None else offset
         return starts
+
+    def _put_off(self, partitions: Sequence[int], reason: str) -> None:
+        """Leave assigned partitions unread for now, and say so once."""
+        self._ask_again_s = self._monotonic() + ASK_AGAIN_S
+        for partition in partitions:
+            if self.pending.get(partition) != reason:
+                log.error(
+                    "Partition %d of topic %s is not consumed: %s. Asking again every %.0f s; check kafka.topic.",
+                    partition, self._settings.topic, reason, ASK_AGAIN_S,
+                )  # fmt: skip
+            self.pending[partition] = reason
+
+    def _join_right_topic(self) -> None:
+        """Join the group again where it has assigned partitions of another topic.
+
+        It gives a static member that is back soon the assignment from before, though kafka.topic was changed meanwhile.
+        """
+        if self._join_again and self._monotonic() >= self._join_again_s:
+            self._join_again = False
+            self._join_again_s = self._monotonic() + ASK_AGAIN_S
+            self._consumer.unsubscribe()
+            self._subscribe()
+
+    def _of_topic(self, assigned: Sequence[TopicPartition]) -> list[int]:
+        """Return the partitions of this member's topic, and note those of another."""
+        others = sorted({other.topic for other in assigned} - {self._settings.topic})
+        if others and not self._join_again:
+            self._join_again = True
+            log.warning(
+                "The group still assigns partitions of %s, which kafka.topic named before; joining again for %s.",
+                ", ".join(others), self._settings.topic,
+            )  # fmt: skip
+        return [topic_partition.partition for topic_partition in assigned if topic_partition.topic not in others]
 
     def _skip_lost(self, partition: int) -> None:
         """Continue behind a gap: retention has removed records, or the topic was recreated."""
         position = self._positions.get(partition)
         if position is None:
             return
-        low, _ = self._start_offsets.watermarks(partition)
+        low, _ = self._start_offsets.watermarks(partition, LEADER_WAIT_S)
         lost = max(low - position, 0)
         self.lost_records[partition] = self.lost_records.get(partition, 0) + lost
         log.error(
@@ -305,14 +383,17 @@ class KafkaSource:
             # Closing can run a rebalance that was under way. Its partitions are revoked at once, and a consumer that
             # closes gets no answer about offsets.
             return
-        partitions = [topic_partition.partition for topic_partition in assigned]
+        partitions = self._of_topic(assigned)
 
         def assign() -> None:
-            self._assign(partitions)
+            self._assign(partitions, self._clients.callback_wait_s)
             assert self._listener is not None
             self._listener.on_assign(partitions)
 
         self._guarded(assign)
+        if self._callback_failure is not None:
+            # The library would assign what its callback has not.
+            self._guarded(lambda: self._consumer.incremental_assign([]))
 
     def _on_revoke(self, _: Consumer, revoked: list[TopicPartition]) -> None:
         self._unassign(revoked, "on_revoke")
@@ -321,12 +402,20 @@ class KafkaSource:
         self._unassign(lost, "on_lost")
 
     def _unassign(self, removed: list[TopicPartition], event: Literal["on_revoke", "on_lost"]) -> None:
-        partitions = [topic_partition.partition for topic_partition in removed]
+        topic = self._settings.topic
+        partitions = [topic_partition.partition for topic_partition in removed if topic_partition.topic == topic]
         self._guarded(lambda: getattr(self._listener, event)(partitions))
         for partition in partitions:
             self._positions.pop(partition, None)
+            self.pending.pop(partition, None)
             self.blocked.discard(partition)
-        self._guarded(lambda: self._consumer.incremental_unassign(removed))
+
+        def unassign() -> None:
+            # One that is pending or of another topic was never assigned, and the library rejects it.
+            held = {(partition.topic, partition.partition) for partition in self._consumer.assignment()}
+            self._consumer.incremental_unassign([tp for tp in removed if (tp.topic, tp.partition) in held])
+
+        self._guarded(unassign)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() in REFUSED:

@@ -22,7 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from tokentrace.errors import FatalError
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.errors import UNAUTHORIZED, error_of
-from tokentrace.kafka.reader import list_topics, partition_count, retry_transient
+from tokentrace.kafka.reader import list_topics, partition_count, result_of, retry_transient
 
 _T = TypeVar("_T")
 
@@ -127,7 +127,7 @@ def alerts_topic(name: str) -> TopicSpec:
 class Topics:
     """Creates and checks topics.
 
-    Every method raises FatalError if Kafka answers with an error, UsageError if no broker answers.
+    Every method raises FatalError if Kafka answers with an error, UsageError if no broker answers, StopRequested.
     """
 
     def __init__(self, clients: KafkaClients) -> None:
@@ -186,7 +186,8 @@ class Topics:
         settings = {**spec.settings, "min.insync.replicas": "2" if brokers >= 3 else "1"}
         topic = NewTopic(spec.name, spec.partitions, min(brokers, 3), config=settings)
         try:
-            self._admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[spec.name].result()
+            answer = self._admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[spec.name]
+            result_of(answer, self._clients.stop)
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -229,7 +230,8 @@ class Topics:
 
         def request() -> dict[str, str]:
             answer = self._admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource]
-            return {key: entry.value for key, entry in answer.result().items() if entry.value is not None}
+            entries = result_of(answer, self._clients.stop)
+            return {key: entry.value for key, entry in entries.items() if entry.value is not None}
 
         return self._ask(topic, "settings of", request) or {}
 
@@ -237,7 +239,7 @@ class Topics:
         answers = self._admin.describe_topics(
             TopicCollection([topic]), include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_S
         )
-        description: TopicDescription = answers[topic].result()
+        description: TopicDescription = result_of(answers[topic], self._clients.stop)
         return description
 
     def _ask(self, topic: str, what: str, request: Callable[[], _T]) -> _T | None:
@@ -246,7 +248,7 @@ class Topics:
         A topic that was created a moment ago is unknown to some brokers for a while.
         """
         try:
-            return retry_transient(request, NEW_TOPIC_TIMEOUT_S)
+            return retry_transient(request, NEW_TOPIC_TIMEOUT_S, self._clients.stop)
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() not in UNAUTHORIZED:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, StopRequested
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.errors import MEMBERSHIP_LOST, PRODUCER_FENCED, UNAUTHORIZED, error_of
 from tokentrace.kafka.outcome import Outcome
@@ -28,8 +28,12 @@ log = logging.getLogger(__name__)
 
 #: Time-out of one call, before it is made again.
 STEP_TIMEOUT_S: Final = 10.0
+#: The same while a producer starts: nothing is lost when a stop ends it, so it looks for one more often.
+START_STEP_S: Final = 2.0
+#: Pause between two tries of a call.
+RETRY_S: Final = 0.05
 #: Pause between two log lines about a call that is retried.
-LOG_INTERVAL_S: Final = 5.0
+LOG_INTERVAL_S: Final = 10.0
 
 
 class Watchdog:
@@ -99,16 +103,19 @@ class TransactionalProducer:
         """retry_for_s: how long a call is retried while the brokers are away; None: until its result is known."""
         self._identity = identity
         self._retry_for_s = retry_for_s
+        self._stop = clients.stop
         self._producer = clients.transactional_producer(identity.transactional_id)
         self.too_large = False
 
     def start(self) -> None:
         """Fence a predecessor of the same transactional id and finish its transaction.
 
-        Raises FatalError when Kafka does not accept this producer.
+        Raises FatalError when Kafka does not accept this producer, StopRequested.
         """
         try:
-            self._retry_retriable("init_transactions", lambda: self._producer.init_transactions(STEP_TIMEOUT_S))
+            self._retry_retriable(
+                "init_transactions", lambda _: self._producer.init_transactions(START_STEP_S), self._stop.is_set
+            )
         except KafkaException as failure:
             raise FatalError(
                 f"Kafka cannot start transactions with the transactional id {self._identity.transactional_id!r} "
@@ -131,13 +138,14 @@ class TransactionalProducer:
         4. Commit it.
 
         A step that fails aborts the transaction. Raises FatalError when this producer is fenced or unauthorized, or
-        when the transaction can be neither committed nor aborted.
+        when the transaction can be neither committed nor aborted. Raises StopRequested when the grace of a stop ends
+        before the outcome is known: a restart finds it.
         """
         self.too_large = False
         try:
             self._producer.begin_transaction()  # 1
-            for record in paced(records, batch_bytes, lambda: self._producer.flush(STEP_TIMEOUT_S)):  # 2
-                produce(self._producer, record, self._on_delivery if record.topic in batch_bytes else None)
+            for record in paced(records, batch_bytes, self._flush):  # 2
+                produce(self._producer, record, self._stop, self._on_delivery if record.topic in batch_bytes else None)
             self._send_offsets(offsets)  # 3
             self._commit_transaction()  # 4
         except KafkaException as failure:
@@ -151,25 +159,34 @@ class TransactionalProducer:
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         self.too_large |= error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
 
+    def _flush(self) -> None:
+        self._producer.flush(self._stop.bounded(STEP_TIMEOUT_S))
+
     def _send_offsets(self, offsets: Offsets | None) -> None:
         if offsets is None:
             return
         positions = [TopicPartition(offsets.topic, partition, next_) for partition, next_ in offsets.positions.items()]
         with Watchdog("send_offsets_to_transaction"):
-            self._producer.send_offsets_to_transaction(positions, offsets.member(), STEP_TIMEOUT_S)
+            self._producer.send_offsets_to_transaction(positions, offsets.member(), self._stop.bounded(STEP_TIMEOUT_S))
 
     def _commit_transaction(self) -> None:
-        """Retry until the outcome is known: giving up earlier could lose or duplicate the commit."""
-        self._retry_retriable("commit_transaction", lambda: self._producer.commit_transaction(STEP_TIMEOUT_S))
+        """Retry until the outcome is known: to go on without it could lose or duplicate the commit."""
+        self._retry_retriable("commit_transaction", self._producer.commit_transaction)
 
     # -- errors ------------------------------------------------------------------------------------------------------
 
-    def _retry_retriable(self, name: str, call: Callable[[], object]) -> None:
-        """Retry a call on retriable errors. Raises KafkaException for any other."""
+    def _retry_retriable(
+        self, name: str, call: Callable[[float], object], given_up: Callable[[], bool] | None = None
+    ) -> None:
+        """Retry a call, which takes its time-out, on retriable errors. Raises KafkaException for any other.
+
+        given_up: whether to raise StopRequested after an error; by default once the grace of a stop has ended.
+        """
+        given_up = given_up or (lambda: self._stop.expired)
         began_s = logged_s = time.monotonic()
         while True:
             try:
-                call()
+                call(self._stop.bounded(STEP_TIMEOUT_S))
                 return
             except KafkaException as failure:
                 error = error_of(failure)
@@ -179,15 +196,18 @@ class TransactionalProducer:
                 now_s = time.monotonic()
                 if self._retry_for_s is not None and now_s >= began_s + self._retry_for_s:
                     raise
+                if given_up():
+                    raise StopRequested(f"Kafka does not finish {name} ({error.str()}).") from failure
                 if now_s >= logged_s + LOG_INTERVAL_S:
                     logged_s = now_s
                     log.warning("Kafka does not finish %s (%s); retrying.", name, error.str())
+                time.sleep(RETRY_S)
 
     def _abort(self, error: KafkaError) -> Outcome:
         """Abort the transaction, and classify the error that made it fail."""
         self._raise_if_fatal(error)
         try:
-            self._retry_retriable("abort_transaction", lambda: self._producer.abort_transaction(STEP_TIMEOUT_S))
+            self._retry_retriable("abort_transaction", self._producer.abort_transaction)
         except KafkaException as failure:
             raise FatalError(
                 f"A transaction could be neither committed ({error.str()}) nor aborted ({error_of(failure).str()}); "

@@ -58,6 +58,7 @@ class WorkerStats:
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
+    pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
     remembered: partition -> its deduplication state; empty without worker.deduplicate.
     """
 
@@ -82,6 +83,7 @@ class WorkerStats:
     unreachable: str = ""
     lost_records: Mapping[int, int] = field(default_factory=dict)
     refused_partitions: tuple[int, ...] = ()
+    pending_partitions: Mapping[int, str] = field(default_factory=dict)
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
 
     def copy(self) -> WorkerStats:
@@ -164,6 +166,9 @@ WORKER_METRICS: Final = (
     _gauge("refused_partitions",
         "Partitions that are not consumed, since the group's offsets are behind what is counted.",
         lambda m: len(m.stats.refused_partitions)),
+    _gauge("pending_partitions",
+        "Assigned partitions that are not consumed yet, since their offsets are not known or the topic lacks them.",
+        lambda m: len(m.stats.pending_partitions)),
     _gauge("lag_records", "Records not read yet, by partition.",
         lambda m: _ordered(m.stats.lag, "records"), "partition"),
     _gauge("lag_seconds", "Age of the position where records are left to read, by partition.",

@@ -40,11 +40,18 @@ class LastScrape:
         self._check()
         log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
         if self._complete.wait(timeout_s):
-            log.info("The final values have been scraped.")
+            log.info("The final values have been scraped." if self._is_complete() else "Not waiting any longer.")
         else:
             log.warning("The final values were not scraped within worker.drain_timeout (%.0f s).", timeout_s)
 
+    def cancel(self) -> None:
+        """End a wait now."""
+        self._complete.set()
+
     def _check(self) -> None:
-        received = {address for address, snapshot in self._received.items() if snapshot is self._final}
-        if received and self._renderer.active_servers() <= received:
+        if self._is_complete():
             self._complete.set()
+
+    def _is_complete(self) -> bool:
+        received = {address for address, snapshot in self._received.items() if snapshot is self._final}
+        return bool(received) and self._renderer.active_servers() <= received

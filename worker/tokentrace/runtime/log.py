@@ -6,7 +6,11 @@ import json
 import logging
 import sys
 import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Final, Literal
+
+#: A warning or an error that is the same as one before is logged again after this time.
+REPEAT_S: Final = 10.0
 
 
 class _Json(logging.Formatter):
@@ -24,6 +28,24 @@ class _Json(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class RepeatFilter(logging.Filter):
+    """Drops a warning or an error that was logged a moment ago with the same words."""
+
+    def __init__(self, interval_s: float = REPEAT_S, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+        self._clock = clock
+        #: Message -> when it was logged last.
+        self._logged_s: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        now_s, message = self._clock(), record.getMessage()
+        self._logged_s = {text: at_s for text, at_s in self._logged_s.items() if now_s < at_s + self._interval_s}
+        return self._logged_s.setdefault(message, now_s) == now_s
+
+
 def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     """Log to stderr. `auto` is text on a terminal and JSON elsewhere."""
     handler = logging.StreamHandler(sys.stderr)
@@ -31,6 +53,7 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
         handler.setFormatter(_Json())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.addFilter(RepeatFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # librdkafka logs every retry; tokentrace logs what a user needs.
     logging.getLogger("librdkafka").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)

@@ -8,13 +8,16 @@ parts are made in `wiring`.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Final
 
 from tokentrace.config import Config
+from tokentrace.errors import StopRequested
 from tokentrace.exposition import (
     Format,
     HealthReport,
@@ -24,16 +27,19 @@ from tokentrace.exposition import (
     collect_worker_metrics,
 )
 from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import Moment, WorkerStats
 from tokentrace.runtime.allocator import tune_malloc
 from tokentrace.runtime.last_scrape import LastScrape
 from tokentrace.runtime.topic_setup import set_up_topics
-from tokentrace.runtime.wiring import build_replica, http_settings, kafka_clients
+from tokentrace.runtime.wiring import build_replica, http_settings
 
 log = logging.getLogger(__name__)
 
 #: A loop without a turn for this long is stuck.
 LIVE_TURN_AGE_S: Final = 120.0
+#: Longest time from the request to stop to the end of counting. `worker.drain_timeout` comes on top.
+STOP_TIMEOUT_S: Final = 25.0
 
 
 class Service:
@@ -47,12 +53,12 @@ class Service:
         self._config = config
         self._make_topics = make_topics
         self._clock = clock
-        self._stopping = threading.Event()
         self._drain = True
         self._connected = False
         #: Set while the endpoint answers.
         self.serving = threading.Event()
         self._replica = build_replica(config, clock)
+        self._stop = self._replica.clients.stop
         self._last_scrape = LastScrape(self._replica.renderer)
         self.http: HttpServer | None = None
         if config.http_server.enabled:
@@ -75,10 +81,14 @@ class Service:
         return self._replica.worker.stats
 
     def stop(self, drain: bool = True) -> None:
-        """Request an orderly end; without `drain`, the final values are not held for a last scrape."""
+        """Request an orderly end; without `drain`, the final values are not held for a last scrape.
+
+        A second call without `drain` ends that wait.
+        """
         self._drain = drain
-        self._stopping.set()
-        self._replica.worker.stop()
+        self._stop.set()
+        if not drain:
+            self._last_scrape.cancel()
 
     def run(self) -> None:
         """Serve and count until `stop`. Raises UsageError or FatalError when this replica cannot continue."""
@@ -88,17 +98,21 @@ class Service:
             self.serving.set()
             log.info("Serving metrics at %s", _metrics_url(self._config, self.http.port))
         try:
-            if self._replica.source.connect(self._stopping.is_set, self._stopping.wait):
-                self._connected = True
-                if self._make_topics:
-                    set_up_topics(self._config, kafka_clients(self._config))
-                    self._replica.dead_letters.read_limit()
-                self._count()
-                self._hold_for_last_scrape()
+            with stopping_in_time(self._stop, STOP_TIMEOUT_S), suppress(StopRequested):
+                self._connect_and_count()
+            self._hold_for_last_scrape()
         finally:
             self.serving.clear()
             if self.http is not None:
                 self.http.stop()
+
+    def _connect_and_count(self) -> None:
+        if self._replica.source.connect():
+            self._connected = True
+            if self._make_topics:
+                set_up_topics(self._config, self._replica.clients)
+                self._replica.dead_letters.read_limit()
+            self._count()
 
     def _count(self) -> None:
         evaluator = self._replica.evaluator
@@ -107,6 +121,8 @@ class Service:
         try:
             self._replica.worker.run()
         finally:
+            # Counting may have ended by itself.
+            self._stop.set()
             if evaluator is not None:
                 evaluator.stop()
 
@@ -135,6 +151,10 @@ class Service:
         turn_age_s = now_s - stats.last_turn_at_s if self._connected else 0.0
         waiting_for = self._replica.source.unreachable or stats.not_ready
         commit_age_s = round(now_s - stats.last_commit_at_s, 3) if stats.last_commit_at_s else None
+        if not waiting_for and stats.pending_partitions:
+            waiting_for = "; ".join(
+                f"partition {p}: {reason}" for p, reason in sorted(stats.pending_partitions.items())
+            )
         detail = {
             "replica_id": stats.replica_id,
             "waiting_for": waiting_for,
@@ -142,6 +162,30 @@ class Service:
             "last_commit_age_seconds": commit_age_s,
         }
         return HealthReport(live=turn_age_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
+
+
+@contextmanager
+def stopping_in_time(stop: StopSignal, timeout_s: float) -> Iterator[None]:
+    """End the process if the body goes on for longer than this after a stop was requested.
+
+    librdkafka can keep a call for ever. What is committed is whole, and the next start continues there.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            if ended.is_set():
+                return
+        if not ended.wait(timeout_s):
+            log.critical("The worker has not stopped within %.0f s of the request; exiting.", timeout_s)
+            logging.shutdown()
+            os._exit(1)
+
+    threading.Thread(target=watch, name="stop-watchdog", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 def _metrics_url(config: Config, port: int) -> str:

@@ -36,6 +36,7 @@ from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.measures import Layout
+from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.pricing import Pricer, Rates
 from tokentrace.runtime.worker import LoopSettings, Worker
@@ -48,8 +49,12 @@ HEARTBEAT_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """The parts that a service starts and stops. evaluator, alert_status: None without alert rules."""
+    """The parts that a service starts and stops. evaluator, alert_status: None without alert rules.
 
+    clients: of the whole replica, with the signal that stops it.
+    """
+
+    clients: KafkaClients
     source: KafkaSource
     dead_letters: DeadLetterTopic
     worker: Worker
@@ -61,10 +66,11 @@ class Replica:
 def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Replica:
     """Make the parts of a replica. Raises ConfigError for a schema file that cannot be read."""
     section, metrics = config.worker, config.metrics
+    clients = kafka_clients(config, StopSignal())
     layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
     schemas, dedup = writer_schemas(config), deduplicator(config, clock)
     decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
-    dead_letters = DeadLetterTopic(kafka_clients(config), config.kafka.dead_letters)
+    dead_letters = DeadLetterTopic(clients, config.kafka.dead_letters)
     stats = WorkerStats(
         replica_id=section.replica_id,
         guarantee=section.guarantee,
@@ -74,7 +80,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
         truncated_letters=dead_letters.truncated,
     )
     timer = StageTimer(stats.stage_seconds)
-    source = KafkaSource(source_settings(config), kafka_clients(config), clock)
+    source = KafkaSource(source_settings(config), clients, clock)
     renderer = Renderer(metrics.labels, metrics.zero_first)
     ledger = Ledger(
         layout=layout,
@@ -97,14 +103,16 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
             deduplicator=dedup,
         ),
         state=ReplicaState(delta=Delta(layout), ledger=ledger, deduplicator=dedup),
-        committer=committer(config, source, dead_letters, groups, layout),
+        committer=committer(config, clients, source, dead_letters, groups, layout),
         stats=stats,
         timer=timer,
+        stop=clients.stop,
         clock=clock,
         restoring=renderer.restore,
     )
-    evaluator, status = alerting(config, layout, clock) if config.alerts else (None, None)
+    evaluator, status = alerting(config, clients, layout, clock) if config.alerts else (None, None)
     return Replica(
+        clients=clients,
         source=source,
         dead_letters=dead_letters,
         worker=worker,
@@ -150,27 +158,37 @@ def alert_rules(config: Config) -> list[Rule]:
     return [Rule.of(rule) for rule in config.alerts]
 
 
-def alerting(config: Config, layout: Layout, clock: Callable[[], float]) -> tuple[Evaluator, AlertStatus]:
+def alerting(
+    config: Config, clients: KafkaClients, layout: Layout, clock: Callable[[], float]
+) -> tuple[Evaluator, AlertStatus]:
     """The alert evaluator, and the answers to GET /alerts."""
-    settings, clients, rules = evaluator_settings(config), kafka_clients(config), alert_rules(config)
+    settings, rules = evaluator_settings(config), alert_rules(config)
     evaluator = Evaluator(settings=settings, clients=clients, rules=rules, layout=layout, clock=clock)
     status = AlertStatus(settings=settings, clients=clients, rules=rules, evaluator=evaluator, clock=clock)
     return evaluator, status
 
 
-def kafka_clients(config: Config) -> KafkaClients:
-    """The factory of every Kafka client of this process."""
+def kafka_clients(config: Config, stop: StopSignal | None = None) -> KafkaClients:
+    """The factory of every Kafka client of this process. stop: ends what waits for Kafka."""
     kafka = config.kafka
     return KafkaClients(
-        bootstrap_servers=kafka.bootstrap_servers, client_id=config.worker.replica_id, properties=kafka.properties
+        bootstrap_servers=kafka.bootstrap_servers,
+        client_id=config.worker.replica_id,
+        properties=kafka.properties,
+        stop=stop,
     )
 
 
 def committer(
-    config: Config, source: KafkaSource, dead_letters: DeadLetterTopic, groups: GroupIndex, layout: Layout
+    config: Config,
+    clients: KafkaClients,
+    source: KafkaSource,
+    dead_letters: DeadLetterTopic,
+    groups: GroupIndex,
+    layout: Layout,
 ) -> Committer:
     """The commit of the configured guarantee."""
-    kafka, clients = config.kafka, kafka_clients(config)
+    kafka = config.kafka
     if config.worker.guarantee == "at_least_once":
         return AtLeastOnce(clients, source, dead_letters)
     settings = ExactlyOnceSettings(

@@ -8,19 +8,20 @@ thread: a revoke commits first, a loss drops what was not committed.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
-from tokentrace.errors import SchemaUnavailable
+from tokentrace.errors import SchemaUnavailable, StopRequested
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.backoff import Backoff
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.state.replica_state import ReplicaState
 
@@ -67,11 +68,15 @@ class Worker:
         committer: Committer,
         stats: WorkerStats,
         timer: StageTimer,
+        stop: StopSignal | None = None,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], None] = time.sleep,
         restoring: Callable[[Callable[[], Snapshot]], object] = lambda publish: publish(),
     ) -> None:
-        """restoring: called with what publishes the totals of earlier runs; it calls that once."""
+        """stop: the signal of the whole process.
+
+        restoring: called with what publishes the totals of earlier runs; it calls that once.
+        """
         self._settings = settings
         self._restoring = restoring
         self._source = source
@@ -83,7 +88,7 @@ class Worker:
         self._timer = timer
         self._clock = clock
         self._sleep = sleep
-        self._stopping = threading.Event()
+        self._stop = StopSignal() if stop is None else stop
         self._waiting: RawBatch | None = None
         self._retry_at_s = 0.0
         self._retry_backoff = Backoff(RETRY_FIRST_S, RETRY_LAST_S)
@@ -101,26 +106,38 @@ class Worker:
 
     def stop(self) -> None:
         """End the loop: it commits, leaves the group and returns. Safe from signal handlers and other threads."""
-        self._stopping.set()
+        self._stop.set()
 
     def run(self) -> None:
         """Run until `stop`. Raises FatalError or UsageError when this worker cannot continue."""
         try:
-            self._restore()
-            self._stats.not_ready = "joining the consumer group"
-            self._publish_stats()
-            self._source.subscribe(self)
-            self._commit_due_s = self._clock() + self._settings.commit_interval_s
-            while not self._stopping.is_set():
-                self._turn()
+            # A wait that the stop cuts short: what is counted is committed all the same.
+            with suppress(StopRequested):
+                self._count_until_stopped()
             self._stats.not_ready = "draining"
-            self._commit()
+            self._last_commit()
         finally:
             # Closing runs a last revoke, which commits what the commit above could not.
             self._source.close()
             self._committer.close()
             self._stats.lag = {}
             self._publish_stats()
+
+    def _count_until_stopped(self) -> None:
+        self._restore()
+        self._stats.not_ready = "joining the consumer group"
+        self._publish_stats()
+        self._source.subscribe(self)
+        self._commit_due_s = self._clock() + self._settings.commit_interval_s
+        while not self._stop.is_set():
+            self._turn()
+
+    def _last_commit(self) -> None:
+        try:
+            self._commit()
+        except StopRequested as given_up:
+            log.warning("%s The worker stops without its last commit; the next start counts these records.", given_up)
+            self._state.discard()
 
     def _restore(self) -> None:
         """Start from what this replica has committed in earlier runs."""
@@ -253,6 +270,7 @@ class Worker:
         stats.unreachable = self._source.unreachable
         stats.lost_records = dict(self._source.lost_records)
         stats.remembered = self._state.dedup_stats()
+        stats.pending_partitions = dict(self._source.pending)
         stats.refused_partitions = tuple(sorted(self._source.blocked))
         self.stats = stats.copy()
 
@@ -296,7 +314,7 @@ class Worker:
         log.info("Partitions revoked: %s.", sorted(partitions))
         deadline_s = self._clock() + REVOKE_TIMEOUT_S
         outcome = self._commit()
-        while outcome is Outcome.RETRY and self._clock() < deadline_s:
+        while outcome is Outcome.RETRY and self._clock() < deadline_s and not self._stop.expired:
             self._sleep(REVOKE_RETRY_S)
             outcome = self._commit()
         if outcome is Outcome.RETRY or self._waiting is not None:
