@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
-from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, ResourceType
 
 from tests.integration.test_bad_input import dead_letters
 from tests.oracle import recount
@@ -26,6 +26,15 @@ def produce(kafka: KafkaBroker, topic: str, spans: list[dict[str, Any]], partiti
     for index, record in enumerate(spans):
         producer.produce(topic, message(record), partition=index % partitions)
         producer.poll(0)
+    assert producer.flush(30) == 0
+
+
+def produce_to(kafka: KafkaBroker, topic: str, spans: list[dict[str, Any]], partition: int) -> None:
+    """Produce to one partition, which may have been created a moment ago."""
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
+    assert wait_for(lambda: partition in producer.list_topics(topic, timeout=10.0).topics[topic].partitions)
+    for record in spans:
+        producer.produce(topic, message(record), partition=partition)
     assert producer.flush(30) == 0
 
 
@@ -132,6 +141,32 @@ def test_a_new_group_that_starts_at_the_latest_skips_what_was_there(
     assert wait_for(lambda: value(worker, "tokentrace_worker_assigned_partitions") == 4)
     produce(kafka, topic, [span()] * 4)
     assert wait_for(lambda: counted(worker) == 4)
+
+
+def test_partitions_that_were_quiet_or_were_added_lose_nothing_to_a_start_at_the_latest(
+    kafka: KafkaBroker, topic: str, start_worker: Start
+) -> None:
+    topic = kafka.create_topic(f"{topic}-latest", 2)
+    produce(kafka, topic, [span()] * 8, 2)
+    sections = {
+        "kafka": {
+            "bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic, "start": "latest",
+            "properties": {"topic.metadata.refresh.interval.ms": 1000},
+        },
+        "worker": {"replica_id": "one", "session_timeout": "3s"},
+    }  # fmt: skip
+    worker = start_worker(**sections)
+    assert wait_for(lambda: value(worker, "tokentrace_worker_assigned_partitions") == 2)
+    produce(kafka, topic, [span()] * 100, 1)
+    assert wait_for(lambda: counted(worker) == 100)
+    worker.kill()
+    produce_to(kafka, topic, [span()] * 500, 1)
+    admin = kafka.admin()  # Has to outlive its answer.
+    admin.create_partitions([NewPartitions(topic, 4)])[topic].result()
+    for partition in (2, 3):
+        produce_to(kafka, topic, [span()] * 1000, partition)
+    worker.restart()
+    assert wait_for(lambda: worker.ready() and counted(worker) == 2600), worker.log()[-2000:]
 
 
 def test_dead_letters_that_the_broker_refuses_hold_the_commit_back_until_it_takes_them(

@@ -45,8 +45,8 @@ def committed(consumer: Consumer, stop: Waits | None = None) -> CommittedOffsets
     return CommittedOffsets(consumer, "t", stop or Waits())  # type: ignore[arg-type]
 
 
-def start_offsets(consumer: Consumer, start: Any = "earliest", stop: Waits | None = None) -> StartOffsets:
-    return StartOffsets(consumer, "t", start, stop or Waits())  # type: ignore[arg-type]
+def start_offsets(consumer: Consumer, stop: Waits | None = None) -> StartOffsets:
+    return StartOffsets(consumer, "t", stop or Waits())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("code", [KafkaError.UNSTABLE_OFFSET_COMMIT, KafkaError._TIMED_OUT])
@@ -82,10 +82,24 @@ def test_committed_offsets_are_not_waited_for_beyond_a_stop(consumer: Consumer) 
     assert consumer.calls == ["committed"] * 2, "nothing is asked once the worker stops"
 
 
-@pytest.mark.parametrize(("start", "offset"), [("earliest", 4), ("latest", 90)])
-def test_first_is_the_configured_end_once_there_is_a_leader(consumer: Consumer, start: Any, offset: int) -> None:
+def test_first_is_the_beginning_once_there_is_a_leader(consumer: Consumer) -> None:
     consumer.errors["get_watermark_offsets"] = [failure(KafkaError.LEADER_NOT_AVAILABLE)]
-    assert start_offsets(consumer, start).first(0, 30.0) == offset
+    assert start_offsets(consumer).first(0, 30.0) == 4
+
+
+def test_first_is_the_end_of_partitions_that_a_new_group_skips_and_the_beginning_of_later_ones(
+    consumer: Consumer,
+) -> None:
+    starts = start_offsets(consumer)
+    starts.skip_unless_known(committed(consumer), 2)
+    assert [starts.first(partition, 30.0) for partition in range(3)] == [90, 90, 4]
+
+
+def test_first_is_the_beginning_where_the_group_has_read_any_partition(consumer: Consumer) -> None:
+    consumer.offsets = {1: 0}
+    starts = start_offsets(consumer)
+    starts.skip_unless_known(committed(consumer), 2)
+    assert starts.first(0, 30.0) == 4
 
 
 @pytest.mark.parametrize(

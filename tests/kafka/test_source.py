@@ -5,7 +5,7 @@ The consumer here is a script. That groups work is proven on a real Kafka: tests
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,7 +95,7 @@ class Loop:
     """Listener that records the calls that the worker's loop gets."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, list[int]]] = []
+        self.calls: list[tuple[str, list[Any]]] = []
         self.refuse: set[int] = set()
         self.failure: BaseException | None = None
         #: Partitions that were announced, and the consumer's calls up to then.
@@ -103,9 +103,15 @@ class Loop:
         self.consumer: Any = None
         #: The consumer's calls before each look at what is counted.
         self.looks: list[list[str]] = []
+        #: The answer to `load_counted`.
+        self.counted = False
 
-    def load_counted(self) -> None:
+    def load_counted(self) -> bool:
         self.looks.append([name for name, _ in self.consumer.calls] if self.consumer else [])
+        return self.counted
+
+    def begin(self, positions: Mapping[int, int]) -> None:
+        self.calls.append(("begin", [*positions.items()]))
 
     def accept_offset(self, partition: int, offset: int | None) -> bool:
         return partition not in self.refuse
@@ -134,13 +140,14 @@ def parts() -> tuple[KafkaSource, Scripted, Loop]:
     return member()
 
 
-def member(stop: Waits | None = None) -> tuple[KafkaSource, Scripted, Loop]:
+def member(stop: Waits | None = None, start: Any = "earliest") -> tuple[KafkaSource, Scripted, Loop]:
     stop = stop or Waits()
     clients = ScriptedClients(stop, consumer=Scripted)
-    settings = SourceSettings(topic="spans", group_id="g", member_id="r0")
+    settings = SourceSettings(topic="spans", group_id="g", member_id="r0", start=start)
     source = KafkaSource(settings, clients, Clock(10.0), stop.clock)
     loop = Loop()
-    source.subscribe(loop)
+    if start == "earliest":
+        source.subscribe(loop)
     return source, clients.made[0], loop
 
 
@@ -176,6 +183,37 @@ def test_a_partition_that_was_never_committed_starts_at_the_configured_end(parts
     consumer.watermarks = [no_leader, (4, 90)]
     assign(source, consumer, p0=-1001)
     assert ("incremental_assign", [(0, 4)]) in consumer.calls
+
+
+def latest(counted: bool, **committed: int) -> Parts:
+    """A member that starts at the latest, in a topic of two partitions of which the group has these offsets."""
+    source, consumer, loop = member(start="latest")
+    source.topic_partitions = 2
+    loop.counted = counted
+    consumer.committed_answers.append({int(name[1:]): offset for name, offset in committed.items()})
+    source.subscribe(loop)
+    return source, consumer, loop
+
+
+def test_a_new_group_begins_at_the_end_and_says_so_at_once_to_be_committed() -> None:
+    source, consumer, loop = latest(counted=False)
+    consumer.watermarks = [(4, 90), (5, 70), (0, 20)]
+    assign(source, consumer, p0=-1001, p1=-1001, p2=-1001)
+    assert ("incremental_assign", [(0, 90), (1, 70), (2, 0)]) in consumer.calls, "partition 2 was added later"
+    assert loop.calls == [("begin", [(0, 90), (1, 70), (2, 0)]), ("assign", [0, 1, 2])]
+
+
+@pytest.mark.parametrize(("counted", "committed"), [(True, {}), (False, {"p1": 7})], ids=["state", "offsets"])
+def test_a_partition_that_a_known_group_has_not_read_begins_at_its_beginning(
+    counted: bool, committed: dict[str, int]
+) -> None:
+    source, consumer, loop = latest(counted, **committed)
+    if counted:
+        consumer.committed_answers.clear()
+    consumer.watermarks = [(4, 90)]
+    assign(source, consumer, p0=-1001, p1=7)
+    assert ("incremental_assign", [(0, 4), (1, 7)]) in consumer.calls
+    assert loop.calls[0] == ("begin", [(0, 4)]), "what is committed already is not committed again"
 
 
 def test_offsets_that_are_refused_for_good_end_the_worker(parts: Parts) -> None:

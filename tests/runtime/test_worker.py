@@ -201,6 +201,17 @@ def counted(snapshot: Snapshot) -> int:
 # -- the order of a commit -------------------------------------------------------------------------------------------
 
 
+def test_worker_commits_where_partitions_begin_with_the_turn_in_which_they_come() -> None:
+    def come() -> RawBatch | None:
+        rig.worker.begin({0: 90, 1: 0})
+        return None
+
+    rig = Rig(None, come, None)
+    rig.run()
+    assert [dict(proposal.positions) for proposal in rig.committer.proposals] == [{0: 90, 1: 0}]
+    assert rig.events[0] == "commit ok"
+
+
 def test_worker_commits_and_ends_when_a_stop_cuts_a_wait_short() -> None:
     def interrupted() -> RawBatch | None:
         raise StopRequested("while it waits")

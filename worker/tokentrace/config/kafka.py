@@ -42,7 +42,7 @@ class Kafka(Section):
     dead_letter_topic: str = ""
     """Topic for messages that cannot be counted; empty means `<topic>.dead-letters`."""
     start: Literal["earliest", "latest"] = "earliest"
-    """Start position of a group without committed offsets."""
+    """Start position of a group that has never read the topic. Partitions added later are read from their beginning."""
     group_protocol: Literal["classic", "consumer"] = "classic"
     """Group protocol; `consumer` is KIP-848, which needs brokers from 4.0."""
     properties: dict[str, str | bool | int | float] = {}

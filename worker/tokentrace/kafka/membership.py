@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -13,11 +13,13 @@ TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 2, "queued.min.messag
 class RebalanceListener(Protocol):
     """Follows the member's partitions; called inside `poll`, on its thread."""
 
-    def load_counted(self) -> None: ...
+    def load_counted(self) -> bool: ...
 
     def accept_offset(self, partition: int, offset: int | None) -> bool: ...
 
     def load_state(self, partitions: Sequence[int]) -> None: ...
+
+    def begin(self, positions: Mapping[int, int]) -> None: ...
 
     def on_revoke(self, partitions: Sequence[int]) -> None: ...
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -50,19 +51,30 @@ class CommittedOffsets:
 
 
 class StartOffsets:
-    """The offsets of one topic from which a group member reads its partitions."""
+    """The offsets of one topic from which a group member reads partitions that its group has never committed."""
 
-    def __init__(self, consumer: Consumer, topic: str, start: Literal["earliest", "latest"], stop: StopSignal) -> None:
-        """start: where a partition without a committed offset begins."""
+    def __init__(self, consumer: Consumer, topic: str, stop: StopSignal) -> None:
         self._consumer = consumer
         self._topic = topic
-        self._start = start
         self._stop = stop
+        #: Partitions below this number begin at their end, the others at their beginning.
+        self._skipped = 0
+
+    def skip_unless_known(self, committed: CommittedOffsets, partitions: int) -> None:
+        """Let the partitions begin at their ends, unless the group has committed an offset of any of them.
+
+        Called before the group is joined, where no replica has counted any. A partition that is added later begins at
+        its beginning. partitions: how many the topic has.
+
+        Raises FatalError if Kafka refuses the offsets, StopRequested.
+        """
+        found = committed.stable(range(partitions), math.inf)
+        self._skipped = partitions if set(found.values()) <= {None} else 0
 
     def first(self, partition: int, timeout_s: float) -> int:
         """Return where a partition begins that was never committed. Raises as `watermarks`."""
         low, high = self.watermarks(partition, timeout_s)
-        return low if self._start == "earliest" else high
+        return high if partition < self._skipped else low
 
     def watermarks(self, partition: int, timeout_s: float) -> tuple[int, int]:
         """Return the first offset of the partition and its end; retries until it has a leader.

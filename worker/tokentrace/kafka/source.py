@@ -73,7 +73,7 @@ class KafkaSource:
             on_error=self._on_error,
         )
         self._committed = CommittedOffsets(self._consumer, settings.topic, clients.stop)
-        self._start_offsets = StartOffsets(self._consumer, settings.topic, settings.start, clients.stop)
+        self._start_offsets = StartOffsets(self._consumer, settings.topic, clients.stop)
 
     # -- joining and leaving ---------------------------------------------------------------------------------------
 
@@ -113,8 +113,10 @@ class KafkaSource:
         return f"Topic {topic!r} does not exist at {servers}; create it or correct kafka.topic."
 
     def subscribe(self, listener: RebalanceListener) -> None:
-        """Join the group."""
+        """Join the group. Raises FatalError if Kafka refuses its offsets, StopRequested."""
         self._listener = listener
+        if self._settings.start == "latest" and not listener.load_counted():
+            self._start_offsets.skip_unless_known(self._committed, self.topic_partitions)
         self._subscribe()
 
     def _subscribe(self) -> None:
@@ -281,7 +283,7 @@ class KafkaSource:
         assert self._listener is not None
         # First: what is committed between the two is then in the offsets, and no healthy partition is refused.
         self._listener.load_counted()
-        starts = self._accepted_offsets(partitions, wait_s)
+        starts, first = self._accepted_offsets(partitions, wait_s)
         partitions = list(starts)
         self._listener.load_state(partitions)
         self._positions.update(starts)
@@ -290,12 +292,14 @@ class KafkaSource:
             self._oldest_unread_s.pop(partition, None)
         offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in starts.items()]
         self._consumer.incremental_assign(offsets)
+        if first:
+            self._listener.begin({partition: starts[partition] for partition in first})
         held = [assigned for assigned in offsets if self._paused or assigned.partition in self.blocked]
         if held:
             self._consumer.pause(held)
 
-    def _accepted_offsets(self, partitions: Sequence[int], wait_s: float) -> dict[int, int]:
-        """Return partition -> where it starts.
+    def _accepted_offsets(self, partitions: Sequence[int], wait_s: float) -> tuple[dict[int, int], list[int]]:
+        """Return partition -> where it starts, and which of them the group reads for the first time.
 
         Partitions that the listener does not accept become blocked. Those whose start is not known become pending, and
         have no entry.
@@ -305,8 +309,9 @@ class KafkaSource:
             committed = self._committed.stable(partitions, wait_s)
         except Unanswered as failure:
             self._put_off(partitions, str(failure))
-            return {}
-        starts = {}
+            return {}, []
+        starts: dict[int, int] = {}
+        first = []
         leaders_by_s = self._monotonic() + min(wait_s, LEADER_WAIT_S)
         for partition, offset in committed.items():
             try:
@@ -318,7 +323,9 @@ class KafkaSource:
             self.pending.pop(partition, None)
             if not self._listener.accept_offset(partition, offset):
                 self.blocked.add(partition)
-        return starts
+            elif offset is None:
+                first.append(partition)
+        return starts, first
 
     def _put_off(self, partitions: Sequence[int], reason: str) -> None:
         """Leave assigned partitions unread for now, and say so once."""

@@ -276,9 +276,13 @@ class Worker:
 
     # -- rebalance, called by the source inside poll ---------------------------------------------------------------
 
-    def load_counted(self) -> None:
-        """Load how far any replica has counted, before the group's offsets are compared with it."""
+    def load_counted(self) -> bool:
+        """Load how far any replica has counted, before the group's offsets are compared with it.
+
+        Return whether any has counted anything of the topic.
+        """
         self._counted_up_to = self._committer.counted_up_to()
+        return bool(self._counted_up_to)
 
     def accept_offset(self, partition: int, offset: int | None) -> bool:
         """Return whether to consume a partition from the group's offset, None if it has none.
@@ -300,6 +304,14 @@ class Worker:
     def load_state(self, partitions: Sequence[int]) -> None:
         """Load what is committed of partitions before they are read, for the first time or again."""
         self._state.load(partitions, self._committer.dedup_chunks(partitions))
+
+    def begin(self, positions: Mapping[int, int]) -> None:
+        """Commit, with this turn, where partitions begin that the group reads for the first time.
+
+        A partition that stays quiet would otherwise begin elsewhere after a restart.
+        """
+        self._delta.positions.update(positions)
+        self._commit_due_s = 0.0
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["assign"] += 1
