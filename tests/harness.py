@@ -15,6 +15,7 @@ from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.arrays import PADDING
@@ -111,6 +112,7 @@ class Harness:
         deduplicator: Deduplicator | None = None,
         expire_after_s: float | None = None,
         label_sets: Sequence[frozenset[str]] = (),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self.deduplicator = deduplicator or NullDeduplicator()
         self.clock = Clock()
@@ -134,6 +136,7 @@ class Harness:
             timer=StageTimer(self.seconds),
             clock=self.clock,
             deduplicator=self.deduplicator,
+            limits=limits,
         )
 
     def count(self, values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> None:

@@ -14,11 +14,13 @@ import yaml
 from pydantic import BaseModel
 
 from tests.services import ROOT
+from tokentrace.aggregate.validate import Limits
 from tokentrace.config import Config, load_config
 from tokentrace.config.docs import _section, json_schema
 from tokentrace.config.kafka import MANAGED_PROPERTIES
 from tokentrace.errors import ConfigError
 from tokentrace.model.durations import format_duration
+from tokentrace.runtime.wiring import span_limits
 
 
 def load(tmp_path: Path, text: str, **environment: str) -> Config:
@@ -112,6 +114,10 @@ ERRORS = {
     "alerts: [{name: a, kind: quality_drop, delivery: {url: http://x}}]": None,
     "alerts: [{name: a, kind: quality_drop, min_spans: -1}]": None,
     "worker: {guarantee: at_least_once}\nalerts: [{name: a, kind: quality_drop}]": None,
+    "limits: {max_cost_usd: 0}": ["limits.max_cost_usd: input should be greater than 0 (line 1)"],
+    "limits: {max_cost_usd: 2000000}": ["limits.max_cost_usd: input should be less than or equal to 1000000 (line 1)"],
+    "limits: {max_tokens: 2000000000}": ["limits.max_tokens: input should be less than or equal to 1000000000 (line 1)"],
+    "limits: {max_latency: 12d}": ["limits.max_latency: must be at most 1000000s (line 1)"],
     "metrics: {expire_after: 9m}": ["metrics.expire_after: must be at least 10m (line 1)"],
     "- a list": ["{path}: the top level must be a mapping of sections (line 1)"],
     "a: [": None,
@@ -208,7 +214,8 @@ def test_values_are_parsed(tmp_path: Path) -> None:
         "http_server: {addr: '[::1]:80', tls: {certificate: c.pem, key: /k.pem}}\n"
         "schemas: {paths: [s], raw: r.avsc}\n"
         "metrics: {labels: {tokentrace_cost_total: [caller, model]}}\n"
-        "pricing: {models: {'GPT-*': {prompt_per_1m: 0.1, completion_per_1m: 10}}}\n",
+        "pricing: {models: {'GPT-*': {prompt_per_1m: 0.1, completion_per_1m: 10}}}\n"
+        "limits: {max_cost_usd: 500, max_tokens: 10000000, max_latency: 2h}\n",
     )
     assert config.kafka.bootstrap_servers == "a:1,b:2"
     assert (config.worker.commit_interval, config.worker.drain_timeout) == (0.25, 0.0)
@@ -218,6 +225,7 @@ def test_values_are_parsed(tmp_path: Path) -> None:
     assert (config.schemas.paths, config.schemas.raw) == ((tmp_path / "s",), tmp_path / "r.avsc")
     assert config.metrics.labels == {"cost_total": ("model", "caller")}
     assert config.pricing.models["GPT-*"].prompt_per_1m == Decimal("0.1")
+    assert span_limits(config) == Limits(cost_usd=500.0, tokens=10_000_000, latency_ms=7_200_000.0)
 
 
 @pytest.mark.parametrize(

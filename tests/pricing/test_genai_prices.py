@@ -29,7 +29,7 @@ from tests.harness import published_pricer, span_batch
 from tests.spanfactory import NOW_US, span
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.reasons import MAX_TOKENS
-from tokentrace.pricing import SOURCES, Pricer
+from tokentrace.pricing import MAX_CALL_USD, MAX_RATE_PER_1M, SOURCES, Pricer
 from tokentrace.pricing.genai_prices import GenaiPrices, plan_of
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition
 from tokentrace.pricing.table import RateTable
@@ -129,6 +129,14 @@ def test_every_model_of_the_table_costs_its_listed_price() -> None:
     sources = Counter(source for _, source in expected)
     assert sources["computed"] > len(calls) / 2
     assert sources["unpriced"] > 0
+
+
+def test_no_published_price_exceeds_what_cost_limits_assume() -> None:
+    plans = [plan for _, info in MODELS if (plan := plan_of(info)) is not None]
+    rows = [tier.rates for plan in plans for price_list in plan for tier in price_list.tiers]
+    assert max(row.call / row.units_per_nano / 1e9 for row in rows) < MAX_CALL_USD
+    highest = max(max(row.prompt, row.prompt + row.cached, row.completion) / row.units_per_nano for row in rows)
+    assert highest / 1e9 * 1e6 < MAX_RATE_PER_1M
 
 
 def test_a_tier_holds_for_calls_beyond_its_bound_and_not_at_it() -> None:

@@ -15,11 +15,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.aggregate.cost_limit import ComputedCostLimit
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.sums import aggregate_parts
-from tokentrace.aggregate.validate import reject_invalid, repair
+from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits, reject_invalid, repair
 from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
@@ -64,6 +65,7 @@ class Pipeline:
         timer: StageTimer,
         clock: Callable[[], float] = time.time,
         deduplicator: Deduplicator | None = None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._deduplicator = deduplicator or NullDeduplicator()
         self._decoder = decoder
@@ -72,6 +74,8 @@ class Pipeline:
         self._layout = layout
         self._timer = timer
         self._clock = clock
+        self._limits = limits
+        self._cost_limit = ComputedCostLimit(limits.cost_usd, pricer)
 
     def count(self, batch: RawBatch, delta: Delta) -> None:
         """Count every message of the batch into `delta`: as a span, or as a reject with its dead letter.
@@ -82,7 +86,8 @@ class Pipeline:
         timer.start()
         decoded = self._decoder.decode(batch.values)
         timer.mark("decode")
-        spans, rejected = reject_invalid(decoded.spans)
+        spans, rejected = reject_invalid(decoded.spans, self._limits)
+        spans, costly = self._cost_limit.reject(spans, self._groups.groups)
         timer.mark("validate")
         # After validation: a span that was rejected may be published again, corrected. Before parts are counted.
         is_new = self._deduplicator.is_new(spans, batch, delta)
@@ -103,7 +108,7 @@ class Pipeline:
             self._add(times_us // MINUTE_US, spans, cell, priced, delta)
             _advance_event_times(batch.partitions[spans.row], times_us, delta)
         # Dead letters keep the order of the log.
-        rejects = sorted([*decoded.rejects, *rejected], key=lambda reject: reject.row)
+        rejects = sorted([*decoded.rejects, *rejected, *costly], key=lambda reject: reject.row)
         delta.reasons.update(Counter(reject.reason for reject in rejects))
         delta.reasons.update(parts)
         delta.dead_letters.extend(_dead_letters(batch, rejects))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,18 @@ from tokentrace.model.spans import UNKNOWN_STATUS, Numbers, SpanBatch
 
 TOKEN_FIELDS = (*SUMMED_FIELDS, "total_tokens")
 DURATION_FIELDS = ("latency_ms", "ttft_ms")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Largest values of one span: cost in USD, any token count, latency and time to the first token."""
+
+    cost_usd: float = reasons.MAX_COST_USD
+    tokens: int = reasons.MAX_TOKENS
+    latency_ms: float = reasons.MAX_LATENCY_MS
+
+
+DEFAULT_LIMITS: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +50,11 @@ def validate(spans: SpanBatch) -> Validated:
     return Validated(spans, rejects, parts)
 
 
-def reject_invalid(spans: SpanBatch) -> tuple[SpanBatch, list[Reject]]:
+def reject_invalid(spans: SpanBatch, limits: Limits = DEFAULT_LIMITS) -> tuple[SpanBatch, list[Reject]]:
     """Return (the spans that can be counted, the others)."""
     reason = np.zeros(len(spans), np.uint8)
     for code, (_, test) in enumerate(_CHECKS, start=1):
-        bad = test(spans)
+        bad = test(spans, limits)
         if bad.any():
             reason[bad & (reason == 0)] = code
     rejects = []
@@ -101,48 +114,48 @@ def _without(column: Numbers, bad: NDArray[np.bool_], reason: str, parts: dict[s
 
 # -- whole-span checks, in the order of reasons.WHOLE ------------------------------------------------------------------
 
-Check = Callable[[SpanBatch], NDArray[np.bool_]]
+Check = Callable[[SpanBatch, Limits], NDArray[np.bool_]]
 
 
-def _unknown_status(spans: SpanBatch) -> NDArray[np.bool_]:
+def _unknown_status(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
     return np.equal(spans.status, UNKNOWN_STATUS)
 
 
-def _model_missing(spans: SpanBatch) -> NDArray[np.bool_]:
+def _model_missing(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
     return np.equal(spans.model.length, 0)
 
 
-def _label_too_long(spans: SpanBatch) -> NDArray[np.bool_]:
+def _label_too_long(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
     longest = np.maximum(np.maximum(spans.model.length, spans.provider.length), spans.caller.length)
     return longest > reasons.MAX_LABEL_BYTES
 
 
-def _no_token_count(spans: SpanBatch) -> NDArray[np.bool_]:
+def _no_token_count(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
     return ~(spans.prompt_tokens.present | spans.completion_tokens.present | spans.total_tokens.present)
 
 
-def _negative_tokens(spans: SpanBatch) -> NDArray[np.bool_]:
+def _negative_tokens(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
     return _any(spans, TOKEN_FIELDS, lambda values: values < 0)
 
 
-def _tokens_out_of_range(spans: SpanBatch) -> NDArray[np.bool_]:
-    return _any(spans, TOKEN_FIELDS, lambda values: values > reasons.MAX_TOKENS)
+def _tokens_out_of_range(spans: SpanBatch, limits: Limits) -> NDArray[np.bool_]:
+    return _any(spans, TOKEN_FIELDS, lambda values: values > limits.tokens)
 
 
-def _cost_invalid(spans: SpanBatch) -> NDArray[np.bool_]:
+def _cost_invalid(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
     return _any(spans, ("cost_usd",), _not_a_quantity)
 
 
-def _cost_out_of_range(spans: SpanBatch) -> NDArray[np.bool_]:
-    return _any(spans, ("cost_usd",), lambda values: values > reasons.MAX_COST_USD)
+def _cost_out_of_range(spans: SpanBatch, limits: Limits) -> NDArray[np.bool_]:
+    return _any(spans, ("cost_usd",), lambda values: values > limits.cost_usd)
 
 
-def _latency_invalid(spans: SpanBatch) -> NDArray[np.bool_]:
+def _latency_invalid(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
     return _any(spans, DURATION_FIELDS, _not_a_quantity)
 
 
-def _latency_out_of_range(spans: SpanBatch) -> NDArray[np.bool_]:
-    return _any(spans, DURATION_FIELDS, lambda values: values > reasons.MAX_LATENCY_MS)
+def _latency_out_of_range(spans: SpanBatch, limits: Limits) -> NDArray[np.bool_]:
+    return _any(spans, DURATION_FIELDS, lambda values: values > limits.latency_ms)
 
 
 def _any(

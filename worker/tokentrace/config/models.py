@@ -15,6 +15,7 @@ from tokentrace.config.alerts import AlertRule
 from tokentrace.config.fields import Bounds, PositiveDuration
 from tokentrace.config.http_server import HttpServer
 from tokentrace.config.kafka import Kafka
+from tokentrace.config.limits import LimitsSection
 from tokentrace.config.pricing import Pricing
 from tokentrace.config.schemas import SchemaRegistry, Schemas
 from tokentrace.config.section import Section
@@ -88,6 +89,7 @@ class Config(Section):
     schema_registry: SchemaRegistry = SchemaRegistry()
     schemas: Schemas = Schemas()
     worker: WorkerSection = Field(default_factory=WorkerSection)
+    limits: LimitsSection = LimitsSection()
     http_server: HttpServer = HttpServer()
     metrics: Metrics = Metrics()
     pricing: Pricing = Pricing()

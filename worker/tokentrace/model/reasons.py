@@ -27,11 +27,11 @@ WHOLE: Final[dict[str, str]] = {
     "label_too_long": "A label field (model, provider or caller) is longer than 1024 bytes.",
     "no_token_count": "The span has none of prompt_tokens, completion_tokens and total_tokens.",
     "negative_tokens": "A token count is negative.",
-    "tokens_out_of_range": "A token count is larger than any call can have (over 1e9).",
+    "tokens_out_of_range": "A token count is over limits.max_tokens.",
     "cost_invalid": "cost_usd is NaN, infinite or negative.",
-    "cost_out_of_range": "cost_usd is over 1e6 USD for one call.",
+    "cost_out_of_range": "cost_usd, or the computed cost, is over limits.max_cost_usd.",
     "latency_invalid": "latency_ms or ttft_ms is NaN, infinite or negative.",
-    "latency_out_of_range": "latency_ms or ttft_ms is over 1e9 ms.",
+    "latency_out_of_range": "latency_ms or ttft_ms is over limits.max_latency.",
 }
 
 #: Part reasons: the span is counted without that part.
@@ -44,7 +44,7 @@ PART: Final[dict[str, str]] = {
 
 #: Limit of a label value: longer ones would inflate every scrape.
 MAX_LABEL_BYTES: Final = 1024
-#: Limits of one span: they keep every int64 total far from overflow (see docs/decisions).
+#: Highest limits of one span. They keep the arithmetic of one span within int64; sums have no limit.
 MAX_TOKENS: Final = 10**9
 MAX_COST_USD: Final = 1e6
 MAX_LATENCY_MS: Final = 1e9

@@ -7,6 +7,6 @@ A span's own `cost_usd` has precedence (reported), then the configured rates, th
 from __future__ import annotations
 
 from tokentrace.pricing.pricer import SOURCES, Priced, Pricer
-from tokentrace.pricing.rates import MAX_RATE_PER_1M, Rates
+from tokentrace.pricing.rates import MAX_CALL_USD, MAX_RATE_PER_1M, Rates
 
-__all__ = ["MAX_RATE_PER_1M", "SOURCES", "Priced", "Pricer", "Rates"]
+__all__ = ["MAX_CALL_USD", "MAX_RATE_PER_1M", "SOURCES", "Priced", "Pricer", "Rates"]

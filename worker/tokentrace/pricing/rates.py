@@ -16,6 +16,8 @@ from tokentrace.errors import ConfigError
 
 #: Above every published rate, and low enough for the cost of every validated span to fit in int64.
 MAX_RATE_PER_1M: Final = 10_000
+#: Above every published price of a call besides its tokens.
+MAX_CALL_USD: Final = 1
 PICO_PER_USD: Final = 10**12
 NANO_PER_USD: Final = 10**9
 US_PER_DAY: Final = 86_400_000_000

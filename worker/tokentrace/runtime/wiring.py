@@ -16,6 +16,7 @@ from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.aggregate.validate import Limits
 from tokentrace.alerts.backtest import Backtest
 from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
 from tokentrace.alerts.rules import Rule
@@ -101,6 +102,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
             timer=timer,
             clock=clock,
             deduplicator=dedup,
+            limits=span_limits(config),
         ),
         state=ReplicaState(delta=Delta(layout), ledger=ledger, deduplicator=dedup),
         committer=committer(config, clients, source, dead_letters, groups, layout),
@@ -131,6 +133,7 @@ def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
         pricer=pricer(config),
         layout=layout,
         timer=StageTimer(defaultdict(float)),
+        limits=span_limits(config),
     )
     return Backtest(
         pipeline=pipeline, groups=groups, layout=layout, rules=alert_rules(config), group_id=config.kafka.group_id
@@ -274,6 +277,12 @@ def writer_schemas(config: Config) -> WriterSchemas:
         files_ = {name: str(path) for name in ("ca", "certificate", "key") if (path := getattr(tls, name)) is not None}
         registry = Registry(RegistrySettings(section.url, credentials, token, timeout_s=section.timeout, **files_))
     return WriterSchemas(files, raw, registry)
+
+
+def span_limits(config: Config) -> Limits:
+    """Return the configured limits of one span."""
+    limits = config.limits
+    return Limits(limits.max_cost_usd, limits.max_tokens, limits.max_latency * 1000)
 
 
 def pricer(config: Config, clock: Callable[[], float] = time.time) -> Pricer:

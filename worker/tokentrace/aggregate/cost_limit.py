@@ -1,0 +1,54 @@
+"""The cost limit of spans whose cost is computed: found before deduplication, so that a dead letter can be replayed.
+
+A span can only exceed the limit with more tokens than any price list charges so little for. Nearly every batch has
+none, and is told apart by its largest counts; the others price the spans in question twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokentrace.aggregate.validate import repair
+from tokentrace.model import reasons
+from tokentrace.model.messages import Reject
+from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
+from tokentrace.model.spans import SpanBatch
+from tokentrace.pricing import MAX_CALL_USD, MAX_RATE_PER_1M, Pricer
+
+_REASON = "cost_out_of_range"
+
+
+class ComputedCostLimit:
+    """Rejects spans whose computed cost exceeds `max_cost_usd`."""
+
+    def __init__(self, max_cost_usd: float, pricer: Pricer) -> None:
+        self._max_nano_usd = round(max_cost_usd * 1e9)
+        self._pricer = pricer
+        #: Tokens that cost no more than the limit at any rate.
+        self._cheap_tokens = int((max_cost_usd - MAX_CALL_USD) * 1e6 / MAX_RATE_PER_1M)
+
+    def reject(self, spans: SpanBatch, groups: Sequence[Group]) -> tuple[SpanBatch, list[Reject]]:
+        """Return (the spans within the limit, the others). spans: valid, not repaired. groups: all that are known."""
+        counts = (spans.prompt_tokens, spans.completion_tokens, spans.total_tokens)
+        if sum(int(count.values.max(initial=0)) for count in counts) <= self._cheap_tokens:
+            return spans, []
+        tokens = counts[0].values + counts[1].values + counts[2].values
+        rows = np.flatnonzero(~spans.cost_usd.present & (tokens > self._cheap_tokens))
+        suspects, _ = repair(spans.take(rows))
+        # Spans of the overflow group are priced by their own names: a rejected span makes no group.
+        priced = self._pricer.price(suspects, np.full(len(rows), OVERFLOW_GROUP), groups)
+        over = priced.cost_nano_usd > self._max_nano_usd
+        if not over.any():
+            return spans, []
+        costs = zip(suspects.row[over].tolist(), priced.cost_nano_usd[over].tolist(), strict=True)
+        rejects = [_reject(row, nano) for row, nano in costs]
+        kept = np.ones(len(spans), np.bool_)
+        kept[rows[over]] = False
+        return spans.take(np.flatnonzero(kept)), rejects
+
+
+def _reject(row: int, nano_usd: int) -> Reject:
+    cost = f"{nano_usd // 10**9}.{nano_usd % 10**9:09d}"
+    return Reject(row, _REASON, f"{reasons.WHOLE[_REASON].rstrip('.')} (computed: {cost}).")
