@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.conftest import unavailable
+from tests.integration.test_bad_input import dead_letters
 from tests.oracle import recount
 from tests.services import Unavailable, free_port
 from tests.services.kafka import KafkaBroker
@@ -149,14 +151,15 @@ def test_a_dead_letter_topic_that_could_not_hold_every_message_is_refused(
     assert "kafka-configs.sh --alter" in line
 
 
-def test_a_registry_that_is_down_pauses_counting_and_loses_nothing(
+def test_a_registry_that_is_down_pauses_the_partitions_that_need_it_and_loses_nothing(
     kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
 ) -> None:
+    """Over a kill too: what was counted of the other partition is committed, and nothing behind what waits."""
     try:
         registry = SchemaRegistry(tmp_path / "registry")
     except Unavailable as error:
         unavailable(str(error))
-    spans = [span(cost_usd=0.001 * index) for index in range(50)]
+    spans = [span(cost_usd=0.001 * index) for index in range(80)]
     registry.start()
     try:
         schema_id = registry.register(f"{topic}-value", SPAN_SCHEMA)
@@ -164,23 +167,61 @@ def test_a_registry_that_is_down_pauses_counting_and_loses_nothing(
         worker = start_worker(
             kafka={"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
             schema_registry={"url": registry.url, "timeout": "500ms"},
+            worker={"session_timeout": "6s"},
         )
         producer = Producer({"bootstrap.servers": kafka.bootstrap})
-        for record in spans:
-            producer.produce(topic, b"\0" + struct.pack(">I", schema_id) + datum(record))
+        for record in spans[:10]:
+            producer.produce(topic, message(record), partition=0)
+        for record in spans[10:50]:
+            producer.produce(topic, b"\0" + struct.pack(">I", schema_id) + datum(record), partition=0)
+        for record in spans[50:]:
+            producer.produce(topic, message(record), partition=1)
         producer.flush()
-        worker.wait_for_log("The schema registry at .* does not answer .* Counting is paused; trying again in")
-        assert wait_for(lambda: worker.get("/health/ready")[0] == 503, 5.0)
+        down = r"The schema registry at .* does not answer .* Counting is paused for partitions \[0\]; trying again in"
+        worker.wait_for_log(down)
+        assert wait_for(lambda: spans_counted(worker) == 40), worker.messages()[-5:]
+        assert wait_for(lambda: worker.get("/health/ready")[0] == 503)
         assert worker.get("/health/live")[0] == 200
+        worker.kill()
+        worker.restart()
+        assert wait_for(lambda: len(re.findall(down, worker.log())) >= 2 and worker.get("/health/ready")[0] == 503)
         registry.thaw()
-        assert wait_for(lambda: spans_counted(worker) == 50, 40.0), worker.messages()[-5:]
-        assert wait_for(lambda: worker.get("/health/ready")[0] == 200, 5.0)
+        assert wait_for(lambda: spans_counted(worker) == 80), worker.messages()[-5:]
+        assert wait_for(lambda: worker.get("/health/ready")[0] == 200)
         expected = {key: value for key, value in recount(spans).items() if value}
         assert {key: value for key, value in span_totals([worker]).items() if value} == expected
         rejected = [name for name, _ in worker.samples() if name == "tokentrace_spans_rejected_total"]
         assert rejected == []
     finally:
         registry.stop()
+
+
+def test_thousands_of_unknown_schema_ids_stop_no_span(
+    kafka: KafkaBroker, registry: SchemaRegistry, topic: str, start_worker: Start
+) -> None:
+    """Unframed datums whose first string is empty look like ids; the registry has its own words for the largest one."""
+    schema_id = registry.register(f"{topic}-value", SPAN_SCHEMA)
+    good = [span(span_id=str(number), cost_usd=0.001 * number) for number in range(100)]
+    unknown = [b"\0\xff\xff\xff\xff" + datum(span())]
+    unknown += [datum(span(trace_id="", span_id=f"{number:03x}{number:013x}")) for number in range(2000)]
+    producer = Producer({"bootstrap.servers": kafka.bootstrap})
+    for number, value in enumerate(unknown):
+        producer.produce(topic, value, partition=0)
+        if number % 20 == 0 and number < 2000:
+            value = b"\0" + struct.pack(">I", schema_id) + datum(good[number // 20])
+            producer.produce(topic, value, partition=number // 20 % 2)
+    assert producer.flush(30) == 0
+    worker = start_worker(
+        kafka={"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        schema_registry={"url": registry.url},
+    )
+    rejected = "tokentrace_spans_rejected_total", frozenset({("reason", "unknown_schema_id")})
+    assert wait_for(lambda: worker.samples().get(rejected) == len(unknown)), worker.messages()[-5:]
+    assert wait_for(lambda: spans_counted(worker) == len(good)), worker.messages()[-5:]
+    expected = {key: value for key, value in recount(good).items() if value}
+    assert {key: value for key, value in span_totals([worker]).items() if value} == expected
+    assert worker.samples()["tokentrace_worker_rebalances_total", frozenset({("event", "lost")})] == 0
+    assert [value for _, value, _ in dead_letters(kafka, f"{topic}.dead-letters")] == unknown
 
 
 def test_a_broker_that_restarts_is_waited_out(start_worker: Start, tmp_path: Path) -> None:

@@ -239,8 +239,8 @@ def test_a_partition_that_may_not_start_is_held(parts: Parts) -> None:
     assign(source, consumer, p0=5, p1=5)
     assert ("pause", [(1, 5)]) in consumer.calls
     assert source.blocked == {1}
-    source.pause()
-    source.resume()
+    source.pause({0, 1})
+    source.resume({0, 1})
     assert consumer.calls[-1] == ("resume", [(0, -1001)])
     consumer.callbacks["on_revoke"](consumer, at(1))
     assert source.blocked == set()
@@ -386,11 +386,39 @@ def test_commit_tells_errors_apart(parts: Parts, code: int, outcome: Outcome | N
         assert source.commit({0: 7, 1: 8}) is outcome
 
 
-def test_a_pause_holds_over_a_rebalance(parts: Parts) -> None:
+def test_a_pause_holds_for_its_partitions_until_they_are_resumed(parts: Parts) -> None:
     source, consumer, _ = parts
-    source.pause()
+    assign(source, consumer, p0=5, p1=5)
+    source.pause({1})
+    assert consumer.calls[-1] == ("pause", [(1, -1001)])
     assign(source, consumer, p3=1)
-    assert consumer.calls[-1] == ("pause", [(3, 1)])
+    assert consumer.calls[-1] == ("incremental_assign", [(3, 1)])
+    source.resume({1})
+    assert consumer.calls[-1] == ("resume", [(1, -1001)])
+
+
+@pytest.mark.parametrize("event", ["gap", "rewind"])
+def test_a_pause_holds_over_a_new_assignment_of_its_partition(parts: Parts, event: str) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=5)
+    source.pause({0})
+    if event == "gap":
+        consumer.watermarks = [(12, 40)]
+        consumer.batches = [[record(0, 5, KafkaError._AUTO_OFFSET_RESET)]]
+        source.poll(10, 0.0)
+    else:
+        consumer.committed_answers.append({0: 12})
+        source.rewind()
+    assert consumer.calls[-2:] == [("incremental_assign", [(0, 12)]), ("pause", [(0, 12)])]
+
+
+def test_a_revoked_partition_is_not_paused_when_it_returns(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assign(source, consumer, p0=5)
+    source.pause({0})
+    consumer.callbacks["on_revoke"](consumer, at(0))
+    assign(source, consumer, p0=6)
+    assert consumer.calls[-1] == ("incremental_assign", [(0, 6)])
 
 
 def test_refused_credentials_are_told_with_what_to_check(parts: Parts) -> None:

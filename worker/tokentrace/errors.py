@@ -6,6 +6,12 @@ A library caller catches `TokentraceError`. The command line prints the error as
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 
 class TokentraceError(Exception):
     """Base of all errors that tokentrace raises intentionally. The message is one sentence for the user."""
@@ -50,4 +56,13 @@ class SchemaError(TokentraceError):
 
 
 class SchemaUnavailable(TokentraceError):
-    """The schema registry is unavailable. The message is not at fault; pause and retry."""
+    """A writer schema cannot be had now. The message is not at fault; pause its partition and retry.
+
+    rows: int64[k], ascending, the messages of the batch that need such a schema; None if unknown.
+    pending: True while the schema is only being fetched; False if the registry is unavailable.
+    """
+
+    def __init__(self, message: str, *, rows: NDArray[np.int64] | None = None, pending: bool = False) -> None:
+        super().__init__(message)
+        self.rows = rows
+        self.pending = pending

@@ -15,7 +15,6 @@ from tests.spanfactory import SPAN_SCHEMA
 from tokentrace.decode.framing import RAW, SchemaKey
 from tokentrace.decode.schemas import files
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of, load_folder, load_schema
-from tokentrace.decode.schemas.registry import RegistrySettings
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError
 
@@ -227,8 +226,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "wrong.avsc").write_text("{")
     missing, raw = tmp_path / "missing", tmp_path / "raw.avsc"
-    registry = RegistrySettings("http://localhost")
-    found = problems_of(lambda: WriterSchemas.load([folder, missing], raw, registry))
+    found = problems_of(lambda: WriterSchemas.load([folder, missing], raw))
     assert [problem.partition(" is not an Avro schema")[0] for problem in found] == [
         f"schemas.paths: {folder / 'wrong.avsc'}",
         f"schemas.paths: {missing} is not a folder",

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import socket
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,10 +18,15 @@ from tests.decode.helpers import record_schema, write
 from tests.decode.schemas.helpers import StandIn, stand_in
 from tests.decode.test_framing import confluent
 from tests.harness import Clock, Harness
-from tests.spanfactory import SPAN_SCHEMA, datum, span
+from tests.spanfactory import SPAN_SCHEMA, datum, message, span
 from tokentrace.decode.framing import SchemaKey
 from tokentrace.decode.schemas import registry
-from tokentrace.decode.schemas.registry import UNKNOWN_TTL_S, Registry, RegistrySettings
+from tokentrace.decode.schemas.registry import (
+    CONFIRMED_TTL_S,
+    UNKNOWN_TTL_S,
+    Registry,
+    RegistrySettings,
+)
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
 
@@ -96,10 +105,29 @@ def test_an_unknown_id_is_requested_again_after_its_ttl(server: StandIn) -> None
     asked = {}
     for after_s in (0, 1, UNKNOWN_TTL_S - 0.5, UNKNOWN_TTL_S, UNKNOWN_TTL_S + 1, 2 * UNKNOWN_TTL_S):
         clock.now_s = start_s + after_s
+        before = len(server.asked)
+        has_answer = subject.has_answer(7)
         assert refused(subject, 7) == ("unknown_schema_id", MISSING)
+        assert has_answer == (len(server.asked) == before)
         asked[after_s] = len(server.asked)
     assert list(asked.values()) == [1, 1, 1, 2, 2, 3]
     assert subject.requests == {"ok": 0, "not_found": 3, "error": 0}
+
+
+def test_many_unknown_ids_are_remembered_for_longer(server: StandIn) -> None:
+    """Requests for ids that stay unknown are some ten per second, however many ids there are."""
+    clock = Clock()
+    subject = to(server, clock)
+    ids = range(300)
+    for _ in range(50):
+        for schema_id in ids:
+            refused(subject, schema_id)
+        clock.now_s += 1
+    repeats = len(server.asked) - len(ids)
+    assert len(ids) <= repeats <= 10 * 50 + len(ids)
+    clock.now_s += 100
+    refused(subject, 7)
+    assert len(subject._unknown) == 1, "what has expired is forgotten"
 
 
 def test_an_id_that_is_registered_later_is_found(server: StandIn) -> None:
@@ -177,7 +205,7 @@ def test_an_http_error_is_not_the_messages_fault(server: StandIn, status: int, b
     server.otherwise = (status, body)
     subject = to(server)
     assert [unavailable(subject), unavailable(subject)] == [REFUSAL.format(server.url, what)] * 2
-    assert len(server.asked) == 2
+    assert server.asked.count("/schemas/ids/1") == 2
     assert subject.requests == {"ok": 0, "not_found": 0, "error": 2}
 
 
@@ -185,6 +213,67 @@ def test_an_http_error_is_not_the_messages_fault(server: StandIn, status: int, b
 def test_registry_error_codes_distinguish_a_missing_schema_from_a_wrong_url(server: StandIn, code: int) -> None:
     server.otherwise = (404, b'{"error_code": %d, "message": "not found"}' % code)
     assert refused(to(server), 7) == ("unknown_schema_id", MISSING)
+    assert server.asked == ["/schemas/ids/7"]
+
+
+#: Answers of registries to an id that they do not have. The second is Apicurio's answer to ids from 2^31 on.
+WORDS = [
+    (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'),
+    (404, b'{"error_code": 0, "message": "Unable to extract parameter from http request"}'),
+    (404, b"<html>no page</html>"),
+    (404, b""),
+    (400, b"[]"),
+    (410, b""),
+    (422, b'{"error_code": 42201, "message": "not an id"}'),
+]
+
+
+@pytest.mark.parametrize(("status", "body"), WORDS)
+@pytest.mark.parametrize("known", ["types", "schema"])
+def test_an_id_that_a_registry_rejects_in_any_words_is_the_messages_fault(
+    server: StandIn, known: str, status: int, body: bytes
+) -> None:
+    """The list of its types, or a schema that it had before, confirms that there is a registry."""
+    server.otherwise = (status, body)
+    subject = to(server)
+    if known == "types":
+        server.answers["/schemas/types"] = (200, b'["AVRO"]')
+    else:
+        server.add_id(1, SPAN)
+        subject.get(1)
+    assert refused(subject, 2**32 - 1) == (
+        "unknown_schema_id",
+        "The schema registry has no schema with id 4294967295.",
+    )
+    assert subject.requests["error"] == 0
+
+
+def test_an_address_is_confirmed_once_for_many_ids(server: StandIn) -> None:
+    server.otherwise = (404, b"")
+    server.answers["/schemas/types"] = (200, b'["AVRO"]')
+    clock = Clock()
+    subject = to(server, clock)
+    for schema_id in range(50):
+        refused(subject, schema_id)
+    assert server.asked.count("/schemas/types") == 1
+    clock.now_s += CONFIRMED_TTL_S
+    refused(subject, 50)
+    assert server.asked.count("/schemas/types") == 2
+
+
+def test_a_registry_that_is_gone_behind_its_proxy_is_not_the_messages_fault(server: StandIn) -> None:
+    """The proxy answers 404 to everything, as before the registry came. What was known stays known."""
+    server.otherwise = (404, b"<html>")
+    server.answers["/schemas/types"] = (200, b'["AVRO"]')
+    server.add_id(1, SPAN)
+    clock = Clock()
+    subject = to(server, clock)
+    subject.get(1)
+    refused(subject, 7)
+    server.answers.clear()
+    clock.now_s += CONFIRMED_TTL_S
+    assert unavailable(subject, 8) == REFUSAL.format(server.url, NOT_A_REGISTRY)
+    assert subject.get(1) == SPAN
 
 
 @pytest.mark.parametrize(
@@ -353,15 +442,19 @@ def test_invalid_settings_are_a_configuration_error(settings: RegistrySettings) 
 
 def test_writer_schemas_find_ids_in_the_registry(server: StandIn, tmp_path: Path) -> None:
     server.add_id(5, SPAN)
-    schemas = WriterSchemas.load([tmp_path], registry=RegistrySettings(server.url))
-    assert schemas.get(SchemaKey("id", 5)) == SPAN
+    schemas = WriterSchemas.load([tmp_path], registry=to(server))
+    key = SchemaKey("id", 5)
+    with pytest.raises(SchemaUnavailable, match="not fetched yet"):
+        schemas.get(key)
+    assert schemas.fetch([key]) is None
+    assert schemas.get(key) == SPAN
     assert schemas.requests == {"ok": 1, "not_found": 0, "error": 0}
 
 
 def test_spans_of_registered_schemas_are_counted_and_others_rejected(server: StandIn) -> None:
     server.add_id(5, SPAN_SCHEMA)
     server.add_id(6, SPAN)
-    rig = Harness(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
+    rig = Harness(schemas=WriterSchemas.load(registry=to(server)))
     values = [
         confluent(5, datum(span())),
         confluent(7, b"x"),
@@ -377,10 +470,60 @@ def test_spans_of_registered_schemas_are_counted_and_others_rejected(server: Sta
 
 def test_a_batch_waits_for_an_unavailable_registry(server: StandIn) -> None:
     server.otherwise = (503, b"")
-    rig = Harness(schemas=WriterSchemas.load(registry=RegistrySettings(server.url)))
-    with pytest.raises(SchemaUnavailable):
-        rig.count([confluent(5, datum(span())), b"junk"])
+    rig = Harness(schemas=WriterSchemas.load(registry=to(server)))
+    with pytest.raises(SchemaUnavailable, match="returned HTTP 503") as raised:
+        rig.count([message(span()), confluent(5, datum(span())), b"junk", confluent(6, b""), message(span())])
+    assert (raised.value.pending, raised.value.rows.tolist()) == (False, [1, 3])  # type: ignore[union-attr]
     assert not rig.delta
     server.add_id(5, SPAN_SCHEMA)
     rig.count([confluent(5, datum(span())), b"junk"])
     assert (dict(rig.delta.counted), dict(rig.delta.rejected)) == ({0: 1}, {0: 1})
+
+
+def test_ids_are_fetched_in_the_order_of_their_first_messages(server: StandIn) -> None:
+    fetched: list[object] = []
+
+    class Recording(WriterSchemas):
+        def fetch(self, keys: Iterable[SchemaKey]) -> SchemaUnavailable | None:
+            fetched.extend(key.value for key in keys)
+            return super().fetch([SchemaKey("id", value) for value in fetched])  # type: ignore[arg-type]
+
+    rig = Harness(schemas=Recording(registry=to(server)))
+    ids = random.Random(1).sample(range(2**32), 50)
+    rig.count([b"junk", *(confluent(schema_id, b"") for schema_id in [*ids, *ids])])
+    assert fetched == ids
+    assert sorted(server.asked) == sorted(f"/schemas/ids/{schema_id}" for schema_id in ids)
+    assert dict(rig.delta.reasons) == {"unknown_schema_id": 100, "unknown_framing": 1}
+
+
+def test_a_slow_registry_is_asked_in_the_background(server: StandIn) -> None:
+    """The decoder waits for a moment only, and finds the schema at a later try."""
+    server.hang = True
+    server.add_id(5, SPAN_SCHEMA)
+    rig = Harness(schemas=WriterSchemas(registry=to(server), wait_s=0.01))
+    values = [confluent(5, datum(span())), message(span())]
+    with pytest.raises(SchemaUnavailable) as raised:
+        rig.count(values)
+    assert (raised.value.pending, raised.value.rows.tolist()) == (True, [0])  # type: ignore[union-attr]
+    assert not rig.delta
+    server.hang = False
+    server.released.set()
+    while not rig.delta:
+        with suppress(SchemaUnavailable):
+            rig.count(values)
+    assert rig.delta.counted == {0: 2}
+
+
+def test_the_registry_client_is_imported_only_where_a_registry_is_configured() -> None:
+    """It takes as long to import as the rest of the decoder."""
+    program = (
+        "import sys\n"
+        "from tokentrace.config import Config\n"
+        "from tokentrace.runtime.wiring import writer_schemas\n"
+        "for url in ('', 'http://localhost'):\n"
+        "    kafka = {'bootstrap_servers': 'x:1', 'topic': 't'}\n"
+        "    writer_schemas(Config.model_validate({'kafka': kafka, 'schema_registry': {'url': url}}))\n"
+        "    print('confluent_kafka.schema_registry' in sys.modules)\n"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert printed.split() == ["False", "True"]

@@ -1,8 +1,8 @@
 """Decoding: turns a batch of message values into a SpanBatch and a list of rejects.
 
 Messages are framed together and grouped by writer schema. Each group runs through that schema's decoder: columnar if
-the schema has a columnar form, else fastavro. An unreadable schema rejects each of its messages. A registry that is
-unavailable stops the batch before any of it is decoded.
+the schema has a columnar form, else fastavro. An unreadable schema rejects each of its messages. A schema that the
+registry has not returned yet stops the batch before any of it is decoded.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.decoder import ColumnarDecoder
 from tokentrace.decode.fastavro_decoder import FastavroDecoder
-from tokentrace.decode.framing import Framing, SchemaKey, frame
+from tokentrace.decode.framing import Framed, Framing, SchemaKey, frame
 from tokentrace.decode.resolve import resolve
 from tokentrace.decode.schemas.store import WriterSchemas
-from tokentrace.errors import SchemaError
+from tokentrace.errors import SchemaError, SchemaUnavailable
+from tokentrace.model.arrays import first_rows
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import SpanBatch, SpanColumns
 
@@ -94,9 +95,9 @@ class SpanDecoder:
         return self._paths
 
     def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Decode n message values. Raises SchemaUnavailable if a writer schema cannot be fetched at the moment."""
+        """Decode n message values. Raises SchemaUnavailable, with its rows, if a writer schema cannot be had now."""
         framed = frame(values, self._framing)
-        decoders = [self._decoder(key) for key in framed.keys]
+        decoders = self._decoders_of(framed)
         columns = SpanColumns(len(values), framed.buffer)
         rejects = list(framed.rejects)
         for decoder, rows in zip(decoders, _rows_by_key(framed.key, len(framed.keys)), strict=True):
@@ -106,6 +107,27 @@ class SpanDecoder:
             rejects.sort(key=lambda reject: reject.row)
             keep[[reject.row for reject in rejects]] = False
         return Decoded(columns.select(keep), rejects)
+
+    def _decoders_of(self, framed: Framed) -> list[SchemaDecoder]:
+        missing = [index for index, key in enumerate(framed.keys) if key not in self._decoders]
+        failure = None
+        if missing:
+            # In the order of the messages, so that those at the front wait for a few look-ups only.
+            first = first_rows(framed.key, len(framed.keys))
+            missing.sort(key=first.__getitem__)
+            failure = self._schemas.fetch(framed.keys[index] for index in missing)
+        decoders: list[SchemaDecoder] = []
+        unavailable: dict[int, SchemaUnavailable] = {}
+        for index, key in enumerate(framed.keys):
+            try:
+                decoders.append(self._decoder(key))
+            except SchemaUnavailable as error:
+                unavailable[index] = error
+        if unavailable:
+            why = failure or next(iter(unavailable.values()))
+            rows = np.flatnonzero(np.isin(framed.key, list(unavailable)))
+            raise SchemaUnavailable(str(why), rows=rows, pending=why.pending)
+        return decoders
 
     def _decoder(self, key: SchemaKey) -> SchemaDecoder:
         decoder = self._decoders.get(key)

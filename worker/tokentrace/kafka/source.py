@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -52,7 +52,8 @@ class KafkaSource:
         self._end_offsets: dict[int, int] = {}
         #: Partitions of the topic, assigned or not; 0 before `connect`.
         self.topic_partitions = 0
-        self._paused = False
+        #: Partitions that are not fetched until `resume`.
+        self._paused: set[int] = set()
         self._closing = False
         self._callback_failure: BaseException | None = None
         self._refusal: str | None = None
@@ -197,17 +198,17 @@ class KafkaSource:
         else:
             log.warning("Kafka: %s", error.str())
 
-    def pause(self) -> None:
-        """Stop fetching, stay in the group. Holds over rebalances until `resume`."""
-        if not self._paused:
-            self._paused = True
-            self._consumer.pause(self._topic_partitions(self._positions))
+    def pause(self, partitions: Collection[int]) -> None:
+        """Stop fetching these assigned partitions, stay in the group. Holds until `resume` or a revoke."""
+        self._paused.update(partitions)
+        self._consumer.pause(self._topic_partitions(partitions))
 
-    def resume(self) -> None:
-        """Fetch again."""
-        if self._paused:
-            self._paused = False
-            self._consumer.resume(self._topic_partitions([p for p in self._positions if p not in self.blocked]))
+    def resume(self, partitions: Collection[int]) -> None:
+        """Fetch paused partitions again, those that are still assigned."""
+        self._paused.difference_update(partitions)
+        self._consumer.resume(
+            self._topic_partitions([p for p in partitions if p in self._positions and p not in self.blocked])
+        )
 
     # -- positions -------------------------------------------------------------------------------------------------
 
@@ -275,7 +276,7 @@ class KafkaSource:
             lags[partition] = Lag(records, max(now_s - oldest_s, 0.0) if records else 0.0)
         return lags
 
-    def _topic_partitions(self, partitions: Sequence[int] | Mapping[int, int]) -> list[TopicPartition]:
+    def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._settings.topic, partition) for partition in partitions]
 
     def _assign(self, partitions: Sequence[int], wait_s: float) -> None:
@@ -294,7 +295,7 @@ class KafkaSource:
         self._consumer.incremental_assign(offsets)
         if first:
             self._listener.begin({partition: starts[partition] for partition in first})
-        held = [assigned for assigned in offsets if self._paused or assigned.partition in self.blocked]
+        held = [assigned for assigned in offsets if assigned.partition in self._paused | self.blocked]
         if held:
             self._consumer.pause(held)
 
@@ -376,6 +377,8 @@ class KafkaSource:
         self._consumer.incremental_unassign(self._topic_partitions([partition]))
         self._positions[partition] = low
         self._consumer.incremental_assign([TopicPartition(self._settings.topic, partition, low)])
+        if partition in self._paused | self.blocked:
+            self._consumer.pause([TopicPartition(self._settings.topic, partition, low)])
 
     # -- callbacks: an exception that leaves one inside consume() loses a message, so none does ----------------------
 
@@ -415,6 +418,7 @@ class KafkaSource:
         for partition in partitions:
             self._positions.pop(partition, None)
             self.pending.pop(partition, None)
+            self._paused.discard(partition)
             self.blocked.discard(partition)
 
         def unassign() -> None:

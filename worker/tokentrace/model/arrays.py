@@ -32,6 +32,17 @@ def grown(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
     return array if len(array) >= size else resized(array, max(size, 2 * len(array), 64))
 
 
+def first_rows(values: NDArray[np.integer], size: int, rows: Ints | None = None) -> Ints:
+    """int64[size]: the first row of each value 0 to size - 1, len(values) if it has none; negative values are ignored.
+
+    rows: the only rows (int64[k]) to look at; None for all.
+    """
+    first = np.full(size, len(values), np.int64)
+    rows = np.flatnonzero(values >= 0) if rows is None else rows
+    np.minimum.at(first, values[rows], rows)
+    return first
+
+
 def unaligned_words(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """uint64[len(buffer) - 7]: the eight bytes from each position on, little-endian; a view."""
     return np.ndarray(shape=(len(buffer) - 7,), dtype="<u8", buffer=buffer, strides=(1,))

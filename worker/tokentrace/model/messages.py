@@ -48,6 +48,24 @@ class RawBatch:
     def __len__(self) -> int:
         return len(self.values)
 
+    def select(self, rows: NDArray[np.int64]) -> RawBatch:
+        """Return the messages at rows (int64[k], ascending) as a batch. Costs a few calls per partition."""
+        partitions = self.partitions[rows]
+        positions, times_ms = {}, {}
+        for partition in np.flatnonzero(np.bincount(partitions)).tolist():
+            edges = rows[partitions == partition][[0, -1]]
+            positions[partition] = self.envelope(int(edges[-1])).offset + 1
+            first_ms, last_ms = self.timestamps_ms(edges).tolist()
+            times_ms[partition] = (first_ms, last_ms)
+        return RawBatch(
+            values=[self.values[row] for row in rows.tolist()],
+            partitions=partitions,
+            positions=positions,
+            envelope=lambda row: self.envelope(int(rows[row])),
+            times_ms=times_ms,
+            timestamps_ms=lambda these: self.timestamps_ms(rows[these]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Reject:

@@ -204,7 +204,7 @@ WORKER_METRICS: Final = (
         lambda m: m.stats.restore_seconds),
     _counter("registry_requests", "Schema registry requests by outcome.",
         lambda m: m.stats.registry_requests, "outcome"),
-    _gauge("paused", "1 while counting waits for the schema registry.", lambda m: m.stats.paused),
+    _gauge("paused", "1 while a partition waits for the schema registry.", lambda m: m.stats.paused),
     _gauge("schema_decoder", "1 for each writer schema met, with the path that decodes it.",
         lambda m: _ordered(m.stats.schemas), "schema", "path"),
 )  # fmt: skip

@@ -16,13 +16,13 @@ from typing import Final
 
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
-from tokentrace.errors import SchemaUnavailable, StopRequested
+from tokentrace.errors import StopRequested
 from tokentrace.kafka.source import KafkaSource
-from tokentrace.model.backoff import Backoff
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
+from tokentrace.runtime.waiting_batches import WaitingBatches
 from tokentrace.state.replica_state import ReplicaState
 
 log = logging.getLogger(__name__)
@@ -33,9 +33,6 @@ MAX_DEAD_LETTERS: Final = 2000
 REVOKE_TIMEOUT_S: Final = 10.0
 REVOKE_RETRY_S: Final = 0.1
 PUBLISH_INTERVAL_S: Final = 0.25
-#: First and longest delay between two tries to fetch a schema.
-RETRY_FIRST_S: Final = 0.25
-RETRY_LAST_S: Final = 15.0
 #: A partition that is read to its end and had no span for this long is idle: spans are published soon after they end,
 #: so none that ended earlier is still to come.
 IDLE_AFTER_S: Final = 10.0
@@ -89,9 +86,10 @@ class Worker:
         self._clock = clock
         self._sleep = sleep
         self._stop = StopSignal() if stop is None else stop
-        self._waiting: RawBatch | None = None
-        self._retry_at_s = 0.0
-        self._retry_backoff = Backoff(RETRY_FIRST_S, RETRY_LAST_S)
+        self._waiting = WaitingBatches(self._count, clock)
+        #: Partitions that are paused because a message of theirs waits, and the problem shown for it.
+        self._paused: set[int] = set()
+        self._problem = ""
         self._commit_due_s = 0.0
         self._rewind = False
         self._last_span_s: dict[int, float] = {}
@@ -168,9 +166,14 @@ class Worker:
             batch = None
         if batch is not None:
             self._stats.batch_sizes.observe(len(batch))
-            self._count(batch)
-        elif self._waiting is not None and self._clock() >= self._retry_at_s:
-            self._count(self._waiting)
+            if self._paused.isdisjoint(batch.positions):
+                self._waiting.count(batch)
+            else:
+                # A paused partition was read on; its messages must not be counted before those that wait.
+                self._commit()
+                self._drop()
+        self._waiting.retry()
+        self._pause()
         now_s = self._clock()
         if now_s >= self._commit_due_s or len(self._delta.dead_letters) >= MAX_DEAD_LETTERS:
             self._commit()
@@ -185,34 +188,26 @@ class Worker:
         return min(self._settings.batch_wait_s, max(until_commit_s, 0.0))
 
     def _count(self, batch: RawBatch) -> None:
+        """Count a batch, or raise SchemaUnavailable and count nothing of it."""
         counted = {partition: self._delta.counted[partition] for partition in batch.positions}
-        try:
-            self._pipeline.count(batch, self._delta)
-        except SchemaUnavailable as unavailable:
-            # Polling keeps the group membership alive meanwhile, so pause rather than wait here.
-            if self._waiting is None:
-                self._retry_backoff.reset()
-            pause_s = self._retry_backoff.next()
-            self._waiting = batch
-            self._retry_at_s = self._clock() + pause_s
-            log.warning("%s Counting is paused; trying again in %.2g s.", unavailable, pause_s)
-            self._source.pause()
-            self._stats.paused = True
-            self._stats.not_ready = str(unavailable)
-        else:
-            now_s = self._clock()
-            for partition, before in counted.items():
-                if self._delta.counted[partition] > before:
-                    self._last_span_s[partition] = now_s
-            if self._waiting is not None:
-                log.info("Schema available again; resuming.")
-                self._resume()
+        self._pipeline.count(batch, self._delta)
+        now_s = self._clock()
+        for partition, before in counted.items():
+            if self._delta.counted[partition] > before:
+                self._last_span_s[partition] = now_s
 
-    def _resume(self) -> None:
-        self._waiting = None
-        self._source.resume()
-        self._stats.paused = False
-        self._stats.not_ready = ""
+    def _pause(self) -> None:
+        """Pause the partitions of which a message waits for its schema, and no others."""
+        partitions = self._waiting.partitions
+        if partitions != self._paused:
+            if resumed := self._paused - partitions:
+                self._source.resume(resumed)
+            if paused := partitions - self._paused:
+                self._source.pause(paused)
+            self._paused = partitions
+            self._stats.paused = bool(partitions)
+        if self._waiting.problem != self._problem:
+            self._stats.not_ready = self._problem = self._waiting.problem
 
     def _commit(self) -> Outcome:
         """Commit the delta, and apply, keep or drop it. `ReplicaState` documents the order."""
@@ -239,27 +234,27 @@ class Worker:
 
     def _advance_idle_partitions(self) -> None:
         """Advance the event time of idle partitions with the clock; published with the next commit or heartbeat."""
-        if self._waiting is not None:
-            # The source's positions lie beyond the waiting batch, of which nothing is counted yet.
-            return
         now_s = self._clock()
         heartbeat_s = self._settings.heartbeat_s
         if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
             return
         idle_since_s = now_s - IDLE_AFTER_S
-        idle = [p for p in self._source.caught_up if self._last_span_s.get(p, now_s) <= idle_since_s]
+        # The source's positions of paused partitions lie beyond the messages that wait.
+        caught_up = self._source.caught_up - self._paused
+        idle = [p for p in caught_up if self._last_span_s.get(p, now_s) <= idle_since_s]
         for partition in idle:
             self._delta.advance_event_time(partition, int(idle_since_s * 1e6))
         if idle and not self._delta:
             # Its commit includes offsets, so a replica that has lost the partitions cannot publish an event time.
-            self._delta.positions.update(self._source.positions)
+            positions = self._source.positions
+            self._delta.positions.update({p: positions[p] for p in positions if p not in self._paused})
         self._heartbeat_due_s = now_s + (heartbeat_s or 0.0)
 
     def _drop(self) -> None:
         """Discard uncommitted counts, and rewind to the committed offsets with the next turn."""
         self._state.discard()
-        if self._waiting is not None:
-            self._resume()
+        self._waiting.clear()
+        self._pause()
         self._rewind = True
 
     def _publish_stats(self) -> None:
@@ -318,8 +313,7 @@ class Worker:
         if partitions:
             log.info("Partitions assigned: %s.", sorted(partitions))
         self._last_span_s.update(dict.fromkeys(partitions, self._clock()))
-        if self._waiting is None:
-            self._stats.not_ready = ""
+        self._stats.not_ready = self._problem
 
     def on_revoke(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["revoke"] += 1
@@ -329,7 +323,7 @@ class Worker:
         while outcome is Outcome.RETRY and self._clock() < deadline_s and not self._stop.expired:
             self._sleep(REVOKE_RETRY_S)
             outcome = self._commit()
-        if outcome is Outcome.RETRY or self._waiting is not None:
+        if outcome is Outcome.RETRY or self._paused:
             self._drop()
         self._remove(partitions)
 

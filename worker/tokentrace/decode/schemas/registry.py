@@ -1,17 +1,20 @@
 """Schema Registry client, based on confluent-kafka's: schemas by id, cached permanently because ids never change.
 
-An unknown id is cached for a few seconds only, because it may be registered later. Every other failure (no response,
-no access, an address without a registry) is not the message's fault and raises `SchemaUnavailable`. The client itself
-does not retry, so that the worker's loop keeps running between attempts.
+The bytes of a message can ask for any id, so an id that the registry does not have is the message's fault, in whatever
+words the registry says so. It is cached for a limited time, because it may be registered later. Every other failure (no
+response, no access, an address without a registry) is not the message's fault and raises `SchemaUnavailable`. The
+client itself does not retry.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 from confluent_kafka.schema_registry.error import SchemaRegistryError
@@ -19,13 +22,19 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 from tokentrace.decode.schemas.references import inline
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
 
-#: Time for which an unknown id is not requested again.
+#: Time for which an unknown id is not requested again, and what each other unknown id adds to it. So however many there
+#: are, some ten per second are requested again.
 UNKNOWN_TTL_S: Final = 10.0
+UNKNOWN_TTL_PER_ID_S: Final = 0.1
 #: Most cached unknown ids: a broken publisher may name any number.
 MAX_UNKNOWN: Final = 10_000
+#: Time for which a confirmed address is not checked again.
+CONFIRMED_TTL_S: Final = 10.0
 
-#: The registry API's own codes: subject, version, schema not found. A 404 without one is a wrong address.
+#: The registry API's own codes: subject, version, schema not found.
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
+#: Client errors that are not about what was asked for: credentials, time-outs, too many requests.
+_NOT_ABOUT_THE_ID: Final = frozenset({401, 403, 407, 408, 429})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +73,27 @@ class RegistrySettings:
         return config
 
 
+class _Unknown(NamedTuple):
+    expires_at_s: float
+    why: str
+
+
 class Registry:
-    """Looks up schemas by id. requests: outcome (ok, not_found, error) -> number of requests."""
+    """Looks up schemas by id. Safe from several threads. requests: outcome (ok, not_found, error) -> requests."""
 
     def __init__(self, settings: RegistrySettings, clock: Callable[[], float] = time.monotonic) -> None:
         """Create a client, which connects at the first request. Raises ConfigError for invalid settings."""
         self._url = settings.url
         self._clock = clock
+        self._lock = threading.Lock()
         self._known: dict[int, Any] = {}
+        #: Id -> why its schema cannot be read.
+        self._unusable: dict[int, str] = {}
         #: Responses by id, or by subject and version. Each schema is requested and counted once.
         self._responses: dict[int | tuple[str, int], Schema] = {}
-        self._unknown: dict[int, tuple[float, str]] = {}
+        #: By the time of the last request, oldest first.
+        self._unknown: dict[int, _Unknown] = {}
+        self._confirmed_until_s = -math.inf
         self.requests: dict[str, int] = {"ok": 0, "not_found": 0, "error": 0}
         try:
             self._client = SchemaRegistryClient(settings.client_config())
@@ -82,28 +101,44 @@ class Registry:
             raise ConfigError([f"schema_registry: {error}"]) from error
 
     def get(self, schema_id: int) -> Any:
-        """Return the Avro schema as parsed JSON, with its references inlined.
+        """Return the Avro schema as parsed JSON, with its references inlined. Blocks unless `has_answer`.
 
         Raises SchemaError (unknown id, not an Avro schema) or SchemaUnavailable (no response, no access).
         """
         if schema_id in self._known:
             return self._known[schema_id]
-        if schema_id in self._unknown:
-            expires_at, why = self._unknown[schema_id]
-            if self._clock() < expires_at:
-                raise SchemaError("unknown_schema_id", why)
-            del self._unknown[schema_id]
+        if schema_id in self._unusable:
+            raise SchemaError("schema_unusable", self._unusable[schema_id])
+        unknown = self._unknown.get(schema_id)
+        if unknown is not None and self._clock() < unknown.expires_at_s:
+            raise SchemaError("unknown_schema_id", unknown.why)
+        try:
+            parsed = self._fetch(schema_id)
+        except SchemaError as error:
+            if error.reason == "unknown_schema_id":
+                self._remember_unknown(schema_id, str(error))
+            else:
+                self._unusable[schema_id] = str(error)
+            raise
+        self._known[schema_id] = parsed
+        return parsed
+
+    def has_answer(self, schema_id: int) -> bool:
+        """Return whether `get` answers without a request."""
+        if schema_id in self._known or schema_id in self._unusable:
+            return True
+        unknown = self._unknown.get(schema_id)
+        return unknown is not None and self._clock() < unknown.expires_at_s
+
+    def _fetch(self, schema_id: int) -> Any:
         schema = self._request(
-            schema_id,
             schema_id,
             lambda: self._client.get_schema(schema_id),
             f"The schema registry has no schema with id {schema_id}.",
         )
         references: dict[str, Any] = {}
         self._fetch_references(schema_id, schema, references)
-        parsed = _inlined(schema_id, _parse(schema_id, schema), references)
-        self._known[schema_id] = parsed
-        return parsed
+        return _inlined(schema_id, _parse(schema_id, schema), references)
 
     def _fetch_references(self, schema_id: int, schema: Schema, references: dict[str, Any]) -> None:
         """Fetch all direct and indirect references of a schema into `references`: full name -> schema."""
@@ -112,7 +147,6 @@ class Registry:
             if name is None or subject is None or version is None or name in references:
                 continue
             referenced = self._request(
-                schema_id,
                 (subject, version),
                 lambda subject=subject, version=version: self._client.get_version(subject, version).schema,  # type: ignore[misc]
                 f"Schema id {schema_id} refers to {subject} version {version}, which the registry does not have.",
@@ -120,41 +154,79 @@ class Registry:
             references[name] = _parse(schema_id, referenced)
             self._fetch_references(schema_id, referenced, references)
 
-    def _request(
-        self, schema_id: int, name: int | tuple[str, int], request: Callable[[], Schema], missing: str
-    ) -> Schema:
+    def _request(self, name: int | tuple[str, int], request: Callable[[], Schema], missing: str) -> Schema:
         """Fetch a schema with at most one request. missing: the error message for a schema that does not exist."""
         if name in self._responses:
             return self._responses[name]
         try:
             response = request()
         except SchemaRegistryError as error:
-            if error.http_status_code == 404 and error.error_code in _NOT_FOUND:
-                self.requests["not_found"] += 1
-                self._remember_unknown(schema_id, missing)
+            if self._is_not_found(error):
+                self._tally("not_found")
                 raise SchemaError("unknown_schema_id", missing) from error
-            self.requests["error"] += 1
+            self._tally("error")
             raise SchemaUnavailable(f"The schema registry at {self._url} {_describe_status(error)}.") from error
         except Exception as error:
             # The HTTP library raises its own exceptions for refused, reset and timed-out connections.
-            self.requests["error"] += 1
+            self._tally("error")
             raise SchemaUnavailable(
                 f"The schema registry at {self._url} does not answer ({_describe(error)}); check schema_registry.url."
             ) from error
         if not response.schema_str:
-            self.requests["error"] += 1
+            self._tally("error")
             self._client.clear_caches()  # type: ignore[no-untyped-call]
             raise SchemaUnavailable(
                 f"The schema registry at {self._url} returned no schema; check schema_registry.url."
             )
-        self.requests["ok"] += 1
+        self._tally("ok")
         self._responses[name] = response
         return response
 
+    def _is_not_found(self, error: SchemaRegistryError) -> bool:
+        """Return whether a registry answered that it does not have what was asked for.
+
+        Registries have different words for it: Apicurio answers 404 without a code of the API to ids that its own type
+        cannot hold. A wrong address and a proxy without a registry answer 404 too, to everything.
+        """
+        status = error.http_status_code
+        if status == 404 and error.error_code in _NOT_FOUND:
+            return True
+        return 400 <= status < 500 and status not in _NOT_ABOUT_THE_ID and self._is_registry()
+
+    def _is_registry(self) -> bool:
+        """Return whether the address answers something that each registry has, or a schema that it had before."""
+        if self._clock() < self._confirmed_until_s:
+            return True
+        known = next((name for name in tuple(self._responses) if isinstance(name, int)), None)
+        requests: list[Callable[[], object]] = [self._client.get_schema_types]
+        if known is not None:
+            self._client.clear_caches()  # type: ignore[no-untyped-call]
+            requests.append(lambda: self._client.get_schema(known))
+        for request in requests:
+            try:
+                if not request():
+                    continue
+            except Exception:
+                continue
+            self._confirmed_until_s = self._clock() + CONFIRMED_TTL_S
+            return True
+        return False
+
+    def _tally(self, outcome: str) -> None:
+        with self._lock:
+            self.requests[outcome] += 1
+
     def _remember_unknown(self, schema_id: int, why: str) -> None:
-        if len(self._unknown) >= MAX_UNKNOWN:
-            self._unknown.clear()
-        self._unknown[schema_id] = (self._clock() + UNKNOWN_TTL_S, why)
+        with self._lock:
+            now_s = self._clock()
+            self._unknown.pop(schema_id, None)
+            while self._unknown:
+                oldest = next(iter(self._unknown))
+                if len(self._unknown) < MAX_UNKNOWN and self._unknown[oldest].expires_at_s > now_s:
+                    break
+                del self._unknown[oldest]
+            ttl_s = UNKNOWN_TTL_S + UNKNOWN_TTL_PER_ID_S * len(self._unknown)
+            self._unknown[schema_id] = _Unknown(now_s + ttl_s, why)
 
 
 def _parse(schema_id: int, schema: Schema) -> Any:

@@ -1,14 +1,15 @@
 """Writer-schema lookup: finds the schema for the schema key of a message.
 
 Fingerprints are looked up among schema files, ids in a Schema Registry. A missing schema is the message's fault
-(`SchemaError`, a dead letter). An unavailable registry is not (`SchemaUnavailable`, retry).
+(`SchemaError`, a dead letter). A registry that is unavailable or still asked is not (`SchemaUnavailable`, retry).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokentrace.decode.framing import SchemaKey
 from tokentrace.decode.schemas.files import (
@@ -18,8 +19,12 @@ from tokentrace.decode.schemas.files import (
     load_schema,
     released_schemas,
 )
-from tokentrace.decode.schemas.registry import Registry, RegistrySettings
-from tokentrace.errors import ConfigError, SchemaError
+from tokentrace.decode.schemas.lookups import Lookups
+from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
+
+if TYPE_CHECKING:
+    # Its client takes long to import, which only a worker with a registry needs.
+    from tokentrace.decode.schemas.registry import Registry
 
 
 class WriterSchemas:
@@ -33,16 +38,19 @@ class WriterSchemas:
         files: Mapping[bytes, Any] | None = None,
         raw: Any | None = None,
         registry: Registry | None = None,
+        wait_s: float = math.inf,
     ) -> None:
+        """wait_s: longest time for which `fetch` waits for the registry."""
         spans = [schema for (_, name), schema in released_schemas().items() if name == "span"]
         spans.append(bundled_schema("span"))
         self._files = {**{fingerprint_of(span): span for span in spans}, **(files or {})}
         self._raw = raw
         self._registry = registry
+        self._lookups = None if registry is None else Lookups(registry.get, wait_s)
 
     @classmethod
     def load(
-        cls, folders: Iterable[Path] = (), raw: Path | None = None, registry: RegistrySettings | None = None
+        cls, folders: Iterable[Path] = (), raw: Path | None = None, registry: Registry | None = None
     ) -> WriterSchemas:
         """Load schema folders (`schemas.paths`) and the schema of unframed messages (`schemas.raw`).
 
@@ -62,17 +70,27 @@ class WriterSchemas:
             problems += error.problems
         if problems:
             raise ConfigError(problems)
-        return cls(files, raw_schema, Registry(registry) if registry is not None else None)
+        return cls(files, raw_schema, registry)
 
     @property
     def requests(self) -> Mapping[str, int]:
         """Number of registry requests by outcome: ok, not_found, error."""
         return self._registry.requests if self._registry is not None else {}
 
-    def get(self, key: SchemaKey) -> Any:
-        """Return the writer schema as parsed JSON.
+    def fetch(self, keys: Iterable[SchemaKey]) -> SchemaUnavailable | None:
+        """Fetch those of the keys' schemas that only the registry has, in this order, so that `get` finds them.
 
-        Raises SchemaError if there is no such schema, and SchemaUnavailable if the registry is unavailable.
+        Returns the failure if the registry is unavailable. After `wait_s` the rest is fetched in the background.
+        """
+        if self._registry is None or self._lookups is None:
+            return None
+        ids = [int(key.value) for key in keys if key.kind == "id"]
+        return self._lookups.run([schema_id for schema_id in ids if not self._registry.has_answer(schema_id)])
+
+    def get(self, key: SchemaKey) -> Any:
+        """Return the writer schema as parsed JSON. Makes no request.
+
+        Raises SchemaError if there is no such schema, and SchemaUnavailable if it must be fetched first.
         """
         if key.kind == "raw":
             if self._raw is None:
@@ -93,4 +111,7 @@ class WriterSchemas:
                 "unknown_schema_id",
                 f"The message names schema id {key.value} but no registry is configured; set schema_registry.url.",
             )
-        return self._registry.get(int(key.value))
+        schema_id = int(key.value)
+        if not self._registry.has_answer(schema_id):
+            raise SchemaUnavailable(f"The schema with id {schema_id} is not fetched yet.", pending=True)
+        return self._registry.get(schema_id)

@@ -1,0 +1,102 @@
+"""Look-ups: requests to the schema registry on a few threads, so that the worker's loop never waits long for them.
+
+The bytes of a message can name any id, and a batch can name thousands. They are requested in order, THREADS at a time
+and MAX_PENDING per call. The first failure cancels those that have not begun.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tokentrace.errors import SchemaError, SchemaUnavailable
+
+log = logging.getLogger(__name__)
+
+#: Requests at the same time. Most of a request's time is the registry's.
+THREADS: Final = 8
+#: Most ids that are requested or wait for it.
+MAX_PENDING: Final = 512
+
+
+class Lookups:
+    """Looks up ids in the background. Used by one thread."""
+
+    def __init__(self, look_up: Callable[[int], object], wait_s: float = math.inf) -> None:
+        """look_up: id -> what it remembers; raises SchemaError or SchemaUnavailable. wait_s: longest wait of `run`."""
+        self._look_up = look_up
+        self._wait_s = wait_s
+        self._changed = threading.Condition()
+        self._queue: deque[int] = deque()
+        #: Ids in the queue or requested at the moment.
+        self._pending: set[int] = set()
+        self._failure: SchemaUnavailable | None = None
+        #: Number of failures returned. A request that began before the last of them does not count as another.
+        self._generation = 0
+        self._threads = 0
+
+    def run(self, ids: Sequence[int]) -> SchemaUnavailable | None:
+        """Look up the ids, in their order, until all are done, one fails, or `wait_s` is over.
+
+        Returns the failure, of these look-ups or of those that an earlier call began.
+        """
+        if not ids:
+            return None
+        deadline_s = time.monotonic() + self._wait_s
+        waiting, wanted = deque(ids), set(ids)
+        with self._changed:
+            while self._failure is None:
+                self._fill(waiting)
+                left_s = deadline_s - time.monotonic()
+                if left_s <= 0 or (not waiting and self._pending.isdisjoint(wanted)):
+                    return None
+                self._changed.wait(None if left_s == math.inf else left_s)
+            failure, self._failure = self._failure, None
+            self._generation += 1
+            return failure
+
+    def _fill(self, waiting: deque[int]) -> None:
+        """Move ids to the queue while there is room, and start the threads that they need."""
+        while waiting and len(self._pending) < MAX_PENDING:
+            schema_id = waiting.popleft()
+            if schema_id not in self._pending:
+                self._pending.add(schema_id)
+                self._queue.append(schema_id)
+        self._changed.notify_all()
+        while self._threads < min(THREADS, len(self._pending)):
+            self._threads += 1
+            # A daemon: a request that hangs must not keep the process from ending.
+            threading.Thread(target=self._work, name=f"schema-lookup-{self._threads}", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._queue:
+                    self._threads -= 1
+                    return
+                generation, schema_id = self._generation, self._queue.popleft()
+            failure = self._failure_of(schema_id)
+            with self._changed:
+                self._pending.discard(schema_id)
+                if failure is not None and generation == self._generation:
+                    self._failure = failure
+                    self._pending.difference_update(self._queue)
+                    self._queue.clear()
+                self._changed.notify_all()
+
+    def _failure_of(self, schema_id: int) -> SchemaUnavailable | None:
+        try:
+            self._look_up(schema_id)
+        except SchemaError:
+            return None
+        except SchemaUnavailable as unavailable:
+            return unavailable
+        except Exception as error:
+            log.exception("Looking up schema id %d failed.", schema_id)
+            return SchemaUnavailable(f"Schema id {schema_id} could not be looked up ({type(error).__name__}: {error}).")
+        return None
