@@ -28,6 +28,7 @@ def test_a_row_holds_exact_numbers_of_any_size(rows: list[tuple[int, int]]) -> N
     values, carried = np.zeros((len(rows), 2), np.int64), {}
     for row, numbers in enumerate(rows):
         put_row(values, carried, row, numbers)
+    carry(values, np.arange(len(rows)), carried)
     assert exact(values, carried) == [list(numbers) for numbers in rows]
     assert values.max() < LIMIT
     assert carried.keys() == {row for row, numbers in enumerate(rows) if max(numbers) >= LIMIT}

@@ -20,7 +20,7 @@ from tokentrace.kafka.producer import partition_of
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
-from tokentrace.model.wide import Carried, put_row
+from tokentrace.model.wide import Carried, carry, put_row
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import Cell, StateCodec, parse_key
 from tokentrace.state.schemas import record_schemas
@@ -93,6 +93,7 @@ class StateReader:
             row, created_s[number] = codec.cell(written.value)
             put_row(values, carried, number, row)
             changed_s[number] = written.at_s
+        carry(values, numbers, carried)
         expired = {}
         for key, written in committed.expired.items():
             row, since_s = codec.cell(written.value)
@@ -129,6 +130,7 @@ def _expired(row: Sequence[int], since_s: float) -> ExpiredTotals:
     values = np.zeros((1, len(row)), np.int64)
     carried: dict[int, Carried] = {}
     put_row(values, carried, 0, row)
+    carry(values, np.zeros(1, np.int64), carried)
     return ExpiredTotals(values[0], since_s, carried.get(0, {}))
 
 
