@@ -9,7 +9,7 @@ import pytest
 from tests.alerts.helpers import FIRST, spans_of
 from tests.alerts.test_evaluation import same, simulate
 from tests.harness import LAYOUT, Harness, raw_batch
-from tests.spanfactory import message
+from tests.spanfactory import message, span
 from tokentrace.alerts.backtest import Backtest
 from tokentrace.config import Config
 from tokentrace.runtime.wiring import alert_rules
@@ -55,6 +55,13 @@ def test_backtest_fires_what_the_spans_say(seed: int, in_order: bool) -> None:
         end = -(-(last + 1) // rule.interval) * rule.interval
         same([event for event in events if event.rule.name == name], simulate(spans, rule, end - 1))
     assert [event.at_s for event in events] == sorted(event.at_s for event in events)
+
+
+def test_backtest_of_absurd_costs_is_exact() -> None:
+    """One batch is more than 64 bits of nano-USD."""
+    backtest = backtest_of(spend={"metric": "total_cost", "op": "gt", "threshold": 1.0, "window": "5m"})
+    give(backtest, [span(cost_usd=999_999.0)] * 20_000, batch=20_000)
+    assert [(event.value, event.spans) for event in backtest.events()] == [(20_000 * 999_999.0, 20_000)]
 
 
 def test_backtest_ends_with_the_first_evaluation_of_each_rule_after_the_last_span() -> None:

@@ -12,13 +12,16 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from tests.commit.test_dead_letters import topic_of
-from tests.harness import Harness
+from tests.harness import LAYOUT, Harness
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
 from tests.spanfactory import message, span
+from tests.state.test_wide_totals import wide_schema_travels
 from tokentrace.commit import Outcome
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.errors import FatalError
+from tokentrace.state import StateCodec
+from tokentrace.state.schemas import decode_record
 
 
 class Source:
@@ -80,6 +83,30 @@ def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, ScriptedProdu
     assert list(dict.fromkeys(producer.calls)) == STEPS
     assert [topic for topic, _ in producer.produced] == ["state", "state", "rollups", "dead", "dead"]
     assert producer.config["transactional.id"] == "r0"
+
+
+def test_wide_totals_are_committed_whole(exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness) -> None:
+    """20,000 spans of 999,999 USD: a wide cell, the schema that it needs, and a rollup for each part of the delta."""
+    committer, producer = exactly
+    rig.count([message(span(model="dear", cost_usd=999_999.0))] * 20_000, offset=3)
+    assert commit(committer, rig) is Outcome.COMMITTED
+    state = {record["key"]: record for record in producer.records if record["topic"] == "state"}
+    row, _ = StateCodec(LAYOUT).cell(state[b'["r0","dear","openai","","ok"]']["value"])
+    assert row[LAYOUT.column("cost_nano_usd")] == 20_000 * 999_999 * 10**9
+    assert wide_schema_travels(state[b'["r0"]'])
+    rollups = [record["value"] for record in producer.records if record["topic"] == "rollups"]
+    parts = [[row for row in decode_record(value, "rollup")["rows"] if row["model"] == "dear"] for value in rollups]
+    assert [len(rows) for rows in parts] == [1] * 5
+    assert sum(row["counts"]["cost_nano_usd"] for [row] in parts) == 20_000 * 999_999 * 10**9
+
+
+def test_ordinary_totals_carry_no_schema_of_wide_cells(
+    exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness
+) -> None:
+    committer, producer = exactly
+    assert commit(committer, rig) is Outcome.COMMITTED
+    [record] = [record for record in producer.records if record["key"] == b'["r0"]' and record["topic"] == "state"]
+    assert not wide_schema_travels(record)
 
 
 @pytest.mark.parametrize("step", STEPS)
