@@ -85,6 +85,30 @@ def test_a_failure_is_returned_once_and_the_next_call_asks_again() -> None:
     assert gate.asked == [2, 2]
 
 
+def test_a_failure_forgets_what_is_requested_at_the_moment() -> None:
+    """Its late failure is of before, and the next call needs a new answer."""
+    asked: list[int] = []
+    slow, requested = threading.Event(), threading.Event()
+
+    def look_up(schema_id: int) -> None:
+        asked.append(schema_id)
+        if schema_id == 2:
+            assert requested.wait(30)
+            raise SchemaUnavailable("first")
+        if asked.count(4) == 1:
+            requested.set()
+            assert slow.wait(30)
+            raise SchemaUnavailable("late")
+
+    subject = Lookups(look_up)
+    assert str(subject.run([2, 4])) == "first"
+    assert subject.run([4]) is None
+    assert sorted(asked) == [2, 4, 4]
+    slow.set()
+    join_lookups()
+    assert subject.run([4]) is None
+
+
 def test_a_failure_in_the_background_is_returned_by_the_next_call() -> None:
     gate = Gate(opened=False, down=frozenset({2}))
     subject = Lookups(gate, wait_s=0.01)

@@ -33,10 +33,10 @@ class Lookups:
         self._wait_s = wait_s
         self._changed = threading.Condition()
         self._queue: deque[int] = deque()
-        #: Ids in the queue or requested at the moment.
-        self._pending: set[int] = set()
+        #: Ids in the queue or requested at the moment -> their generation.
+        self._pending: dict[int, int] = {}
         self._failure: SchemaUnavailable | None = None
-        #: Number of failures returned. A request that began before the last of them does not count as another.
+        #: Number of failures returned. What began before the last of them is forgotten: its failure is not another one.
         self._generation = 0
         self._threads = 0
 
@@ -53,11 +53,12 @@ class Lookups:
             while self._failure is None:
                 self._fill(waiting)
                 left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or (not waiting and self._pending.isdisjoint(wanted)):
+                if left_s <= 0 or (not waiting and wanted.isdisjoint(self._pending)):
                     return None
                 self._changed.wait(None if left_s == math.inf else left_s)
             failure, self._failure = self._failure, None
             self._generation += 1
+            self._pending.clear()
             return failure
 
     def _fill(self, waiting: deque[int]) -> None:
@@ -65,10 +66,9 @@ class Lookups:
         while waiting and len(self._pending) < MAX_PENDING:
             schema_id = waiting.popleft()
             if schema_id not in self._pending:
-                self._pending.add(schema_id)
+                self._pending[schema_id] = self._generation
                 self._queue.append(schema_id)
-        self._changed.notify_all()
-        while self._threads < min(THREADS, len(self._pending)):
+        for _ in range(min(THREADS - self._threads, len(self._queue))):
             self._threads += 1
             # A daemon: a request that hangs must not keep the process from ending.
             threading.Thread(target=self._work, name=f"schema-lookup-{self._threads}", daemon=True).start()
@@ -82,11 +82,11 @@ class Lookups:
                 generation, schema_id = self._generation, self._queue.popleft()
             failure = self._failure_of(schema_id)
             with self._changed:
-                self._pending.discard(schema_id)
-                if failure is not None and generation == self._generation:
-                    self._failure = failure
-                    self._pending.difference_update(self._queue)
-                    self._queue.clear()
+                if generation == self._generation:
+                    del self._pending[schema_id]
+                    if failure is not None:
+                        self._failure = failure
+                        self._queue.clear()
                 self._changed.notify_all()
 
     def _failure_of(self, schema_id: int) -> SchemaUnavailable | None:

@@ -29,7 +29,7 @@ UNKNOWN_TTL_PER_ID_S: Final = 0.1
 #: Most cached unknown ids: a broken publisher may name any number.
 MAX_UNKNOWN: Final = 10_000
 #: Time for which a confirmed address is not checked again.
-CONFIRMED_TTL_S: Final = 10.0
+CONFIRMED_TTL_S: Final = 1.0
 
 #: The registry API's own codes: subject, version, schema not found.
 _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
