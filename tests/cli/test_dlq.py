@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.test_main import run
-from tokentrace.tools import dlq
+from tokentrace.tools import dlq, replay
 from tokentrace.tools.dlq import DeadLetterRecord
+from tokentrace.tools.replay import PassedLetter, ReplayReport
 
 
 def record(offset: int, reason: str) -> DeadLetterRecord:
@@ -34,7 +36,6 @@ RECORDS = [record(0, "empty"), record(1, "malformed"), record(2, "empty")]
 class FakeLetters:
     """Dead letters in memory; records the options of a replay."""
 
-    replays: list[tuple[list[int], bool, bool]]
     closed: int
 
     def __init__(self, *_: Any) -> None:
@@ -43,18 +44,31 @@ class FakeLetters:
     def read(self) -> Iterator[DeadLetterRecord]:
         return iter(RECORDS)
 
-    def replay(self, wanted: Callable[[DeadLetterRecord], bool], *, again: bool, dry_run: bool) -> dict[str, int]:
-        chosen = [letter.offset for letter in RECORDS if wanted(letter)]
-        self.replays.append((chosen, again, dry_run))
-        return {"llm-spans": len(chosen)} if chosen else {}
-
     def close(self) -> None:
         FakeLetters.closed += 1
 
 
+class FakeReplay:
+    """Records its arguments and the options of a replay."""
+
+    made: dict[str, str]
+    replays: list[tuple[list[int], bool, bool]]
+    passed: list[PassedLetter]
+
+    def __init__(self, _clients: Any, letters: FakeLetters, **arguments: str) -> None:
+        assert isinstance(letters, FakeLetters)
+        FakeReplay.made = arguments
+
+    def run(self, wanted: Callable[[DeadLetterRecord], bool], *, again: bool, dry_run: bool) -> ReplayReport:
+        chosen = [letter.offset for letter in RECORDS if wanted(letter)]
+        self.replays.append((chosen, again, dry_run))
+        return ReplayReport(len(chosen), self.passed)
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    FakeLetters.replays, FakeLetters.closed = [], 0
+    FakeReplay.replays, FakeReplay.passed, FakeLetters.closed = [], [], 0
+    monkeypatch.setattr(replay, "Replay", FakeReplay)
     monkeypatch.setattr(dlq, "DeadLetters", FakeLetters)
     (tmp_path / "tokentrace.yml").write_text("{}")
     return tmp_path
@@ -89,7 +103,7 @@ def test_list_prints_json_with_the_message_in_hex(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "replay", "text"),
+    ("options", "ran", "text"),
     [
         ((), ([0, 1, 2], False, False), "Sent 3 messages back to llm-spans.\n"),
         (("--dry-run",), ([0, 1, 2], False, True), "Would send 3 messages back to llm-spans.\n"),
@@ -99,9 +113,28 @@ def test_list_prints_json_with_the_message_in_hex(folder: Path) -> None:
     ],
 )
 def test_replay_sends_the_selected_letters(
-    folder: Path, options: tuple[str, ...], replay: tuple[list[int], bool, bool], text: str
+    folder: Path, options: tuple[str, ...], ran: tuple[list[int], bool, bool], text: str
 ) -> None:
     done = run("dlq", "replay", *options, folder=folder)
     assert (done.returncode, done.stdout) == (0, text)
-    assert FakeLetters.replays == [replay]
+    assert FakeReplay.replays == [ran]
+    assert FakeReplay.made == {"source_topic": "llm-spans", "group_id": "tokentrace"}
     assert FakeLetters.closed == 1
+
+
+def test_replay_names_the_first_letters_that_it_passed_over(folder: Path) -> None:
+    FakeReplay.passed = [PassedLetter(RECORDS[1], "was refused by topic llm-spans (too large)")] * 23
+    done = run("dlq", "replay", folder=folder)
+    assert (done.returncode, done.stdout) == (0, "Sent 3 messages back to llm-spans.\n")
+    lines = done.stderr.splitlines()
+    assert lines[:20] == ["Passed over: dead letter 0:1 was refused by topic llm-spans (too large)."] * 20
+    assert lines[20:] == ["Passed over: 3 more."]
+
+
+def test_list_says_that_a_letter_is_a_reference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = replace(RECORDS[0], length=3_000_000, sha256="00ff")
+    monkeypatch.setattr(FakeLetters, "read", lambda _: iter([reference]))
+    line = "0:0  llm-spans/2@40  empty  The value is empty.  truncated: a reference to a value of 3,000,000 bytes"
+    assert run("dlq", "list", folder=folder).stdout.splitlines()[0] == line
+    shown = json.loads(run("dlq", "list", "--json", folder=folder).stdout)
+    assert shown["truncated"] == {"length": 3_000_000, "sha256": "00ff"}

@@ -141,6 +141,7 @@ def test_with_the_documented_rights_a_worker_counts_alerts_and_goes_on_after_a_r
                 Right("topic", "llm-spans.dead-letters", "Read"),
                 Right("group", "tokentrace.dlq-replay", "Read"),
                 Right("topic", "llm-spans", "Write"),
+                Right("transactional id", "tokentrace.dlq-replay", "Write"),
             ]
         )
         assert "1 dead letters" in tokentrace(config, "dlq", "list")

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from tests.kafka.fakes import Scripted, ScriptedClients, failure
 from tokentrace.errors import FatalError, UsageError
-from tokentrace.kafka.group_offsets import CommittedOffsets, GroupOffsets
+from tokentrace.kafka.group_offsets import GroupOffsets, ProgressOffsets
 
 
 class Admin(Scripted):
@@ -78,7 +78,6 @@ class Consumer(Scripted):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.offsets: dict[int, int] = {}
-        self.results: list[Any] = []
 
     def committed(self, partitions: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         self._call("committed")
@@ -87,33 +86,24 @@ class Consumer(Scripted):
             for asked in partitions
         ]
 
-    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[Any]:
-        assert not asynchronous
-        self._call("commit")
-        self.offsets.update({target.partition: target.offset for target in offsets})
-        return self.results
+    def consumer_group_metadata(self) -> str:
+        return "member"
 
 
-def test_progress_is_committed_and_read_again() -> None:
+def test_progress_is_read_and_has_what_a_transaction_needs_to_commit_it() -> None:
     clients = ScriptedClients(consumer=Consumer)
-    progress = CommittedOffsets(clients, "g", "dead")
+    progress = ProgressOffsets(clients, "g", "dead")
     assert progress.committed([0, 1]) == {}
-    progress.commit({1: 5})
-    progress.commit({})
+    clients.made[0].offsets = {1: 5}
     assert progress.committed([0, 1]) == {1: 5}
+    assert progress.member() == "member"
     progress.close()
-    assert clients.made[0].calls == ["committed", "commit", "committed", "close"]
+    assert clients.made[0].calls == ["committed", "committed", "close"]
 
 
-def test_progress_that_kafka_does_not_accept_is_fatal() -> None:
+def test_progress_that_cannot_be_read_is_fatal() -> None:
     clients = ScriptedClients(consumer=Consumer)
-    progress = CommittedOffsets(clients, "g", "dead")
-    consumer = clients.made[0]
-    consumer.errors = {name: [failure(KafkaError.GROUP_AUTHORIZATION_FAILED)] for name in ("commit", "committed")}
-    with pytest.raises(FatalError, match="cannot be committed"):
-        progress.commit({0: 1})
+    progress = ProgressOffsets(clients, "g", "dead")
+    clients.made[0].errors = {"committed": [failure(KafkaError.GROUP_AUTHORIZATION_FAILED)]}
     with pytest.raises(FatalError, match="cannot be read"):
         progress.committed([0])
-    consumer.results = [SimpleNamespace(error=KafkaError(KafkaError.UNKNOWN_MEMBER_ID, "member"))]
-    with pytest.raises(FatalError, match="cannot be committed"):
-        progress.commit({0: 1})

@@ -75,6 +75,28 @@ def test_a_record_that_a_limited_topic_refuses_for_its_size_is_told_from_one_of_
     assert not transactions.too_large
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_an_error_that_the_library_raises_while_it_reports_deliveries_is_that_error(parts: Parts, step: str) -> None:
+    _, producer = parts
+    wrapped = SystemError("returned a result with an exception set")
+    wrapped.__cause__ = failure(KafkaError._FENCED, fatal=True)
+    producer.errors[step] = [wrapped, SystemError("another")]
+    with pytest.raises(FatalError, match="no longer accepts this worker's transactions"):
+        commit(parts)
+    with pytest.raises(SystemError, match="another"):
+        commit(parts)
+
+
+def test_a_producer_of_a_command_names_its_rival() -> None:
+    identity = Identity(transactional_id="x", replica="x", rights="", rival="Another command has started.")
+    clients = ScriptedClients(producer=ScriptedProducer)
+    transactions = TransactionalProducer(clients, identity, settings={"compression.type": "zstd"})
+    assert clients.made[0].config["compression.type"] == "zstd"
+    clients.made[0].errors["produce"] = [failure(KafkaError._FENCED)]
+    with pytest.raises(FatalError, match=r"this command's transactions \(scripted\)\. Another command has started\."):
+        transactions.commit(RECORDS)
+
+
 def test_transactions_are_short_and_keep_the_brokers_that_they_know(parts: Parts) -> None:
     _, producer = parts
     config = producer.config

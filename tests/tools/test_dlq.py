@@ -1,17 +1,17 @@
-"""Dead letters: what is listed, and what a replay sends, skips and remembers."""
+"""Dead letters: what a record tells, and what a reference refers to."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import Message
 
-from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
-from tokentrace.errors import FatalError, UsageError
+from tests.kafka.fakes import ScriptedClients
+from tokentrace.errors import UsageError
 from tokentrace.tools import dlq
-from tokentrace.tools.dlq import DeadLetterRecord, DeadLetters
+from tokentrace.tools.dlq import DeadLetters
 
 HEADERS = {
     "own": b"1",
@@ -30,14 +30,11 @@ def letter(partition: int, offset: int, /, **headers: bytes) -> Message:
 
 
 class Topic:
-    """A dead-letter topic, and the offsets that replays have committed."""
+    """A dead-letter topic, as TopicReader."""
 
     def __init__(self, letters: Sequence[Message]) -> None:
         self.letters = letters
         self.missing = False
-        self.offsets: dict[int, int] = {}
-
-    # As TopicReader.
 
     def exists(self) -> bool:
         return not self.missing
@@ -48,102 +45,71 @@ class Topic:
     def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
         return (letter for letter in self.letters if (letter.offset() or 0) >= starts[letter.partition() or 0])
 
-    # As CommittedOffsets.
 
-    def committed(self, partitions: Sequence[int]) -> dict[int, int]:
-        return self.offsets
+class Originals:
+    """The topic of the original messages, as OffsetReader."""
 
-    def commit(self, positions: Mapping[int, int]) -> None:
-        self.offsets = self.offsets | positions
+    messages: dict[tuple[int, int], Message]
 
-    def close(self) -> None: ...
+    def read(self, partition: int, offset: int) -> Message | None:
+        return self.messages.get((partition, offset))
+
+    def close(self) -> None:
+        self.messages = {}
 
 
-Parts = tuple[DeadLetters, Topic, ScriptedClients]
+Parts = tuple[DeadLetters, Topic]
+
+
+def letters_of(monkeypatch: pytest.MonkeyPatch, *letters: Message) -> Parts:
+    topic = Topic(letters)
+    monkeypatch.setattr(dlq, "TopicReader", lambda *_: topic)
+    return DeadLetters(ScriptedClients(), "dead", "g"), topic
 
 
 @pytest.fixture
 def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
-    topic = Topic([letter(0, 0), letter(0, 1, reason=b"invalid"), letter(1, 4, partition=b"3", offset=b"77")])
-    monkeypatch.setattr(dlq, "TopicReader", lambda *_: topic)
-    monkeypatch.setattr(dlq, "CommittedOffsets", lambda *_: topic)
-    clients = ScriptedClients(producer=ScriptedProducer)
-    return DeadLetters(clients, "dead", "g"), topic, clients
-
-
-def sent(clients: ScriptedClients) -> list[tuple[str, bytes, list[Any]]]:
-    """Topic, value and headers of every record that a replay has produced."""
-    return [(r["topic"], r["value"], r["headers"]) for producer in clients.made for r in producer.records]
-
-
-def everything(_: DeadLetterRecord) -> bool:
-    return True
+    return letters_of(
+        monkeypatch, letter(0, 0), letter(0, 1, reason=b"invalid"), letter(1, 4, partition=b"3", offset=b"77")
+    )
 
 
 def test_a_record_tells_where_the_message_came_from_and_why_it_is_here(parts: Parts) -> None:
-    letters, _, _ = parts
+    letters, _ = parts
     first, _, last = letters.read()
     assert (first.reason, first.error, first.source) == ("malformed", "bad �", ("spans", -1, -1))
     assert (last.partition, last.offset, last.source) == (1, 4, ("spans", 3, 77))
-    assert (last.key, last.value, last.timestamp_ms) == (b"k4", b"v4", 5000)
+    assert (last.key, last.value, last.timestamp_ms, last.length) == (b"k4", b"v4", 5000, None)
+
+
+def test_reading_begins_where_it_is_told(parts: Parts) -> None:
+    letters, _ = parts
+    assert [(record.partition, record.offset) for record in letters.read({0: 1, 1: 5})] == [(0, 1)]
 
 
 def test_a_missing_topic_is_a_usage_error(parts: Parts) -> None:
-    letters, topic, _ = parts
+    letters, topic = parts
     topic.missing = True
     with pytest.raises(UsageError, match=r"Topic 'dead' does not exist at x:1; .*Check kafka.dead_letter_topic"):
         letters.read()
 
 
-def test_a_replay_sends_the_original_message_and_does_not_repeat_it(parts: Parts) -> None:
-    letters, topic, clients = parts
-    assert letters.replay(everything, again=False, dry_run=False) == {"spans": 3}
-    assert sent(clients) == [("spans", value, [("own", b"1")]) for value in (b"v0", b"v1", b"v4")]
-    assert topic.offsets == {0: 2, 1: 5}
-    assert letters.replay(everything, again=False, dry_run=False) == {}
-    assert letters.replay(everything, again=True, dry_run=False) == {"spans": 3}
-
-
-def test_a_replay_skips_what_is_not_wanted_for_later_replays_too(parts: Parts) -> None:
-    letters, topic, clients = parts
-    assert letters.replay(lambda record: record.reason == "invalid", again=False, dry_run=False) == {"spans": 1}
-    assert [value for _, value, _ in sent(clients)] == [b"v1"]
-    assert topic.offsets == {0: 2, 1: 5}
-
-
-def test_a_dry_run_sends_and_remembers_nothing(parts: Parts) -> None:
-    letters, topic, clients = parts
-    assert letters.replay(everything, again=False, dry_run=True) == {"spans": 3}
-    assert sent(clients) == []
-    assert topic.offsets == {}
-
-
-def test_a_replay_commits_its_progress_only_behind_what_is_delivered(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    letters, topic, _ = parts
-    monkeypatch.setattr(dlq, "_REPLAY_BATCH", 1)
-    deliveries = iter([None, KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large")])
-
-    class Refusing(ScriptedProducer):
-        def __init__(self, *arguments: Any, **keywords: Any) -> None:
-            super().__init__(*arguments, **keywords)
-            self.deliver = lambda _: next(deliveries)
-
-    letters._clients = ScriptedClients(producer=Refusing)
-    with pytest.raises(FatalError, match="A dead letter could not be replayed: too large"):
-        letters.replay(everything, again=False, dry_run=False)
-    assert topic.offsets == {0: 1}
-
-
-def test_a_record_that_cannot_be_queued_ends_the_replay(parts: Parts) -> None:
-    letters, topic, _ = parts
-
-    class Rejecting(ScriptedProducer):
-        def produce(self, *_: Any, **__: Any) -> None:
-            raise failure(KafkaError.MSG_SIZE_TOO_LARGE)
-
-    letters._clients = ScriptedClients(producer=Rejecting)
-    with pytest.raises(FatalError, match="A dead letter could not be replayed: scripted"):
-        letters.replay(everything, again=False, dry_run=False)
-    assert topic.offsets == {}
+@pytest.mark.parametrize("retained", ["whole", "recreated", "gone"])
+def test_a_reference_is_resolved_where_its_message_is_retained(monkeypatch: pytest.MonkeyPatch, retained: str) -> None:
+    value = b"v" * 9000
+    sha256 = hashlib.sha256(value).hexdigest().encode()
+    letters, _ = letters_of(monkeypatch, letter(0, 0, partition=b"3", offset=b"77", truncated=b"9000", sha256=sha256))
+    found = {"whole": value, "recreated": b"w" * 9000}.get(retained)
+    originals = Originals()
+    originals.messages = {} if found is None else {(3, 77): Message(key=b"k", value=found, headers=[("h", b"1")])}
+    monkeypatch.setattr(dlq, "OffsetReader", lambda *_: originals)
+    (reference,) = letters.read()
+    assert (reference.length, reference.sha256) == (9000, sha256.decode())
+    original = letters.original(reference)
+    if retained == "whole":
+        assert original is not None
+        assert (original.key, original.value, original.headers) == (b"k", value, (("h", b"1"),))
+        assert (original.partition, original.offset, original.reason) == (0, 0, "malformed")
+    else:
+        assert original is None
+    letters.close()

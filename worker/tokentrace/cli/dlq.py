@@ -6,13 +6,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from tokentrace.cli.options import config_option
 
+#: Most letters that a replay names.
+SHOWN: Final = 20
+
 if TYPE_CHECKING:
+    from tokentrace.config import Config
     from tokentrace.tools.dlq import DeadLetterRecord, DeadLetters
 
 
@@ -32,7 +36,7 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
     """List messages that could not be counted, with the reason and the source."""
     from collections import Counter, deque
 
-    with _dead_letters(config_path) as letters:
+    with _dead_letters(config_path) as (_, letters):
         newest: deque[DeadLetterRecord] = deque(maxlen=limit)
         reasons: Counter[str] = Counter()
         for record in letters.read():
@@ -55,31 +59,43 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
 @command.command()
 @config_option
 @click.option("--reason", help="Only this reason.")
-@click.option("--all", "again", is_flag=True, help="Include messages already replayed or skipped.")
+@click.option("--all", "again", is_flag=True, help="Include messages already replayed or skipped; counts them again.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be sent.")
 def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) -> None:
-    """Send dead letters back to their topic, after their cause is fixed."""
-    with _dead_letters(config_path) as letters:
-        sent = letters.replay(lambda record: reason in (None, record.reason), again=again, dry_run=dry_run)
-    verb = "Would send" if dry_run else "Sent"
-    for topic, count in sent.items():
-        click.echo(f"{verb} {count:,} messages back to {topic}.")
-    if not sent:
+    """Send dead letters back to their topic, after their cause is fixed.
+
+    Each is sent at most once, also by a replay that is killed and run again.
+    """
+    from tokentrace.runtime.wiring import kafka_clients
+    from tokentrace.tools.replay import Replay
+
+    with _dead_letters(config_path) as (config, letters):
+        kafka = config.kafka
+        replay = Replay(kafka_clients(config), letters, source_topic=kafka.topic, group_id=kafka.group_id)
+        report = replay.run(lambda record: reason in (None, record.reason), again=again, dry_run=dry_run)
+    for letter, why in report.passed[:SHOWN]:
+        click.echo(f"Passed over: dead letter {letter.partition}:{letter.offset} {why}.", err=True)
+    if len(report.passed) > SHOWN:
+        click.echo(f"Passed over: {len(report.passed) - SHOWN:,} more.", err=True)
+    if report.sent:
+        click.echo(f"{'Would send' if dry_run else 'Sent'} {report.sent:,} messages back to {kafka.topic}.")
+    elif not report.passed:
         click.echo("Nothing to replay." + ("" if again else " Use --all to replay messages again."))
 
 
 @contextmanager
-def _dead_letters(config_path: Path) -> Iterator[DeadLetters]:
+def _dead_letters(config_path: Path) -> Iterator[tuple[Config, DeadLetters]]:
     from tokentrace.config import load_config
     from tokentrace.runtime import log
     from tokentrace.runtime.wiring import kafka_clients
     from tokentrace.tools.dlq import DeadLetters
+    from tokentrace.tools.replay import replay_group
 
     config = load_config(config_path)
     log.set_up("warning", "text")
-    letters = DeadLetters(kafka_clients(config), config.kafka.dead_letters, config.kafka.group_id)
+    letters = DeadLetters(kafka_clients(config), config.kafka.dead_letters, replay_group(config.kafka.group_id))
     try:
-        yield letters
+        yield config, letters
     finally:
         letters.close()
 

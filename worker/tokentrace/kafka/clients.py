@@ -97,9 +97,9 @@ class KafkaClients:
             config["batch.size"] = BATCH_BYTES
         return self._make(self._producer_type, config)
 
-    def transactional_producer(self, transactional_id: str) -> Producer:
+    def transactional_producer(self, transactional_id: str, settings: Mapping[str, Any] | None = None) -> Producer:
         """Make a producer for transactions. Only `TransactionalProducer` uses one."""
-        return self.producer({**TRANSACTIONAL, "transactional.id": transactional_id})
+        return self.producer({**TRANSACTIONAL, **(settings or {}), "transactional.id": transactional_id})
 
     def admin(self) -> AdminClient:
         """Make an admin client."""

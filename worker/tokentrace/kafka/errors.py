@@ -24,6 +24,17 @@ FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, Ka
 #: The same for a transactional producer, whatever the error's flags say.
 PRODUCER_FENCED: Final = FENCED | {KafkaError.INVALID_PRODUCER_EPOCH}
 
+#: A topic does not take this record; others may pass.
+RECORD_REFUSED: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_MSG,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.POLICY_VIOLATION,
+    }
+)
+
 UNAUTHORIZED: Final = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -49,7 +60,15 @@ TRANSIENT: Final = frozenset(
 )
 
 
-def error_of(failure: KafkaException) -> KafkaError:
-    """Return the error that the library's exception carries."""
+#: Exceptions of a call that may report deliveries: while the library raises, each report ends as a SystemError.
+REPORTING: Final = (KafkaException, SystemError)
+
+
+def error_of(failure: KafkaException | SystemError) -> KafkaError:
+    """Return the error that the library's exception carries. Raises a SystemError that does not come from one."""
+    if isinstance(failure, SystemError):
+        if not isinstance(failure.__cause__, KafkaException):
+            raise failure
+        failure = failure.__cause__
     error: KafkaError = failure.args[0]
     return error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 
@@ -52,8 +52,8 @@ class GroupOffsets:
             ) from failure
 
 
-class CommittedOffsets:
-    """The offsets of a group that has no members: read and committed by this process alone."""
+class ProgressOffsets:
+    """The offsets of a group that has no members: they are the progress of a command, committed in its transactions."""
 
     def __init__(self, clients: KafkaClients, group_id: str, topic: str) -> None:
         self._consumer = clients.consumer(group_id=group_id)
@@ -70,18 +70,9 @@ class CommittedOffsets:
             raise FatalError(f"The offsets of group {self._group_id!r} cannot be read ({reason}).") from failure
         return {result.partition: result.offset for result in found if result.offset >= 0}
 
-    def commit(self, positions: Mapping[int, int]) -> None:
-        """Commit partition -> next offset to read. Raises FatalError if Kafka does not accept them."""
-        if not positions:
-            return
-        offsets = [TopicPartition(self._topic, partition, offset) for partition, offset in positions.items()]
-        try:
-            for result in self._consumer.commit(offsets=offsets, asynchronous=False) or []:
-                if result.error is not None:
-                    raise KafkaException(result.error)
-        except KafkaException as failure:
-            reason = error_of(failure).str()
-            raise FatalError(f"The offsets of group {self._group_id!r} cannot be committed ({reason}).") from failure
+    def member(self) -> Any:
+        """Return what a transaction needs to commit offsets of this group."""
+        return self._consumer.consumer_group_metadata()
 
     def close(self) -> None:
         """Free the connections."""

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 
 from tokentrace.errors import FatalError, StopRequested
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
-from tokentrace.kafka.errors import MEMBERSHIP_LOST, PRODUCER_FENCED, UNAUTHORIZED, error_of
+from tokentrace.kafka.errors import MEMBERSHIP_LOST, PRODUCER_FENCED, RECORD_REFUSED, REPORTING, UNAUTHORIZED, error_of
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, paced, produce
 
@@ -64,7 +64,7 @@ def close_producer(producer: Producer) -> None:
     """Close a transactional producer between its transactions; what may be queued is dropped."""
     producer.purge()
     # It raises for a producer that is fenced or unauthorized, which was reported already.
-    with suppress(KafkaException):
+    with suppress(*REPORTING):
         producer.flush(1.0)
 
 
@@ -73,12 +73,14 @@ class Identity:
     """The committer, for the messages of errors.
 
     replica: the worker.replica_id that has to be unique. rights: what Kafka has to allow, as the end of a sentence
-    that begins with "It has to be allowed".
+    that begins with "It has to be allowed". rival: the sentence about another producer of this id, which is a worker
+    where it is empty.
     """
 
     transactional_id: str
     replica: str
     rights: str
+    rival: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +98,26 @@ class Offsets:
 class TransactionalProducer:
     """Commits records and offsets atomically, one transaction a commit. Used by one thread.
 
-    too_large: whether the last commit failed since a topic with a limit refused a record or a batch for its size.
+    refusal: why a topic with a limit refused a record of the last commit, None if none did. too_large: whether a record
+    or a batch was refused for its size.
     """
 
-    def __init__(self, clients: KafkaClients, identity: Identity, retry_for_s: float | None = None) -> None:
-        """retry_for_s: how long a call is retried while the brokers are away; None: until its result is known."""
+    def __init__(
+        self,
+        clients: KafkaClients,
+        identity: Identity,
+        retry_for_s: float | None = None,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """retry_for_s: how long a call is retried while the brokers are away; None: until its result is known.
+
+        settings: librdkafka properties that only this producer needs.
+        """
         self._identity = identity
         self._retry_for_s = retry_for_s
         self._stop = clients.stop
-        self._producer = clients.transactional_producer(identity.transactional_id)
+        self._producer = clients.transactional_producer(identity.transactional_id, settings)
+        self.refusal: str | None = None
         self.too_large = False
 
     def start(self) -> None:
@@ -116,7 +129,7 @@ class TransactionalProducer:
             self._retry_retriable(
                 "init_transactions", lambda _: self._producer.init_transactions(START_STEP_S), self._stop.is_set
             )
-        except KafkaException as failure:
+        except REPORTING as failure:
             raise FatalError(
                 f"Kafka cannot start transactions with the transactional id {self._identity.transactional_id!r} "
                 f"({error_of(failure).str()})."
@@ -141,14 +154,14 @@ class TransactionalProducer:
         when the transaction can be neither committed nor aborted. Raises StopRequested when the grace of a stop ends
         before the outcome is known: a restart finds it.
         """
-        self.too_large = False
+        self.refusal, self.too_large = None, False
         try:
             self._producer.begin_transaction()  # 1
             for record in paced(records, batch_bytes, self._flush):  # 2
                 produce(self._producer, record, self._stop, self._on_delivery if record.topic in batch_bytes else None)
             self._send_offsets(offsets)  # 3
             self._commit_transaction()  # 4
-        except KafkaException as failure:
+        except REPORTING as failure:
             return self._abort(error_of(failure))
         return Outcome.COMMITTED
 
@@ -157,7 +170,9 @@ class TransactionalProducer:
         close_producer(self._producer)
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
-        self.too_large |= error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+        if error is not None and error.code() in RECORD_REFUSED:
+            self.refusal = error.str()
+            self.too_large |= error.code() == KafkaError.MSG_SIZE_TOO_LARGE
 
     def _flush(self) -> None:
         self._producer.flush(self._stop.bounded(STEP_TIMEOUT_S))
@@ -188,7 +203,7 @@ class TransactionalProducer:
             try:
                 call(self._stop.bounded(STEP_TIMEOUT_S))
                 return
-            except KafkaException as failure:
+            except REPORTING as failure:
                 error = error_of(failure)
                 self._raise_if_fatal(error)
                 if error.txn_requires_abort() or not error.retriable():
@@ -208,7 +223,7 @@ class TransactionalProducer:
         self._raise_if_fatal(error)
         try:
             self._retry_retriable("abort_transaction", self._producer.abort_transaction)
-        except KafkaException as failure:
+        except REPORTING as failure:
             raise FatalError(
                 f"A transaction could be neither committed ({error.str()}) nor aborted ({error_of(failure).str()}); "
                 "none of it is shown, and a restart continues from the committed state."
@@ -219,7 +234,9 @@ class TransactionalProducer:
         advice = ""
         if error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not self.too_large:
             advice = f" Raise max.message.bytes of the topic to {BATCH_BYTES:,} or more."
-        log.warning("A transaction was aborted (%s).%s", error.str(), advice)
+        # A refusal is reported by the caller, who knows the record.
+        level = logging.WARNING if self.refusal is None else logging.INFO
+        log.log(level, "A transaction was aborted (%s).%s", error.str(), advice)
         return Outcome.RETRY
 
     def _raise_if_fatal(self, error: KafkaError) -> None:
@@ -229,7 +246,9 @@ class TransactionalProducer:
                 f"Kafka does not let this worker commit ({error.str()}). It has to be allowed {self._identity.rights}."
             )
         if error.fatal() or error.code() in PRODUCER_FENCED:
-            raise FatalError(
-                f"Kafka no longer accepts this worker's transactions ({error.str()}). Another worker with the replica "
-                f"id {self._identity.replica!r} may have started: give every worker its own worker.replica_id."
+            rival = self._identity.rival or (
+                f"Another worker with the replica id {self._identity.replica!r} may have started: give every worker "
+                "its own worker.replica_id."
             )
+            whose = "command" if self._identity.rival else "worker"
+            raise FatalError(f"Kafka no longer accepts this {whose}'s transactions ({error.str()}). {rival}")
