@@ -161,12 +161,13 @@ def test_partitions_that_were_quiet_or_were_added_lose_nothing_to_a_start_at_the
     assert wait_for(lambda: counted(worker) == 100)
     worker.kill()
     produce_to(kafka, topic, [span()] * 500, 1)
+    worker.restart()
+    assert wait_for(lambda: worker.ready() and counted(worker) == 600), worker.log()[-2000:]
     admin = kafka.admin()  # Has to outlive its answer.
     admin.create_partitions([NewPartitions(topic, 4)])[topic].result()
     for partition in (2, 3):
         produce_to(kafka, topic, [span()] * 1000, partition)
-    worker.restart()
-    assert wait_for(lambda: worker.ready() and counted(worker) == 2600), worker.log()[-2000:]
+    assert wait_for(lambda: counted(worker) == 2600), worker.log()[-2000:]
 
 
 def test_dead_letters_that_the_broker_refuses_hold_the_commit_back_until_it_takes_them(
