@@ -6,6 +6,7 @@ is proven on a real Kafka: tests/integration, tests/chaos.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -40,6 +41,9 @@ class Source:
 
     def group_metadata(self) -> None:
         return None
+
+    def epochs(self, positions: Iterable[int]) -> dict[int, int]:
+        return dict.fromkeys(positions, 3)
 
 
 @pytest.fixture

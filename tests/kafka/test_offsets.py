@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from tests.kafka.fakes import Scripted, Waits, failure
 from tokentrace.errors import FatalError, StopRequested, Unanswered
-from tokentrace.kafka.offsets import CommittedOffsets, StartOffsets
+from tokentrace.kafka.offsets import Committed, CommittedOffsets, Start, StartOffsets
 
 
 class Consumer(Scripted):
@@ -54,7 +54,7 @@ def test_committed_offsets_are_asked_for_until_they_are_stable(consumer: Consume
     consumer.offsets = {0: 7}
     consumer.errors["committed"] = [failure(code), failure(code)]
     consumer.partition_errors = {1: code}
-    assert committed(consumer).stable([0, 1], 30.0) == {0: 7, 1: None}
+    assert committed(consumer).stable([0, 1], 30.0) == {0: Committed(7), 1: None}
     assert consumer.calls == ["committed"] * 4
 
 
@@ -82,24 +82,39 @@ def test_committed_offsets_are_not_waited_for_beyond_a_stop(consumer: Consumer) 
     assert consumer.calls == ["committed"] * 2, "nothing is asked once the worker stops"
 
 
-def test_first_is_the_beginning_once_there_is_a_leader(consumer: Consumer) -> None:
+def test_a_partition_begins_where_the_group_is(consumer: Consumer) -> None:
+    consumer.offsets = {0: 7}
+    assert start_offsets(consumer).find([0], 30.0) == ({0: Start(7, 7)}, {})
+
+
+def test_a_partition_that_was_never_committed_begins_at_its_beginning_once_it_has_a_leader(consumer: Consumer) -> None:
     consumer.errors["get_watermark_offsets"] = [failure(KafkaError.LEADER_NOT_AVAILABLE)]
-    assert start_offsets(consumer).first(0, 30.0) == 4
+    assert start_offsets(consumer).find([0], 30.0) == ({0: Start(4, None)}, {})
 
 
-def test_first_is_the_end_of_partitions_that_a_new_group_skips_and_the_beginning_of_later_ones(
+def test_partitions_that_a_new_group_skips_begin_at_their_end_and_later_ones_at_their_beginning(
     consumer: Consumer,
 ) -> None:
     starts = start_offsets(consumer)
-    starts.skip_unless_known(committed(consumer), 2)
-    assert [starts.first(partition, 30.0) for partition in range(3)] == [90, 90, 4]
+    starts.skip_unless_known(2)
+    found, _ = starts.find(range(3), 30.0)
+    assert [start.offset for start in found.values()] == [90, 90, 4]
 
 
-def test_first_is_the_beginning_where_the_group_has_read_any_partition(consumer: Consumer) -> None:
+def test_a_partition_begins_at_its_beginning_where_the_group_has_read_any(consumer: Consumer) -> None:
     consumer.offsets = {1: 0}
     starts = start_offsets(consumer)
-    starts.skip_unless_known(committed(consumer), 2)
-    assert starts.first(0, 30.0) == 4
+    starts.skip_unless_known(2)
+    found, _ = starts.find([0], 30.0)
+    assert found == {0: Start(4, None)}
+
+
+def test_partitions_without_a_known_start_hold_up_no_others(consumer: Consumer) -> None:
+    consumer.offsets = {0: 7}
+    consumer.errors["get_watermark_offsets"] = [failure(KafkaError.LEADER_NOT_AVAILABLE) for _ in range(1000)]
+    found, unknown = start_offsets(consumer).find([0, 1, 2], 30.0)
+    assert (list(found), list(unknown)) == ([0], [1, 2])
+    assert unknown[2] == "it has no leader (scripted)"
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,14 @@ from tokentrace.errors import FatalError, StopRequested, UsageError
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.source import KafkaSource
+from tokentrace.model.messages import RawBatch
 
 
-def record(partition: int, offset: int, code: int | None = None, timestamp: tuple[int, int] = (1, 5000)) -> Message:
+def record(
+    partition: int, offset: int, code: int | None = None, timestamp: tuple[int, int] = (1, 5000), text: str = "scripted"
+) -> Message:
     """A consumed message, or an error in a message's place."""
-    error = None if code is None else KafkaError(code, "scripted")
+    error = None if code is None else KafkaError(code, text)
     value = b"%d@%d" % (partition, offset)
     return Message(topic="spans", partition=partition, offset=offset, value=value, error=error, timestamp=timestamp)
 
@@ -36,6 +39,7 @@ class Scripted:
         self.committed_answers: list[Any] = []
         self.watermarks: list[Any] = []
         self.calls: list[tuple[str, Any]] = []
+        self.seek_errors: list[BaseException] = []
         self.metadata: Any = None
         self.commit: Any = None
         #: Called inside close(), as the library calls back.
@@ -55,15 +59,26 @@ class Scripted:
         answer = self.committed_answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
+        answers = []
         for partition in partitions:
-            partition.offset = answer.get(partition.partition, -1001)
-        return partitions
+            # As an offset, or as an offset and its leader epoch.
+            found = answer.get(partition.partition, -1001)
+            offset, epoch = found if isinstance(found, tuple) else (found, None)
+            answers.append(
+                SimpleNamespace(partition=partition.partition, offset=offset, leader_epoch=epoch, error=None)
+            )
+        return answers
 
     def get_watermark_offsets(self, *_: Any, **__: Any) -> Any:
         answer = self.watermarks.pop(0) if self.watermarks else (0, 100)
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def seek(self, partition: Any) -> None:
+        self.calls.append(("seek", [(partition.partition, partition.offset)]))
+        if self.seek_errors:
+            raise self.seek_errors.pop(0)
 
     def list_topics(self, *_: Any, **__: Any) -> Any:
         if isinstance(self.metadata, BaseException):
@@ -104,14 +119,21 @@ class Loop:
         #: The consumer's calls before each look at what is counted.
         self.looks: list[list[str]] = []
         #: The answer to `load_counted`.
-        self.counted = False
+        self.known = False
+        self.counted_offsets: dict[int, int] = {}
 
     def load_counted(self) -> bool:
         self.looks.append([name for name, _ in self.consumer.calls] if self.consumer else [])
-        return self.counted
+        return self.known
 
     def begin(self, positions: Mapping[int, int]) -> None:
         self.calls.append(("begin", [*positions.items()]))
+
+    def counted(self, partition: int) -> int:
+        return self.counted_offsets.get(partition, 0)
+
+    def on_truncated(self, partition: int, end: int) -> None:
+        self.calls.append(("truncated", [(partition, end)]))
 
     def accept_offset(self, partition: int, offset: int | None) -> bool:
         return partition not in self.refuse
@@ -151,7 +173,7 @@ def member(stop: Waits | None = None, start: Any = "earliest") -> tuple[KafkaSou
     return source, clients.made[0], loop
 
 
-def assign(source: KafkaSource, consumer: Scripted, **offsets: int) -> None:
+def assign(source: KafkaSource, consumer: Scripted, **offsets: Any) -> None:
     """Assign partitions p0, p1, ... that have these committed offsets."""
     numbers = {int(name[1:]): offset for name, offset in offsets.items()}
     consumer.committed_answers.append(numbers)
@@ -185,11 +207,17 @@ def test_a_partition_that_was_never_committed_starts_at_the_configured_end(parts
     assert ("incremental_assign", [(0, 4)]) in consumer.calls
 
 
+def settle(source: KafkaSource) -> RawBatch | None:
+    """Poll once the brokers have had the time to say where a log was cut off."""
+    source._cut_due_s = 0.0
+    return source.poll(10, 0.0)
+
+
 def latest(counted: bool, **committed: int) -> Parts:
     """A member that starts at the latest, in a topic of two partitions of which the group has these offsets."""
     source, consumer, loop = member(start="latest")
     source.topic_partitions = 2
-    loop.counted = counted
+    loop.known = counted
     consumer.committed_answers.append({int(name[1:]): offset for name, offset in committed.items()})
     source.subscribe(loop)
     return source, consumer, loop
@@ -320,14 +348,165 @@ def test_errors_that_pass_are_only_told(parts: Parts, code: int) -> None:
     assert len(batch) == 1
 
 
+LOST = KafkaError._AUTO_OFFSET_RESET
+CUT = "Partition log truncation detected at offset 8 (leader epoch 2): broker end offset is 5 (offset leader epoch 0)"
+
+
 def test_a_position_that_retention_removed_moves_on_and_is_counted(parts: Parts) -> None:
-    source, consumer, _ = parts
+    source, consumer, loop = parts
     assign(source, consumer, p0=5)
     consumer.watermarks = [(12, 40)]
-    consumer.batches = [[record(0, 5, KafkaError._AUTO_OFFSET_RESET), record(8, 5, KafkaError._AUTO_OFFSET_RESET)]]
+    consumer.batches = [[record(0, 5, LOST), record(8, 5, LOST)]]
+    consumer.committed_answers = [{0: 5}]
     assert source.poll(10, 0.0) is None
+    settle(source)
     assert source.lost_records == {0: 7}
     assert consumer.calls[-1] == ("incremental_assign", [(0, 12)])
+    assert loop.calls[-1] == ("begin", [(0, 12)])
+    assert source.poll(10, 0.0) is None
+    assert source.lost_records == {0: 7}
+
+
+@pytest.mark.parametrize(
+    ("watermarks", "text", "end"),
+    [((0, 6), "scripted", 6), ((0, 7), CUT, 5), ((0, 99), CUT, 5)],
+    ids=["log ends before", "log has grown again", "log has grown beyond"],
+)
+def test_a_log_that_lost_its_tail_is_read_on_behind_what_it_kept(
+    parts: Parts, caplog: pytest.LogCaptureFixture, watermarks: tuple[int, int], text: str, end: int
+) -> None:
+    """Records that were read before the error came are counted first: only then does the log's new generation begin."""
+    source, consumer, loop = parts
+    assign(source, consumer, p0=5)
+    consumer.batches = [[record(0, 5), record(0, 6), record(0, 7), record(0, 8, LOST, text=text)], [], [record(0, end)]]
+    consumer.watermarks, consumer.committed_answers = [watermarks], [{0: 5}]
+    batch = source.poll(10, 0.0)
+    assert batch is not None
+    assert batch.positions == {0: 8}
+    assert loop.calls == [("assign", [0])]
+    settle(source)
+    assert consumer.calls[-2:] == [("incremental_unassign", [(0, -1001)]), ("incremental_assign", [(0, end)])]
+    assert loop.calls[-1] == ("truncated", [(0, end)])
+    assert (source.truncated_records, source.lost_records) == ({0: 8 - end}, {})
+    assert f"Partition 0 has lost its tail, up to offset 8; continuing at its new end, {end}." in caplog.text
+    batch = source.poll(10, 0.0)
+    assert batch is not None
+    assert batch.positions == {0: end + 1}
+
+
+def test_the_brokers_are_asked_where_a_log_was_cut_off_before_its_end_is_taken_for_it() -> None:
+    stop = Waits()
+    source, consumer, loop = member(stop)
+    assign(source, consumer, p0=(8, 3))
+    source.poll(10, 0.0)
+    consumer.batches = [[record(0, 8, LOST)], [], [record(0, 8, LOST, text=CUT), record(0, 8, LOST)]]
+    consumer.watermarks, consumer.committed_answers = [(0, 7), (0, 7)], [{0: 8}]
+    source.poll(10, 0.0)
+    assert consumer.calls[-2:] == [("incremental_assign", [(0, 7)]), ("pause", [(0, 7)])], (
+        "a seek begins within the log"
+    )
+    source.poll(10, 0.0)
+    assert [call for call in consumer.calls if call[0] == "seek"] == [("seek", [(0, 8)])] * 2
+    assert loop.calls == [("assign", [0])]
+    source.poll(10, 0.0)
+    source.poll(10, 0.0)
+    assert loop.calls[-1] == ("truncated", [(0, 5)]), "5 is where it was cut off, 7 its end by now"
+    consumer.batches = [[record(0, 5)], [record(0, 8, LOST, text=CUT)]]
+    for _ in range(3):
+        settle(source)
+    assert source.positions == {0: 6}, "what was done is not done again"
+
+
+def test_a_topic_that_was_recreated_is_read_from_its_beginning(parts: Parts) -> None:
+    source, consumer, loop = parts
+    assign(source, consumer, p0=5)
+    consumer.batches = [[record(0, 5, LOST)]]
+    consumer.watermarks, consumer.committed_answers = [(0, 3)], [{}]  # Kafka removes the offsets of a topic with it.
+    source.poll(10, 0.0)
+    settle(source)
+    assert loop.calls[-1] == ("truncated", [(0, 0)])
+
+
+def test_an_offset_that_was_set_beyond_the_log_is_read_on_from_what_is_counted(parts: Parts) -> None:
+    source, consumer, loop = parts
+    loop.counted_offsets = {0: 30}
+    assign(source, consumer, p0=60)
+    consumer.batches = [[record(0, 60, LOST)]]
+    consumer.watermarks, consumer.committed_answers = [(0, 40)], [{0: 60}]
+    source.poll(10, 0.0)
+    settle(source)
+    assert loop.calls[-1] == ("begin", [(0, 30)])
+    assert source.positions == {0: 30}
+
+
+def test_a_log_whose_bounds_are_not_known_yet_is_asked_for_again() -> None:
+    stop = Waits()
+    source, consumer, loop = member(stop)
+    assign(source, consumer, p0=5)
+    consumer.batches = [[record(0, 5, LOST)]]
+    no_leader = KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE, "none"))
+    consumer.watermarks, consumer.committed_answers = [no_leader, (0, 3)], [{0: 5}]
+    for _ in range(8):
+        source.poll(10, 0.0)
+        stop.now_s += 0.6
+    assert loop.calls[-1] == ("truncated", [(0, 3)])
+
+
+def test_a_log_that_lost_its_tail_waits_for_a_batch_that_waits_for_its_schema(parts: Parts) -> None:
+    source, consumer, loop = parts
+    assign(source, consumer, p0=5)
+    consumer.batches = [[record(0, 5), record(0, 6, LOST, text=CUT)]]
+    consumer.watermarks, consumer.committed_answers = [(0, 5)], [{0: 5}]
+    source.poll(10, 0.0)
+    source.pause([0])
+    source.poll(10, 0.0)
+    assert ("truncated", [(0, 5)]) not in loop.calls
+    source.resume([0])
+    settle(source)
+    assert loop.calls[-1] == ("truncated", [(0, 5)])
+
+
+def test_a_position_with_an_epoch_is_fetched_once_the_brokers_check_it(parts: Parts) -> None:
+    source, consumer, _ = parts
+    consumer.committed_answers.append({0: (5, 3), 1: 9})
+    consumer.callbacks["on_assign"](consumer, at(0, 1))
+    assert consumer.calls[-1] == ("pause", [(0, 5)])
+    not_begun = KafkaException(KafkaError(KafkaError._STATE, "not begun"))
+    consumer.seek_errors = [not_begun]
+    source.poll(10, 0.0)
+    assert consumer.calls[-1] == ("seek", [(0, 5)])
+    source.poll(10, 0.0)
+    assert consumer.calls[-2:] == [("seek", [(0, 5)]), ("resume", [(0, -1001)])]
+    source.poll(10, 0.0)
+    assert consumer.calls[-1] == ("resume", [(0, -1001)])
+
+
+def test_a_position_whose_epoch_cannot_be_checked_is_fetched_all_the_same(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, consumer, loop = parts
+    loop.refuse = {1}
+    consumer.committed_answers.append({0: (5, 3), 1: (9, 3)})
+    consumer.callbacks["on_assign"](consumer, at(0, 1))
+    consumer.seek_errors = [KafkaException(KafkaError(KafkaError._INVALID_ARG, "scripted"))]
+    source.poll(10, 0.0)
+    assert "The log of partition 0 could not be checked (scripted)." in caplog.text
+    assert ("resume", [(0, -1001)]) in consumer.calls
+    assert ("resume", [(1, -1001)]) not in consumer.calls, "a blocked partition stays held"
+
+
+def test_positions_carry_the_leader_epoch_of_the_record_before_them(parts: Parts) -> None:
+    source, consumer, _ = parts
+    assigned: list[Any] = []
+    consumer.incremental_assign = lambda partitions: assigned.extend(partitions)  # type: ignore[attr-defined]
+    consumer.committed_answers.append({0: (5, 3), 1: 9})
+    consumer.callbacks["on_assign"](consumer, at(0, 1))
+    assert [(p.partition, p.offset, p.leader_epoch) for p in assigned] == [(0, 5, 3), (1, 9, None)]
+    assert source.epochs([0, 1]) == {0: 3}
+    committed: list[Any] = []
+    consumer.commit = lambda offsets, asynchronous: committed.extend(offsets)
+    source.commit({0: 7, 1: 9})
+    assert [(p.partition, p.offset, p.leader_epoch) for p in committed] == [(0, 7, 3), (1, 9, None)]
 
 
 def test_close_does_not_wait_for_the_offsets_of_partitions_that_arrive_meanwhile(parts: Parts) -> None:
@@ -397,18 +576,12 @@ def test_a_pause_holds_for_its_partitions_until_they_are_resumed(parts: Parts) -
     assert consumer.calls[-1] == ("resume", [(1, -1001)])
 
 
-@pytest.mark.parametrize("event", ["gap", "rewind"])
-def test_a_pause_holds_over_a_new_assignment_of_its_partition(parts: Parts, event: str) -> None:
+def test_a_pause_holds_over_a_new_assignment_of_its_partition(parts: Parts) -> None:
     source, consumer, _ = parts
     assign(source, consumer, p0=5)
     source.pause({0})
-    if event == "gap":
-        consumer.watermarks = [(12, 40)]
-        consumer.batches = [[record(0, 5, KafkaError._AUTO_OFFSET_RESET)]]
-        source.poll(10, 0.0)
-    else:
-        consumer.committed_answers.append({0: 12})
-        source.rewind()
+    consumer.committed_answers.append({0: 12})
+    source.rewind()
     assert consumer.calls[-2:] == [("incremental_assign", [(0, 12)]), ("pause", [(0, 12)])]
 
 
@@ -457,6 +630,7 @@ def test_connecting_waits_longer_each_time_and_stops_when_told() -> None:
     consumer.metadata = topics(None)
     assert source.connect() is True
     assert source.unreachable == ""
+    assert ("poll", None) not in consumer.calls, "an error of the group is reported once, and not to be lost here"
 
 
 def test_a_topic_that_this_user_may_not_read_is_told(parts: Parts) -> None:

@@ -52,6 +52,14 @@ def test_a_transaction_has_its_steps_in_order(parts: Parts) -> None:
     assert producer.offsets == [([("spans", 0, 7), ("spans", 2, 9)], 2)]
 
 
+def test_offsets_are_sent_with_the_leader_epochs_that_are_known(parts: Parts) -> None:
+    transactions, producer = parts
+    sent: list[Any] = []
+    producer.send_offsets_to_transaction = lambda offsets, *_: sent.extend(offsets)  # type: ignore[method-assign]
+    assert transactions.commit([], Offsets("spans", {0: 7, 2: 9}, lambda: None, {2: 4})) is Outcome.COMMITTED
+    assert [(offset.partition, offset.offset, offset.leader_epoch) for offset in sent] == [(0, 7, None), (2, 9, 4)]
+
+
 def test_a_transaction_without_offsets_sends_none(parts: Parts) -> None:
     transactions, producer = parts
     assert transactions.commit(RECORDS) is Outcome.COMMITTED

@@ -25,6 +25,7 @@ from tokentrace.runtime.worker import (
     LoopSettings,
     Worker,
 )
+from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.totals import Totals
 
@@ -52,6 +53,7 @@ class Source:
         self.blocked: set[int] = set()
         self.lost_records: dict[int, int] = {}
         self.pending: dict[int, str] = {}
+        self.truncated_records: dict[int, int] = {}
 
     def subscribe(self, listener: Worker) -> None:
         listener.load_counted()
@@ -94,7 +96,7 @@ class Committer:
     rig: Rig
     outcomes: list[Outcome | Exception]
     totals: Totals | None = None
-    known: Mapping[int, int] = field(default_factory=dict)
+    known: Mapping[int, LogPosition] = field(default_factory=dict)
     proposals: list[Proposal] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
@@ -102,7 +104,7 @@ class Committer:
     def start(self) -> Totals | None:
         return self.totals
 
-    def counted_up_to(self) -> Mapping[int, int]:
+    def counted_up_to(self) -> Mapping[int, LogPosition]:
         return self.known
 
     def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Any]:
@@ -352,7 +354,7 @@ def test_worker_accepts_no_offset_below_what_is_counted(
     offset: int | None, known: dict[int, int], accepted: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = Rig()
-    rig.committer.known = known
+    rig.committer.known = {partition: LogPosition(0, known_offset) for partition, known_offset in known.items()}
     rig.worker.load_counted()
     assert rig.worker.accept_offset(0, offset) is accepted
     assert ("tokentrace state reset" in caplog.text) is not accepted
@@ -361,6 +363,31 @@ def test_worker_accepts_no_offset_below_what_is_counted(
 def test_worker_accepts_no_offset_below_its_own_commits() -> None:
     rig = Rig(spans(3), None).run()
     assert [rig.worker.accept_offset(0, offset) for offset in (2, 3)] == [False, True]
+
+
+def test_worker_commits_what_it_has_read_and_the_end_of_a_log_that_lost_its_tail_in_one_commit() -> None:
+    def truncated() -> RawBatch | None:
+        rig.worker.on_truncated(0, 1)
+        return None
+
+    rig = Rig(spans(3), truncated, spans(2, offset=1), None)
+    rig.committer.known = {0: LogPosition(4, 0)}
+    rig.worker.load_counted()
+    assert rig.worker.accept_offset(0, 0)
+    rig.run()
+    first, second = rig.committer.proposals
+    assert (dict(first.positions), rig.proposed) == ({0: 1}, [3, 5])
+    assert first.totals.generations == second.totals.generations == {0: 5}
+    assert dict(second.positions) == {0: 3}
+    assert rig.worker.counted(0) == 3
+
+
+def test_worker_begins_the_generation_of_a_log_again_where_its_commit_was_dropped() -> None:
+    rig = Rig()
+    rig.worker.on_truncated(0, 1)
+    rig.worker.on_lost([0])
+    assert rig.worker.accept_offset(0, 3)
+    assert rig.harness.delta.generations == {0: 0}
 
 
 # -- a schema that is unavailable ------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ class Delta:
     """Counts that the next commit makes durable. False while there are none.
 
     positions: partition -> next offset to read, the offsets that a commit of this delta writes.
+    generations: partition -> generation of its log, how often that has lost counted records. `clear` keeps it.
     polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.
     event_times_us: partition -> its latest event time, Unix time: spans before it are counted, with few exceptions.
     clamped: spans whose event time was implausible and was replaced by the broker's.
@@ -113,6 +114,7 @@ class Delta:
 
     def __init__(self, layout: Layout) -> None:
         self.positions: dict[int, int] = {}
+        self.generations: dict[int, int] = {}
         self.polled: Counter[int] = Counter()
         self.counted: Counter[int] = Counter()
         self.rejected: Counter[int] = Counter()

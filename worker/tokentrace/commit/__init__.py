@@ -10,6 +10,7 @@ from typing import Protocol
 
 from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.kafka.outcome import Outcome
+from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.totals import Totals
 
@@ -25,8 +26,8 @@ class Committer(Protocol):
         Raises FatalError when this replica may not run.
         """
 
-    def counted_up_to(self) -> Mapping[int, int]:
-        """Return input partition -> offset below which spans are counted already, by any replica, as of now.
+    def counted_up_to(self) -> Mapping[int, LogPosition]:
+        """Return input partition -> position below which spans are counted already, by any replica, as of now.
 
         Called at every assignment, before the group's offsets are read: other replicas count meanwhile. Raises
         FatalError when it cannot be read.

@@ -14,6 +14,7 @@ from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import IdempotentProducer, paced
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import DeadLetter
+from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.totals import Totals
 
@@ -45,7 +46,7 @@ class AtLeastOnce:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""
         return None
 
-    def counted_up_to(self) -> Mapping[int, int]:
+    def counted_up_to(self) -> Mapping[int, LogPosition]:
         """Nothing is known from before this process."""
         return {}
 

@@ -24,6 +24,7 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
+from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
 from tokentrace.state.schemas import schema_headers
@@ -98,7 +99,7 @@ class ExactlyOnce:
         self._counted.refresh()
         return totals
 
-    def counted_up_to(self) -> Mapping[int, int]:
+    def counted_up_to(self) -> Mapping[int, LogPosition]:
         return self._counted.refresh()
 
     def dedup_chunks(self, partitions: Sequence[int]) -> Mapping[int, Sequence[DedupChunk]]:
@@ -110,7 +111,9 @@ class ExactlyOnce:
         # A commit of nothing but expiry has no offsets.
         offsets = None
         if proposal.positions:
-            offsets = Offsets(self._settings.source_topic, proposal.positions, self._source.group_metadata)
+            positions, source = proposal.positions, self._source
+            topic = self._settings.source_topic
+            offsets = Offsets(topic, positions, source.group_metadata, source.epochs(positions))
         outcome = self._transactions.commit(self._records(proposal), offsets, self._dead_letters.batch_bytes)
         if outcome is Outcome.COMMITTED:
             self._dead_letters.on_committed()
@@ -138,6 +141,7 @@ class ExactlyOnce:
             yield Record(topic, cell_key(replica, group, status), value, self._state_partition)
         value = self._codec.replica(replica, self._settings.source_topic, totals)
         headers = replica_headers(value, totals.has_wide_sums)
+        headers += encode_generations(self._settings.source_topic, totals.generations)
         yield Record(topic, replica_key(replica), value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:

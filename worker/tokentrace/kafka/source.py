@@ -18,17 +18,21 @@ from tokentrace.kafka.batch import extents_of, message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, error_of
 from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
-from tokentrace.kafka.offsets import CommittedOffsets, StartOffsets
+from tokentrace.kafka.moves import MESSAGES, Truncation, move_of, truncation_of
+from tokentrace.kafka.offsets import StartOffsets, at_offset
 from tokentrace.kafka.outcome import Outcome
+from tokentrace.kafka.topic_wait import await_topic
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.worker_stats import Lag
 
 log = logging.getLogger(__name__)
 
+#: Pause between two tries to find where a log that was cut continues.
+CUT_RETRY_S: Final = 1.0
+#: Time for the brokers to say where a log was cut off, before the bounds of the log alone decide.
+CUT_WAIT_S: Final = 2.0
 #: Pause before partitions without known offsets are asked for again, and between two joins for the right topic.
 ASK_AGAIN_S: Final = 10.0
-#: Time that a partition may take to get a leader before the others go on without it.
-LEADER_WAIT_S: Final = 10.0
 
 
 class KafkaSource:
@@ -59,6 +63,16 @@ class KafkaSource:
         self._refusal: str | None = None
         self.unreachable = ""
         self.lost_records: dict[int, int] = {}
+        self.truncated_records: dict[int, int] = {}
+        #: Partition -> leader epoch of the record before its position.
+        self._epochs: dict[int, int] = {}
+        #: Assigned partitions that are held until the brokers compare the epoch of their position with the log's.
+        self._unchecked: set[int] = set()
+        #: Partitions without a record at their position -> where the brokers say that their log was cut off.
+        self._cut: dict[int, int | None] = {}
+        self._cut_due_s = 0.0
+        #: Partition -> position that it was moved from last: what is still reported about that has been done.
+        self._moved_from: dict[int, int] = {}
         #: Assigned partitions that must not be consumed: the listener does not accept their offsets.
         self.blocked: set[int] = set()
         #: Assigned partitions that are not read yet -> why; they are asked for again.
@@ -73,7 +87,6 @@ class KafkaSource:
             defaults=TUNING,
             on_error=self._on_error,
         )
-        self._committed = CommittedOffsets(self._consumer, settings.topic, clients.stop)
         self._start_offsets = StartOffsets(self._consumer, settings.topic, clients.stop)
 
     # -- joining and leaving ---------------------------------------------------------------------------------------
@@ -83,41 +96,22 @@ class KafkaSource:
 
         Raises UsageError if the broker refuses the credentials.
         """
-        stop, delay_s = self._clients.stop, 1.0
-        while not stop.is_set():
-            problem = self._topic_problem()
-            if problem is None:
-                self.unreachable = ""
-                return True
-            self.unreachable = problem
-            log.warning("%s Trying again in %.0f s.", problem, delay_s)
-            stop.wait(delay_s)
-            delay_s = min(delay_s * 2, 15.0)
-        return False
 
-    def _topic_problem(self) -> str | None:
-        topic = self._settings.topic
-        try:
-            metadata = self._consumer.list_topics(topic, timeout=5.0)
-        except KafkaException as failure:
-            # A refusal by the broker waits in the queue of callbacks.
-            self._consumer.poll(0.1)
-            self._raise_refusal()
-            return self._clients.unreachable(error_of(failure))
-        refusal = metadata.topics[topic].error
-        self.topic_partitions = len(metadata.topics[topic].partitions)
-        if refusal is None:
-            return None
-        if refusal.code() in REFUSED:
-            raise UsageError(f"Kafka refuses access to topic {topic!r}: {refusal.str()}.")
-        servers = self._clients.bootstrap_servers
-        return f"Topic {topic!r} does not exist at {servers}; create it or correct kafka.topic."
+        def show(problem: str) -> None:
+            if problem:
+                # A refusal by the broker waits in the queue of callbacks. An error of the group would be lost with it.
+                self._consumer.poll(0.1)
+                self._raise_refusal()
+            self.unreachable = problem
+
+        self.topic_partitions = await_topic(self._consumer, self._clients, self._settings.topic, show)
+        return bool(self.topic_partitions)
 
     def subscribe(self, listener: RebalanceListener) -> None:
         """Join the group. Raises FatalError if Kafka refuses its offsets, StopRequested."""
         self._listener = listener
         if self._settings.start == "latest" and not listener.load_counted():
-            self._start_offsets.skip_unless_known(self._committed, self.topic_partitions)
+            self._start_offsets.skip_unless_known(self.topic_partitions)
         self._subscribe()
 
     def _subscribe(self) -> None:
@@ -143,6 +137,10 @@ class KafkaSource:
         self._join_right_topic()
         if self.pending and self._monotonic() >= self._ask_again_s:
             self._assign(sorted(self.pending), wait_s=0.0)
+        if self._unchecked:
+            self._check_epochs()
+        if self._cut and self._monotonic() >= self._cut_due_s:
+            self._move_cut()
         messages = self._consumer.consume(max_messages, timeout_s)
         if self._callback_failure is not None:
             failure, self._callback_failure = self._callback_failure, None
@@ -159,6 +157,10 @@ class KafkaSource:
         self.unreachable = ""
         return self._batch(messages)
 
+    def epochs(self, partitions: Iterable[int]) -> dict[int, int]:
+        """Return partition -> leader epoch to commit with its position, where one is known."""
+        return {partition: self._epochs[partition] for partition in partitions if partition in self._epochs}
+
     def _batch(self, messages: list[Message]) -> RawBatch | None:
         partitions = message_partitions(messages)
         extents = extents_of(partitions)
@@ -171,6 +173,10 @@ class KafkaSource:
             extents = extents_of(partitions)
         batch = raw_batch(messages, partitions, extents, self._clock)
         self._positions.update(batch.positions)
+        for partition, (_, last) in extents.items():
+            epoch = messages[last].leader_epoch()
+            if epoch is not None and epoch >= 0:
+                self._epochs[partition] = epoch
         for partition, (_, last_ms) in batch.times_ms.items():
             self._oldest_unread_s[partition] = last_ms / 1000
         return batch
@@ -185,7 +191,7 @@ class KafkaSource:
         if code == KafkaError._PARTITION_EOF:
             self._end_offsets[message_partition(message)] = message_offset(message)
         elif code == KafkaError._AUTO_OFFSET_RESET:
-            self._skip_lost(message_partition(message))
+            self._on_cut(message_partition(message), truncation_of(error.str()))
         elif code in FENCED or code == KafkaError._FATAL or error.fatal():
             raise FatalError(
                 f"Kafka no longer accepts this worker ({error.str()}). Another worker with the replica id "
@@ -203,11 +209,16 @@ class KafkaSource:
         self._paused.update(partitions)
         self._consumer.pause(self._topic_partitions(partitions))
 
+    @property
+    def _held(self) -> set[int]:
+        """Assigned partitions that must not be fetched now."""
+        return self._paused | self.blocked | self._unchecked
+
     def resume(self, partitions: Collection[int]) -> None:
         """Fetch paused partitions again, those that are still assigned."""
         self._paused.difference_update(partitions)
         self._consumer.resume(
-            self._topic_partitions([p for p in partitions if p in self._positions and p not in self.blocked])
+            self._topic_partitions([p for p in partitions if p in self._positions and p not in self._held])
         )
 
     # -- positions -------------------------------------------------------------------------------------------------
@@ -232,7 +243,7 @@ class KafkaSource:
 
     def commit(self, positions: Mapping[int, int]) -> Outcome:
         """Commit offsets for the group, outside any transaction. Raises FatalError if this member is fenced."""
-        offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in positions.items()]
+        offsets = [at_offset(self._settings.topic, p, offset, self._epochs.get(p)) for p, offset in positions.items()]
         try:
             results = self._consumer.commit(offsets=offsets, asynchronous=False) or []
             error = next((result.error for result in results if result.error is not None), None)
@@ -284,54 +295,47 @@ class KafkaSource:
         assert self._listener is not None
         # First: what is committed between the two is then in the offsets, and no healthy partition is refused.
         self._listener.load_counted()
-        starts, first = self._accepted_offsets(partitions, wait_s)
-        partitions = list(starts)
-        self._listener.load_state(partitions)
-        self._positions.update(starts)
-        for partition in partitions:
-            self._end_offsets.pop(partition, None)
-            self._oldest_unread_s.pop(partition, None)
-        offsets = [TopicPartition(self._settings.topic, p, offset) for p, offset in starts.items()]
+        starts, unknown = self._start_offsets.find(partitions, wait_s)
+        self._put_off(unknown)
+        first = {}
+        for partition, start in starts.items():
+            self._forget(partition)
+            self._positions[partition] = start.offset
+            if start.leader_epoch is not None:
+                self._epochs[partition] = start.leader_epoch
+                self._unchecked.add(partition)
+            if not self._listener.accept_offset(partition, start.committed):
+                self.blocked.add(partition)
+            elif start.committed is None:
+                first[partition] = start.offset
+        self._listener.load_state(list(starts))
+        offsets = [at_offset(self._settings.topic, p, start.offset, start.leader_epoch) for p, start in starts.items()]
         self._consumer.incremental_assign(offsets)
         if first:
-            self._listener.begin({partition: starts[partition] for partition in first})
-        held = [assigned for assigned in offsets if assigned.partition in self._paused | self.blocked]
+            self._listener.begin(first)
+        held = [assigned for assigned in offsets if assigned.partition in self._held]
         if held:
             self._consumer.pause(held)
 
-    def _accepted_offsets(self, partitions: Sequence[int], wait_s: float) -> tuple[dict[int, int], list[int]]:
-        """Return partition -> where it starts, and which of them the group reads for the first time.
+    def _forget(self, partition: int) -> None:
+        """Forget all that belongs to an earlier assignment of a partition."""
+        self.pending.pop(partition, None)
+        self.blocked.discard(partition)
+        self._unchecked.discard(partition)
+        for known in (
+            self._positions,
+            self._epochs,
+            self._end_offsets,
+            self._oldest_unread_s,
+            self._cut,
+            self._moved_from,
+        ):
+            known.pop(partition, None)
 
-        Partitions that the listener does not accept become blocked. Those whose start is not known become pending, and
-        have no entry.
-        """
-        assert self._listener is not None
-        try:
-            committed = self._committed.stable(partitions, wait_s)
-        except Unanswered as failure:
-            self._put_off(partitions, str(failure))
-            return {}, []
-        starts: dict[int, int] = {}
-        first = []
-        leaders_by_s = self._monotonic() + min(wait_s, LEADER_WAIT_S)
-        for partition, offset in committed.items():
-            try:
-                left_s = max(leaders_by_s - self._monotonic(), 0.0)
-                starts[partition] = self._start_offsets.first(partition, left_s) if offset is None else offset
-            except Unanswered as failure:
-                self._put_off([partition], str(failure))
-                continue
-            self.pending.pop(partition, None)
-            if not self._listener.accept_offset(partition, offset):
-                self.blocked.add(partition)
-            elif offset is None:
-                first.append(partition)
-        return starts, first
-
-    def _put_off(self, partitions: Sequence[int], reason: str) -> None:
-        """Leave assigned partitions unread for now, and say so once."""
+    def _put_off(self, unknown: Mapping[int, str]) -> None:
+        """Leave partitions unread for now, and say so once. unknown: partition -> why its start is not known."""
         self._ask_again_s = self._monotonic() + ASK_AGAIN_S
-        for partition in partitions:
+        for partition, reason in unknown.items():
             if self.pending.get(partition) != reason:
                 log.error(
                     "Partition %d of topic %s is not consumed: %s. Asking again every %.0f s; check kafka.topic.",
@@ -361,24 +365,91 @@ class KafkaSource:
             )  # fmt: skip
         return [topic_partition.partition for topic_partition in assigned if topic_partition.topic not in others]
 
-    def _skip_lost(self, partition: int) -> None:
-        """Continue behind a gap: retention has removed records, or the topic was recreated."""
-        position = self._positions.get(partition)
-        if position is None:
+    def _check_epochs(self) -> None:
+        """Let the brokers check the positions of new partitions, then fetch them.
+
+        The library checks the epoch of a position in a seek, and never in an assignment (2.16). What it finds comes as
+        an error in a message's place. Until then nothing is fetched: it would be counted, and found to be cut off then.
+        """
+        for partition in sorted(self._unchecked):
+            epoch = self._epochs.get(partition)
+            try:
+                self._consumer.seek(at_offset(self._settings.topic, partition, self._positions[partition], epoch))
+            except KafkaException as failure:
+                error = error_of(failure)
+                if error.code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
+                    continue  # The assignment has not begun yet.
+                log.warning("The log of partition %d could not be checked (%s).", partition, error.str())
+            self._unchecked.discard(partition)
+            self.resume([partition] if partition not in self._paused else [])
+
+    def _on_cut(self, partition: int, truncation: Truncation | None) -> None:
+        """Note that the log has no record at a partition's position. truncation: where it was cut off, if known."""
+        if truncation is not None:
+            done = self._moved_from.get(partition) == truncation.position > self._positions.get(partition, 0)
+            if not done:
+                self._cut[partition] = truncation.end
+                self._cut_due_s = self._monotonic()
+        elif partition not in self._cut:
+            # The brokers may know the end by the epoch: they are asked once, and given time to answer.
+            self._cut[partition] = None
+            self._cut_due_s = self._monotonic() + CUT_WAIT_S
+            if partition in self._epochs and partition in self._positions:
+                self._ask_for_end(partition)
+
+    def _ask_for_end(self, partition: int) -> None:
+        """Let the brokers compare the epoch of a position beyond the log: the library seeks only from within."""
+        try:
+            end = self._start_offsets.watermarks(partition, 0.0).end
+        except Unanswered:
             return
-        low, _ = self._start_offsets.watermarks(partition, LEADER_WAIT_S)
-        lost = max(low - position, 0)
-        self.lost_records[partition] = self.lost_records.get(partition, 0) + lost
-        log.error(
-            "Partition %d has no offset %d any more; continuing at %d. %d records were removed before they were "
-            "counted: raise the topic's retention or the number of workers.",
-            partition, position, low, lost,
-        )  # fmt: skip
         self._consumer.incremental_unassign(self._topic_partitions([partition]))
-        self._positions[partition] = low
-        self._consumer.incremental_assign([TopicPartition(self._settings.topic, partition, low)])
-        if partition in self._paused | self.blocked:
-            self._consumer.pause([TopicPartition(self._settings.topic, partition, low)])
+        within = [TopicPartition(self._settings.topic, partition, end)]
+        self._consumer.incremental_assign(within)
+        self._consumer.pause(within)
+        self._unchecked.add(partition)
+
+    def _move_cut(self) -> None:
+        """Continue partitions whose log has no record at their position any more, where it has the next."""
+        self._cut_due_s = self._monotonic() + CUT_RETRY_S
+        for partition, end in list(self._cut.items()):
+            position = self._positions.get(partition)
+            if partition in self._paused:
+                # Records that the log may have lost wait for their schema, and are counted first.
+                continue
+            if position is not None:
+                try:
+                    self._move(partition, position, end)
+                except Unanswered as failure:
+                    log.warning("Partition %d cannot continue at offset %d: %s.", partition, position, failure)
+                    continue
+            del self._cut[partition]
+
+    def _move(self, partition: int, position: int, end: int | None) -> None:
+        """end: where the log was cut off, if that is known. Raises Unanswered while its bounds are not known."""
+        assert self._listener is not None
+        bounds = self._start_offsets.watermarks(partition, 0.0)
+        # Kafka removes the offsets of a topic with it.
+        recreated = self._start_offsets.committed.stable([partition], 0.0)[partition] is None
+        counted = self._listener.counted(partition)
+        move = move_of(position, bounds, counted=counted, truncated_at=end, recreated=recreated)
+        to = position if move is None else move.to
+        self._moved_from[partition] = position
+        self._consumer.incremental_unassign(self._topic_partitions([partition]))
+        self._positions[partition] = to
+        self._epochs.pop(partition, None)
+        self._end_offsets.pop(partition, None)
+        self._consumer.incremental_assign([TopicPartition(self._settings.topic, partition, to)])
+        if move is None:
+            log.warning("Partition %d had no offset %d for a while; continuing there.", partition, position)
+            return
+        log.error(MESSAGES[move.kind], partition, position, to, move.records)
+        if move.kind in ("truncated", "recreated"):
+            self.truncated_records[partition] = self.truncated_records.get(partition, 0) + move.records
+            self._listener.on_truncated(partition, to)
+            return
+        self.lost_records[partition] = self.lost_records.get(partition, 0) + move.records
+        self._listener.begin({partition: to})
 
     # -- callbacks: an exception that leaves one inside consume() loses a message, so none does ----------------------
 
@@ -416,10 +487,8 @@ class KafkaSource:
         partitions = [topic_partition.partition for topic_partition in removed if topic_partition.topic == topic]
         self._guarded(lambda: getattr(self._listener, event)(partitions))
         for partition in partitions:
-            self._positions.pop(partition, None)
-            self.pending.pop(partition, None)
             self._paused.discard(partition)
-            self.blocked.discard(partition)
+            self._forget(partition)
 
         def unassign() -> None:
             # One that is pending or of another topic was never assigned, and the library rejects it.

@@ -12,15 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import KafkaError, Message, Producer
 
 from tokentrace.errors import FatalError, StopRequested
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.errors import MEMBERSHIP_LOST, PRODUCER_FENCED, RECORD_REFUSED, REPORTING, UNAUTHORIZED, error_of
+from tokentrace.kafka.offsets import at_offset
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, paced, produce
 
@@ -87,12 +88,14 @@ class Identity:
 class Offsets:
     """Offsets of a topic to commit for a group member. positions: partition -> next offset to read.
 
+    epochs: partition -> leader epoch of the record before its position, where one is known.
     member: gives the consumer's group metadata; called when the offsets are sent, after the records.
     """
 
     topic: str
     positions: Mapping[int, int]
     member: Callable[[], Any]
+    epochs: Mapping[int, int] = field(default_factory=dict)
 
 
 class TransactionalProducer:
@@ -180,7 +183,8 @@ class TransactionalProducer:
     def _send_offsets(self, offsets: Offsets | None) -> None:
         if offsets is None:
             return
-        positions = [TopicPartition(offsets.topic, partition, next_) for partition, next_ in offsets.positions.items()]
+        epochs = offsets.epochs
+        positions = [at_offset(offsets.topic, p, offset, epochs.get(p)) for p, offset in offsets.positions.items()]
         with Watchdog("send_offsets_to_transaction"):
             self._producer.send_offsets_to_transaction(positions, offsets.member(), self._stop.bounded(STEP_TIMEOUT_S))
 

@@ -57,6 +57,7 @@ class WorkerStats:
     last_*_s: Unix time, 0 before the first. not_ready: why this replica is not ready, empty when it is.
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
+    truncated_records: partition -> records that were counted and that the partition's log has lost.
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
     remembered: partition -> its deduplication state; empty without worker.deduplicate.
@@ -82,6 +83,7 @@ class WorkerStats:
     not_ready: str = "starting"
     unreachable: str = ""
     lost_records: Mapping[int, int] = field(default_factory=dict)
+    truncated_records: Mapping[int, int] = field(default_factory=dict)
     refused_partitions: tuple[int, ...] = ()
     pending_partitions: Mapping[int, str] = field(default_factory=dict)
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
@@ -185,6 +187,8 @@ WORKER_METRICS: Final = (
         lambda m: _ordered(m.stats.truncated_letters), "reason"),
     _counter("lost_records", "Records that retention removed before they were read.",
         lambda m: _ordered(m.stats.lost_records), "partition"),
+    _counter("truncated_records", "Records that were counted and that the partition's log has lost since.",
+        lambda m: _ordered(m.stats.truncated_records), "partition"),
     _gauge("remembered_spans", "Spans that would be recognised.",
         lambda m: _ordered(m.stats.remembered, "ids"), "partition"),
     _gauge("remembered_seconds", "How far back spans would be recognised.",

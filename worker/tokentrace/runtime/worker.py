@@ -23,6 +23,7 @@ from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.runtime.waiting_batches import WaitingBatches
+from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.replica_state import ReplicaState
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Worker:
         self._rewind = False
         self._last_span_s: dict[int, float] = {}
         self._heartbeat_due_s = 0.0
-        self._counted_up_to: Mapping[int, int] = {}
+        self._counted_up_to: Mapping[int, LogPosition] = {}
         self.stats = stats.copy()
 
     @property
@@ -265,6 +266,7 @@ class Worker:
         stats.unreachable = self._source.unreachable
         stats.lost_records = dict(self._source.lost_records)
         stats.remembered = self._state.dedup_stats()
+        stats.truncated_records = dict(self._source.truncated_records)
         stats.pending_partitions = dict(self._source.pending)
         stats.refused_partitions = tuple(sorted(self._source.blocked))
         self.stats = stats.copy()
@@ -284,7 +286,9 @@ class Worker:
 
         An offset below what is known to be counted is rejected: the offsets were reset, or a cluster was restored.
         """
-        counted = max(self._counted_up_to.get(partition, 0), self._state.position(partition))
+        known = self._counted_up_to.get(partition, LogPosition(0, self._state.position(partition)))
+        self._delta.generations[partition] = known.generation
+        counted = known.offset
         if (offset or 0) >= counted:
             return True
         found = "no offset" if offset is None else f"offset {offset}"
@@ -295,6 +299,19 @@ class Worker:
             partition, found, counted,
         )  # fmt: skip
         return False
+
+    def counted(self, partition: int) -> int:
+        """Return the offset up to which a partition is known to be counted, committed or not; 0 if none is."""
+        known = self._counted_up_to.get(partition, LogPosition(0, 0)).offset
+        return max(known, self._state.position(partition), self._delta.positions.get(partition, 0))
+
+    def on_truncated(self, partition: int, end: int) -> None:
+        """Commit, with this turn, that a partition's log has ended at `end`, before what is counted of it.
+
+        Everything read of it is counted. A new generation of the log begins: its offsets from here on are uncounted.
+        """
+        self._delta.generations[partition] = self._delta.generations.get(partition, 0) + 1
+        self.begin({partition: end})
 
     def load_state(self, partitions: Sequence[int]) -> None:
         """Load what is committed of partitions before they are read, for the first time or again."""

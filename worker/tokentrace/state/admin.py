@@ -20,9 +20,12 @@ from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
+from tokentrace.state.log_generations import decode_generations
+from tokentrace.state.positions import highest, log_positions
 from tokentrace.state.records import (
     cell_key,
     decode_cell,
+    decode_positions,
     encode_replica,
     expired_key,
     is_wide,
@@ -62,13 +65,13 @@ class StateAdmin:
         return [_totals(replica, stored) for replica, stored in sorted(self._read().items())]
 
     def counted_up_to(self) -> dict[int, int]:
-        """Input partition -> the highest offset up to which any replica has counted."""
-        highest: dict[int, int] = {}
-        for totals in self.replicas():
-            for (topic, partition), offset in totals.positions.items():
-                if topic == self._source_topic:
-                    highest[partition] = max(offset, highest.get(partition, 0))
-        return highest
+        """Input partition -> the offset of the highest position up to which any replica has counted."""
+        positions = []
+        for stored in self._read().values():
+            if stored.replica is not None:
+                offsets = decode_positions(stored.replica, self._source_topic)
+                positions.append(log_positions(offsets, decode_generations(stored.headers, self._source_topic)))
+        return {partition: position.offset for partition, position in highest(positions).items()}
 
     def set_offsets_forward(self) -> dict[int, tuple[int, int]]:
         """Set the group's offsets forward to what is counted, if they are behind. Return partition -> (from, to).

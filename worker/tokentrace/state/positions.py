@@ -1,7 +1,7 @@
 """Counted positions: how far any replica has counted each input partition.
 
 A partition moves between replicas, and a replica that is gone may have counted it further than its next owner. So the
-highest offset over the records of all replicas counts, in all partitions of the state topic.
+highest position over the records of all replicas counts, in all partitions of the state topic.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from tokentrace.kafka.reader import TopicReader
+from tokentrace.state.log_generations import LogPosition, decode_generations
 from tokentrace.state.records import decode_positions, parse_key
-from tokentrace.state.schemas import record_schemas
+from tokentrace.state.schemas import Headers, record_schemas
 
 #: Separates the elements of a key. A quote inside an element is escaped, so the key of a replica has none.
 _SEPARATOR: Final = b'","'
@@ -28,37 +29,45 @@ class CountedPositions:
         self._reader = reader
         self._source_topic = source_topic
         self._next: dict[int, int] = {}
-        self._positions: dict[str, Mapping[int, int]] = {}
+        self._positions: dict[str, Mapping[int, LogPosition]] = {}
 
-    def refresh(self) -> dict[int, int]:
-        """Return input partition -> the highest offset up to which any replica has counted it by now.
+    def refresh(self) -> dict[int, LogPosition]:
+        """Return input partition -> the highest position up to which any replica has counted it by now.
 
         Raises FatalError if the state topic cannot be read.
         """
         starts = self._next or dict.fromkeys(range(self._reader.partition_count()), 0)
         ends = self._reader.end_offsets(list(starts))
-        written: dict[str, bytes | None] = {}
+        written: dict[str, tuple[bytes | None, Headers]] = {}
         for message in self._reader.read_to_end(starts):
             key = message.key()
             if not key or _SEPARATOR in key:
                 continue
             parsed = parse_key(key)
             if parsed is not None and parsed[1] is None:
-                record_schemas().learn(message.headers())
-                written[parsed[0]] = message.value()
-        for replica, value in written.items():
+                headers = message.headers()
+                record_schemas().learn(headers)
+                written[parsed[0]] = message.value(), headers
+        for replica, (value, headers) in written.items():
             self._positions.pop(replica, None)
             if value is not None:
-                self._positions[replica] = decode_positions(value, self._source_topic)
+                self._positions[replica] = log_positions(
+                    decode_positions(value, self._source_topic), decode_generations(headers, self._source_topic)
+                )
         # What was written behind `ends` meanwhile is read again.
         self._next = ends
         return highest(self._positions.values())
 
 
-def highest(positions: Iterable[Mapping[int, int]]) -> dict[int, int]:
-    """Return partition -> the highest of its offsets."""
-    result: dict[int, int] = {}
-    for offsets in positions:
-        for partition, offset in offsets.items():
-            result[partition] = max(offset, result.get(partition, 0))
+def log_positions(offsets: Mapping[int, int], generations: Mapping[int, int]) -> dict[int, LogPosition]:
+    """Return partition -> position, of offsets by partition in logs of these generations."""
+    return {partition: LogPosition(generations.get(partition, 0), offset) for partition, offset in offsets.items()}
+
+
+def highest(positions: Iterable[Mapping[int, LogPosition]]) -> dict[int, LogPosition]:
+    """Return partition -> the highest of its positions."""
+    result: dict[int, LogPosition] = {}
+    for by_partition in positions:
+        for partition, position in by_partition.items():
+            result[partition] = max(position, result.get(partition, LogPosition(0, 0)))
     return result

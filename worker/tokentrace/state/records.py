@@ -182,6 +182,7 @@ class StateCodec:
         topic: str,
         expired: Mapping[ExpiredKey, ExpiredTotals] = MappingProxyType({}),
         carried: CarriedRows = NOTHING_CARRIED,
+        generations: Mapping[int, int] = MappingProxyType({}),
     ) -> Totals:
         """Decode a replica's record into its totals, with the rows of its cells and what has expired.
 
@@ -203,6 +204,7 @@ class StateCodec:
             committed_at_s=record["committed_at"] / 1e6,
             expired=expired,
             carried=carried,
+            generations=generations,
         )
 
     # -- increments --------------------------------------------------------------------------------------------------

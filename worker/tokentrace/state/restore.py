@@ -21,9 +21,10 @@ from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.model.wide import Carried, carry, put_row
+from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import Cell, StateCodec, parse_key
-from tokentrace.state.schemas import record_schemas
+from tokentrace.state.schemas import Headers, record_schemas
 from tokentrace.state.totals import Totals
 
 _Key = TypeVar("_Key", Cell, ExpiredKey)
@@ -38,9 +39,10 @@ class Written(NamedTuple):
 
 @dataclass(slots=True)
 class Stored:
-    """The topic's records of one replica: its own, its cells' and those of expired groups."""
+    """The topic's records of one replica: its own with its headers, its cells' and those of expired groups."""
 
     replica: bytes | None = None
+    headers: Headers = None
     cells: dict[Cell, Written] = field(default_factory=dict)
     expired: dict[ExpiredKey, Written] = field(default_factory=dict)
 
@@ -98,7 +100,10 @@ class StateReader:
         for key, written in committed.expired.items():
             row, since_s = codec.cell(written.value)
             expired[key] = _expired(row, since_s)
-        return codec.totals(committed.replica, values, created_s, changed_s, source_topic, expired, carried)
+        generations = decode_generations(committed.headers, source_topic)
+        return codec.totals(
+            committed.replica, values, created_s, changed_s, source_topic, expired, carried, generations
+        )
 
     def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
         """Return replica -> its committed records in these partitions."""
@@ -111,8 +116,8 @@ class StateReader:
             stored = found.setdefault(replica, Stored())
             value = message.value()
             if cell is None:
-                stored.replica = value
-                record_schemas().learn(message.headers())
+                stored.replica, stored.headers = value, message.headers()
+                record_schemas().learn(stored.headers)
                 continue
             written = None if value is None else Written(value, message.timestamp()[1] / 1e3)
             if isinstance(cell, ExpiredKey):

@@ -26,6 +26,7 @@ class Totals:
     rejected: reason -> messages or parts; rejected_created_s: reason -> Unix time of its first.
     partitions: partition -> audit. positions: partition -> offset up to which this replica has counted.
     expired: sums of expired groups, which no cell contains any more.
+    generations: partition -> generation of the log that its position is in, 0 where there is none.
     """
 
     values: NDArray[np.int64]
@@ -38,6 +39,7 @@ class Totals:
     committed_at_s: float
     expired: Mapping[ExpiredKey, ExpiredTotals] = field(default_factory=dict)
     carried: CarriedRows = field(default_factory=dict)
+    generations: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
@@ -74,6 +76,7 @@ class Totals:
                 before.duplicates + delta.duplicates[partition],
             )
         positions = {**self.positions, **delta.positions}
+        generations = {**self.generations, **{p: delta.generations.get(p, 0) for p in delta.positions}}
         return replace(
             self,
             values=values,
@@ -85,6 +88,7 @@ class Totals:
             positions=positions,
             committed_at_s=now_s,
             carried=carried,
+            generations=generations,
         )
 
     @property
