@@ -27,7 +27,7 @@ from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaUnavailable
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
-from tokentrace.model.messages import DeadLetter, RawBatch
+from tokentrace.model.messages import OTHER_GROUP_VALUE, DeadLetter, RawBatch
 from tokentrace.model.snapshot import OVERFLOW_GROUP, PartitionAudit, Snapshot
 
 Record = dict[str, Any]
@@ -127,6 +127,7 @@ def test_each_event_minute_holds_the_spans_that_ended_in_it(batches: list[list[i
 
 JUNK: dict[str, bytes | None] = {
     "tombstone": None,
+    "other_group": OTHER_GROUP_VALUE,
     "empty": b"",
     "unknown_framing": b"junk",
     "unknown_fingerprint": b"\xc3\x01" + bytes(8) + b"x",
@@ -150,7 +151,7 @@ def test_every_polled_message_is_counted_or_rejected_and_none_is_both(batches: l
         dead_letters += [
             (raw.envelope(row), what)
             for row, (what, _) in enumerate(batch)
-            if isinstance(what, str) and what != "tombstone"
+            if isinstance(what, str) and what not in reasons.NOT_KEPT
         ]
     found = [(letter.envelope, letter.reason) for letter in rig.delta.dead_letters]
     assert sorted(found, key=repr) == sorted(dead_letters, key=repr)
@@ -217,7 +218,7 @@ def test_a_message_that_cannot_be_counted_is_rejected_by_its_reason_and_its_neig
     rig.engine.count(batch, rig.delta)
     assert rig.delta.reasons == {reason: 1}
     letters = rig.delta.dead_letters
-    if reason == "tombstone":
+    if reason in reasons.NOT_KEPT:
         assert letters == []
     else:
         assert letters == [DeadLetter(batch.envelope(2), reason, letters[0].error)]

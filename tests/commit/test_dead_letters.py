@@ -23,7 +23,7 @@ def topic_of(limit: int | None) -> tuple[DeadLetterTopic, Cluster]:
     """A dead-letter topic that takes so many bytes, and its cluster."""
     cluster = Cluster({})
     cluster.topics["dead"] = {} if limit is None else {"max.message.bytes": str(limit)}
-    topic = DeadLetterTopic(ScriptedClients(admin=lambda *_, **__: cluster), "dead")
+    topic = DeadLetterTopic(ScriptedClients(admin=lambda *_, **__: cluster), "dead", "workers")
     topic.read_limit()
     return topic, cluster
 
@@ -45,6 +45,7 @@ def test_a_letter_that_fits_is_the_message_and_one_byte_more_makes_it_a_referenc
             ("tokentrace.topic", b"spans"),
             ("tokentrace.partition", b"3"),
             ("tokentrace.offset", b"77"),
+            ("tokentrace.group", b"workers"),
             ("tokentrace.truncated", b"5000"),
             ("tokentrace.sha256", hashlib.sha256(b"v" * 5000).hexdigest().encode()),
         ],

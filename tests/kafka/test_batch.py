@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from confluent_kafka import Message
 
-from tokentrace.kafka.batch import extents_of, message_partitions, raw_batch
+from tokentrace.kafka.batch import TARGET_GROUP, extents_of, message_partitions, raw_batch
+from tokentrace.model.messages import OTHER_GROUP_VALUE
 
 
 def message(partition: int, offset: int, timestamp: tuple[int, int]) -> Message:
@@ -26,16 +28,34 @@ def test_extents_are_the_rows_of_the_first_and_last_message_of_a_partition() -> 
 
 def test_a_raw_batch_has_positions_and_times_by_partition() -> None:
     partitions = message_partitions(MESSAGES)
-    batch = raw_batch(MESSAGES, partitions, extents_of(partitions), lambda: 7.0)
+    batch = raw_batch(MESSAGES, partitions, extents_of(partitions), lambda: 7.0, "g")
     assert list(batch.values) == [b"v8", b"v5", b"v9", b"v12"]
     assert batch.positions == {0: 6, 2: 13}
     assert batch.times_ms == {0: (2000, 2000), 2: (1000, 4000)}
     assert batch.timestamps_ms(np.array([0, 2, 3])).tolist() == [1000, 7000, 4000], "without a timestamp: now"
 
 
+@pytest.mark.parametrize("others", [[], [("trace", b"1")]], ids=["alone", "beside other headers"])
+def test_a_message_that_a_replay_has_sent_to_another_group_has_no_value(others: list[tuple[str, bytes | None]]) -> None:
+    targets = [None, b"mine", b"theirs", None, b"theirs"]
+    messages = [
+        Message(
+            topic="t", partition=0, offset=offset, value=b"v%d" % offset,
+            headers=[*others, *([] if target is None else [(TARGET_GROUP, target)])] or None,
+        )
+        for offset, target in enumerate(targets)
+    ]  # fmt: skip
+    partitions = message_partitions(messages)
+    batch = raw_batch(messages, partitions, extents_of(partitions), lambda: 7.0, "mine")
+    assert [value is OTHER_GROUP_VALUE for value in batch.values] == [False, False, True, False, True]
+    assert [batch.values[row] for row in (0, 1, 3)] == [b"v0", b"v1", b"v3"]
+    assert batch.envelope(2).value == b"v2"
+    assert batch.positions == {0: 5}
+
+
 def test_an_envelope_is_the_whole_message() -> None:
     partitions = message_partitions(MESSAGES)
-    batch = raw_batch(MESSAGES, partitions, extents_of(partitions), lambda: 7.0)
+    batch = raw_batch(MESSAGES, partitions, extents_of(partitions), lambda: 7.0, "g")
     envelope = batch.envelope(0)
     assert (envelope.topic, envelope.partition, envelope.offset) == ("t", 2, 8)
     assert (envelope.key, envelope.value, envelope.headers) == (b"k", b"v8", (("h", b"1"),))

@@ -95,8 +95,9 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
 
 def test_a_replay_sends_the_original_messages_with_its_progress_in_one_transaction(parts: Parts) -> None:
     assert parts.replay() == ReplayReport(3, [])
+    headers = [("own", b"1"), ("tokentrace.target_group", b"workers")]
     assert [(r["topic"], r["key"], r["value"], r["headers"]) for r in parts.broker.sent] == [
-        ("spans", b"k%d" % number, b"v%d" % number, [("own", b"1")]) for number in (0, 1, 4)
+        ("spans", b"k%d" % number, b"v%d" % number, headers) for number in (0, 1, 4)
     ]
     assert parts.broker.transactions == [3]
     assert parts.broker.progress == {0: 2, 1: 5}
@@ -131,7 +132,7 @@ def test_a_dry_run_sends_fences_and_remembers_nothing(parts: Parts) -> None:
     assert parts.broker.progress == {}
 
 
-@pytest.mark.parametrize("limit", [{"BATCH_LETTERS": 2}, {"TRANSACTION_BYTES": 300}], ids=str)
+@pytest.mark.parametrize("limit", [{"BATCH_LETTERS": 2}, {"TRANSACTION_BYTES": 400}], ids=str)
 def test_a_transaction_holds_so_many_letters_and_bytes(monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]) -> None:
     parts = parts_of(monkeypatch, *(letter(0, offset) for offset in range(5)))
     for name, value in limit.items():
@@ -194,6 +195,15 @@ def test_a_replay_that_a_later_one_has_fenced_says_so(parts: Parts) -> None:
     parts.broker.errors["commit_transaction"] = [failure(KafkaError._FENCED, abort=True)]
     with pytest.raises(FatalError, match="Another `tokentrace dlq replay` of the same group has started"):
         parts.replay()
+
+
+def test_letters_of_other_groups_are_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [b"workers", b"staging", b"staging"]
+    parts = parts_of(monkeypatch, letter(0, 0), *(letter(0, 1 + i, group=group) for i, group in enumerate(groups)))
+    report = parts.replay(again=True)
+    assert parts.values == [b"v0", b"v1"], "one without a group was written by 0.1.0"
+    assert report.others == {"staging": 2}
+    assert parts.broker.progress == {0: 4}
 
 
 def test_letters_of_other_topics_and_lost_originals_are_passed_over(

@@ -164,11 +164,11 @@ def _advance_event_times(partitions: NDArray[np.int32], times_us: NDArray[np.int
 
 
 def _dead_letters(batch: RawBatch, rejects: Sequence[Reject]) -> list[DeadLetter]:
-    """Return the dead letters of rejects. A tombstone is counted but not kept: it has no content to inspect."""
+    """Return the dead letters of rejects."""
     return [
         DeadLetter(batch.envelope(reject.row), reject.reason, reject.error)
         for reject in rejects
-        if reject.reason != reasons.TOMBSTONE
+        if reject.reason not in reasons.NOT_KEPT
     ]
 
 

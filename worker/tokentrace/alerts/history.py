@@ -79,12 +79,12 @@ def from_topic(clients: KafkaClients, topic: str, group_id: str) -> Iterator[Raw
     for message in reader.read_to_end(dict.fromkeys(range(reader.partition_count()), 0)):
         messages.append(message)
         if len(messages) == BATCH:
-            yield _batch_of_topic(messages)
+            yield _batch_of_topic(messages, group_id)
             messages = []
     if messages:
-        yield _batch_of_topic(messages)
+        yield _batch_of_topic(messages, group_id)
 
 
-def _batch_of_topic(messages: Sequence[Message]) -> RawBatch:
+def _batch_of_topic(messages: Sequence[Message], group_id: str) -> RawBatch:
     partitions = message_partitions(messages)
-    return raw_batch(messages, partitions, extents_of(partitions), time.time)
+    return raw_batch(messages, partitions, extents_of(partitions), time.time, group_id)

@@ -73,6 +73,10 @@ def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) ->
         kafka = config.kafka
         replay = Replay(kafka_clients(config), letters, source_topic=kafka.topic, group_id=kafka.group_id)
         report = replay.run(lambda record: reason in (None, record.reason), again=again, dry_run=dry_run)
+    for group, count in report.others.items():
+        click.echo(
+            f"Left {count:,} dead letters to the group {group}: a replay with its configuration sends them.", err=True
+        )
     for letter, why in report.passed[:SHOWN]:
         click.echo(f"Passed over: dead letter {letter.partition}:{letter.offset} {why}.", err=True)
     if len(report.passed) > SHOWN:
@@ -112,5 +116,6 @@ def _as_json(record: DeadLetterRecord) -> dict[str, object]:
         "key_hex": None if record.key is None else record.key.hex(),
         "value_hex": None if record.value is None else record.value.hex(),
         "timestamp_ms": record.timestamp_ms,
+        **({"group": record.group} if record.group else {}),
         **reference,
     }

@@ -35,8 +35,10 @@ class DeadLetterTopic:
     truncated: reason -> messages of which a reference was committed instead of the message.
     """
 
-    def __init__(self, clients: KafkaClients, name: str) -> None:
+    def __init__(self, clients: KafkaClients, name: str, group_id: str) -> None:
+        """group_id: the group that replays the letters; others may write to the same topic."""
         self.name = name
+        self._group_id = group_id
         self.truncated: Counter[str] = Counter()
         self._clients = clients
         self._limit = DEFAULT_MAX_MESSAGE_BYTES
@@ -57,9 +59,9 @@ class DeadLetterTopic:
         self._references.clear()
         records = []
         for letter in letters:
-            record = dead_letter_record(self.name, letter)
+            record = dead_letter_record(self.name, letter, self._group_id)
             if record_bytes(record) > self._limit:
-                record = reference_record(self.name, letter, self._limit)
+                record = reference_record(self.name, letter, self._group_id, self._limit)
                 self._references[letter.reason] += 1
             records.append(record)
         return records
@@ -95,12 +97,12 @@ class DeadLetterTopic:
             )  # fmt: skip
 
 
-def dead_letter_record(topic: str, letter: DeadLetter) -> Record:
+def dead_letter_record(topic: str, letter: DeadLetter, group_id: str) -> Record:
     """Return the record of a dead letter: the key and value of its message, and `headers_of` it."""
-    return Record(topic, letter.envelope.key, letter.envelope.value, headers=headers_of(letter))
+    return Record(topic, letter.envelope.key, letter.envelope.value, headers=headers_of(letter, group_id))
 
 
-def reference_record(topic: str, letter: DeadLetter, limit: int) -> Record:
+def reference_record(topic: str, letter: DeadLetter, group_id: str, limit: int) -> Record:
     """Return a record that refers to the message of a dead letter: the first bytes of its value, and `headers_of` it.
 
     `tokentrace.truncated` is the length of the message's value, `tokentrace.sha256` its hash in hex. The message's own
@@ -111,22 +113,26 @@ def reference_record(topic: str, letter: DeadLetter, limit: int) -> Record:
         (f"{PREFIX}truncated", str(len(value)).encode()),
         (f"{PREFIX}sha256", hashlib.sha256(value).hexdigest().encode()),
     ]
-    record = Record(topic, letter.envelope.key, value[:REFERENCE_BYTES], headers=[*headers_of(letter), *added])
+    record = Record(
+        topic, letter.envelope.key, value[:REFERENCE_BYTES], headers=[*headers_of(letter, group_id), *added]
+    )
     if record_bytes(record) <= limit:
         return record
-    return record._replace(key=None, headers=[*_added_headers(letter, REFERENCE_BYTES), *added])
+    return record._replace(key=None, headers=[*_added_headers(letter, group_id, REFERENCE_BYTES), *added])
 
 
-def headers_of(letter: DeadLetter) -> list[tuple[str, str | bytes | None]]:
-    """Return the message's own headers, then `tokentrace.reason`, `.error`, `.topic`, `.partition` and `.offset`.
+def headers_of(letter: DeadLetter, group_id: str) -> list[tuple[str, str | bytes | None]]:
+    """Return the message's own headers, then tokentrace's: reason, error, topic, partition, offset and group.
 
     tokentrace's headers of a replayed message are replaced.
     """
     original = [(name, value) for name, value in letter.envelope.headers if not name.startswith(PREFIX)]
-    return [*original, *_added_headers(letter)]
+    return [*original, *_added_headers(letter, group_id)]
 
 
-def _added_headers(letter: DeadLetter, error_bytes: int | None = None) -> list[tuple[str, str | bytes | None]]:
+def _added_headers(
+    letter: DeadLetter, group_id: str, error_bytes: int | None = None
+) -> list[tuple[str, str | bytes | None]]:
     envelope = letter.envelope
     return [
         (f"{PREFIX}reason", letter.reason.encode()),
@@ -134,4 +140,5 @@ def _added_headers(letter: DeadLetter, error_bytes: int | None = None) -> list[t
         (f"{PREFIX}topic", envelope.topic.encode()),
         (f"{PREFIX}partition", str(envelope.partition).encode()),
         (f"{PREFIX}offset", str(envelope.offset).encode()),
+        (f"{PREFIX}group", group_id.encode()),
     ]

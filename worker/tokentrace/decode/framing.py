@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tokentrace.model import reasons
 from tokentrace.model.arrays import PADDING, unaligned_words
-from tokentrace.model.messages import Reject
+from tokentrace.model.messages import OTHER_GROUP_VALUE, Reject
 
 Framing = Literal["auto", "confluent", "single_object", "raw"]
 
@@ -117,6 +117,8 @@ _PINNED: Final = {
 def _reject(value: bytes | None, row: int, mode: Framing) -> Reject:
     if value is None:
         return Reject(row, reasons.TOMBSTONE, reasons.WHOLE[reasons.TOMBSTONE])
+    if value is OTHER_GROUP_VALUE:
+        return Reject(row, reasons.OTHER_GROUP, reasons.WHOLE[reasons.OTHER_GROUP])
     if not value:
         return Reject(row, "empty", reasons.WHOLE["empty"])
     return Reject(row, "unknown_framing", _PINNED.get(mode, reasons.WHOLE["unknown_framing"]))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Final
 
 import numpy as np
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
-from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.model.messages import OTHER_GROUP_VALUE, Envelope, RawBatch
+
+#: Header of a replayed message: the consumer group that counts it.
+TARGET_GROUP: Final = "tokentrace.target_group"
 
 #: Partition -> rows of its first and last message.
 Extents = Mapping[int, tuple[int, int]]
@@ -44,16 +50,26 @@ def extents_of(partitions: NDArray[np.int32]) -> dict[int, tuple[int, int]]:
 
 
 def raw_batch(
-    messages: Sequence[Message], partitions: NDArray[np.int32], extents: Extents, clock: Callable[[], float]
+    messages: Sequence[Message],
+    partitions: NDArray[np.int32],
+    extents: Extents,
+    clock: Callable[[], float],
+    group_id: str,
 ) -> RawBatch:
-    """Return the messages as a batch. clock: Unix time in seconds, for messages without a timestamp."""
+    """Return the messages as a batch. clock: Unix time in seconds, for messages without a timestamp.
+
+    group_id: the group that counts them.
+    """
 
     def time_ms(message: Message) -> int:
         kind, timestamp_ms = message.timestamp()
         return timestamp_ms if kind else int(clock() * 1000)
 
+    values = list(map(Message.value, messages))
+    for row in _rows_of_other_groups(messages, group_id.encode()):
+        values[row] = OTHER_GROUP_VALUE
     return RawBatch(
-        values=list(map(Message.value, messages)),
+        values=values,
         partitions=partitions,
         positions={partition: message_offset(messages[last]) + 1 for partition, (_, last) in extents.items()},
         envelope=lambda row: _envelope(messages[row]),
@@ -63,6 +79,19 @@ def raw_batch(
         },
         timestamps_ms=lambda rows: np.array([time_ms(messages[row]) for row in rows.tolist()], np.int64),
     )
+
+
+def _rows_of_other_groups(messages: Sequence[Message], group: bytes) -> Iterator[int]:
+    """Yield the rows of messages that a replay has sent to another group. Runs no Python code per message."""
+    if not any(map(Message.headers, messages)):
+        return
+    headers = list(map(Message.headers, messages))
+    pairs = chain.from_iterable(filter(None, headers))
+    if TARGET_GROUP not in map(itemgetter(0), pairs):
+        return
+    for row, found in enumerate(headers):
+        if any(name == TARGET_GROUP and value != group for name, value in found or ()):  # type: ignore[str-unpack]
+            yield row
 
 
 def _envelope(message: Message) -> Envelope:

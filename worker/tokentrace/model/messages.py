@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,19 @@ class Envelope:
     timestamp_ms: int | None
 
 
+class _NoValue(bytes):
+    """An empty value that is told from others by its identity."""
+
+
+#: The value of a message that a replay has sent to another consumer group.
+OTHER_GROUP_VALUE: Final = _NoValue()
+
+
 @dataclass(frozen=True, slots=True)
 class RawBatch:
     """n consumed messages.
 
-    values: n message values, None for a tombstone.
+    values: n message values, None for a tombstone, OTHER_GROUP_VALUE for what another group counts.
     partitions: int32[n].
     positions: partition -> offset of the next message to read, after this batch.
     envelope: row -> the complete message.

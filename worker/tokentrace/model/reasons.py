@@ -1,6 +1,6 @@
 """Reject reasons: the stable words of `tokentrace_spans_rejected_total{reason}`.
 
-A WHOLE reason rejects the message: it goes to the dead-letter topic (a tombstone is only counted).
+A WHOLE reason rejects the message: it goes to the dead-letter topic, or is only counted (NOT_KEPT).
 A PART reason drops only the field: the span is counted without it.
 The words are a contract (dashboards, alerts and dead-letter consumers match them): add words, never rename one.
 """
@@ -10,10 +10,14 @@ from __future__ import annotations
 from typing import Final
 
 TOMBSTONE: Final = "tombstone"
+OTHER_GROUP: Final = "other_group"
+#: Whole-message reasons without a dead letter: there is no content to keep, or another group keeps it.
+NOT_KEPT: Final = frozenset({TOMBSTONE, OTHER_GROUP})
 
 #: Whole-message reasons and the sentence in the `tokentrace.error` header.
 WHOLE: Final[dict[str, str]] = {
     TOMBSTONE: "The message has no value (a tombstone); there is nothing to count.",
+    OTHER_GROUP: "A dead letter that another consumer group has replayed; that group counts it.",
     "empty": "The message value is empty.",
     "unknown_framing": "The value starts with none of the known framings (Confluent, Avro single-object).",
     "unknown_schema_id": "The schema registry has no schema with this id.",

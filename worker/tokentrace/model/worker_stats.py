@@ -179,7 +179,7 @@ WORKER_METRICS: Final = (
         lambda m: _ordered(m.snapshot.partitions, "polled"), "partition"),
     _counter("counted_records", "Records counted as a span.",
         lambda m: _ordered(m.snapshot.partitions, "counted"), "partition"),
-    _counter("rejected_records", "Records not counted; all but tombstones are dead letters.",
+    _counter("rejected_records", "Records not counted: dead letters, tombstones, replays of other groups.",
         lambda m: _ordered(m.snapshot.partitions, "rejected"), "partition"),
     _counter("duplicate_records", "Spans not counted, since worker.deduplicate had seen them.",
         lambda m: _ordered(m.snapshot.partitions, "duplicates"), "partition"),

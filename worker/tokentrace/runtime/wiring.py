@@ -76,7 +76,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
     layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
     schemas, dedup = writer_schemas(config, LOOKUP_WAIT_S), deduplicator(config, clock)
     decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
-    dead_letters = DeadLetterTopic(clients, config.kafka.dead_letters)
+    dead_letters = DeadLetterTopic(clients, config.kafka.dead_letters, config.kafka.group_id)
     stats = WorkerStats(
         replica_id=section.replica_id,
         guarantee=section.guarantee,

@@ -17,6 +17,7 @@ from tokentrace.kafka.reader import Message, OffsetReader, TopicReader
 class DeadLetterRecord:
     """One record of the dead-letter topic. source: topic, partition and offset of the message as it was consumed.
 
+    group: the consumer group whose worker wrote it, empty for one that release 0.1.0 wrote.
     length: None for a whole message. A reference has the length of its message's value, the hash of that value in hex,
     and of the value only the first bytes.
     """
@@ -30,6 +31,7 @@ class DeadLetterRecord:
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
     timestamp_ms: int | None
+    group: str = ""
     length: int | None = None
     sha256: str = ""
 
@@ -102,6 +104,7 @@ def _record(message: Message) -> DeadLetterRecord:
         value=message.value(),
         headers=headers,
         timestamp_ms=timestamp_ms if kind else None,
+        group=texts.get("group", ""),
         length=_int(texts["truncated"]) if "truncated" in texts else None,
         sha256=texts.get("sha256", ""),
     )

@@ -3,17 +3,22 @@
 A transaction holds a batch of letters and the progress behind them, which is the offsets of a consumer group of its own
 (`<group>.dlq-replay`). A replay that is killed has sent a batch and moved on, or neither. The transactional id has the
 same name: a replay that starts ends the transaction of an earlier one, before it reads the progress.
+
+Several groups may share both topics. A replay sends the letters of its own group, and what it sends names that group in
+a header: workers of other groups have counted the message, or have a letter of their own.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from tokentrace.commit.dead_letters import PREFIX
 from tokentrace.errors import FatalError
+from tokentrace.kafka.batch import TARGET_GROUP
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.group_offsets import ProgressOffsets
 from tokentrace.kafka.outcome import Outcome
@@ -41,10 +46,14 @@ class PassedLetter(NamedTuple):
 
 @dataclass(slots=True)
 class ReplayReport:
-    """Result of a replay. sent: letters sent, or to send in a dry run. passed: letters that cannot be sent."""
+    """Result of a replay. sent: letters sent, or to send in a dry run. passed: letters that cannot be sent.
+
+    others: another group -> its letters, which its own replay sends.
+    """
 
     sent: int = 0
     passed: list[PassedLetter] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 class _Step(NamedTuple):
@@ -62,6 +71,7 @@ class Replay:
         self._clients = clients
         self._letters = letters
         self._source_topic = source_topic
+        self._group_id = group_id
         self._name = replay_group(group_id)
         self._report = ReplayReport()
         self._replayed: dict[int, int] = {}
@@ -108,6 +118,9 @@ class Replay:
         return TransactionalProducer(self._clients, identity, retry_for_s=RETRY_FOR_S, settings=COMPRESSION)
 
     def _step(self, letter: DeadLetterRecord, wanted: bool) -> _Step:
+        if letter.group not in ("", self._group_id):
+            self._report.others[letter.group] += 1
+            return _Step(letter, None)
         if not wanted:
             return _Step(letter, None)
         if letter.source[0] != self._source_topic:
@@ -122,7 +135,8 @@ class Replay:
 
     def _record(self, letter: DeadLetterRecord) -> Record:
         headers = [(name, value) for name, value in letter.headers if not name.startswith(PREFIX)]
-        return Record(self._source_topic, letter.key, letter.value, headers=headers)
+        target = TARGET_GROUP, self._group_id.encode()
+        return Record(self._source_topic, letter.key, letter.value, headers=[*headers, target])
 
     def _pass(self, letter: DeadLetterRecord, reason: str) -> _Step:
         self._report.passed.append(PassedLetter(letter, reason))
