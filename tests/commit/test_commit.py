@@ -237,6 +237,18 @@ def test_only_dead_letters_that_were_not_delivered_are_tried_again(
     assert [key for _, key in producer.produced] == [b"key-1", b"key-2", b"key-1"]
 
 
+def test_references_are_counted_when_they_are_delivered_whatever_becomes_of_their_commit(
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
+) -> None:
+    committer, producer, _ = plainly
+    rig.count([b"junk" * 500_000, b"junk" * 500_000], offset=3)
+    producer.deliver = lambda index: KafkaError(KafkaError.NOT_ENOUGH_REPLICAS, "away") if index == 1 else None
+    assert commit(committer, rig) is Outcome.RETRY
+    producer.deliver = lambda _: None
+    assert commit(committer, rig) is Outcome.COMMITTED
+    assert committer._dead_letters.truncated == {"unknown_framing": 2}
+
+
 def test_dead_letters_that_were_delivered_are_not_repeated_when_the_offsets_fail(
     plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
 ) -> None:

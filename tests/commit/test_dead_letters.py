@@ -14,9 +14,11 @@ from tokentrace.kafka.producer import Record, record_bytes
 from tokentrace.model.messages import DeadLetter, Envelope
 
 
-def letter(value: bytes, key: bytes | None = b"k", header: bytes = b"1", error: str = "Bad.") -> DeadLetter:
+def letter(
+    value: bytes, key: bytes | None = b"k", header: bytes = b"1", error: str = "Bad.", offset: int = 77
+) -> DeadLetter:
     headers = (("own", header), ("tokentrace.reason", b"older"))
-    return DeadLetter(Envelope("spans", 3, 77, key, value, headers, None), "malformed", error)
+    return DeadLetter(Envelope("spans", 3, offset, key, value, headers, None), "malformed", error)
 
 
 def topic_of(limit: int | None) -> tuple[DeadLetterTopic, Cluster]:
@@ -72,11 +74,12 @@ def test_a_reference_fits_whatever_part_of_its_message_is_large(large: DeadLette
 
 def test_references_are_counted_by_reason_once_they_are_committed(caplog: pytest.LogCaptureFixture) -> None:
     topic, _ = topic_of(5000)
-    topic.records([letter(b"v" * 9000), letter(b"v")])
+    letters = [letter(b"v" * 9000), letter(b"v", offset=78), letter(b"v" * 9000, offset=79)]
+    topic.records(letters)
     assert topic.truncated == {}
-    topic.records([letter(b"v" * 9000), letter(b"v")])
-    topic.on_committed()
-    topic.on_committed()
+    topic.records(letters)
+    topic.on_written(letters[:2])
+    topic.on_written(letters)
     assert topic.truncated == {"malformed": 1}
     assert caplog.messages == [
         "1 rejected messages were too large for topic dead (max.message.bytes=5000): it has references to them, and "

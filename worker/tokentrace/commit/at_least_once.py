@@ -66,7 +66,7 @@ class AtLeastOnce:
 
     def _deliver(self, letters: Sequence[DeadLetter]) -> bool:
         """Produce the dead letters that are not delivered yet. Return whether all of them are then."""
-        letters = [letter for letter in letters if _origin(letter) not in self._delivered]
+        letters = [letter for letter in letters if letter.envelope.origin not in self._delivered]
         if not letters:
             return True
         self._producer.too_large = False
@@ -75,10 +75,10 @@ class AtLeastOnce:
         for letter, record in zip(letters, paced(records, self._dead_letters.batch_bytes, flush), strict=True):
             self._producer.produce(record, partial(self._on_delivery, letter))
         flush()
-        delivered = all(_origin(letter) in self._delivered for letter in letters)
-        if delivered:
-            self._dead_letters.on_committed()
-        else:
+        written = [letter for letter in letters if letter.envelope.origin in self._delivered]
+        self._dead_letters.on_written(written)
+        delivered = len(written) == len(letters)
+        if not delivered:
             # What is still queued would otherwise arrive beside the next attempt's copy.
             self._producer.purge()
             reason = self._error or "no answer from the broker"
@@ -89,14 +89,9 @@ class AtLeastOnce:
 
     def _on_delivery(self, letter: DeadLetter, error: str | None) -> None:
         if error is None:
-            self._delivered.add(_origin(letter))
+            self._delivered.add(letter.envelope.origin)
         else:
             self._error = error
 
     def close(self) -> None:
         self._producer.close(FLUSH_TIMEOUT_S)
-
-
-def _origin(letter: DeadLetter) -> tuple[str, int, int]:
-    envelope = letter.envelope
-    return envelope.topic, envelope.partition, envelope.offset

@@ -42,7 +42,8 @@ class DeadLetterTopic:
         self.truncated: Counter[str] = Counter()
         self._clients = clients
         self._limit = DEFAULT_MAX_MESSAGE_BYTES
-        self._references: Counter[str] = Counter()
+        #: The letters of the last `records` that are references, by the identity of their messages.
+        self._references: set[tuple[str, int, int]] = set()
         self._logged_s = -LOG_INTERVAL_S
 
     @property
@@ -62,24 +63,25 @@ class DeadLetterTopic:
             record = dead_letter_record(self.name, letter, self._group_id)
             if record_bytes(record) > self._limit:
                 record = reference_record(self.name, letter, self._group_id, self._limit)
-                self._references[letter.reason] += 1
+                self._references.add(letter.envelope.origin)
             records.append(record)
         return records
 
-    def on_committed(self) -> None:
-        """Count the references of the last `records`, which are durable now."""
-        if not self._references:
+    def on_written(self, letters: Sequence[DeadLetter]) -> None:
+        """Count the references among those letters of the last `records` that are durable now."""
+        reasons = Counter(letter.reason for letter in letters if letter.envelope.origin in self._references)
+        self._references.clear()
+        if not reasons:
             return
-        self.truncated.update(self._references)
+        self.truncated.update(reasons)
         if (now_s := time.monotonic()) >= self._logged_s + LOG_INTERVAL_S:
             self._logged_s = now_s
             log.warning(
                 "%d rejected messages were too large for topic %s (max.message.bytes=%d): it has references to them, "
                 "and the messages remain in their own topic for as long as that retains them. "
                 "`tokentrace dlq replay` reads them there.",
-                self._references.total(), self.name, self._limit,
+                reasons.total(), self.name, self._limit,
             )  # fmt: skip
-        self._references.clear()
 
     def on_too_large(self) -> None:
         """Expect less of the topic, which has refused a record for its size: its limit was lowered."""

@@ -116,7 +116,7 @@ class ExactlyOnce:
             offsets = Offsets(topic, positions, source.group_metadata, source.epochs(positions))
         outcome = self._transactions.commit(self._records(proposal), offsets, self._dead_letters.batch_bytes)
         if outcome is Outcome.COMMITTED:
-            self._dead_letters.on_committed()
+            self._dead_letters.on_written(proposal.dead_letters)
         elif self._transactions.too_large:
             self._dead_letters.on_too_large()
         return outcome

@@ -26,6 +26,11 @@ class Envelope:
     headers: tuple[tuple[str, bytes | None], ...]
     timestamp_ms: int | None
 
+    @property
+    def origin(self) -> tuple[str, int, int]:
+        """Topic, partition and offset."""
+        return self.topic, self.partition, self.offset
+
 
 class _NoValue(bytes):
     """An empty value that is told from others by its identity."""
