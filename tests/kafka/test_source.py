@@ -713,6 +713,24 @@ def test_a_stop_ends_an_assignment_that_waits() -> None:
         source.poll(10, 0.0)
 
 
+@pytest.mark.parametrize(("committed", "joins"), [({1: 4, 2: 7}, 1), ({1: 4, 2: 7, 3: 0}, 0)])
+def test_the_group_is_joined_again_once_for_partitions_that_no_member_reads(
+    committed: dict[int, int], joins: int
+) -> None:
+    """Partition 0 is of this member, which has not committed yet; the others are of others, or of nobody."""
+    stop = Waits()
+    source, consumer, _ = member(stop)
+    source.topic_partitions = 4
+    assign(source, consumer, p0=-1001)
+    source.poll(10, 0.0)
+    consumer.committed_answers = [committed]
+    for _ in range(5):
+        stop.now_s += 10.0
+        source.poll(10, 0.0)
+    assert [name for name, _ in consumer.calls].count("unsubscribe") == joins
+    assert consumer.committed_answers == []
+
+
 def test_partitions_of_another_topic_are_not_read_and_the_group_is_joined_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -81,6 +81,8 @@ class KafkaSource:
         #: True where the group's assignment is of another topic: only joining again changes it.
         self._join_again = False
         self._join_again_s = 0.0
+        #: Time of the one look for partitions that the group does not assign.
+        self._look_for_unread_s: float | None = None
         self._consumer = clients.consumer(
             group_id=settings.group_id,
             settings=settings.consumer_settings(),
@@ -112,6 +114,8 @@ class KafkaSource:
         self._listener = listener
         if self._settings.start == "latest" and not listener.load_counted():
             self._start_offsets.skip_unless_known(self.topic_partitions)
+        if self._settings.protocol == "classic":
+            self._look_for_unread_s = self._monotonic() + ASK_AGAIN_S
         self._subscribe()
 
     def _subscribe(self) -> None:
@@ -134,6 +138,9 @@ class KafkaSource:
         Raises FatalError if this member is fenced or unauthorized, UsageError if its credentials are refused,
         StopRequested from a rebalance that a stop has cut short.
         """
+        if self._look_for_unread_s is not None and self._monotonic() >= self._look_for_unread_s:
+            self._look_for_unread_s = None
+            self._look_for_unread()
         self._join_right_topic()
         if self.pending and self._monotonic() >= self._ask_again_s:
             self._assign(sorted(self.pending), wait_s=0.0)
@@ -342,6 +349,24 @@ class KafkaSource:
                     partition, self._settings.topic, reason, ASK_AGAIN_S,
                 )  # fmt: skip
             self.pending[partition] = reason
+
+    def _look_for_unread(self) -> None:
+        """Join the group again if no member reads partitions that were added while this one was away.
+
+        A static member that is back soon gets its assignment from before, and the library takes the topic's partitions
+        of now for known. Each partition that is read has a committed offset.
+        """
+        others = [p for p in range(self.topic_partitions) if p not in self._positions.keys() | self.pending]
+        if not others:
+            return
+        try:
+            committed = self._start_offsets.committed.stable(others, 0.0)
+        except Unanswered:
+            return
+        unread = [partition for partition, found in committed.items() if found is None]
+        if unread:
+            log.warning("No member of the group has read the partitions %s yet; joining again.", unread)
+            self._join_again = True
 
     def _join_right_topic(self) -> None:
         """Join the group again where it has assigned partitions of another topic.
