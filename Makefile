@@ -7,7 +7,7 @@ SERVICES := .cache/services-ready
 PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test chaos bench fuzz lint format docs kafka prometheus clean
+.PHONY: help setup demo check test chaos soak bench fuzz lint format docs kafka prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where 
 chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka, all of them (DURATION=40s JSON=FILE: a short storm alone)
 	$(if $(DURATION),,$(BIN)/python -m pytest -m nightly tests/chaos tests/integration)
 	DURATION=$(DURATION) JSON=$(JSON) SEED=$(SEED) $(BIN)/python -m tests.chaos
+
+soak: setup $(SERVICES) ## Flat memory and exact counts at the highest rate (DURATION=10m RATE=spans/s WORKERS=2 JSON=FILE)
+	DURATION=$(DURATION) RATE=$(RATE) WORKERS=$(WORKERS) JSON=$(JSON) $(BIN)/python -m tests.chaos.soak
 
 bench: setup $(SERVICES) ## Measure speed, memory and latency against baselines (QUICK=1, JSON=FILE, ARGS="--only ac")
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(JSON),--json $(JSON)) $(ARGS)

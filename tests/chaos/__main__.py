@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.chaos import seconds
 from tests.chaos.crashing import POINTS
 from tests.chaos.fleet import Replica
 from tests.chaos.kill_points import run as crash_at
@@ -42,11 +43,6 @@ class PlainReplica(Replica):
             return self.get("/metrics")[0] == 200
         except OSError:
             return False
-
-
-def seconds(text: str) -> float:
-    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
-    return float(text[:-1]) * units[text[-1]] if text[-1] in units else float(text)
 
 
 def main() -> int:

@@ -58,10 +58,12 @@ super.users=User:ANONYMOUS
 class KafkaBroker:
     """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret)."""
 
-    def __init__(self, folder: Path, port: int | None = None, ask_for_rights: bool = False) -> None:
+    def __init__(
+        self, folder: Path, port: int | None = None, ask_for_rights: bool = False, properties: str = ""
+    ) -> None:
         """Prepare a broker; Unavailable is raised without Java or without Kafka.
 
-        ask_for_rights: alice may do only what access control lists allow.
+        ask_for_rights: alice may do only what access control lists allow. properties: lines of its own configuration.
         """
         if shutil.which("java") is None:
             raise Unavailable("Java is not installed")
@@ -80,6 +82,7 @@ class KafkaBroker:
                 port=self.port, sasl_port=self._sasl_port, controller_port=free_port(), data=folder / "logs"
             )
             + (_RIGHTS if ask_for_rights else "")
+            + properties
         )
         if not (folder / "logs" / "meta.properties").exists():
             self._java(
