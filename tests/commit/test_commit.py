@@ -20,7 +20,7 @@ from tests.state.test_wide_totals import wide_schema_travels
 from tokentrace.commit import Outcome
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
-from tokentrace.errors import FatalError
+from tokentrace.errors import ClientFailed, FatalError
 from tokentrace.state import StateCodec
 from tokentrace.state.schemas import decode_record
 
@@ -146,12 +146,12 @@ def test_a_member_that_the_group_has_left_behind_drops_the_delta(
     ],
     ids=["fenced", "instance", "epoch", "fatal"],
 )
-def test_a_fenced_worker_ends_whatever_the_flags_say(
+def test_a_fenced_producer_fails_whatever_the_flags_say(
     exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness, step: str, error: KafkaException
 ) -> None:
     committer, producer = exactly
     producer.errors[step] = [error]
-    with pytest.raises(FatalError, match=r"give every worker its own worker\.replica_id"):
+    with pytest.raises(ClientFailed, match=r"is its worker\.replica_id '[^']+' unique\?"):
         commit(committer, rig)
 
 
@@ -165,13 +165,13 @@ def test_a_commit_of_which_nothing_is_known_is_asked_for_until_it_is(
     assert "abort_transaction" not in producer.calls
 
 
-def test_a_transaction_that_cannot_even_be_aborted_ends_the_worker(
+def test_a_transaction_that_cannot_even_be_aborted_fails_the_producer(
     exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness
 ) -> None:
     committer, producer = exactly
     producer.errors["begin_transaction"] = [failure(KafkaError._STATE)]
     producer.errors["abort_transaction"] = [failure(KafkaError._STATE)]
-    with pytest.raises(FatalError, match=r"neither committed .* nor aborted"):
+    with pytest.raises(ClientFailed, match=r"neither committed .* nor aborted"):
         commit(committer, rig)
 
 

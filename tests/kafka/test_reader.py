@@ -121,6 +121,13 @@ def test_open_transactions_below_the_end_are_waited_for() -> None:
     assert broker.stable == []
 
 
+def test_without_a_wait_reading_ends_at_the_first_open_transaction() -> None:
+    broker = Broker({0: 4}, [[record(0, 0), record(0, 1), record(0, 2)]])
+    broker.stable = [{0: 1}]
+    found = broker.reader().read_to_end({0: 0}, await_open=False)
+    assert [message.value() for message in found] == [b"0@0"]
+
+
 def test_a_topic_that_was_created_a_moment_ago_is_waited_for() -> None:
     broker = Broker({0: 1}, [[record(0, 0)]])
     broker.failures = [failure(KafkaError.UNKNOWN_TOPIC_OR_PART), failure(KafkaError.LEADER_NOT_AVAILABLE)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
-from tokentrace.errors import FatalError, StopRequested
+from tokentrace.errors import ClientFailed, FatalError, StopRequested
 from tokentrace.kafka import transaction as module
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record
-from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer, Watchdog
+from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer, bounded
 from tokentrace.model.stop import StopSignal
 
 IDENTITY = Identity(transactional_id="r0.alerts", replica="r0", rights="to write to the topic state")
@@ -157,7 +158,7 @@ def test_a_fenced_producer_is_fatal_whatever_the_flags_say(parts: Parts, step: s
     if step == "abort_transaction":
         producer.errors["produce"] = [failure(KafkaError.MSG_SIZE_TOO_LARGE, abort=True)]
     producer.errors[step] = [error]
-    with pytest.raises(FatalError, match=r"replica id 'r0' may have .*give every worker its own worker\.replica_id"):
+    with pytest.raises(ClientFailed, match=r"is its worker\.replica_id 'r0' unique\?"):
         commit(parts)
 
 
@@ -292,44 +293,46 @@ def test_closing_drops_what_is_queued_and_never_raises(parts: Parts) -> None:
     assert producer.calls == ["purge", "flush"]
 
 
-def test_a_call_that_never_returns_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[int] = []
-    done = module.threading.Event()
-
-    def exit_(code: int) -> None:
-        ended.append(code)
-        done.set()
-
-    monkeypatch.setattr(module.os, "_exit", exit_)
-    monkeypatch.setattr(module.logging, "shutdown", lambda: None)
-    with Watchdog("a call", timeout_s=0.01):
-        assert done.wait(10.0)
-    assert ended == [1]
+def test_a_call_that_does_not_return_is_left_behind() -> None:
+    released = threading.Event()
+    try:
+        with pytest.raises(ClientFailed, match="does not return from a call"):
+            bounded("a call", lambda: released.wait(60.0), timeout_s=0.01)
+    finally:
+        released.set()
 
 
-def test_a_call_that_returns_in_time_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.os, "_exit", lambda _: pytest.fail("the watchdog ended the process"))
-    watchdog = Watchdog("a call", timeout_s=60.0)
-    with watchdog:
-        pass
-    watchdog._timer.join(10.0)
-    assert not watchdog._timer.is_alive()
+def test_a_bounded_call_raises_what_the_call_raises() -> None:
+    with pytest.raises(KafkaException):
+        bounded("a call", lambda: (_ for _ in ()).throw(failure(KafkaError._STATE)), timeout_s=60.0)
+    done: list[int] = []
+    bounded("a call", lambda: done.append(1), timeout_s=60.0)
+    assert done == [1]
 
 
-def test_offsets_are_sent_under_a_watchdog(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offsets_are_sent_by_a_bounded_call(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     transactions, producer = parts
-    watched: list[str] = []
 
-    class Noted:
-        def __init__(self, call: str) -> None:
-            watched.append(call)
+    def lost(name: str, call: Any, timeout_s: float) -> None:
+        raise ClientFailed(f"The Kafka library does not return from {name}.")
 
-        def __enter__(self) -> None:
-            assert "send_offsets_to_transaction" not in producer.calls
+    monkeypatch.setattr(module, "bounded", lost)
+    with pytest.raises(ClientFailed, match="send_offsets_to_transaction"):
+        transactions.commit([], offsets(producer))
+    assert "send_offsets_to_transaction" not in producer.calls
 
-        def __exit__(self, *_: Any) -> None:
-            assert "send_offsets_to_transaction" in producer.calls
 
-    monkeypatch.setattr(module, "Watchdog", Noted)
-    assert transactions.commit([], offsets(producer)) is Outcome.COMMITTED
-    assert watched == ["send_offsets_to_transaction"]
+def test_closing_aborts_what_a_failure_has_left_open_and_a_start_makes_a_new_producer() -> None:
+    clients = ScriptedClients(producer=ScriptedProducer)
+    transactions = TransactionalProducer(clients, IDENTITY)
+    failed = clients.made[0]
+    failed.errors["send_offsets_to_transaction"] = [failure(KafkaError.FENCED_INSTANCE_ID)]
+    with pytest.raises(ClientFailed):
+        transactions.commit([], offsets(failed))
+    transactions.close()
+    assert failed.calls[-3:] == ["abort_transaction", "purge", "flush"]
+    transactions.start()
+    assert clients.made[1].calls == ["init_transactions"]
+    assert transactions.commit([]) is Outcome.COMMITTED
+    transactions.close()
+    assert "abort_transaction" not in clients.made[1].calls

@@ -13,10 +13,19 @@ from tests.spanfactory import message, span
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.pipeline import StageTimer
 from tokentrace.commit import Outcome
-from tokentrace.errors import FatalError, SchemaUnavailable, StopRequested
+from tokentrace.errors import (
+    ClientFailed,
+    FatalError,
+    MemberFailed,
+    ReplicaIdTaken,
+    SchemaUnavailable,
+    StopRequested,
+    UsageError,
+)
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import Lag, WorkerStats
+from tokentrace.runtime import recovery
 from tokentrace.runtime.worker import (
     IDLE_AFTER_S,
     MAX_DEAD_LETTERS,
@@ -43,6 +52,7 @@ class Source:
     """A group member with partitions 0 and 1. Every poll runs the next step; after the last one the worker stops."""
 
     unreachable = ""
+    abandoned = False
 
     def __init__(self, rig: Rig, steps: Sequence[Step | RawBatch | None]) -> None:
         self._rig = rig
@@ -84,6 +94,14 @@ class Source:
     def rewind(self) -> None:
         self._rig.events.append("rewind")
 
+    def abandon(self) -> None:
+        self._rig.events.append("source abandoned")
+        self.positions, self.assigned, self.abandoned = {}, [], True
+
+    def open(self) -> None:
+        self._rig.events.append("source opened")
+        self.assigned, self.abandoned = [0, 1], False
+
     def close(self) -> None:
         self._rig.events.append("source closed")
         self.assigned = []
@@ -97,12 +115,20 @@ class Committer:
     outcomes: list[Outcome | Exception]
     totals: Totals | None = None
     known: Mapping[int, LogPosition] = field(default_factory=dict)
+    recoveries: list[Totals | Exception] = field(default_factory=list)
     proposals: list[Proposal] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
 
     def start(self) -> Totals | None:
         return self.totals
+
+    def recover(self, failure: ClientFailed) -> Totals:
+        self.rig.events.append("recover")
+        answer = self.recoveries.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def counted_up_to(self) -> Mapping[int, LogPosition]:
         return self.known
@@ -480,3 +506,79 @@ def test_worker_event_time_waits_for_a_partition_that_had_a_span_lately() -> Non
     rig.run()
     (proposal,) = rig.committer.proposals
     assert proposal.event_times_us[0] == span()["ended_at"], "the span's own time"
+
+
+# -- recovery --------------------------------------------------------------------------------------------------------
+
+
+def committed(*counts: int) -> Totals:
+    """The totals that these batches of spans have committed."""
+    harness = Harness()
+    for count in counts:
+        harness.count(spans(count).values)
+        harness.commit()
+    return harness.ledger.totals
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        (
+            ClientFailed("The producer failed."),
+            ["committer closed", "recover", "committer closed", "recover", "rewind"],
+        ),
+        (
+            MemberFailed("The member failed."),
+            ["source abandoned", "committer closed", "recover", "committer closed", "recover", "source opened"],
+        ),
+    ],
+    ids=["producer", "member"],
+)
+def test_worker_whose_clients_fail_continues_from_what_is_committed(
+    monkeypatch: pytest.MonkeyPatch, lost: ClientFailed, expected: list[str]
+) -> None:
+    """The commit that failed is part of it, though its answer was lost: nothing is counted twice."""
+    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
+    rig = Rig(spans(3), None, spans(2, offset=3), None, None, spans(4, offset=5), None)
+    rig.committer.outcomes = [COMMITTED, lost]
+    rig.committer.recoveries = [UsageError("No broker answers."), committed(3, 2)]
+    rig.run()
+    assert rig.proposed == [3, 5, 9]
+    assert rig.counted == 9
+    assert rig.worker.stats.recoveries == 1
+    begun = rig.events.index(expected[0])
+    assert rig.events[begun : begun + len(expected)] == expected
+
+
+def test_worker_ends_when_another_process_has_its_replica_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
+    rig = Rig(spans(3), None, None)
+    rig.committer.outcomes = [ClientFailed("Fenced.")]
+    rig.committer.recoveries = [ReplicaIdTaken("Another process works with it.")]
+    with pytest.raises(ReplicaIdTaken):
+        rig.run()
+    assert rig.counted == 0
+
+
+def test_worker_ends_when_nothing_tells_whether_another_has_its_replica_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
+    lost = ClientFailed("Fenced.")
+    rig = Rig(spans(3), None, None)
+    rig.committer.outcomes, rig.committer.recoveries = [lost], [lost]
+    with pytest.raises(ClientFailed):
+        rig.run()
+
+
+def test_worker_heartbeat_commits_no_offset_of_records_that_were_dropped() -> None:
+    """Between the drop and the rewind, the source's positions lie beyond what is counted."""
+
+    def read() -> RawBatch:
+        rig.committer.outcomes = [DROPPED]
+        return spans(3)
+
+    rig = Rig(*[None] * 12, read, None, lambda: rig.revoke(), heartbeat_s=0.0)
+    rig.source.caught_up = {1}
+    rig.run()
+    dropped = rig.proposed.index(3)
+    assert rig.committer.proposals[dropped].positions == {0: 3}
+    assert all(proposal.positions.get(0, 0) == 0 for proposal in rig.committer.proposals[dropped + 1 :])

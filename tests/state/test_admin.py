@@ -34,7 +34,7 @@ class StateTopic:
     def partition_count(self) -> int:
         return PARTITIONS
 
-    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
+    def read_to_end(self, starts: Mapping[int, int], *, await_open: bool = True) -> Iterator[Message]:
         assert starts == dict.fromkeys(range(PARTITIONS), 0)
         for offset, (key, value) in enumerate(self.records.items()):
             yield Message(topic="state", partition=0, offset=offset, key=key, value=value, timestamp=(1, 5000))

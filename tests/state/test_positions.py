@@ -32,7 +32,7 @@ class StateTopic:
     def end_offsets(self, partitions: list[int]) -> dict[int, int]:
         return {partition: len(self.logs[partition]) for partition in partitions}
 
-    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
+    def read_to_end(self, starts: Mapping[int, int], *, await_open: bool = True) -> Iterator[Message]:
         self.starts.append(dict(starts))
         for partition, start in starts.items():
             for offset, (key, value, headers) in enumerate(self.logs[partition][start:], start):

@@ -53,7 +53,7 @@ SERIES = 'tokentrace_cost_total{model="gpt-4o",provider="openai",caller=""}'
 class OneReplica(StateTopic):
     """The state topic with the records of the replica `a`, all of which are in one partition."""
 
-    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
+    def read_to_end(self, starts: Mapping[int, int], *, await_open: bool = True) -> Iterator[Message]:
         if partition_of("a", PARTITIONS) in starts:
             yield from super().read_to_end(dict.fromkeys(range(PARTITIONS), 0))
 

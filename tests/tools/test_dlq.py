@@ -42,7 +42,7 @@ class Topic:
     def partition_count(self) -> int:
         return 2
 
-    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
+    def read_to_end(self, starts: Mapping[int, int], *, await_open: bool = True) -> Iterator[Message]:
         return (letter for letter in self.letters if (letter.offset() or 0) >= starts[letter.partition() or 0])
 
 

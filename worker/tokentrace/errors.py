@@ -39,6 +39,18 @@ class FatalError(TokentraceError):
     """The worker cannot continue: it is fenced or unauthorized, or a topic has wrong settings."""
 
 
+class ClientFailed(FatalError):
+    """Kafka accepts a client of this process no longer; a new client may continue from what is committed."""
+
+
+class MemberFailed(ClientFailed):
+    """The same for the member of the consumer group; without it, a producer alone has failed, or a read."""
+
+
+class ReplicaIdTaken(FatalError):
+    """Another process works with this worker's replica id."""
+
+
 class StopRequested(TokentraceError):
     """The worker is asked to stop while it waits. An orderly end, not a failure."""
 

@@ -90,6 +90,11 @@ class GroupIndex:
         numbers = self._lookup(labels_of(groups), len(self.groups) + len(groups))
         return self.cells(numbers, status)
 
+    def clear(self) -> None:
+        """Remove all groups but the overflow, to adopt those that are read again."""
+        self._begin()
+        self.epoch += 1
+
     def retain(self, keep: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Remove the groups that `keep` (bool[g], true for the overflow) is false for, and renumber the others.
 

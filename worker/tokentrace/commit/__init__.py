@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tokentrace.aggregate.dedup import DedupChunk
+from tokentrace.errors import ClientFailed
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.proposal import Proposal
@@ -24,6 +25,13 @@ class Committer(Protocol):
         """Prepare, before the group is joined. Return what earlier runs have committed, None where none is kept.
 
         Raises FatalError when this replica may not run.
+        """
+
+    def recover(self, failure: ClientFailed) -> Totals:
+        """Start again with new clients, after `close`. Return what is committed.
+
+        Raises ReplicaIdTaken when another process has this replica id, `failure` itself when that cannot be found out,
+        and another ClientFailed or UsageError when Kafka does not answer yet.
         """
 
     def counted_up_to(self) -> Mapping[int, LogPosition]:

@@ -10,6 +10,7 @@ from typing import Final
 from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import DeadLetterTopic
+from tokentrace.errors import ClientFailed
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import IdempotentProducer, paced
 from tokentrace.kafka.source import KafkaSource
@@ -45,6 +46,10 @@ class AtLeastOnce:
     def start(self) -> Totals | None:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""
         return None
+
+    def recover(self, failure: ClientFailed) -> Totals:
+        """Totals are in memory alone, so nothing tells whether another process has this replica id."""
+        raise failure
 
     def counted_up_to(self) -> Mapping[int, LogPosition]:
         """Nothing is known from before this process."""

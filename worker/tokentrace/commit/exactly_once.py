@@ -6,8 +6,9 @@ disagree. The transactional id is the replica id, so a second process of the sam
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from tokentrace.aggregate.dedup import DedupChanges, DedupChunk
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import DeadLetterTopic
+from tokentrace.errors import ClientFailed, ReplicaIdTaken
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.source import KafkaSource
@@ -23,6 +25,7 @@ from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProduce
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
+from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.proposal import Proposal
@@ -84,20 +87,43 @@ class ExactlyOnce:
         self._layout = layout
         self._codec = StateCodec(layout)
         self._ids = DedupReader(clients, settings.ids_topic, settings.group_id) if settings.ids_topic else None
+        self._process = Process.this(time.time())
         self._state_partition = 0
         self._reader = StateReader(clients, settings.state_topic, settings.group_id)
         self._counted = self._reader.counted_positions(settings.source_topic)
         self._transactions = TransactionalProducer(clients, settings.identity())
 
     def start(self) -> Totals | None:
-        """Fence any predecessor, finish its transaction, and read what this replica has committed."""
+        """Fence any predecessor, finish its transaction, read what this replica has committed, and claim its id."""
         self._transactions.start()
         settings = self._settings
         self._state_partition = partition_of(settings.replica, self._reader.partitions())
         totals = self._reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
         # Before the group is joined: the first look is the long one.
         self._counted.refresh()
+        self._claim(totals)
         return totals
+
+    def recover(self, failure: ClientFailed) -> Totals:
+        replica = self._settings.replica
+        process = self._reader.written_by(replica)
+        if process != self._process:
+            other = process or "a process of an earlier release, or a command that changed the state"
+            raise ReplicaIdTaken(
+                f"Another process works with the replica id {replica!r}: {other}. Give every worker its own "
+                "worker.replica_id."
+            ) from failure
+        self._groups.clear()
+        totals = self.start()
+        assert totals is not None, "the claim is part of them"
+        return totals
+
+    def _claim(self, totals: Totals | None) -> None:
+        """Write the replica's own record with this process as its writer."""
+        if totals is None:
+            totals = replace(Totals.empty(self._layout), committed_at_s=self._process.started_at / 1e6)
+        if self._transactions.commit([self._replica_record(totals)]) is not Outcome.COMMITTED:
+            raise ClientFailed(f"The state of replica {self._settings.replica!r} cannot be written.")
 
     def counted_up_to(self) -> Mapping[int, LogPosition]:
         return self._counted.refresh()
@@ -139,10 +165,14 @@ class ExactlyOnce:
         values = self._codec.cells(totals.values[cells], totals.created_s[cells], totals.carried_by(cells))
         for (group, status), value in zip(self._cells(cells), values, strict=True):
             yield Record(topic, cell_key(replica, group, status), value, self._state_partition)
-        value = self._codec.replica(replica, self._settings.source_topic, totals)
-        headers = replica_headers(value, totals.has_wide_sums)
-        headers += encode_generations(self._settings.source_topic, totals.generations)
-        yield Record(topic, replica_key(replica), value, self._state_partition, headers)
+        yield self._replica_record(totals)
+
+    def _replica_record(self, totals: Totals) -> Record:
+        settings = self._settings
+        value = self._codec.replica(settings.replica, settings.source_topic, totals)
+        headers = [*replica_headers(value, totals.has_wide_sums), self._process.header()]
+        headers += encode_generations(settings.source_topic, totals.generations)
+        return Record(settings.state_topic, replica_key(settings.replica), value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:
         topic, replica = self._settings.state_topic, self._settings.replica

@@ -19,7 +19,8 @@ MEMBERSHIP_LOST: Final = frozenset(
 )
 
 #: Another process has taken over this member's or this producer's identity.
-FENCED: Final = frozenset({KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID})
+MEMBER_FENCED: Final = frozenset({KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID})
+FENCED: Final = MEMBER_FENCED | {KafkaError._FENCED}
 
 #: The same for a transactional producer, whatever the error's flags say.
 PRODUCER_FENCED: Final = FENCED | {KafkaError.INVALID_PRODUCER_EPOCH}

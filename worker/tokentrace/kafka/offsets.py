@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from tokentrace.errors import FatalError, Unanswered
+from tokentrace.errors import FatalError, MemberFailed, Unanswered
 from tokentrace.kafka.errors import FENCED, REFUSED, error_of
 from tokentrace.kafka.moves import LogBounds
 from tokentrace.kafka.waiting import Wait
@@ -54,8 +54,10 @@ class CommittedOffsets:
                 error = error_of(failure)
             if error is None:
                 return {result.partition: _committed(result) for result in found}
-            if error.fatal() or error.code() in FENCED | REFUSED:
+            if error.code() in REFUSED:
                 raise FatalError(f"Kafka refuses this worker's offsets: {error.str()}.")
+            if error.fatal() or error.code() in FENCED:
+                raise MemberFailed(f"Kafka refuses this worker's offsets: {error.str()}.")
             if not wait.pause("The group's offsets of topic %s are not stable yet (%s)", self._topic, error.str()):
                 raise Unanswered(f"the group's offsets are not stable ({error.str()})")
 

@@ -10,10 +10,10 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPar
 from confluent_kafka import Message as Message
 from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec  # type: ignore[attr-defined]
 
-from tokentrace.errors import FatalError, UsageError
+from tokentrace.errors import ClientFailed, FatalError, UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.errors import TRANSIENT, error_of
+from tokentrace.kafka.errors import REFUSED, TRANSIENT, error_of
 from tokentrace.kafka.waiting import Wait
 from tokentrace.model.stop import StopSignal
 
@@ -132,18 +132,20 @@ class TopicReader:
         """Return partition -> its end, behind open transactions. Raises FatalError if it cannot be found."""
         return self._end_offsets(self._clients.admin(), partitions, IsolationLevel.READ_UNCOMMITTED)
 
-    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
+    def read_to_end(self, starts: Mapping[int, int], *, await_open: bool = True) -> Iterator[Message]:
         """Give every committed record from `starts` to the end that the partitions have now, each partition in order.
 
-        starts: partition -> first offset. Waits for the transactions that are open below that end. Raises FatalError
-        if the topic cannot be read.
+        starts: partition -> first offset. await_open: wait for the transactions that are open below that end; without
+        it, give what can be read at once, up to the first of them. Raises FatalError if the topic cannot be read.
         """
         admin = self._clients.admin()
-        ends = self._end_offsets(admin, list(starts), IsolationLevel.READ_UNCOMMITTED)
+        isolation = IsolationLevel.READ_UNCOMMITTED if await_open else IsolationLevel.READ_COMMITTED
+        ends = self._end_offsets(admin, list(starts), isolation)
         ends = {partition: end for partition, end in ends.items() if end > starts[partition]}
         if not ends:
             return
-        self._await_transactions(admin, ends)
+        if await_open:
+            self._await_transactions(admin, ends)
         consumer = self._clients.consumer(group_id=self._group_id, settings=_SETTINGS)
         try:
             consumer.assign([TopicPartition(self._topic, partition, starts[partition]) for partition in ends])
@@ -153,7 +155,7 @@ class TopicReader:
                 if messages:
                     wait.progressed(STALL_TIMEOUT_S)
                 elif not wait.pause("Topic %s is not read to its end yet", self._topic):
-                    raise FatalError(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
+                    raise ClientFailed(f"Topic {self._topic!r} cannot be read to its end; is a broker down?")
                 for message in messages:
                     yield from self._take(message, ends)
         finally:
@@ -183,7 +185,7 @@ class TopicReader:
             if all(readable[partition] >= end for partition, end in ends.items()):
                 return
             if not wait.pause("A transaction on topic %s has not ended yet", self._topic):
-                raise FatalError(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
+                raise ClientFailed(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
 
     def _end_offsets(self, admin: AdminClient, partitions: list[int], isolation: IsolationLevel) -> dict[int, int]:
         """Return partition -> its end offset, before (read committed) or behind open transactions."""
@@ -199,6 +201,6 @@ class TopicReader:
         try:
             return retry_transient(request, STALL_TIMEOUT_S, stop)
         except KafkaException as failure:
-            raise FatalError(
-                f"The end of topic {self._topic!r} cannot be found: {error_of(failure).str()}."
-            ) from failure
+            error = error_of(failure)
+            kind = FatalError if error.code() in REFUSED else ClientFailed
+            raise kind(f"The end of topic {self._topic!r} cannot be found: {error.str()}.") from failure

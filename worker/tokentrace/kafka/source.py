@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tokentrace.errors import FatalError, Unanswered, UsageError
+from tokentrace.errors import FatalError, MemberFailed, Unanswered, UsageError
 from tokentrace.kafka.batch import extents_of, message_offset, message_partition, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, error_of
@@ -83,6 +83,13 @@ class KafkaSource:
         self._join_again_s = 0.0
         #: Time of the one look for partitions that the group does not assign.
         self._look_for_unread_s: float | None = None
+        self.open()
+
+    def open(self) -> None:
+        """Make the consumer: at the start, and again after `close`."""
+        settings, clients = self._settings, self._clients
+        self._closing = self._join_again = False
+        self._callback_failure = None
         self._consumer = clients.consumer(
             group_id=settings.group_id,
             settings=settings.consumer_settings(),
@@ -125,10 +132,25 @@ class KafkaSource:
 
     def close(self) -> None:
         """Leave the group; a static member's partitions stay reserved for its return until the session ends."""
+        if self._closing:
+            return
         self._closing = True
         self._consumer.close()
         self._positions.clear()
         self.pending.clear()
+
+    @property
+    def abandoned(self) -> bool:
+        """True after `abandon`, until `open`."""
+        return self._closing
+
+    def abandon(self) -> None:
+        """Close a consumer that has failed, without a word to the listener; `open` makes another."""
+        self._listener = None
+        for partition in [*self._positions, *self.pending]:
+            self._forget(partition)
+        self._paused.clear()
+        self.close()
 
     # -- reading ---------------------------------------------------------------------------------------------------
 
@@ -200,9 +222,9 @@ class KafkaSource:
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._on_cut(message_partition(message), truncation_of(error.str()))
         elif code in FENCED or code == KafkaError._FATAL or error.fatal():
-            raise FatalError(
-                f"Kafka no longer accepts this worker ({error.str()}). Another worker with the replica id "
-                f"{self._settings.member_id!r} may have joined: give every worker its own worker.replica_id."
+            raise MemberFailed(
+                f"Kafka no longer accepts this worker ({error.str()}); is its worker.replica_id "
+                f"{self._settings.member_id!r} unique?"
             )
         elif code in REFUSED:
             raise FatalError(f"Kafka refuses this worker as a member of {self._settings.group_id!r}: {error.str()}")
@@ -262,7 +284,7 @@ class KafkaSource:
             log.warning("Lost group membership (%s); rewinding to the committed offsets.", error.str())
             return Outcome.DROPPED
         if error.fatal() or error.code() in FENCED:
-            raise FatalError(
+            raise MemberFailed(
                 f"Kafka no longer accepts this worker's commits ({error.str()}); is its worker.replica_id unique?"
             )
         log.warning("The offsets could not be committed (%s); retrying.", error.str())
@@ -510,7 +532,8 @@ class KafkaSource:
     def _unassign(self, removed: list[TopicPartition], event: Literal["on_revoke", "on_lost"]) -> None:
         topic = self._settings.topic
         partitions = [topic_partition.partition for topic_partition in removed if topic_partition.topic == topic]
-        self._guarded(lambda: getattr(self._listener, event)(partitions))
+        if self._listener is not None:
+            self._guarded(lambda: getattr(self._listener, event)(partitions))
         for partition in partitions:
             self._paused.discard(partition)
             self._forget(partition)

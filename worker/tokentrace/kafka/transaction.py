@@ -7,7 +7,6 @@ open one holds up everyone who reads committed data, and every read of the group
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,9 +17,17 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, Message, Producer
 
-from tokentrace.errors import FatalError, StopRequested
+from tokentrace.errors import ClientFailed, FatalError, MemberFailed, StopRequested
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
-from tokentrace.kafka.errors import MEMBERSHIP_LOST, PRODUCER_FENCED, RECORD_REFUSED, REPORTING, UNAUTHORIZED, error_of
+from tokentrace.kafka.errors import (
+    MEMBER_FENCED,
+    MEMBERSHIP_LOST,
+    PRODUCER_FENCED,
+    RECORD_REFUSED,
+    REPORTING,
+    UNAUTHORIZED,
+    error_of,
+)
 from tokentrace.kafka.offsets import at_offset
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, paced, produce
@@ -33,32 +40,37 @@ STEP_TIMEOUT_S: Final = 10.0
 START_STEP_S: Final = 2.0
 #: Pause between two tries of a call.
 RETRY_S: Final = 0.05
+#: Time-out of the abort when a producer is closed. Without it, readers wait until the transaction times out.
+ABORT_TIMEOUT_S: Final = 1.0
+#: Time-out of sending the offsets, and the time after which the call is taken to be lost. Measured (2026-11): after a
+#: broker was killed and came back, librdkafka 2.16 loses the first such call of most producers.
+OFFSETS_TIMEOUT_S: Final = 5.0
+OFFSETS_LOST_S: Final = 6.0
 #: Pause between two log lines about a call that is retried.
 LOG_INTERVAL_S: Final = 10.0
 
 
-class Watchdog:
-    """Ends the process when a call does not return long after its own time-out.
+def bounded(name: str, call: Callable[[], object], timeout_s: float) -> None:
+    """Make a call that librdkafka can lose, so that it never returns, long after its own time-out.
 
-    librdkafka can lose such a call forever. A worker that hangs keeps its partitions; one that ends is restarted and
-    continues from the committed state.
+    It runs on a thread of its own, which is left behind then with the client that it holds. Raises ClientFailed for a
+    call that does not return, and what the call raises.
     """
+    raised: list[BaseException] = []
 
-    def __init__(self, call: str, timeout_s: float = 4 * STEP_TIMEOUT_S) -> None:
-        self._call = call
-        self._timer = threading.Timer(timeout_s, self._on_timeout)
-        self._timer.daemon = True
+    def run() -> None:
+        try:
+            call()
+        except BaseException as failure:
+            raised.append(failure)
 
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
-
-    def _on_timeout(self) -> None:
-        log.critical("The Kafka library does not return from %s; exiting, to continue after a restart.", self._call)
-        logging.shutdown()
-        os._exit(1)
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    if thread.is_alive():
+        raise ClientFailed(f"The Kafka library does not return from {name}.")
+    if raised:
+        raise raised[0]
 
 
 def close_producer(producer: Producer) -> None:
@@ -118,22 +130,28 @@ class TransactionalProducer:
         """
         self._identity = identity
         self._retry_for_s = retry_for_s
+        self._clients = clients
         self._stop = clients.stop
+        self._settings = settings
+        self._closed = self._open = False
         self._producer = clients.transactional_producer(identity.transactional_id, settings)
         self.refusal: str | None = None
         self.too_large = False
 
     def start(self) -> None:
-        """Fence a predecessor of the same transactional id and finish its transaction.
+        """Fence a predecessor of the same transactional id and finish its transaction; again after `close`.
 
         Raises FatalError when Kafka does not accept this producer, StopRequested.
         """
+        if self._closed:
+            self._producer = self._clients.transactional_producer(self._identity.transactional_id, self._settings)
+            self._closed = False
         try:
             self._retry_retriable(
                 "init_transactions", lambda _: self._producer.init_transactions(START_STEP_S), self._stop.is_set
             )
         except REPORTING as failure:
-            raise FatalError(
+            raise ClientFailed(
                 f"Kafka cannot start transactions with the transactional id {self._identity.transactional_id!r} "
                 f"({error_of(failure).str()})."
             ) from failure
@@ -159,17 +177,25 @@ class TransactionalProducer:
         """
         self.refusal, self.too_large = None, False
         try:
+            self._open = True
             self._producer.begin_transaction()  # 1
             for record in paced(records, batch_bytes, self._flush):  # 2
                 produce(self._producer, record, self._stop, self._on_delivery if record.topic in batch_bytes else None)
             self._send_offsets(offsets)  # 3
             self._commit_transaction()  # 4
         except REPORTING as failure:
-            return self._abort(error_of(failure))
+            outcome = self._abort(error_of(failure))
+            self._open = False
+            return outcome
+        self._open = False
         return Outcome.COMMITTED
 
     def close(self) -> None:
-        """Free the connections. Nothing is open between commits."""
+        """Free the connections. A transaction that a failure has left open is aborted, if that succeeds at once."""
+        if self._open:
+            with suppress(*REPORTING):
+                self._producer.abort_transaction(ABORT_TIMEOUT_S)
+        self._closed, self._open = True, False
         close_producer(self._producer)
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
@@ -185,8 +211,12 @@ class TransactionalProducer:
             return
         epochs = offsets.epochs
         positions = [at_offset(offsets.topic, p, offset, epochs.get(p)) for p, offset in offsets.positions.items()]
-        with Watchdog("send_offsets_to_transaction"):
-            self._producer.send_offsets_to_transaction(positions, offsets.member(), self._stop.bounded(STEP_TIMEOUT_S))
+        producer, member = self._producer, offsets.member()
+        bounded(
+            "send_offsets_to_transaction",
+            lambda: producer.send_offsets_to_transaction(positions, member, self._stop.bounded(OFFSETS_TIMEOUT_S)),
+            OFFSETS_LOST_S,
+        )
 
     def _commit_transaction(self) -> None:
         """Retry until the outcome is known: to go on without it could lose or duplicate the commit."""
@@ -228,7 +258,7 @@ class TransactionalProducer:
         try:
             self._retry_retriable("abort_transaction", self._producer.abort_transaction)
         except REPORTING as failure:
-            raise FatalError(
+            raise ClientFailed(
                 f"A transaction could be neither committed ({error.str()}) nor aborted ({error_of(failure).str()}); "
                 "none of it is shown, and a restart continues from the committed state."
             ) from failure
@@ -250,9 +280,12 @@ class TransactionalProducer:
                 f"Kafka does not let this worker commit ({error.str()}). It has to be allowed {self._identity.rights}."
             )
         if error.fatal() or error.code() in PRODUCER_FENCED:
-            rival = self._identity.rival or (
-                f"Another worker with the replica id {self._identity.replica!r} may have started: give every worker "
-                "its own worker.replica_id."
+            if self._identity.rival:
+                raise FatalError(
+                    f"Kafka no longer accepts this command's transactions ({error.str()}). {self._identity.rival}"
+                )
+            kind = MemberFailed if error.code() in MEMBER_FENCED else ClientFailed
+            raise kind(
+                f"Kafka no longer accepts this worker's transactions ({error.str()}); is its worker.replica_id "
+                f"{self._identity.replica!r} unique?"
             )
-            whose = "command" if self._identity.rival else "worker"
-            raise FatalError(f"Kafka no longer accepts this {whose}'s transactions ({error.str()}). {rival}")

@@ -58,6 +58,7 @@ class WorkerStats:
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
     truncated_records: partition -> records that were counted and that the partition's log has lost.
+    recoveries: times that the Kafka clients failed and were replaced.
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
     remembered: partition -> its deduplication state; empty without worker.deduplicate.
@@ -79,6 +80,7 @@ class WorkerStats:
     last_commit_at_s: float = 0.0
     last_commit_ok: bool = True
     restore_seconds: float = 0.0
+    recoveries: int = 0
     paused: bool = False
     not_ready: str = "starting"
     unreachable: str = ""
@@ -204,6 +206,8 @@ WORKER_METRICS: Final = (
     _gauge("last_commit_success", "1 when the last commit succeeded.", lambda m: m.stats.last_commit_ok),
     _gauge("last_commit_age_seconds", "Time since the last commit, or since the start.", _commit_age_s),
     _counter("rebalances", "Rebalances by event.", lambda m: m.stats.rebalances, "event"),
+    _counter("recoveries", "Times that the Kafka clients failed and were replaced by new ones.",
+        lambda m: m.stats.recoveries),
     _gauge("restore_duration_seconds", "Time that the last restore of the totals took.",
         lambda m: m.stats.restore_seconds),
     _counter("registry_requests", "Schema registry requests by outcome.",

@@ -16,12 +16,13 @@ from typing import Final
 
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
-from tokentrace.errors import StopRequested
+from tokentrace.errors import ClientFailed, MemberFailed, StopRequested
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
+from tokentrace.runtime.recovery import recover
 from tokentrace.runtime.waiting_batches import WaitingBatches
 from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.replica_state import ReplicaState
@@ -37,6 +38,7 @@ PUBLISH_INTERVAL_S: Final = 0.25
 #: A partition that is read to its end and had no span for this long is idle: spans are published soon after they end,
 #: so none that ended earlier is still to come.
 IDLE_AFTER_S: Final = 10.0
+_JOINING: Final = "joining the consumer group"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +126,20 @@ class Worker:
 
     def _count_until_stopped(self) -> None:
         self._restore()
-        self._stats.not_ready = "joining the consumer group"
+        self._stats.not_ready = _JOINING
         self._publish_stats()
         self._source.subscribe(self)
         self._commit_due_s = self._clock() + self._settings.commit_interval_s
         while not self._stop.is_set():
-            self._turn()
+            try:
+                self._turn()
+            except ClientFailed as failure:
+                self._recover(failure)
 
     def _last_commit(self) -> None:
         try:
             self._commit()
-        except StopRequested as given_up:
+        except (StopRequested, ClientFailed) as given_up:
             log.warning("%s The worker stops without its last commit; the next start counts these records.", given_up)
             self._state.discard()
 
@@ -154,6 +159,40 @@ class Worker:
             self._stats.last_commit_at_s = totals.committed_at_s
             log.info("Restored the totals of %d groups.", len(self.snapshot.groups) - 1)
         self._stats.restore_seconds = time.perf_counter() - began
+
+    # -- recovery --------------------------------------------------------------------------------------------------
+
+    def _recover(self, failure: ClientFailed) -> None:
+        """Replace the Kafka clients, and continue from what is committed; the totals are shown meanwhile.
+
+        A member of the group that works is kept, and so are its partitions. Raises ReplicaIdTaken when another process
+        has this replica id, and `failure` when that cannot be found out.
+        """
+        self._stats.recoveries += 1
+        waiting_for = self._stats.not_ready
+        recover(failure, stop=self._stop, abandon=self._abandon, begin=self._begin_again)
+        self._stats.not_ready = _JOINING if waiting_for == _JOINING or not self._source.assigned else ""
+
+    def _abandon(self, problem: ClientFailed) -> None:
+        self._state.discard()
+        self._waiting.clear()
+        if isinstance(problem, MemberFailed):
+            self._paused, self._stats.paused = set(), False
+            self._remove(self._source.assigned)
+            self._source.abandon()
+        self._pause()
+        self._rewind = True
+        self._committer.close()
+        self._stats.not_ready = f"recovering: {problem}"
+        self._publish_stats()
+
+    def _begin_again(self, failure: ClientFailed) -> None:
+        self._state.restart(self._committer.recover(failure))
+        if self._source.abandoned:
+            self._source.open()
+            self._rewind = False
+            self._source.subscribe(self)
+        self._commit_due_s = self._clock() + self._settings.commit_interval_s
 
     # -- one turn --------------------------------------------------------------------------------------------------
 
@@ -235,6 +274,9 @@ class Worker:
 
     def _advance_idle_partitions(self) -> None:
         """Advance the event time of idle partitions with the clock; published with the next commit or heartbeat."""
+        if self._rewind:
+            # The source's positions lie beyond what is counted: of records that were dropped.
+            return
         now_s = self._clock()
         heartbeat_s = self._settings.heartbeat_s
         if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
@@ -336,13 +378,15 @@ class Worker:
         self._stats.rebalances["revoke"] += 1
         log.info("Partitions revoked: %s.", sorted(partitions))
         deadline_s = self._clock() + REVOKE_TIMEOUT_S
-        outcome = self._commit()
-        while outcome is Outcome.RETRY and self._clock() < deadline_s and not self._stop.expired:
-            self._sleep(REVOKE_RETRY_S)
+        try:
             outcome = self._commit()
-        if outcome is Outcome.RETRY or self._paused:
-            self._drop()
-        self._remove(partitions)
+            while outcome is Outcome.RETRY and self._clock() < deadline_s and not self._stop.expired:
+                self._sleep(REVOKE_RETRY_S)
+                outcome = self._commit()
+            if outcome is Outcome.RETRY or self._paused:
+                self._drop()
+        finally:
+            self._remove(partitions)
 
     def on_lost(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["lost"] += 1

@@ -44,6 +44,7 @@ class Ledger:
         self._search_due_s = 0.0
         self._layout = layout
         self._groups = groups
+        self._quality_window_s = quality_window_s
         self._quality = QualityWindow(layout, quality_window_s)
         self._clock = clock
         self.totals = Totals.empty(layout)
@@ -53,6 +54,11 @@ class Ledger:
         """Start from what an earlier run has committed."""
         self.totals = totals
         self.snapshot = self._snapshot()
+
+    def restart(self, totals: Totals) -> None:
+        """Replace the totals by those that were read again, whose cells have new numbers."""
+        self._quality = QualityWindow(self._layout, self._quality_window_s)
+        self.restore(totals)
 
     def preview(self, delta: Delta) -> tuple[Totals, Changes]:
         """Return the totals once `delta` is committed, and the cells that it changes."""

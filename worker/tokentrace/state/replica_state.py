@@ -75,6 +75,11 @@ class ReplicaState:
         """Start from what an earlier run has committed."""
         self._ledger.restore(totals)
 
+    def restart(self, totals: Totals) -> None:
+        """Continue from what is committed, which includes a commit whose answer was lost."""
+        self.delta.clear()
+        self._ledger.restart(totals)
+
     def position(self, partition: int) -> int:
         """Return the offset up to which this replica has committed a partition, 0 before its first commit."""
         return self._ledger.totals.positions.get(partition, 0)

@@ -21,6 +21,7 @@ from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.model.wide import Carried, carry, put_row
+from tokentrace.state.claim import Process, process_of
 from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import Cell, StateCodec, parse_key
@@ -105,10 +106,20 @@ class StateReader:
             committed.replica, values, created_s, changed_s, source_topic, expired, carried, generations
         )
 
-    def read(self, partitions: Iterable[int]) -> dict[str, Stored]:
-        """Return replica -> its committed records in these partitions."""
+    def written_by(self, replica: str) -> Process | None:
+        """Return the process that wrote the replica's own record last, None if the record names none.
+
+        Transactions that are open are not waited for. Raises FatalError if there is no record.
+        """
+        stored = self.read([partition_of(replica, self.partitions())], await_open=False).get(replica)
+        if stored is None or stored.replica is None:
+            raise FatalError(f"The committed state of replica {replica!r} was removed from topic {self._topic!r}.")
+        return process_of(stored.headers)
+
+    def read(self, partitions: Iterable[int], *, await_open: bool = True) -> dict[str, Stored]:
+        """Return replica -> its committed records in these partitions. await_open: wait for open transactions."""
         found: dict[str, Stored] = {}
-        for message in self._reader.read_to_end(dict.fromkeys(partitions, 0)):
+        for message in self._reader.read_to_end(dict.fromkeys(partitions, 0), await_open=await_open):
             key = parse_key(message.key())
             if key is None:
                 continue

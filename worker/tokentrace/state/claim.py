@@ -1,0 +1,51 @@
+"""Claim: the process that works with a replica id, named in a header of the replica's own record.
+
+Each process writes its claim before it joins the group, in a transaction that fences the process before it. So the
+record names the process that came last, and one that Kafka fences finds out whether another has taken its place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from tokentrace.state.schemas import Header, Headers
+
+#: Header of a replica's own record. Release 0.1.0 neither writes nor reads it.
+PROCESS_HEADER: Final = "tokentrace.process"
+
+
+class Process(NamedTuple):
+    """A process: its host, its process id there, and the Unix time at which it started, in microseconds."""
+
+    host: str
+    pid: int
+    started_at: int
+
+    @classmethod
+    def this(cls, now_s: float) -> Process:
+        """Return the running process, as one that starts now."""
+        return cls(socket.gethostname(), os.getpid(), round(now_s * 1e6))
+
+    def header(self) -> Header:
+        """Return the header that names this process."""
+        return PROCESS_HEADER, json.dumps(self._asdict(), separators=(",", ":")).encode()
+
+    def __str__(self) -> str:
+        started = datetime.fromtimestamp(self.started_at // 1_000_000, UTC)
+        return f"process {self.pid} on host {self.host}, started at {started:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def process_of(headers: Headers) -> Process | None:
+    """Return the process that a record's headers name, None if they name none."""
+    for key, value in headers.items() if isinstance(headers, dict) else headers or ():
+        if key == PROCESS_HEADER and value is not None:
+            try:
+                fields = json.loads(value)
+                return Process(str(fields["host"]), int(fields["pid"]), int(fields["started_at"]))
+            except (ValueError, TypeError, KeyError):
+                return None
+    return None
