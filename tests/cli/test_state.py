@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from tests.cli.test_main import run
 from tokentrace.model.snapshot import Group
 from tokentrace.state import admin
-from tokentrace.state.admin import ReplicaTotals
+from tokentrace.state.admin import OffsetMove, ReplicaTotals
 
 TOTALS = [
     ReplicaTotals(
@@ -46,9 +46,13 @@ class FakeAdmin:
     def counted_up_to(self) -> dict[int, int]:
         return {0: 7}
 
-    def set_offsets_forward(self) -> dict[int, tuple[int, int]]:
-        self.changes.append(("offsets", None))
-        return {1: (5, 9)} if len(self.changes) == 1 else {}
+    moves: ClassVar[dict[int, OffsetMove]] = {}
+
+    def offset_moves(self) -> dict[int, OffsetMove]:
+        return self.moves
+
+    def move_offsets(self, moves: dict[int, OffsetMove]) -> None:
+        self.changes.append(("offsets", moves))
 
     def forget_positions(self, replica: str) -> None:
         self.changes.append(("positions", replica))
@@ -69,6 +73,11 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "tokentrace.yml").write_text("{}")
     return tmp_path
+
+
+def decline(_: str, abort: bool) -> None:
+    assert abort
+    raise click.Abort
 
 
 def test_show_prints_a_table_with_the_sum_of_all_replicas(changes: list[Any], folder: Path) -> None:
@@ -92,12 +101,32 @@ def test_show_prints_json_by_model_unless_labels_are_given(changes: list[Any], f
     assert changes == []
 
 
-def test_reset_of_offsets_prints_the_moved_partitions(changes: list[Any], folder: Path) -> None:
-    done = run("state", "reset", "--offsets", folder=folder)
-    assert done.stdout == "Partition 1: offset 5 -> 9.\n"
+def test_reset_of_offsets_prints_the_moved_partitions(
+    changes: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeAdmin, "moves", {1: OffsetMove(5, 9, "")})
+    assert run("state", "reset", "--offsets", folder=folder).stdout == "Partition 1: offset 5 -> 9.\n"
+    assert changes == [("offsets", {1: OffsetMove(5, 9, "")})]
+
+
+def test_reset_of_offsets_that_are_not_behind_changes_nothing(changes: list[Any], folder: Path) -> None:
     done = run("state", "reset", "--offsets", folder=folder)
     assert done.stdout == "The group's offsets are not behind the counted positions.\n"
-    assert changes == [("offsets", None)] * 2
+    assert changes == []
+
+
+def test_reset_of_offsets_that_could_skip_a_recreated_topic_changes_nothing_unless_confirmed(
+    changes: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeAdmin, "moves", {1: OffsetMove(0, 9, "ends at offset 9, before what is counted")})
+    monkeypatch.setattr(click, "confirm", decline)
+    done = run("state", "reset", "--offsets", folder=folder)
+    assert (done.returncode, done.stdout.splitlines()[1:]) == (130, [])
+    assert "Partition 1 ends at offset 9, before what is counted." in done.stderr
+    assert "`tokentrace state reset --positions` counts everything that it holds" in done.stderr
+    assert changes == []
+    assert run("state", "reset", "--offsets", "--yes", folder=folder).stdout == "Partition 1: offset 0 -> 9.\n"
+    assert len(changes) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,11 +162,11 @@ def test_reset_of_a_replica_changes_nothing_unless_confirmed(
 ) -> None:
     questions: list[str] = []
 
-    def decline(text: str, abort: bool) -> None:
+    def ask(text: str, abort: bool) -> None:
         questions.append(text)
-        raise click.Abort
+        decline(text, abort)
 
-    monkeypatch.setattr(click, "confirm", decline)
+    monkeypatch.setattr(click, "confirm", ask)
     done = run("state", "reset", f"--{kind}", "--replica", "a", folder=folder)
     assert (done.returncode, done.stdout) == (130, "")
     assert (questions, changes) == ([question], [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ Start = Callable[..., WorkerProcess]
 
 def tokentrace(config: Path, *arguments: str, code: int = 0) -> str:
     command = [sys.executable, "-m", "tokentrace", *arguments, "--config", str(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stderr
@@ -329,3 +330,66 @@ def test_offsets_set_back_under_a_running_worker_are_refused_for_what_another_ha
     set_forward_and_restart(tmp_path / "worker0.yml", workers)
     assert wait_for(lambda: counted(*workers) == 1200), [worker.messages()[-3:] for worker in workers]
     assert nonzero(span_totals(workers)) == nonzero(recount(spans))
+
+
+def advised(worker: WorkerProcess) -> list[str]:
+    """Return the commands that the log advises, in their order."""
+    [line] = {re.sub(r"offset \d+|Partition \d+", "", line) for line in worker.messages() if "is not consumed" in line}
+    return re.findall(r"`tokentrace ([^`]+)`", line)
+
+
+@pytest.mark.parametrize("new", [pytest.param(52, id="shorter"), pytest.param(160, id="longer")])
+def test_a_recreated_topic_is_counted_whole_and_once_by_the_commands_that_the_log_and_the_command_advise(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path, new: int
+) -> None:
+    rng = random.Random(9)
+    spans = [random_span(rng) for _ in range(100 + new + 20)]
+    config = tmp_path / "worker0.yml"
+    worker = start_worker(**sections(kafka, topic))
+    produce(kafka, topic, spans[:100])
+    assert wait_for(lambda: counted(worker) == 100)
+    assert worker.terminate() == 0
+    recreate(kafka, topic)
+    produce(kafka, topic, spans[100 : 100 + new])
+
+    worker.restart()
+    assert wait_for(lambda: worker.ready() and refused([worker]) == 4), worker.messages()[-3:]
+    assert counted(worker) == 100
+    assert worker.terminate() == 0
+    commands = [command for command in advised(worker) if command.startswith("state reset")]
+    if new > 100:
+        # The log is as long as if the offsets alone were lost. The command finds out, and changes nothing.
+        assert commands[0] == "state reset --offsets"
+        answer = tokentrace(config, *commands.pop(0).split(), code=130)
+        assert "has no record from before the last commit" in answer
+        commands = re.findall(r"`tokentrace ([^`]+)`", answer)
+    assert commands[0] == "state reset --positions"
+    assert wait_for(lambda: "continues" in tokentrace_any(config, *commands[0].split(), "--yes"), 30.0)
+
+    worker.restart()
+    assert wait_for(lambda: worker.ready() and counted(worker) >= 100 + new), worker.messages()[-3:]
+    produce(kafka, topic, spans[100 + new :])
+    assert wait_for(lambda: counted(worker) >= len(spans)), worker.messages()[-3:]
+    assert nonzero(span_totals([worker])) == nonzero(recount(spans))
+    assert refused([worker]) == 0
+
+
+def recreate(kafka: KafkaBroker, topic: str) -> None:
+    """Delete a topic and create it again. Kafka deletes the group's offsets for it, sooner or later."""
+    admin = kafka.admin()
+    admin.delete_topics([topic])[topic].result(20.0)
+    request = ConsumerGroupTopicPartitions(topic)
+
+    def forgotten() -> bool:
+        answer = admin.list_consumer_group_offsets([request])[topic].result(20.0)
+        return all(found.offset < 0 or found.topic != topic for found in answer.topic_partitions)
+
+    def created() -> bool:
+        try:
+            kafka.create_topic(topic, 4)
+        except KafkaException:
+            return False
+        return True
+
+    assert wait_for(forgotten, 60.0)
+    assert wait_for(created, 60.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,7 @@ class Source:
         self.lost_records: dict[int, int] = {}
         self.pending: dict[int, str] = {}
         self.truncated_records: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
 
     def subscribe(self, listener: Worker) -> None:
         listener.load_counted()
@@ -81,6 +83,9 @@ class Source:
         else:
             self.positions.update(batch.positions)
         return batch
+
+    def log_end(self, partition: int) -> int | None:
+        return self.ends.get(partition)
 
     def lag(self) -> dict[int, Lag]:
         return {partition: Lag(0, 0.0) for partition in self.assigned}
@@ -384,6 +389,22 @@ def test_worker_accepts_no_offset_below_what_is_counted(
     rig.worker.load_counted()
     assert rig.worker.accept_offset(0, offset) is accepted
     assert ("tokentrace state reset" in caplog.text) is not accepted
+
+
+@pytest.mark.parametrize(
+    ("end", "command", "other"),
+    [(3, "--positions", "--offsets"), (5, "--offsets", "--positions"), (None, "--offsets", "--positions")],
+)
+def test_worker_advises_first_what_counts_all_that_is_new(
+    end: int | None, command: str, other: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig()
+    rig.committer.known = {0: LogPosition(0, 5)}
+    rig.source.ends = {} if end is None else {0: end}
+    rig.worker.load_counted()
+    assert not rig.worker.accept_offset(0, None)
+    first, second = re.findall(r"`tokentrace state reset (--\w+)`", caplog.text)
+    assert (first, second) == (command, other)
 
 
 def test_worker_accepts_no_offset_below_its_own_commits() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from tests.harness import LAYOUT, Harness
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
 from tests.spanfactory import message, random_span
 from tokentrace.errors import FatalError, UsageError
+from tokentrace.kafka.moves import LogBounds
 from tokentrace.kafka.producer import partition_of
 from tokentrace.state import StateCodec, admin, cell_key, replica_key
-from tokentrace.state.admin import StateAdmin, summed
+from tokentrace.state.admin import OffsetMove, StateAdmin, summed
 from tokentrace.state.schemas import decode_record
 
 PARTITIONS = 12
@@ -53,7 +54,28 @@ class Offsets:
         self.offsets = self.offsets | offsets
 
 
+class Bounds:
+    """The bounds of the topic's logs, in the place of TopicBounds. since: the first offset since the last commit."""
+
+    def __init__(self) -> None:
+        self.logs = {0: LogBounds(0, 100)}
+        self.since = 70
+
+    def bounds(self, partitions: Iterable[int]) -> dict[int, LogBounds]:
+        return {partition: self.logs[partition] for partition in partitions if partition in self.logs}
+
+    def first_since(self, times_s: Mapping[int, float]) -> dict[int, int]:
+        return dict.fromkeys(times_s, self.since)
+
+
 Parts = tuple[StateAdmin, StateTopic, Offsets, ScriptedClients]
+
+
+@pytest.fixture
+def bounds(monkeypatch: pytest.MonkeyPatch) -> Bounds:
+    found = Bounds()
+    monkeypatch.setattr(admin, "TopicBounds", lambda *_: found)
+    return found
 
 
 @pytest.fixture
@@ -105,14 +127,57 @@ def test_admin_needs_the_topic(parts: Parts) -> None:
         state.replicas()
 
 
-@pytest.mark.parametrize(("committed", "moved"), [({0: 20}, {0: (20, 50)}), ({}, {0: (0, 50)}), ({0: 60}, {})])
+@pytest.mark.parametrize(("committed", "before"), [({0: 20}, 20), ({}, 0), ({0: 60}, None)])
 def test_admin_sets_offsets_forward_only(
-    parts: Parts, committed: dict[int, int], moved: dict[int, tuple[int, int]]
+    parts: Parts, bounds: Bounds, committed: dict[int, int], before: int | None
 ) -> None:
-    state, _, offsets, _ = parts
+    state, _, offsets, clients = parts
     offsets.offsets = dict(committed)
-    assert state.set_offsets_forward() == moved
+    moves = state.offset_moves()
+    assert moves == ({} if before is None else {0: OffsetMove(before, 50, "")})
+    state.move_offsets(moves)
     assert offsets.offsets == {0: max(50, committed.get(0, 0))}
+    assert clients.made == [], "the positions stay"
+
+
+@pytest.mark.parametrize(
+    ("log", "since", "move"),
+    [
+        pytest.param((0, 13), 0, (13, "ends at offset 13"), id="a shorter log, recreated or an older copy"),
+        pytest.param((0, 13), -1, (13, "ends at offset 13"), id="an older copy"),
+        pytest.param((0, 100), 0, (50, "has no record from before"), id="recreated, and longer by now"),
+        pytest.param((0, 0), -1, (0, ""), id="recreated, and empty"),
+        pytest.param((20, 100), 51, (50, ""), id="the offsets alone were lost"),
+        pytest.param((0, 50), -1, (50, ""), id="nothing was published since"),
+        pytest.param((70, 100), 70, (50, ""), id="retention has removed what is counted"),
+    ],
+)
+def test_admin_doubts_an_offset_before_which_records_could_be_uncounted(
+    parts: Parts, bounds: Bounds, log: tuple[int, int], since: int, move: tuple[int, str]
+) -> None:
+    state, *_ = parts
+    bounds.logs, bounds.since = {0: LogBounds(*log)}, since
+    [found] = state.offset_moves().values()
+    assert found.to == move[0]
+    assert found.doubt.startswith(move[1]) if move[1] else found.doubt == ""
+
+
+def test_admin_leaves_out_partitions_that_the_topic_does_not_have(parts: Parts, bounds: Bounds) -> None:
+    state, *_ = parts
+    bounds.logs = {}
+    assert state.offset_moves() == {}
+
+
+def test_admin_lowers_every_position_to_the_end_of_a_log_that_ends_before_it(parts: Parts, bounds: Bounds) -> None:
+    state, topic, offsets, clients = parts
+    bounds.logs = {0: LogBounds(0, 13)}
+    state.move_offsets(state.offset_moves())
+    for producer in clients.made:
+        topic.records |= {record["key"]: record["value"] for record in producer.records}
+    assert [totals.positions for totals in state.replicas()] == [{("spans", 0): 13}] * 2
+    assert offsets.offsets == {0: 13}
+    assert summed(state.replicas())[()]["spans"] == 100
+    assert state.offset_moves() == {}
 
 
 def test_admin_forgets_positions_and_keeps_totals(parts: Parts) -> None:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 _BY = ("replica", "model", "provider", "caller", "status")
 
+_RECREATED = (
+    "If the topic was recreated, answer no: `tokentrace state reset --positions` counts everything that it holds. If "
+    "it is an older copy of the topic, answer yes."
+)
+
 
 @click.group()
 def command() -> None:
@@ -77,8 +82,8 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
 def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, replica: str | None, yes: bool) -> None:
     """Repair the state after a reset of offsets, a recreated topic, or changed buckets.
 
-    Stop the workers first. --offsets keeps every counter exact. --positions may count spans twice, and --totals
-    deletes counted spans.
+    Stop the workers first. --offsets keeps every counter exact after offsets were set back, expired or were deleted.
+    --positions counts everything in a recreated topic, and otherwise spans twice. --totals deletes counted spans.
     """
     if offsets + positions + totals != 1:
         raise click.UsageError("Set exactly one of --offsets, --positions and --totals.")
@@ -86,11 +91,7 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
         raise click.UsageError("--totals requires --replica.")
     admin = _admin(config_path)
     if offsets:
-        moved = admin.set_offsets_forward()
-        for partition, (before, after) in sorted(moved.items()):
-            click.echo(f"Partition {partition}: offset {before} -> {after}.")
-        if not moved:
-            click.echo("The group's offsets are not behind the counted positions.")
+        _set_offsets_forward(admin, yes)
         return
     if positions:
         # A partition is compared with the positions of all replicas, so one alone rarely helps.
@@ -103,6 +104,20 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
         assert replica is not None
         _confirm(yes, f"The totals of replica {replica} will be deleted permanently. Continue?")
         click.echo(f"Removed {admin.forget_totals(replica):,} records of replica {replica}.")
+
+
+def _set_offsets_forward(admin: StateAdmin, yes: bool) -> None:
+    moves = admin.offset_moves()
+    if not moves:
+        click.echo("The group's offsets are not behind the counted positions.")
+        return
+    doubts = [f"Partition {partition} {move.doubt}." for partition, move in moves.items() if move.doubt]
+    if doubts:
+        click.echo("\n".join([*doubts, _RECREATED]), err=True)
+        _confirm(yes, "The records that these partitions hold will then not be counted. Continue?")
+    admin.move_offsets(moves)
+    for partition, move in moves.items():
+        click.echo(f"Partition {partition}: offset {move.before} -> {move.to}.")
 
 
 def _confirm(yes: bool, question: str) -> None:

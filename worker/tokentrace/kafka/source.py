@@ -316,6 +316,13 @@ class KafkaSource:
             lags[partition] = Lag(records, max(now_s - oldest_s, 0.0) if records else 0.0)
         return lags
 
+    def log_end(self, partition: int) -> int | None:
+        """Return the offset behind the last record of a partition, None if the brokers do not tell it at once."""
+        try:
+            return self._start_offsets.watermarks(partition, 0.0).end
+        except Unanswered:
+            return None
+
     def _topic_partitions(self, partitions: Iterable[int]) -> list[TopicPartition]:
         return [TopicPartition(self._settings.topic, partition) for partition in partitions]
 

@@ -55,6 +55,22 @@ class LoopSettings:
     heartbeat_s: float | None = None
 
 
+#: Logged for a partition whose group offset is behind what is counted: partition, what the group has, counted offset.
+SET_BACK: Final = (
+    "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are already counted and would be "
+    "counted again. See `tokentrace state show`; then stop all workers, and set the offsets forward "
+    "(`tokentrace state reset --offsets`). Only if the topic was recreated, or to count spans again on purpose, run "
+    "`tokentrace state reset --positions` instead."
+)
+#: The same where the log ends before what is counted: partition, what the group has, end, counted offset.
+RECREATED: Final = (
+    "Partition %d is not consumed: the group has %s for it, and it ends at offset %d, before offset %d up to which "
+    "spans are counted. If the topic was recreated, stop all workers and count everything that it holds "
+    "(`tokentrace state reset --positions`). If it is an older copy, stop all workers and count only what is new "
+    "(`tokentrace state reset --offsets`)."
+)
+
+
 class Worker:
     """Runs the loop over its parts. `snapshot` and `stats` may be read from any thread at any time."""
 
@@ -334,12 +350,11 @@ class Worker:
         if (offset or 0) >= counted:
             return True
         found = "no offset" if offset is None else f"offset {offset}"
-        log.error(
-            "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are already counted and "
-            "would be counted again. See `tokentrace state show`; then stop all workers, and either set the offsets "
-            "forward (`tokentrace state reset --offsets`) or count them again (`tokentrace state reset --positions`).",
-            partition, found, counted,
-        )  # fmt: skip
+        end = self._source.log_end(partition)
+        if end is not None and end < counted:
+            log.error(RECREATED, partition, found, end, counted)
+        else:
+            log.error(SET_BACK, partition, found, counted)
         return False
 
     def counted(self, partition: int) -> int:

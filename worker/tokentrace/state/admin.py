@@ -9,23 +9,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.group_offsets import GroupOffsets
+from tokentrace.kafka.log_bounds import TopicBounds
+from tokentrace.kafka.moves import LogBounds
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.log_generations import decode_generations
-from tokentrace.state.positions import highest, log_positions
+from tokentrace.state.log_generations import LogPosition, decode_generations, encode_generations
 from tokentrace.state.records import (
     cell_key,
     decode_cell,
-    decode_positions,
     encode_replica,
     expired_key,
     is_wide,
@@ -49,6 +49,24 @@ class ReplicaTotals:
     sums: Mapping[tuple[Group, str], Mapping[str, int]]
 
 
+class Counted(NamedTuple):
+    """Position up to which a partition is counted, and Unix time of the last commit of the replica that counted it."""
+
+    position: LogPosition
+    committed_at_s: float
+
+
+class OffsetMove(NamedTuple):
+    """A change of the group's offset for a partition, 0 if it has none.
+
+    doubt: what is odd about the log, as of a recreated topic; empty if everything up to `to` is surely counted.
+    """
+
+    before: int
+    to: int
+    doubt: str
+
+
 class StateAdmin:
     """The state of one consumer group."""
 
@@ -66,40 +84,75 @@ class StateAdmin:
 
     def counted_up_to(self) -> dict[int, int]:
         """Input partition -> the offset of the highest position up to which any replica has counted."""
-        positions = []
-        for stored in self._read().values():
-            if stored.replica is not None:
-                offsets = decode_positions(stored.replica, self._source_topic)
-                positions.append(log_positions(offsets, decode_generations(stored.headers, self._source_topic)))
-        return {partition: position.offset for partition, position in highest(positions).items()}
+        return {partition: known.position.offset for partition, known in self._counted(self._read().values()).items()}
 
-    def set_offsets_forward(self) -> dict[int, tuple[int, int]]:
-        """Set the group's offsets forward to what is counted, if they are behind. Return partition -> (from, to).
+    def _counted(self, replicas: Iterable[Stored]) -> dict[int, Counted]:
+        """Return input partition -> the highest of its positions."""
+        found: dict[int, Counted] = {}
+        for stored in replicas:
+            if stored.replica is None:
+                continue
+            record = decode_record(stored.replica, "state-replica")
+            generations = decode_generations(stored.headers, self._source_topic)
+            for (topic, partition), offset in _positions(record).items():
+                if topic == self._source_topic:
+                    known = Counted(LogPosition(generations.get(partition, 0), offset), record["committed_at"] / 1e6)
+                    found[partition] = max(known, found.get(partition, known))
+        return found
+
+    def offset_moves(self) -> dict[int, OffsetMove]:
+        """Return partition -> how the group's offset would be set forward, where it is behind what is counted.
+
+        A log that ends before what is counted is continued at its end. Partitions that the topic does not have any more
+        are left out.
+        """
+        committed = GroupOffsets(self._clients, self._group_id, self._source_topic).committed()
+        counted = {
+            partition: known
+            for partition, known in self._counted(self._read().values()).items()
+            if committed.get(partition, 0) < known.position.offset
+        }
+        logs = TopicBounds(self._clients, self._source_topic)
+        bounds = logs.bounds(counted)
+        since = logs.first_since({partition: counted[partition].committed_at_s for partition in bounds})
+        return {
+            partition: _move(committed.get(partition, 0), counted[partition].position.offset, log, since[partition])
+            for partition, log in sorted(bounds.items())
+        }
+
+    def move_offsets(self, moves: Mapping[int, OffsetMove]) -> None:
+        """Set the group's offsets, and lower what counts as counted to where a log ends.
 
         Raises UsageError while the group has members: only they may change its offsets.
         """
-        offsets = GroupOffsets(self._clients, self._group_id, self._source_topic)
-        committed = offsets.committed()
-        moved = {
-            partition: (committed.get(partition, 0), offset)
-            for partition, offset in self.counted_up_to().items()
-            if committed.get(partition, 0) < offset
-        }
-        if moved:
-            offsets.alter({partition: to for partition, (_, to) in moved.items()})
-        return moved
+        offsets = {partition: move.to for partition, move in moves.items()}
+        GroupOffsets(self._clients, self._group_id, self._source_topic).alter(offsets)
+        for replica, stored in self._read().items():
+            self._lower(replica, stored, offsets)
 
     def forget_positions(self, replica: str) -> None:
         """Let the replica count spans again that it has counted; its totals stay."""
         stored = self._one(replica)
         if stored.replica is None:
             return
+        partitions = {number for _, number in _positions(decode_record(stored.replica, "state-replica"))}
+        self._lower(replica, stored, dict.fromkeys(partitions, 0))
+
+    def _lower(self, replica: str, stored: Stored, limits: Mapping[int, int]) -> None:
+        """Lower the positions of a replica to `limits`, by partition; those that are not above them stay."""
+        if stored.replica is None:
+            return
         record = decode_record(stored.replica, "state-replica")
+        before = _positions(record)
         for partition in record["partitions"]:
-            partition["offset"] = 0
+            if partition["topic"] == self._source_topic:
+                partition["offset"] = min(partition["offset"], limits.get(partition["partition"], partition["offset"]))
+        if _positions(record) == before:
+            return
         value = encode_replica(record)
         wide = any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
-        self._write(replica, [(replica_key(replica), value)], replica_headers(value, wide))
+        generations = encode_generations(self._source_topic, decode_generations(stored.headers, self._source_topic))
+        self._write(replica, [(replica_key(replica), value)], [*replica_headers(value, wide), *generations])
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""
@@ -148,9 +201,25 @@ def _totals(replica: str, stored: Stored) -> ReplicaTotals:
     for group, status, written in [*((*cell, written) for cell, written in stored.cells.items()), *expired]:
         counts, _ = decode_cell(written.value)
         sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
-    partitions = record["partitions"] if record else []
-    positions = {(partition["topic"], partition["partition"]): partition["offset"] for partition in partitions}
+    positions = _positions(record) if record else {}
     return ReplicaTotals(replica, record["committed_at"] / 1e6 if record else 0.0, positions, sums)
+
+
+def _positions(record: Mapping[str, Any]) -> dict[tuple[str, int], int]:
+    """Return (topic, partition) -> offset of a replica's record."""
+    return {(found["topic"], found["partition"]): found["offset"] for found in record["partitions"]}
+
+
+def _move(committed: int, counted: int, log: LogBounds, first_since: int) -> OffsetMove:
+    """first_since: offset of the first record since the last commit, -1 if there is none."""
+    to, doubt = min(counted, log.end), ""
+    if log.first == to:
+        return OffsetMove(committed, to, "")  # It holds nothing that would be left out.
+    if log.end < counted:
+        doubt = f"ends at offset {log.end}, before offset {counted} up to which spans are counted"
+    elif log.first < to and first_since == log.first:
+        doubt = f"has no record from before the last commit, but spans up to offset {counted} are counted"
+    return OffsetMove(committed, to, doubt)
 
 
 def _shown(expired: ExpiredKey) -> Group:
