@@ -21,11 +21,13 @@ from tests.services.workers import wait_for
 from tokentrace.alerts import delivery
 from tokentrace.alerts.evaluator import Evaluator, EvaluatorSession, EvaluatorSettings
 from tokentrace.alerts.ownership import Ownership
+from tokentrace.alerts.payload import moment
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
 from tokentrace.alerts.store import AlertStore, parse_key
 from tokentrace.errors import FatalError
 from tokentrace.kafka.outcome import Outcome
+from tokentrace.kafka.single_partition import PartitionRecord
 
 SETTINGS = EvaluatorSettings(group_id=GROUP_ID, replica="r", rollups_topic="rollups", alerts_topic="alerts")
 
@@ -42,7 +44,7 @@ class Stage:
         #: Outcomes of the next commits, and a hook that runs while deliveries are awaited.
         self.results: list[Outcome] = []
         self.while_draining: Callable[[], None] = lambda: None
-        self.silences: list[tuple[bytes, bytes | None, None]] = []
+        self.silences: list[PartitionRecord] = []
         self.position = 0
         self._rules = rules
         stage: Any = self  # It plays the consumer, the transactions and the deliverer.
@@ -64,8 +66,11 @@ class Stage:
             return []
         first, self.position = self.position, self.topics.end
         values = self.topics.rollups[first - self.topics.first :]
-        records = [(offset, value, None) for offset, (_, value) in enumerate(values, first)]
-        return [*records, (self.topics.end, None, None)]
+        records = [
+            PartitionRecord(offset, value, key=b"k", written_s=written_s)
+            for offset, (written_s, value) in enumerate(values, first)
+        ]
+        return [*records, PartitionRecord(self.topics.end, None)]
 
     def await_stable_offset(self) -> None:
         self.steps.append("await stable offset")
@@ -206,7 +211,8 @@ def test_session_shows_a_silence_as_soon_as_it_is_there() -> None:
     stage.acquire()
     stage.session.turn()
     stage.steps.clear()
-    stage.silences = [(*silence(topics, "r", at_s(9)), None)]
+    key, value = silence(topics, "r", at_s(9))
+    stage.silences = [PartitionRecord(0, value, key=key)]
     stage.session.turn()
     assert stage.steps == ["show"]
     assert stage.shown[-1] is not None
@@ -214,6 +220,43 @@ def test_session_shows_a_silence_as_soon_as_it_is_there() -> None:
     topics.commit(1, ended_in(1, 10))
     stage.session.turn()
     assert stage.submitted == []
+
+
+@pytest.mark.parametrize("value", [b"", b"\xde\xad\xbe\xef garbage", "cut"], ids=["tombstone", "garbage", "cut"])
+def test_session_leaves_out_a_rollup_that_cannot_be_read_and_goes_on(
+    value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    topics = busy_minutes(0, until=0)
+    written_s, rollup = topics.rollups[-1]
+    topics.rollups.insert(1, (written_s, rollup[:-9] if value == "cut" else value))
+    stage = Stage(topics, rule(**BUSY))
+    stage.acquire()
+    stage.session.turn()
+    assert stage.shown[-1] is not None
+    assert (stage.shown[-1].states["r"].firings, stage.shown[-1].unreadable) == (1, 1)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert line.startswith("The record at offset 1 of topic 'rollups', partition 0, key 'k' cannot be read: ")
+    assert f"at {moment(written_s)}, " in line
+    topics.commit(1)
+    stage.session.turn()
+    assert stage.shown[-1].unreadable == 1, "its position is behind the record"
+    assert caplog.text.count("cannot be read") == 1
+
+
+def test_session_leaves_out_a_silence_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    topics = busy_minutes(until=0)
+    stage = Stage(topics, rule(**BUSY))
+    stage.acquire()
+    stage.session.turn()
+    key, value = silence(topics, "r", at_s(9))
+    stage.silences = [PartitionRecord(17, b"junk", key=key), PartitionRecord(18, value, key=key)]
+    stage.session.turn()
+    assert stage.shown[-1] is not None
+    assert stage.shown[-1].silenced == {"r": at_s(9)}
+    assert "The record at offset 17 of topic 'alerts', partition 0, key '[\"silence\",\"r\"]' cannot" in caplog.text
+    topics.commit(1, ended_in(1, 10))
+    stage.session.turn()
+    assert stage.shown[-1].unreadable == 1
 
 
 class RefusedProducer(ScriptedProducer):

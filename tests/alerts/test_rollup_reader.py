@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.harness import LAYOUT
 from tests.model.test_varint import random_rows
 from tokentrace.alerts.rollup_reader import RollupReader
-from tokentrace.errors import FatalError
+from tokentrace.errors import UnreadableRecord
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, replica_key
@@ -116,8 +116,26 @@ def test_a_record_that_is_cut_short_is_an_error_and_no_row(cut: int) -> None:
     cells = [(Group("m", "p", "c"), 0)] * 3
     value = next(codec.rollups("r", 5.0, minutes, cells, random_rows(LAYOUT, 3), Progress()))
     reader = RollupReader(LAYOUT, EVERY, Numbers())
-    with pytest.raises((EOFError, IndexError)):
+    with pytest.raises(UnreadableRecord):
         reader.read(value[:-cut])
+
+
+def test_a_damaged_record_is_rows_or_an_error_for_the_operator() -> None:
+    """Every flip of a byte, and every cut, in the record of two rows."""
+    codec = StateCodec(LAYOUT)
+    cells = [(Group("model", "provider", "c"), 0), (Group("m", "p", "é"), 2)]
+    value = next(codec.rollups("r", 5.0, np.full(2, 29_000_000), cells, random_rows(LAYOUT, 2), Progress(1, {0: 7})))
+    flips = [value[:i] + bytes([value[i] ^ flip]) + value[i + 1 :] for i in range(len(value)) for flip in (1, 0x80)]
+    reader, rejected = RollupReader(LAYOUT, EVERY, Numbers()), 0
+    for damaged in [*flips, *(value[:end] for end in range(len(value)))]:
+        try:
+            rollup = reader.read(damaged)
+        except UnreadableRecord:
+            rejected += 1
+            continue
+        assert len(damaged) == len(value), "a part of a record is not a record"
+        assert set(rollup.statuses.tolist()) <= {0, 1, 2}
+    assert rejected > len(value)
 
 
 def test_a_record_of_something_else_is_refused() -> None:
@@ -125,5 +143,5 @@ def test_a_record_of_something_else_is_refused() -> None:
     cell = next(codec.cells(np.zeros((1, LAYOUT.width), np.int64), np.zeros(1)))
     reader = RollupReader(LAYOUT, EVERY, Numbers())
     for value in (cell, b"", replica_key("r")):
-        with pytest.raises(FatalError):
+        with pytest.raises(UnreadableRecord):
             reader.read(value)

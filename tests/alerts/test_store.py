@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from confluent_kafka import Message
 
 from tests.alerts.helpers import FIRST, Feed, evaluation_of, rule
+from tests.kafka.fakes import ScriptedClients
 from tests.spanfactory import span
 from tokentrace.alerts.evaluation import AlertTransition, Evaluation
 from tokentrace.alerts.payload import alert_record
@@ -159,3 +162,28 @@ def test_store_expires_old_alerts_and_removed_rules() -> None:
 def test_parse_key_ignores_other_keys() -> None:
     assert [parse_key(key) for key in (None, b"", b"x", b"{}", b"[]", b'["other","a"]', b"[1]")] == [None] * 7
     assert parse_key(b'["evaluator"]') == ("evaluator", "")
+
+
+class AlertsTopic:
+    """The alerts topic, in the place of its reader."""
+
+    def __init__(self, *records: tuple[bytes, bytes | None]) -> None:
+        self.records = records
+
+    def read_to_end(self, _: object) -> Iterator[Message]:
+        for offset, (key, value) in enumerate(self.records):
+            yield Message(topic="alerts", partition=0, offset=offset, key=key, value=value)
+
+
+@pytest.mark.parametrize("damage", [lambda value: b"", lambda value: value[:-1], lambda value: b"junk"])
+def test_store_leaves_out_records_that_cannot_be_read_and_names_them(
+    damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    silences = [topic_record("silence", name, {"until": 7_000_000, "asked_at": 0}) for name in ("a", "b", "c")]
+    (key_a, value_a), (key_b, value_b), _ = silences
+    topic = AlertsTopic(*silences, (key_a, damage(value_a or b"")), (key_b, damage(value_b or b"")), (key_b, value_b))
+    monkeypatch.setattr("tokentrace.alerts.store.TopicReader", lambda *_: topic)
+    store = AlertStore.read(ScriptedClients(), "alerts", "g")
+    assert (store.silenced, store.unreadable, store.end) == ({"b": 7.0, "c": 7.0}, 1, 6)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("The record at offset 3 of topic 'alerts', partition 0, key '[\"silence\",\"a\"]' cannot")

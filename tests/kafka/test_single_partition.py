@@ -35,6 +35,9 @@ class Message:
     def headers(self) -> None:
         return None
 
+    def timestamp(self) -> tuple[int, int]:
+        return 1, 5000
+
 
 class ScriptedConsumer(Scripted):
     """before: what the group does inside the next `consume`. messages: what that gives."""
@@ -157,7 +160,11 @@ def test_member_raises_what_its_listener_raised_after_the_rebalance(event: str) 
 def test_member_reads_records_and_the_end_of_the_partition() -> None:
     consumer, client, _ = member()
     client.messages = [Message(7, b"a"), Message(9, None), Message(11, error=KafkaError._PARTITION_EOF)]
-    assert consumer.poll(10, 0.0) == [(7, b"a", None), (9, b"", None), (11, None, None)]
+    assert consumer.poll(10, 0.0) == [
+        (7, b"a", None, b"key", 5.0),
+        (9, b"", None, b"key", 5.0),
+        (11, None, None, None, 0.0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +186,7 @@ def test_member_that_cannot_continue_says_why(code: int, said: str) -> None:
 def test_member_waits_out_an_error_that_passes() -> None:
     consumer, client, _ = member()
     client.messages = [Message(error=KafkaError._TRANSPORT), Message(7, b"a")]
-    assert consumer.poll(10, 0.0) == [(7, b"a", None)]
+    assert consumer.poll(10, 0.0) == [(7, b"a", None, b"key", 5.0)]
 
 
 def test_member_waits_for_the_transaction_of_an_earlier_owner() -> None:
@@ -228,6 +235,6 @@ def test_tail_reads_what_is_appended_from_its_offset_on() -> None:
     (client,) = clients.made
     assert client.calls == ["assign at 4"]
     client.messages = [Message(4, b"a"), Message(error=KafkaError._TRANSPORT), Message(5)]
-    assert tail.poll() == [(b"key", b"a", None), (b"key", None, None)]
+    assert tail.poll() == [(4, b"a", None, b"key", 5.0), (5, None, None, b"key", 5.0)]
     tail.close()
     assert client.calls[-1] == "close"

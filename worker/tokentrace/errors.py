@@ -51,6 +51,10 @@ class ReplicaIdTaken(FatalError):
     """Another process works with this worker's replica id."""
 
 
+class UnreadableRecord(FatalError):
+    """A record of one of tokentrace's own topics cannot be decoded: it is damaged, or something else wrote it."""
+
+
 class StopRequested(TokentraceError):
     """The worker is asked to stop while it waits. An orderly end, not a failure."""
 

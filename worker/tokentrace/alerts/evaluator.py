@@ -18,19 +18,20 @@ from typing import Final, Protocol
 
 from tokentrace.alerts.delivery import Deliverer
 from tokentrace.alerts.ownership import EvaluatorTransition, Ownership, RollupLog
-from tokentrace.alerts.payload import Record
+from tokentrace.alerts.payload import Record, moment
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
 from tokentrace.alerts.store import AlertStore
 from tokentrace.config.alerts import Delivery
-from tokentrace.errors import FatalError, StopRequested
+from tokentrace.errors import FatalError, StopRequested, UnreadableRecord
 from tokentrace.kafka import producer as kafka
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.outcome import Outcome
-from tokentrace.kafka.single_partition import SinglePartitionConsumer, TailReader
+from tokentrace.kafka.single_partition import PartitionRecord, SinglePartitionConsumer, TailReader
 from tokentrace.kafka.transaction import STEP_TIMEOUT_S, Identity, Offsets, TransactionalProducer
 from tokentrace.model.measures import Layout
-from tokentrace.state.schemas import Headers, schema_headers
+from tokentrace.state.schemas import schema_headers
+from tokentrace.state.unreadable import RecordPlace
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class Evaluator:
 class Silences(Protocol):
     """Reads what any replica appends to the alerts topic."""
 
-    def poll(self) -> Sequence[tuple[bytes | None, bytes | None, Headers]]: ...
+    def poll(self) -> Sequence[PartitionRecord]: ...
 
     def close(self) -> None: ...
 
@@ -221,14 +222,29 @@ class EvaluatorSession:
         owned = self._owned
         if owned is None:
             return
-        for offset, value, headers in records:
-            if owned.ownership.catch_up(offset):
+        for record in records:
+            if owned.ownership.catch_up(record.offset):
                 self._begin(owned)
-            if value is not None:
-                owned.ownership.apply(owned.ownership.reader.read(value, headers), offset)
+            if record.value is not None:
+                self._apply(owned.ownership, record.value, record)
         self._collect_outcomes(owned)
         self._read_silences(owned)
         self._commit(owned, owned.ownership.pending(self._clock()))
+
+    def _apply(self, ownership: Ownership, value: bytes, record: PartitionRecord) -> None:
+        """Apply a rollup. One that cannot be read never can be: the evaluation goes on behind it."""
+        try:
+            rollup = ownership.reader.read(value, record.headers)
+        except UnreadableRecord as error:
+            ownership.skip(record.offset)
+            log.error(
+                "%s cannot be read: %s Alerts leave out the spans of this commit, which was made at %s, in the minutes "
+                "up to then; metrics and totals contain them.",
+                RecordPlace(self._settings.rollups_topic, 0, record.offset, record.key), error,
+                moment(record.written_s),
+            )  # fmt: skip
+            return
+        ownership.apply(rollup, record.offset)
 
     # -- the partition comes and goes: called inside `poll` ------------------------------------------------------------
 
@@ -275,9 +291,18 @@ class EvaluatorSession:
             owned.ownership.apply_outcome(self._deliverer.outcomes.get(), self._clock())
 
     def _read_silences(self, owned: _Owned) -> None:
-        changed = [owned.ownership.apply_silence(*record) for record in owned.silences.poll()]
+        changed = [self._apply_silence(owned.ownership, record) for record in owned.silences.poll()]
         if any(changed) and owned.snapshot is not None:
             self._publish(owned, replace(owned.snapshot, silenced=owned.ownership.silenced))
+
+    def _apply_silence(self, ownership: Ownership, record: PartitionRecord) -> bool:
+        try:
+            return ownership.apply_silence(record.key, record.value, record.headers)
+        except UnreadableRecord as error:
+            ownership.leave_out()
+            place = RecordPlace(self._settings.alerts_topic, 0, record.offset, record.key)
+            log.error("%s cannot be read: %s It silences nothing; silence the rule again.", place, error)
+            return False
 
     def _commit(self, owned: _Owned, transition: EvaluatorTransition | None) -> None:
         """Commit a transition in one transaction; only then show it and deliver its alerts."""

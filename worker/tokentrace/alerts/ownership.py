@@ -95,6 +95,7 @@ class Ownership:
         self._watermark = Watermark()
         self._minute: int | None = None
         self._late = self._clamped = 0
+        self._unreadable = store.unreadable
         self._silences = AlertStore(silences=dict(store.silences))
         self._delivery_failed = {name: record["delivery_failed"] for name, record in store.rules.items()}
         self._undelivered = {alert["id"]: alert for alert in store.pending() if self._delivery(alert) is not None}
@@ -199,6 +200,18 @@ class Ownership:
         self._uncommitted.events += events
         self._uncommitted.changed.update(event.rule.name for event in events)
 
+    def skip(self, offset: int) -> None:
+        """Pass over the next rollup of the log, which cannot be read."""
+        self.catch_up(offset)
+        self.leave_out()
+        if self.evaluating:
+            self.position = offset + 1
+            self._uncommitted.moved = True
+
+    def leave_out(self) -> None:
+        """Count a record that cannot be read."""
+        self._unreadable += 1
+
     # -- silences and deliveries -------------------------------------------------------------------------------------
 
     def apply_silence(self, key: bytes | None, value: bytes | None, headers: Headers = None) -> bool:
@@ -289,6 +302,7 @@ class Ownership:
             silenced=self.silenced,
             late=self._late,
             clamped=self._clamped,
+            unreadable=self._unreadable,
             time_s=0.0 if self._minute is None else (self._minute + 1) * MINUTE_US / 1e6,
             pending=len(self._undelivered),
             evaluation_seconds=self._evaluation_seconds,

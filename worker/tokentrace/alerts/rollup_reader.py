@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.files import bundled_schema
+from tokentrace.errors import UnreadableRecord
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
@@ -78,15 +79,28 @@ class RollupReader:
     def read(self, value: bytes, headers: Headers = None) -> Rollup:
         """Read a record of the rollups topic. headers: of its message.
 
-        Raises FatalError for a record that is not a rollup, or whose schema is not known.
+        Raises UnreadableRecord for a record that is not a rollup, is damaged, or has a schema that is not known.
         """
+        try:
+            rollup = self._read(value, headers)
+        except UnreadableRecord:
+            raise
+        # Damaged numbers take the reading of arrays anywhere: IndexError, ValueError, OverflowError.
+        except Exception as error:
+            raise UnreadableRecord(f"A rollup record is damaged ({error!r}).") from error
+        if len(rollup.statuses) and not 0 <= rollup.statuses.min() <= rollup.statuses.max() < len(STATUSES):
+            raise UnreadableRecord("A rollup record is damaged (it has a status that does not exist).")
+        return rollup
+
+    def _read(self, value: bytes, headers: Headers) -> Rollup:
         if value[:PREFIX_BYTES] != self._prefix:
             return self._resolved(decode_record(value, "rollup", headers))
         stream = io.BytesIO(value)
         stream.seek(PREFIX_BYTES)
         head: Any = fastavro.schemaless_reader(stream, self._head, None)
         if head["bounds"] == self._bounds:
-            with suppress(_NotPlain, IndexError, EOFError):
+            # Where the bytes are damaged, fastavro says how.
+            with suppress(_NotPlain, IndexError, ValueError, OverflowError, EOFError):
                 return _rollup(head, *self._rows(value, stream.tell()))
         return self._resolved(decode_record(value, "rollup"))
 

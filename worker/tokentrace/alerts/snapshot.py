@@ -14,9 +14,10 @@ class EvaluatorSnapshot:
     """Committed state of the evaluator. states, delivery_failed, silenced: by rule.
 
     delivery_failed: failed rounds of tries. silenced: event time until which nothing is delivered, Unix time. late:
-    spans that arrived after their minute was evaluated. clamped: spans with an impossible time. time_s: event time up
-    to which everything is evaluated, Unix time, 0 before the first minute. pending: alerts that are neither delivered
-    nor given up. evaluation_seconds: duration of the last evaluation. bytes: memory of the windows.
+    spans that arrived after their minute was evaluated. clamped: spans with an impossible time. unreadable: records of
+    the rollups and alerts topics that this evaluator met and could not read. time_s: event time up to which everything
+    is evaluated, Unix time, 0 before the first minute. pending: alerts that are neither delivered nor given up.
+    evaluation_seconds: duration of the last evaluation. bytes: memory of the windows.
     """
 
     replica: str
@@ -26,6 +27,7 @@ class EvaluatorSnapshot:
     silenced: Mapping[str, float]
     late: int
     clamped: int
+    unreadable: int
     time_s: float
     pending: int
     evaluation_seconds: float

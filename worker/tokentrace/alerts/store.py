@@ -7,15 +7,20 @@ rollups, so a new owner reads the state before an evaluation or after it. Any re
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tokentrace.alerts.evaluation import AlertInstance, RuleState
 from tokentrace.alerts.rules import Rule
+from tokentrace.errors import UnreadableRecord
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.state.schemas import Headers, decode_record, encode_record
+from tokentrace.state.unreadable import RecordPlace
+
+log = logging.getLogger(__name__)
 
 #: The next evaluator that takes over removes alerts that were recorded longer ago than this.
 KEPT_US: Final = 30 * 24 * 3600 * 1_000_000
@@ -26,6 +31,8 @@ _SCHEMAS: Final = {
     "evaluator": "alert-evaluator",
     "silence": "alert-silence",
 }
+
+_LEFT_OUT: Final = "the state of its rule is lost, its silence ends, or its alert is delivered again or not at all."
 
 TopicRecord = tuple[bytes, bytes | None]
 
@@ -49,7 +56,10 @@ def parse_key(key: bytes | None) -> tuple[str, str] | None:
 
 @dataclass(slots=True)
 class AlertStore:
-    """The topic's content: records by name, in the shape of their schemas. end: the offset behind the last one."""
+    """The topic's content: records by name, in the shape of their schemas.
+
+    end: the offset behind the last one. unreadable: keys whose last record could not be read; they count as absent.
+    """
 
     evaluator: Mapping[str, Any] | None = None
     rules: dict[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -57,18 +67,32 @@ class AlertStore:
     alerts: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     deliveries: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     end: int = 0
+    unreadable: int = 0
 
     @classmethod
     def read(cls, clients: KafkaClients, topic: str, group_id: str) -> AlertStore:
-        """Read what is committed now. Raises FatalError if the topic cannot be read."""
+        """Read what is committed now; a record that cannot be read is logged, and counts as a tombstone.
+
+        Raises FatalError if the topic cannot be read.
+        """
         store = cls()
+        unreadable: dict[bytes | None, str] = {}
         for message in TopicReader(clients, topic, group_id).read_to_end({0: 0}):
-            store.apply(message.key(), message.value(), message.headers())
+            key, headers = message.key(), message.headers()
+            unreadable.pop(key, None)
+            try:
+                store.apply(key, message.value(), headers)
+            except UnreadableRecord as error:
+                store.apply(key, None)
+                unreadable[key] = f"{RecordPlace.of(message)} cannot be read: {error}"
             store.end = (message.offset() or 0) + 1
+        for line in unreadable.values():
+            log.error("%s It is left out: %s", line, _LEFT_OUT)
+        store.unreadable = len(unreadable)
         return store
 
     def apply(self, key: bytes | None, value: bytes | None, headers: Headers = None) -> None:
-        """Apply the next record of the topic."""
+        """Apply the next record of the topic. Raises UnreadableRecord, and changes nothing, if it is damaged."""
         parsed = parse_key(key)
         if parsed is None:
             return

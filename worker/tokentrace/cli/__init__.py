@@ -52,7 +52,10 @@ def main() -> None:
     """Run a command. A user error prints one line and sets the exit code."""
     try:
         code = app(standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as abort:
+        # click takes any EOFError for the end of a user's input; one from below is a bug, and keeps its traceback.
+        if isinstance(abort.__cause__, EOFError):
+            raise abort.__cause__ from None
         code = 130
     except KeyboardInterrupt:
         code = 130

@@ -29,6 +29,7 @@ def collect_alert_metrics(view: EvaluatorSnapshot | None) -> Iterator[Metric]:
     for family, value in (
         (families.ALERT_LATE, view.late),
         (families.ALERT_CLAMPED, view.clamped),
+        (families.ALERT_UNREADABLE, view.unreadable),
         (families.ALERT_TIME, view.time_s),
         (families.ALERT_PENDING, view.pending),
         (families.ALERT_SECONDS, view.evaluation_seconds),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tokentrace.errors import FatalError, Unanswered
 from tokentrace.kafka.clients import KafkaClients
@@ -24,6 +24,16 @@ _T = TypeVar("_T")
 
 #: Headers of a message as the library gives them.
 ReceivedHeaders = dict[str, str | bytes | None] | list[tuple[str, str | bytes | None]] | None
+
+
+class PartitionRecord(NamedTuple):
+    """A record of the partition, or the partition's end. written_s: Unix time, about 0 if it is not known."""
+
+    offset: int
+    value: bytes | None
+    headers: ReceivedHeaders = None
+    key: bytes | None = None
+    written_s: float = 0.0
 
 
 class PartitionListener(Protocol):
@@ -72,8 +82,8 @@ class SinglePartitionConsumer:
 
         self._consumer.subscribe([self._topic], on_assign=on_assign, on_revoke=on_revoke, on_lost=on_lost)
 
-    def poll(self, max_records: int, timeout_s: float) -> list[tuple[int, bytes | None, ReceivedHeaders]]:
-        """Return (offset, value, headers) of the next records; the value is None where the partition ends.
+    def poll(self, max_records: int, timeout_s: float) -> list[PartitionRecord]:
+        """Return the next records. The value is None where the partition ends, and empty for a tombstone.
 
         Raises FatalError when Kafka rejects this member, or has no record at its position any more.
         """
@@ -81,13 +91,13 @@ class SinglePartitionConsumer:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
-        records: list[tuple[int, bytes | None, ReceivedHeaders]] = []
+        records: list[PartitionRecord] = []
         for message in messages:
             error, offset = message.error(), message.offset() or 0
             if error is None:
-                records.append((offset, message.value() or b"", message.headers()))
+                records.append(_record(message, message.value() or b""))
             elif error.code() == KafkaError._PARTITION_EOF:
-                records.append((offset, None, None))
+                records.append(PartitionRecord(offset, None))
             else:
                 self._on_error(error)
         return records
@@ -166,6 +176,11 @@ class SinglePartitionConsumer:
             )
 
 
+def _record(message: Message, value: bytes | None) -> PartitionRecord:
+    written_s = message.timestamp()[1] / 1e3
+    return PartitionRecord(message.offset() or 0, value, message.headers(), message.key(), written_s)
+
+
 class TailReader:
     """Reads what is appended to a topic's one partition from an offset on, without joining a group."""
 
@@ -176,10 +191,10 @@ class TailReader:
         )
         self._consumer.assign([TopicPartition(topic, 0, offset)])
 
-    def poll(self, max_records: int = 100) -> list[tuple[bytes | None, bytes | None, ReceivedHeaders]]:
-        """Return (key, value, headers) of the records that have arrived; does not wait for any."""
+    def poll(self, max_records: int = 100) -> list[PartitionRecord]:
+        """Return the records that have arrived, a tombstone with the value None; does not wait for any."""
         messages = self._consumer.consume(max_records, 0.0)
-        return [(message.key(), message.value(), message.headers()) for message in messages if message.error() is None]
+        return [_record(message, message.value()) for message in messages if message.error() is None]
 
     def close(self) -> None:
         self._consumer.close()

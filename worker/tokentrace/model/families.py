@@ -129,6 +129,11 @@ ALERT_CLAMPED: Final = UnlabelledCounter(
     "Spans without a time that can be true; they count in the minute in which they were published.",
     (),
 )
+ALERT_UNREADABLE: Final = UnlabelledCounter(
+    "tokentrace_alert_unreadable_records_total",
+    "Records of the rollups and alerts topics that this evaluator could not read, and left out.",
+    (),
+)
 ALERT_FIRING: Final = GaugeFamily(
     "tokentrace_alert_firing", "Instances of the rule that are firing; 0 or 1 without group_by.", ("rule",)
 )
@@ -152,7 +157,7 @@ ALERT_BYTES: Final = GaugeFamily("tokentrace_alert_window_bytes", "Memory of the
 #: Families of the built-in alerts: one replica at a time serves them, the evaluator.
 ALERT_FAMILIES: Final = (
     ALERT_FIRINGS, ALERT_DELIVERY_FAILED, ALERT_FIRING, ALERT_LAST_VALUE, ALERT_LAST_FIRED, ALERT_LATE, ALERT_CLAMPED,
-    ALERT_TIME, ALERT_PENDING, ALERT_SECONDS, ALERT_BYTES,
+    ALERT_UNREADABLE, ALERT_TIME, ALERT_PENDING, ALERT_SECONDS, ALERT_BYTES,
 )  # fmt: skip
 
 #: Families over cells, in the order of exposition. A counter's extra label is not a group label: it cannot be left out.

@@ -22,8 +22,9 @@ from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.log_generations import LogPosition, decode_generations, encode_generations
+from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.records import (
+    Cell,
     cell_key,
     decode_cell,
     encode_replica,
@@ -79,21 +80,27 @@ class StateAdmin:
         self._reader = StateReader(clients, topic, group_id)
 
     def replicas(self) -> list[ReplicaTotals]:
-        """Return every replica that ever committed, by name. Raises UsageError if there is no state."""
-        return [_totals(replica, stored) for replica, stored in sorted(self._read().items())]
+        """Return every replica that ever committed, by name.
+
+        Raises UsageError if there is no state, UnreadableRecord for a damaged one.
+        """
+        return [self._totals(replica, stored) for replica, stored in sorted(self._read().items())]
 
     def counted_up_to(self) -> dict[int, int]:
-        """Input partition -> the offset of the highest position up to which any replica has counted."""
-        return {partition: known.position.offset for partition, known in self._counted(self._read().values()).items()}
+        """Input partition -> the offset of the highest position up to which any replica has counted.
 
-    def _counted(self, replicas: Iterable[Stored]) -> dict[int, Counted]:
+        Raises as `replicas`.
+        """
+        return {partition: known.position.offset for partition, known in self._counted(self._read()).items()}
+
+    def _counted(self, replicas: Mapping[str, Stored]) -> dict[int, Counted]:
         """Return input partition -> the highest of its positions."""
         found: dict[int, Counted] = {}
-        for stored in replicas:
-            if stored.replica is None:
+        for replica, stored in sorted(replicas.items()):
+            record = self._record(replica, stored)
+            if record is None:
                 continue
-            record = decode_record(stored.replica, "state-replica")
-            generations = decode_generations(stored.headers, self._source_topic)
+            generations = self._reader.generations(replica, stored, self._source_topic)
             for (topic, partition), offset in _positions(record).items():
                 if topic == self._source_topic:
                     known = Counted(LogPosition(generations.get(partition, 0), offset), record["committed_at"] / 1e6)
@@ -109,7 +116,7 @@ class StateAdmin:
         committed = GroupOffsets(self._clients, self._group_id, self._source_topic).committed()
         counted = {
             partition: known
-            for partition, known in self._counted(self._read().values()).items()
+            for partition, known in self._counted(self._read()).items()
             if committed.get(partition, 0) < known.position.offset
         }
         logs = TopicBounds(self._clients, self._source_topic)
@@ -133,16 +140,16 @@ class StateAdmin:
     def forget_positions(self, replica: str) -> None:
         """Let the replica count spans again that it has counted; its totals stay."""
         stored = self._one(replica)
-        if stored.replica is None:
+        record = self._record(replica, stored)
+        if record is None:
             return
-        partitions = {number for _, number in _positions(decode_record(stored.replica, "state-replica"))}
-        self._lower(replica, stored, dict.fromkeys(partitions, 0))
+        self._lower(replica, stored, dict.fromkeys((number for _, number in _positions(record)), 0))
 
     def _lower(self, replica: str, stored: Stored, limits: Mapping[int, int]) -> None:
         """Lower the positions of a replica to `limits`, by partition; those that are not above them stay."""
-        if stored.replica is None:
+        record = self._record(replica, stored)
+        if record is None:
             return
-        record = decode_record(stored.replica, "state-replica")
         before = _positions(record)
         for partition in record["partitions"]:
             if partition["topic"] == self._source_topic:
@@ -151,8 +158,12 @@ class StateAdmin:
             return
         value = encode_replica(record)
         wide = any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
-        generations = encode_generations(self._source_topic, decode_generations(stored.headers, self._source_topic))
-        self._write(replica, [(replica_key(replica), value)], [*replica_headers(value, wide), *generations])
+        generations = self._reader.generations(replica, stored, self._source_topic)
+        self._write(
+            replica,
+            [(replica_key(replica), value)],
+            [*replica_headers(value, wide), *encode_generations(self._source_topic, generations)],
+        )
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""
@@ -168,6 +179,23 @@ class StateAdmin:
         if not self._reader.exists():
             raise UsageError(f"Topic {self._topic!r} does not exist; an exactly-once worker creates it when it starts.")
         return self._reader.read(range(self._reader.partitions()))
+
+    def _record(self, replica: str, stored: Stored) -> Any:
+        """Return the replica's own record decoded, None if it has none."""
+        if stored.replica is None:
+            return None
+        return self._reader.decoded(replica, stored, None, lambda value: decode_record(value, "state-replica"))
+
+    def _totals(self, replica: str, stored: Stored) -> ReplicaTotals:
+        record = self._record(replica, stored)
+        sums: dict[tuple[Group, str], Counter[str]] = {}
+        keys: list[tuple[Group, int, Cell | ExpiredKey]] = [(*cell, cell) for cell in stored.cells]
+        keys += [(_shown(key), key.status, key) for key in stored.expired]
+        for group, status, key in keys:
+            counts, _ = self._reader.decoded(replica, stored, key, decode_cell)
+            sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
+        positions = _positions(record) if record else {}
+        return ReplicaTotals(replica, record["committed_at"] / 1e6 if record else 0.0, positions, sums)
 
     def _one(self, replica: str) -> Stored:
         stored = self._read()
@@ -192,17 +220,6 @@ class StateAdmin:
             raise FatalError(
                 f"The state of replica {replica!r} was not changed: the transaction was aborted; try again."
             )
-
-
-def _totals(replica: str, stored: Stored) -> ReplicaTotals:
-    record = decode_record(stored.replica, "state-replica") if stored.replica is not None else None
-    sums: dict[tuple[Group, str], Counter[str]] = {}
-    expired = [(_shown(key), key.status, written) for key, written in stored.expired.items()]
-    for group, status, written in [*((*cell, written) for cell, written in stored.cells.items()), *expired]:
-        counts, _ = decode_cell(written.value)
-        sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
-    positions = _positions(record) if record else {}
-    return ReplicaTotals(replica, record["committed_at"] / 1e6 if record else 0.0, positions, sums)
 
 
 def _positions(record: Mapping[str, Any]) -> dict[tuple[str, int], int]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.schemas.files import bundled_schema
-from tokentrace.errors import FatalError
+from tokentrace.errors import UnreadableRecord
 from tokentrace.model.measures import Layout
 from tokentrace.model.varint import encode_rows
 
@@ -79,7 +79,7 @@ class Counts:
     def row(self, counts: Mapping[str, Any], without: Collection[str] = ()) -> list[int]:
         """Return the row of a decoded record. without: histograms whose buckets are left out.
 
-        Raises FatalError where a histogram has another number of buckets.
+        Raises UnreadableRecord where a histogram has another number of buckets.
         """
         row = [0] * self._width
         for field in self._fields:
@@ -88,7 +88,7 @@ class Counts:
                 row[field.columns.start] = value
             elif value and field.name.removesuffix("_buckets") not in without:
                 if len(value) != field.size:
-                    raise FatalError(
+                    raise UnreadableRecord(
                         f"A durable record has {len(value)} buckets in {field.name}, and metrics.buckets gives "
                         f"{field.size}. Set metrics.buckets as it was when the record was written."
                     )

@@ -12,9 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokentrace.aggregate.dedup import DedupChunk
+from tokentrace.errors import UnreadableRecord
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.reader import TopicReader
+from tokentrace.kafka.reader import Message, TopicReader
 from tokentrace.state.schemas import Headers, decode_record, encode_record
+from tokentrace.state.unreadable import RecordPlace
 
 
 def dedup_key(topic: str, chunk: DedupChunk) -> bytes:
@@ -29,8 +31,10 @@ def encode_dedup_chunk(chunk: DedupChunk) -> bytes:
 
 
 def decode_dedup_chunk(partition: int, position: int, piece: int, value: bytes, headers: Headers = None) -> DedupChunk:
-    """Decode a chunk from the parts of its key and its record. headers: of its message."""
+    """Decode a chunk from the parts of its key and its record. headers: of its message. Raises UnreadableRecord."""
     record = decode_record(value, "seen-chunk", headers)
+    if len(record["keys"]) % 8:
+        raise UnreadableRecord("A seen-chunk record is damaged (a part of an id is missing).")
     keys = np.frombuffer(record["keys"], "<u8").astype(np.uint64)
     return DedupChunk(partition, position, piece, record["published_at"] // 1_000_000, keys)
 
@@ -52,21 +56,30 @@ class DedupReader:
 
         Waits until transactions that are open on them now have ended. Raises FatalError if they cannot be read.
         """
-        found: dict[tuple[int, int, int], tuple[bytes, Headers]] = {}
+        found: dict[tuple[int, int, int], Message] = {}
         starts = dict.fromkeys(sorted({self.partition(partition) for partition in partitions}), 0)
         for message in self._reader.read_to_end(starts):
             name = _parse_key(topic, message.key())
-            value = message.value()
             if name is None:
                 continue
-            if value is None:
+            if message.value() is None:
                 found.pop(name, None)
             elif name[0] in partitions:
-                found[name] = value, message.headers()
+                found[name] = message
         chunks: dict[int, list[DedupChunk]] = {partition: [] for partition in partitions}
         for name in sorted(found):
-            chunks[name[0]].append(decode_dedup_chunk(*name, *found[name]))
+            chunks[name[0]].append(self._decoded(name, found[name]))
         return chunks
+
+    def _decoded(self, name: tuple[int, int, int], message: Message) -> DedupChunk:
+        try:
+            return decode_dedup_chunk(*name, message.value() or b"", message.headers())
+        except UnreadableRecord as error:
+            raise UnreadableRecord(
+                f"{RecordPlace.of(message)} cannot be read: {error} Stop the workers, then restore the topic from a "
+                "copy, or delete it: a worker creates it when it starts, and counts later repeats of the spans that "
+                "were in it."
+            ) from error
 
 
 def _parse_key(topic: str, key: bytes | None) -> tuple[int, int, int] | None:

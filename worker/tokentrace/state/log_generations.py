@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from tokentrace.errors import UnreadableRecord
 from tokentrace.state.schemas import Header, Headers
 
 #: Header of a replica's own record: JSON, the input topic and its partitions with their generations.
@@ -31,10 +32,16 @@ def encode_generations(topic: str, generations: Mapping[int, int]) -> list[Heade
 
 
 def decode_generations(headers: Headers, topic: str) -> dict[int, int]:
-    """Return partition -> generation from a record's headers; those that are not there are 0."""
+    """Return partition -> generation from a record's headers; those that are not there are 0.
+
+    Raises UnreadableRecord for a header that is not one of these.
+    """
     for key, value in headers.items() if isinstance(headers, dict) else headers or ():
         if key == HEADER and value is not None:
-            found = json.loads(value)
-            if found["topic"] == topic:
-                return {int(partition): generation for partition, generation in found["partitions"].items()}
+            try:
+                found = json.loads(value)
+                if found["topic"] == topic:
+                    return {int(partition): int(number) for partition, number in found["partitions"].items()}
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise UnreadableRecord(f"The header {HEADER} of a record is damaged ({error!r}).") from error
     return {}

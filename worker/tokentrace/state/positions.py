@@ -6,13 +6,18 @@ highest position over the records of all replicas counts, in all partitions of t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from tokentrace.kafka.reader import TopicReader
+from tokentrace.errors import UnreadableRecord
+from tokentrace.kafka.reader import Message, TopicReader
 from tokentrace.state.log_generations import LogPosition, decode_generations
 from tokentrace.state.records import decode_positions, parse_key
-from tokentrace.state.schemas import Headers, record_schemas
+from tokentrace.state.schemas import record_schemas
+from tokentrace.state.unreadable import RecordPlace, remedy
+
+log = logging.getLogger(__name__)
 
 #: Separates the elements of a key. A quote inside an element is escaped, so the key of a replica has none.
 _SEPARATOR: Final = b'","'
@@ -30,6 +35,8 @@ class CountedPositions:
         self._source_topic = source_topic
         self._next: dict[int, int] = {}
         self._positions: dict[str, Mapping[int, LogPosition]] = {}
+        #: Records that were reported.
+        self._unreadable: set[RecordPlace] = set()
 
     def refresh(self) -> dict[int, LogPosition]:
         """Return input partition -> the highest position up to which any replica has counted it by now.
@@ -38,25 +45,39 @@ class CountedPositions:
         """
         starts = self._next or dict.fromkeys(range(self._reader.partition_count()), 0)
         ends = self._reader.end_offsets(list(starts))
-        written: dict[str, tuple[bytes | None, Headers]] = {}
+        written: dict[str, Message] = {}
         for message in self._reader.read_to_end(starts):
             key = message.key()
             if not key or _SEPARATOR in key:
                 continue
             parsed = parse_key(key)
             if parsed is not None and parsed[1] is None:
-                headers = message.headers()
-                record_schemas().learn(headers)
-                written[parsed[0]] = message.value(), headers
-        for replica, (value, headers) in written.items():
-            self._positions.pop(replica, None)
-            if value is not None:
-                self._positions[replica] = log_positions(
-                    decode_positions(value, self._source_topic), decode_generations(headers, self._source_topic)
-                )
+                record_schemas().learn(message.headers())
+                written[parsed[0]] = message
+        for replica, message in written.items():
+            self._update(replica, message)
         # What was written behind `ends` meanwhile is read again.
         self._next = ends
         return highest(self._positions.values())
+
+    def _update(self, replica: str, message: Message) -> None:
+        """Take the positions from a replica's record. One that cannot be read changes nothing."""
+        value = message.value()
+        if value is None:
+            self._positions.pop(replica, None)
+            return
+        try:
+            offsets = decode_positions(value, self._source_topic)
+            generations = decode_generations(message.headers(), self._source_topic)
+            self._positions[replica] = log_positions(offsets, generations)
+        except UnreadableRecord as error:
+            place = RecordPlace.of(message)
+            if place not in self._unreadable:
+                self._unreadable.add(place)
+                log.error(
+                    "%s cannot be read: %s This replica counts on, but does not compare offsets with what %r has "
+                    "counted. %s", place, error, replica, remedy(replica),
+                )  # fmt: skip
 
 
 def log_positions(offsets: Mapping[int, int], generations: Mapping[int, int]) -> dict[int, LogPosition]:

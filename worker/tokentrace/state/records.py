@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace import __version__
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, UnreadableRecord
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Group, PartitionAudit
 from tokentrace.model.spans import STATUSES
@@ -58,6 +58,13 @@ def expired_key(replica: str, expired: ExpiredKey) -> bytes:
     """The key of a record of expired groups: a JSON array without the labels that were folded together."""
     labels = [] if expired.model is None else [expired.model, expired.provider or ""]
     return _json([replica, *labels, STATUSES[expired.status]])
+
+
+def record_key(replica: str, key: Cell | ExpiredKey | None) -> bytes:
+    """The key of any record of a replica; None is the replica's own."""
+    if key is None:
+        return replica_key(replica)
+    return expired_key(replica, key) if isinstance(key, ExpiredKey) else cell_key(replica, *key)
 
 
 def parse_key(key: bytes | None) -> tuple[str, Cell | ExpiredKey | None] | None:
@@ -293,13 +300,20 @@ def decode_cell(value: bytes) -> tuple[dict[str, Any], int]:
     counts = record["counts"]
     if wide:
         for name, count in record["carried"].items():
+            if name not in counts:
+                raise UnreadableRecord(f"A state-cell-wide record is damaged (it carries a sum {name!r}).")
             counts[name] += LIMIT * count
     return counts, record["created_at"]
 
 
 def decode_positions(value: bytes, topic: str) -> dict[int, int]:
     """Decode from a replica's record: partition of the input topic -> offset up to which the replica has counted."""
-    audits = decode_record(value, "state-replica")["partitions"]
+    return counted_positions(decode_record(value, "state-replica"), topic)
+
+
+def counted_positions(record: Mapping[str, Any], topic: str) -> dict[int, int]:
+    """Return from a replica's decoded record: partition of the input topic -> offset up to which it has counted."""
+    audits = record["partitions"]
     return {audit["partition"]: audit["offset"] for audit in audits if audit["topic"] == topic}
 
 

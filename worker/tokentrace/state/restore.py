@@ -7,14 +7,15 @@ be split in two.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, UnreadableRecord
+from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import partition_of
 from tokentrace.kafka.reader import TopicReader
@@ -24,11 +25,13 @@ from tokentrace.model.wide import Carried, carry, put_row
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
-from tokentrace.state.records import Cell, StateCodec, parse_key
+from tokentrace.state.records import Cell, StateCodec, parse_key, record_key
 from tokentrace.state.schemas import Headers, record_schemas
 from tokentrace.state.totals import Totals
+from tokentrace.state.unreadable import RecordPlace, remedy
 
 _Key = TypeVar("_Key", Cell, ExpiredKey)
+_Decoded = TypeVar("_Decoded")
 
 
 class Written(NamedTuple):
@@ -36,16 +39,31 @@ class Written(NamedTuple):
 
     value: bytes
     at_s: float
+    offset: int
 
 
 @dataclass(slots=True)
 class Stored:
-    """The topic's records of one replica: its own with its headers, its cells' and those of expired groups."""
+    """The topic's records of one replica, all in one partition.
 
-    replica: bytes | None = None
+    Its own with its headers, its cells' and those of expired groups.
+    """
+
+    partition: int
+    replica: Written | None = None
     headers: Headers = None
     cells: dict[Cell, Written] = field(default_factory=dict)
     expired: dict[ExpiredKey, Written] = field(default_factory=dict)
+
+    def record(self, key: Cell | ExpiredKey | None) -> Written:
+        """Return the record with this key, None is the replica's own. Raises KeyError if it has none."""
+        if isinstance(key, ExpiredKey):
+            return self.expired[key]
+        if key is not None:
+            return self.cells[key]
+        if self.replica is None:
+            raise KeyError(key)
+        return self.replica
 
 
 class StateReader:
@@ -71,7 +89,7 @@ class StateReader:
     def restore(self, replica: str, layout: Layout, groups: GroupIndex, source_topic: str) -> Totals | None:
         """Return the totals of the replica with their groups entered into `groups`, None before its first commit.
 
-        Raises FatalError where the state cannot be used.
+        Raises FatalError where the state cannot be used, UnreadableRecord where a record of it is damaged.
         """
         count = self.partitions()
         partition = partition_of(replica, count)
@@ -86,25 +104,43 @@ class StateReader:
                     "give it: their number was changed. Set it back, or recreate the topic from a copy."
                 )
             return None
-        codec.require_same_bounds(committed.replica)
+        self.decoded(replica, committed, None, codec.require_same_bounds)
         cells = list(committed.cells)
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
         values = np.zeros((len(cells), layout.width), np.int64)
         created_s, changed_s = np.zeros(len(cells), np.float64), np.zeros(len(cells), np.float64)
         carried: dict[int, Carried] = {}
-        for number, written in zip(numbers.tolist(), committed.cells.values(), strict=True):
-            row, created_s[number] = codec.cell(written.value)
+        for number, (cell, written) in zip(numbers.tolist(), committed.cells.items(), strict=True):
+            row, created_s[number] = self.decoded(replica, committed, cell, codec.cell)
             put_row(values, carried, number, row)
             changed_s[number] = written.at_s
         carry(values, numbers, carried)
         expired = {}
-        for key, written in committed.expired.items():
-            row, since_s = codec.cell(written.value)
+        for key in committed.expired:
+            row, since_s = self.decoded(replica, committed, key, codec.cell)
             expired[key] = _expired(row, since_s)
-        generations = decode_generations(committed.headers, source_topic)
+        generations = self.generations(replica, committed, source_topic)
         return codec.totals(
-            committed.replica, values, created_s, changed_s, source_topic, expired, carried, generations
+            committed.replica.value, values, created_s, changed_s, source_topic, expired, carried, generations
         )
+
+    def generations(self, replica: str, stored: Stored, source_topic: str) -> dict[int, int]:
+        """Return partition -> generation of the logs that a replica has counted. Raises as `decoded`."""
+        return self.decoded(replica, stored, None, lambda _: decode_generations(stored.headers, source_topic))
+
+    def decoded(
+        self, replica: str, stored: Stored, key: Cell | ExpiredKey | None, decode: Callable[[bytes], _Decoded]
+    ) -> _Decoded:
+        """Return one of a replica's records decoded; key: of the record, None for the replica's own.
+
+        Raises UnreadableRecord, which names the record and how to go on.
+        """
+        written = stored.record(key)
+        try:
+            return decode(written.value)
+        except UnreadableRecord as error:
+            place = RecordPlace(self._topic, stored.partition, written.offset, record_key(replica, key))
+            raise UnreadableRecord(f"{place} cannot be read: {error} {remedy(replica)}") from error
 
     def written_by(self, replica: str) -> Process | None:
         """Return the process that wrote the replica's own record last, None if the record names none.
@@ -124,13 +160,15 @@ class StateReader:
             if key is None:
                 continue
             replica, cell = key
-            stored = found.setdefault(replica, Stored())
+            stored = found.setdefault(replica, Stored(message_partition(message)))
             value = message.value()
+            written = None
+            if value is not None:
+                written = Written(value, message.timestamp()[1] / 1e3, message_offset(message))
             if cell is None:
-                stored.replica, stored.headers = value, message.headers()
+                stored.replica, stored.headers = written, message.headers()
                 record_schemas().learn(stored.headers)
                 continue
-            written = None if value is None else Written(value, message.timestamp()[1] / 1e3)
             if isinstance(cell, ExpiredKey):
                 _put(stored.expired, cell, written)
             else:

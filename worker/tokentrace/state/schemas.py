@@ -24,7 +24,7 @@ from fastavro.schema import to_parsing_canonical_form
 from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of, released_schemas
-from tokentrace.errors import FatalError, SchemaError
+from tokentrace.errors import UnreadableRecord
 
 #: The schemas of the durable records, by the name of their file.
 RECORDS: Final = (
@@ -80,27 +80,35 @@ class RecordSchemas:
     def decode(self, value: bytes, name: str, headers: Headers = None) -> Any:
         """Decode a record into today's schema, timestamps as microseconds. headers: of the record's message.
 
-        Raises FatalError for a record of another name, and for one whose schema is not known.
+        Raises UnreadableRecord for whatever is not a record of this name: of another name, of a schema that is not
+        known or does not resolve, cut, or with bytes that are not a datum of its schema.
         """
         known = self._known.get(value[:PREFIX_BYTES])
         if known is None and headers:
             self.learn(headers)
             known = self._known.get(value[:PREFIX_BYTES])
         if known is None:
-            raise FatalError(
+            raise UnreadableRecord(
                 f"A {name} record has an unknown schema ({value[2:PREFIX_BYTES].hex()}): it was written by a newer "
                 "version of tokentrace, or not by tokentrace. Run at least the version that wrote it."
             )
         found, schema = known
         if found != name:
-            raise FatalError(f"A {found} record was found where {name} records are expected.")
+            raise UnreadableRecord(f"A {found} record was found where {name} records are expected.")
         current = self._current[name] if value[:PREFIX_BYTES] != self._prefixes[name] else None
+        datum = io.BytesIO(value[PREFIX_BYTES:])
         try:
-            return fastavro.schemaless_reader(io.BytesIO(value[PREFIX_BYTES:]), schema, current)
+            record = fastavro.schemaless_reader(datum, schema, current)
         except SchemaResolutionError as error:
-            raise FatalError(
+            raise UnreadableRecord(
                 f"A {name} record of another version of tokentrace cannot be read by this one ({error})."
             ) from error
+        # Damaged bytes take fastavro anywhere: EOFError, IndexError, UnicodeDecodeError, OverflowError, MemoryError.
+        except Exception as error:
+            raise UnreadableRecord(f"A {name} record is damaged ({error!r}).") from error
+        if datum.tell() != len(value) - PREFIX_BYTES:
+            raise UnreadableRecord(f"A {name} record is damaged (it goes on behind its end).")
+        return record
 
     def learn(self, headers: Headers) -> None:
         """Remember the schemas that travel in these headers."""
@@ -108,7 +116,7 @@ class RecordSchemas:
             if key == SCHEMA_HEADER and isinstance(value, bytes):
                 try:
                     self._add(json.loads(zlib.decompress(value)), travels=True)
-                except (zlib.error, ValueError, TypeError, KeyError, SchemaError):
+                except Exception:
                     continue  # Not a schema: records that need one are rejected as unknown.
 
     def headers(self, value: bytes | None) -> list[Header]:
