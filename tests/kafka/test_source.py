@@ -120,6 +120,7 @@ class Loop:
         self.looks: list[list[str]] = []
         #: The answer to `load_counted`.
         self.known = False
+        self.committed_generation = 0
         self.counted_offsets: dict[int, int] = {}
 
     def load_counted(self) -> bool:
@@ -131,6 +132,9 @@ class Loop:
 
     def counted(self, partition: int) -> int:
         return self.counted_offsets.get(partition, 0)
+
+    def generation(self, partition: int) -> int:
+        return self.committed_generation
 
     def on_truncated(self, partition: int, end: int) -> None:
         self.calls.append(("truncated", [(partition, end)]))
@@ -365,6 +369,20 @@ def test_a_position_that_retention_removed_moves_on_and_is_counted(parts: Parts)
     assert loop.calls[-1] == ("begin", [(0, 12)])
     assert source.poll(10, 0.0) is None
     assert source.lost_records == {0: 7}
+
+
+@pytest.mark.parametrize(("generation", "gap"), [(0, 2), (1, 4)], ids=["commit failed", "committed"])
+def test_a_gap_is_counted_once_though_the_commit_behind_it_fails(parts: Parts, generation: int, gap: int) -> None:
+    source, consumer, loop = parts
+    for committed in (0, generation):
+        loop.committed_generation = committed
+        assign(source, consumer, p0=5)
+        consumer.batches = [[record(0, 5), record(0, 6), record(0, 7), record(0, 8, LOST)], []]
+        consumer.watermarks, consumer.committed_answers = [(0, 6)], [{0: 5}]
+        source.poll(10, 0.0)
+        settle(source)
+        assert loop.calls[-1] == ("truncated", [(0, 6)])
+    assert source.truncated_records == {0: gap}
 
 
 @pytest.mark.parametrize(

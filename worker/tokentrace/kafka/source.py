@@ -71,6 +71,8 @@ class KafkaSource:
         #: Partitions without a record at their position -> where the brokers say that their log was cut off.
         self._cut: dict[int, int | None] = {}
         self._cut_due_s = 0.0
+        #: Partition -> (committed generation of its log, from, to) of the last gap that was counted.
+        self._reported: dict[int, tuple[int, int, int]] = {}
         #: Partition -> position that it was moved from last: what is still reported about that has been done.
         self._moved_from: dict[int, int] = {}
         #: Assigned partitions that must not be consumed: the listener does not accept their offsets.
@@ -497,12 +499,18 @@ class KafkaSource:
         if move is None:
             log.warning("Partition %d had no offset %d for a while; continuing there.", partition, position)
             return
-        log.error(MESSAGES[move.kind], partition, position, to, move.records)
+        # A commit that fails after it leads here again: the gap is the same one.
+        found = self._listener.generation(partition), position, to
+        is_new = self._reported.get(partition) != found
+        self._reported[partition] = found
+        gap = move.records if is_new else 0
+        if is_new:
+            log.error(MESSAGES[move.kind], partition, position, to, move.records)
         if move.kind in ("truncated", "recreated"):
-            self.truncated_records[partition] = self.truncated_records.get(partition, 0) + move.records
+            self.truncated_records[partition] = self.truncated_records.get(partition, 0) + gap
             self._listener.on_truncated(partition, to)
             return
-        self.lost_records[partition] = self.lost_records.get(partition, 0) + move.records
+        self.lost_records[partition] = self.lost_records.get(partition, 0) + gap
         self._listener.begin({partition: to})
 
     # -- callbacks: an exception that leaves one inside consume() loses a message, so none does ----------------------

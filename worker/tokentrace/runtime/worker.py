@@ -362,6 +362,10 @@ class Worker:
         known = self._counted_up_to.get(partition, LogPosition(0, 0)).offset
         return max(known, self._state.position(partition), self._delta.positions.get(partition, 0))
 
+    def generation(self, partition: int) -> int:
+        """Return the generation of a partition's log that this replica has committed, 0 for the first."""
+        return self._state.generation(partition)
+
     def on_truncated(self, partition: int, end: int) -> None:
         """Commit, with this turn, that a partition's log has ended at `end`, before what is counted of it.
 

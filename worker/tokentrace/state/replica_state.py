@@ -84,6 +84,10 @@ class ReplicaState:
         """Return the offset up to which this replica has committed a partition, 0 before its first commit."""
         return self._ledger.totals.positions.get(partition, 0)
 
+    def generation(self, partition: int) -> int:
+        """Return the generation of a partition's log that this replica has committed, 0 for the first."""
+        return self._ledger.totals.generations.get(partition, 0)
+
     def refresh(self) -> None:
         """Let scores leave the quality window while nothing is committed."""
         self._ledger.refresh()
