@@ -214,7 +214,7 @@ def unanswered() -> list[BaseException]:
 
 
 def test_a_commit_whose_outcome_stays_unknown_is_given_up_when_the_grace_of_a_stop_ends() -> None:
-    parts = stopping(grace_s=0.2)
+    parts = stopping(grace_s=2.0)
     parts[1].errors["commit_transaction"] = unanswered()
     with pytest.raises(StopRequested, match="Kafka does not finish commit_transaction"):
         commit(parts)
