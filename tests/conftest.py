@@ -90,6 +90,18 @@ def kafka(_kafka_or_reason: KafkaBroker | str) -> KafkaBroker:
 
 
 @pytest.fixture
+def own_kafka(real_service: None, tmp_path: Path) -> Iterator[KafkaBroker]:
+    """A real Apache Kafka for one test, to be stopped and killed."""
+    try:
+        broker = KafkaBroker(tmp_path / "own-kafka")
+    except Unavailable as error:
+        unavailable(str(error))
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
 def topic(kafka: KafkaBroker) -> str:
     """A new topic with four partitions."""
     return kafka.create_topic(f"spans-{uuid.uuid4().hex[:8]}", 4)

@@ -224,29 +224,21 @@ def test_thousands_of_unknown_schema_ids_stop_no_span(
     assert [value for _, value, _ in dead_letters(kafka, f"{topic}.dead-letters")] == unknown
 
 
-def test_a_broker_that_restarts_is_waited_out(start_worker: Start, tmp_path: Path) -> None:
-    try:
-        broker = KafkaBroker(tmp_path / "own-kafka")
-    except Unavailable as error:
-        unavailable(str(error))
-    broker.start()
-    try:
-        broker.create_topic("spans", 2)
-        worker = start_worker(kafka={"bootstrap_servers": broker.bootstrap, "topic": "spans", "group_id": "g"})
-        producer = Producer({"bootstrap.servers": broker.bootstrap})
-        producer.produce("spans", message(span()))
-        producer.flush()
-        assert wait_for(lambda: spans_counted(worker) == 1, 20.0)
-        broker.stop()
-        assert wait_for(lambda: worker.get("/health/ready")[0] == 503, 40.0), "all brokers down is not ready"
-        assert worker.process.poll() is None
-        broker.start()
-        producer.produce("spans", message(span()))
-        assert producer.flush(60) == 0
-        assert wait_for(lambda: spans_counted(worker) == 2, 60.0), worker.messages()[-5:]
-        assert wait_for(lambda: worker.get("/health/ready")[0] == 200, 20.0)
-    finally:
-        broker.stop()
+def test_a_broker_that_restarts_is_waited_out(own_kafka: KafkaBroker, start_worker: Start) -> None:
+    own_kafka.create_topic("spans", 2)
+    worker = start_worker(kafka={"bootstrap_servers": own_kafka.bootstrap, "topic": "spans", "group_id": "g"})
+    producer = Producer({"bootstrap.servers": own_kafka.bootstrap})
+    producer.produce("spans", message(span()))
+    producer.flush()
+    assert wait_for(lambda: spans_counted(worker) == 1, 20.0)
+    own_kafka.stop()
+    assert wait_for(lambda: worker.get("/health/ready")[0] == 503, 40.0), "all brokers down is not ready"
+    assert worker.process.poll() is None
+    own_kafka.start()
+    producer.produce("spans", message(span()))
+    assert producer.flush(60) == 0
+    assert wait_for(lambda: spans_counted(worker) == 2, 60.0), worker.messages()[-5:]
+    assert wait_for(lambda: worker.get("/health/ready")[0] == 200, 20.0)
 
 
 def test_a_misspelled_command_is_told(tmp_path: Path) -> None:

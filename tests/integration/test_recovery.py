@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +54,6 @@ class Fleet:
     def recoveries(self) -> int:
         name = "tokentrace_worker_recoveries_total"
         return int(sum(replica.samples()[name, frozenset()] for replica in self.replicas))
-
-
-@pytest.fixture
-def broker(kafka: KafkaBroker, tmp_path: Path) -> Iterator[KafkaBroker]:
-    """A broker of its own, to be killed."""
-    broker = KafkaBroker(tmp_path / "broker")
-    broker.start()
-    yield broker
-    broker.stop()
 
 
 @pytest.mark.parametrize("client", ["producer", "member"])
@@ -117,14 +107,14 @@ def test_worker_ends_when_another_process_has_its_replica_id(kafka: KafkaBroker,
 
 
 @pytest.mark.long
-def test_workers_outlive_a_broker_that_is_killed(broker: KafkaBroker, tmp_path: Path) -> None:
-    topic = broker.create_topic("spans", PARTITIONS)
-    fleet = Fleet(broker, topic, tmp_path, 3)
+def test_workers_outlive_a_broker_that_is_killed(own_kafka: KafkaBroker, tmp_path: Path) -> None:
+    topic = own_kafka.create_topic("spans", PARTITIONS)
+    fleet = Fleet(own_kafka, topic, tmp_path, 3)
     try:
         for _ in range(2):
-            broker.kill()
+            own_kafka.kill()
             time.sleep(5.0)
-            broker.start()
+            own_kafka.start()
             assert wait_for(lambda: all(replica.ready() for replica in fleet.replicas), 90.0)
         fleet.check()
     finally:

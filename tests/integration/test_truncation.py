@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
-import pytest
-
-from tests.conftest import unavailable
 from tests.integration.test_group import counted, produce, value
 from tests.integration.test_state import sections
-from tests.services import Unavailable
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for
 from tests.spanfactory import span
 
-pytestmark = pytest.mark.usefixtures("real_service")
-
 Start = Callable[..., WorkerProcess]
 
 TOPIC = "spans"
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[KafkaBroker]:
-    """A broker of its own, whose files may be changed."""
-    try:
-        broker = KafkaBroker(tmp_path / "kafka")
-    except Unavailable as error:
-        unavailable(str(error))
-    broker.start()
-    yield broker
-    broker.kill()
 
 
 class Log:
@@ -58,21 +39,21 @@ class Log:
 
 
 def test_a_log_that_lost_its_tail_is_counted_once_under_a_running_worker_and_at_its_start(
-    broker: KafkaBroker, start_worker: Start
+    own_kafka: KafkaBroker, start_worker: Start
 ) -> None:
-    broker.create_topic(TOPIC, 1)
+    own_kafka.create_topic(TOPIC, 1)
     # The session outlives the broker's restarts.
-    worker = start_worker(**sections(broker, TOPIC) | {"worker": {"replica_id": "one", "session_timeout": "45s"}})
-    produce(broker, TOPIC, [span()] * 2000, 1)
+    worker = start_worker(**sections(own_kafka, TOPIC) | {"worker": {"replica_id": "one", "session_timeout": "45s"}})
+    produce(own_kafka, TOPIC, [span()] * 2000, 1)
     assert wait_for(lambda: counted(worker) == 2000)
-    log = Log(broker)
+    log = Log(own_kafka)
     log.copy()
-    produce(broker, TOPIC, [span()] * 1000, 1)
+    produce(own_kafka, TOPIC, [span()] * 1000, 1)
     assert wait_for(lambda: counted(worker) == 3000)
 
     log.restore()
     # Beyond what the worker has read: without the leader's epoch, its position would look like any other.
-    produce(broker, TOPIC, [span()] * 1500, 1)
+    produce(own_kafka, TOPIC, [span()] * 1500, 1)
     assert wait_for(lambda: counted(worker) >= 4500), (counted(worker), worker.log()[-2000:])
     assert counted(worker) == 4500
     assert wait_for(lambda: value(worker, "tokentrace_worker_truncated_records_total", partition="0") == 1000)
@@ -80,13 +61,13 @@ def test_a_log_that_lost_its_tail_is_counted_once_under_a_running_worker_and_at_
 
     worker.kill()
     worker.restart()
-    produce(broker, TOPIC, [span()] * 100, 1)
+    produce(own_kafka, TOPIC, [span()] * 100, 1)
     assert wait_for(lambda: worker.ready() and counted(worker) == 4600), (counted(worker), worker.log()[-2000:])
     assert not any("is not consumed" in line for line in worker.messages()), "a known truncation is accepted"
 
     worker.kill()
     log.restore()
-    produce(broker, TOPIC, [span()] * 100, 1)
+    produce(own_kafka, TOPIC, [span()] * 100, 1)
     worker.restart()
     assert wait_for(lambda: worker.ready() and counted(worker) >= 4700), (counted(worker), worker.log()[-2000:])
     assert counted(worker) == 4700
