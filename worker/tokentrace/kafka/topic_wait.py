@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, KafkaException
 from tokentrace.errors import UsageError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import REFUSED, error_of
+from tokentrace.model.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +27,15 @@ def await_topic(consumer: Consumer, clients: KafkaClients, topic: str, show: Cal
     show: called with what is waited for, and with an empty text when that is over; it may raise. Raises UsageError if
     Kafka refuses access to the topic.
     """
-    stop, pause_s = clients.stop, FIRST_PAUSE_S
+    stop, backoff = clients.stop, Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
     while not stop.is_set():
         problem, partitions = _look(consumer, clients, topic)
         show(problem)
         if not problem:
             return partitions
+        pause_s = backoff.next()
         log.warning("%s Trying again in %.0f s.", problem, pause_s)
         stop.wait(pause_s)
-        pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
     return 0
 
 

@@ -190,14 +190,12 @@ class Worker:
         self._stats.not_ready = _JOINING if waiting_for == _JOINING or not self._source.assigned else ""
 
     def _abandon(self, problem: ClientFailed) -> None:
-        self._state.discard()
-        self._waiting.clear()
         if isinstance(problem, MemberFailed):
+            # Its consumer has nothing left to resume.
             self._paused, self._stats.paused = set(), False
             self._remove(self._source.assigned)
             self._source.abandon()
-        self._pause()
-        self._rewind = True
+        self._drop()
         self._committer.close()
         self._stats.not_ready = f"recovering: {problem}"
         self._publish_stats()

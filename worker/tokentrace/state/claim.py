@@ -12,7 +12,7 @@ import socket
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from tokentrace.state.schemas import Header, Headers
+from tokentrace.state.schemas import Header, Headers, header_items
 
 #: Header of a replica's own record. Release 0.1.0 neither writes nor reads it.
 PROCESS_HEADER: Final = "tokentrace.process"
@@ -41,7 +41,7 @@ class Process(NamedTuple):
 
 def process_of(headers: Headers) -> Process | None:
     """Return the process that a record's headers name, None if they name none."""
-    for key, value in headers.items() if isinstance(headers, dict) else headers or ():
+    for key, value in header_items(headers):
         if key == PROCESS_HEADER and value is not None:
             try:
                 fields = json.loads(value)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from tokentrace.errors import UnreadableRecord
-from tokentrace.state.schemas import Header, Headers
+from tokentrace.state.schemas import Header, Headers, header_items
 
 #: Header of a replica's own record: JSON, the input topic and its partitions with their generations.
 HEADER: Final = "tokentrace.generations"
@@ -36,7 +36,7 @@ def decode_generations(headers: Headers, topic: str) -> dict[int, int]:
 
     Raises UnreadableRecord for a header that is not one of these.
     """
-    for key, value in headers.items() if isinstance(headers, dict) else headers or ():
+    for key, value in header_items(headers):
         if key == HEADER and value is not None:
             try:
                 found = json.loads(value)

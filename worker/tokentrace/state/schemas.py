@@ -43,6 +43,11 @@ Header = tuple[str, str | bytes | None]
 Headers = dict[str, str | bytes | None] | list[Header] | None
 
 
+def header_items(headers: Headers) -> Iterable[Header]:
+    """Return the headers of a record one by one."""
+    return headers.items() if isinstance(headers, dict) else headers or ()
+
+
 class RecordSchemas:
     """Writes records with one release's schemas, and reads those of every release whose schema is known."""
 
@@ -112,7 +117,7 @@ class RecordSchemas:
 
     def learn(self, headers: Headers) -> None:
         """Remember the schemas that travel in these headers."""
-        for key, value in headers.items() if isinstance(headers, dict) else headers or ():
+        for key, value in header_items(headers):
             if key == SCHEMA_HEADER and isinstance(value, bytes):
                 try:
                     self._add(json.loads(zlib.decompress(value)), travels=True)
