@@ -1,6 +1,7 @@
 """Waiting for Kafka: tries of one request, with a pause between two, that end with the time or with the process.
 
-Every loop that asks Kafka again is a `Wait`, so none is deaf to a stop, goes on without a bound, or floods the log.
+Loops that ask Kafka again are a `Wait`, so none is deaf to a stop, goes on without a bound, or floods the log. The
+steps of a transaction are not: they are repeated through the grace of a stop, see `transaction`.
 """
 
 from __future__ import annotations

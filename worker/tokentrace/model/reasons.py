@@ -11,7 +11,7 @@ from typing import Final
 
 TOMBSTONE: Final = "tombstone"
 OTHER_GROUP: Final = "other_group"
-#: Whole-message reasons without a dead letter: there is no content to keep, or another group keeps it.
+#: Whole-message reasons without a dead letter: the message has no content, or another group keeps it.
 NOT_KEPT: Final = frozenset({TOMBSTONE, OTHER_GROUP})
 
 #: Whole-message reasons and the sentence in the `tokentrace.error` header.

@@ -82,7 +82,7 @@ class StateAdmin:
     def replicas(self) -> list[ReplicaTotals]:
         """Return every replica that ever committed, by name.
 
-        Raises UsageError if there is no state, UnreadableRecord for a damaged one.
+        Raises UsageError without any state, UnreadableRecord for a damaged record.
         """
         return [self._totals(replica, stored) for replica, stored in sorted(self._read().items())]
 

@@ -145,7 +145,7 @@ class StateReader:
     def written_by(self, replica: str) -> Process | None:
         """Return the process that wrote the replica's own record last, None if the record names none.
 
-        Transactions that are open are not waited for. Raises FatalError if there is no record.
+        Transactions that are open are not waited for. Raises FatalError if the record is missing.
         """
         stored = self.read([partition_of(replica, self.partitions())], await_open=False).get(replica)
         if stored is None or stored.replica is None:

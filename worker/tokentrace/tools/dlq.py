@@ -71,7 +71,7 @@ class DeadLetters:
         return replace(reference, key=message.key(), value=message.value(), headers=_headers(message))
 
     def partitions(self) -> range:
-        """Return the topic's partitions. Raises UsageError if there is no such topic or no broker answers."""
+        """Return the topic's partitions. Raises UsageError if the topic does not exist or no broker answers."""
         if not self._reader.exists():
             servers = self._clients.bootstrap_servers
             raise UsageError(

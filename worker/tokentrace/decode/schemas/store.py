@@ -90,7 +90,7 @@ class WriterSchemas:
     def get(self, key: SchemaKey) -> Any:
         """Return the writer schema as parsed JSON. Makes no request.
 
-        Raises SchemaError if there is no such schema, and SchemaUnavailable if it must be fetched first.
+        Raises SchemaError if the schema does not exist, and SchemaUnavailable if it must be fetched first.
         """
         if key.kind == "raw":
             if self._raw is None:
