@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,15 @@ from confluent_kafka import Consumer, Producer
 
 from tests.chaos.fleet import Replica, Scraper, settle
 from tests.chaos.load import Load
+from tests.commit.test_dead_letters import topic_of
+from tests.harness import LAYOUT
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import wait_for
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
+from tokentrace.errors import ClientFailed, ReplicaIdTaken
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.state.log_generations import LogPosition
 
 PARTITIONS = 4
 
@@ -84,26 +93,73 @@ def test_worker_that_is_fenced_without_a_rival_continues_in_place(
 
 
 def test_worker_ends_when_another_process_has_its_replica_id(kafka: KafkaBroker, topic: str, tmp_path: Path) -> None:
+    """Either of the two may end: one that commits before the other has claimed the id fences it in turn."""
     sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}}
-    (tmp_path / "first").mkdir()
-    (tmp_path / "second").mkdir()
-    first = Replica(tmp_path / "first", topic, sections)
+    rivals: list[Replica] = []
     load = Load(kafka.bootstrap, topic, PARTITIONS, seed=5)
     try:
-        first.wait_until_ready(60.0)
-        second = Replica(tmp_path / "second", topic, sections)
-        try:
-            load.start(200)
-            assert first.process.wait(60.0) == 1
-            named = f"{topic!r}: process {second.process.pid} on host {socket.gethostname()}, started at 20"
-            assert named in first.log().splitlines()[-1]
-            load.stop()
-            assert settle([second], load) == {}
-        finally:
-            second.end()
+        for folder in ("first", "second"):
+            (tmp_path / folder).mkdir()
+            rivals.append(Replica(tmp_path / folder, topic, sections))
+            if folder == "first":
+                rivals[0].wait_until_ready(60.0)
+        load.start(200)
+        assert wait_for(lambda: any(rival.process.poll() is not None for rival in rivals), 90.0)
+        [ended] = [rival for rival in rivals if rival.process.poll() is not None]
+        [stays] = [rival for rival in rivals if rival is not ended]
+        assert ended.process.returncode == 1
+        named = f"{topic!r}: process {stays.process.pid} on host {socket.gethostname()}, started at 20"
+        assert named in ended.log().splitlines()[-1]
+        load.stop()
+        assert settle([stays], load) == {}
     finally:
         load.stop()
-        first.end()
+        for rival in rivals:
+            rival.end()
+
+
+def test_worker_that_is_fenced_while_it_starts_names_the_process_that_works_on(kafka: KafkaBroker, topic: str) -> None:
+    """The one that works on claims the id after the one that starts has fenced it and has read the state."""
+    kafka.create_topic(f"{topic}.state", 1)
+    works, starts = (committer_of(kafka, topic) for _ in range(2))
+    assert works.start() is None
+    refresh = starts._counted.refresh
+
+    def fence() -> Mapping[int, LogPosition]:
+        recover(works)
+        return refresh()
+
+    starts._counted.refresh = fence  # type: ignore[method-assign]
+    try:
+        with pytest.raises(ReplicaIdTaken, match=re.escape(f"{topic!r}: {works._process}.")):
+            starts.start()
+        recover(works)
+    finally:
+        starts.close()
+        works.close()
+
+
+def recover(committer: ExactlyOnce) -> None:
+    """Replace its producer, as a worker does that Kafka fences."""
+    committer.close()
+    committer.recover(ClientFailed("Fenced."))
+
+
+def committer_of(kafka: KafkaBroker, topic: str) -> ExactlyOnce:
+    """Return a committer that has committed nothing yet, of a process of its own."""
+    settings = ExactlyOnceSettings(
+        group_id=topic, replica=topic, source_topic=topic, dead_letter_topic=f"{topic}.dead-letters",
+        state_topic=f"{topic}.state", rollups_topic=f"{topic}.rollups",
+    )  # fmt: skip
+    source: Any = None
+    return ExactlyOnce(
+        settings,
+        clients=KafkaClients(bootstrap_servers=kafka.bootstrap),
+        source=source,
+        dead_letters=topic_of(None)[0],
+        groups=GroupIndex(100),
+        layout=LAYOUT,
+    )
 
 
 @pytest.mark.long

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer
+from tokentrace.kafka.waiting import Wait
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
@@ -32,6 +34,9 @@ from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
 from tokentrace.state.schemas import schema_headers
 from tokentrace.state.totals import Expiry, Totals
+
+#: Time for which a worker that is fenced at its start waits for the record of the process that fenced it.
+RIVAL_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,28 +99,40 @@ class ExactlyOnce:
         self._transactions = TransactionalProducer(clients, settings.identity())
 
     def start(self) -> Totals | None:
-        """Fence any predecessor, finish its transaction, read what this replica has committed, and claim its id."""
+        """Fence any predecessor, finish its transaction, read what this replica has committed, and claim its id.
+
+        Raises ReplicaIdTaken when a process that was fenced works on, and has claimed the id again.
+        """
+        totals = self._begin()
+        try:
+            self._claim(totals)
+        except ClientFailed as failure:
+            wait = Wait(self._clients.stop, RIVAL_S)
+            replica = self._settings.replica
+            while (rival := self._reader.written_since(replica)) in (None, self._process):
+                if not wait.pause("Kafka no longer accepts this worker; looking for a process with its replica id"):
+                    raise
+            raise _taken(replica, rival) from failure
+        return totals
+
+    def _begin(self) -> Totals | None:
         self._transactions.start()
         settings = self._settings
         self._state_partition = partition_of(settings.replica, self._reader.partitions())
         totals = self._reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
         # Before the group is joined: the first look is the long one.
         self._counted.refresh()
-        self._claim(totals)
         return totals
 
     def recover(self, failure: ClientFailed) -> Totals:
         replica = self._settings.replica
         process = self._reader.written_by(replica)
         if process != self._process:
-            other = process or "a process of an earlier release, or a command that changed the state"
-            raise ReplicaIdTaken(
-                f"Another process works with the replica id {replica!r}: {other}. Give every worker its own "
-                "worker.replica_id."
-            ) from failure
+            raise _taken(replica, process) from failure
         self._groups.clear()
-        totals = self.start()
+        totals = self._begin()
         assert totals is not None, "the claim is part of them"
+        self._claim(totals)
         return totals
 
     def _claim(self, totals: Totals | None) -> None:
@@ -218,3 +235,10 @@ class ExactlyOnce:
                 self._groups.cell_group[cells].tolist(), self._groups.cell_status[cells].tolist(), strict=True
             )
         ]
+
+
+def _taken(replica: str, process: Process | None) -> ReplicaIdTaken:
+    other = process or "a process of an earlier release, or a command that changed the state"
+    return ReplicaIdTaken(
+        f"Another process works with the replica id {replica!r}: {other}. Give every worker its own worker.replica_id."
+    )

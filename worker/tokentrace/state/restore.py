@@ -73,6 +73,7 @@ class StateReader:
         """group_id: librdkafka requires one and ACLs apply to it; the reader never joins or commits."""
         self._topic = topic
         self._reader = TopicReader(clients, topic, group_id)
+        self._restored_at = -1
 
     def exists(self) -> bool:
         """Return whether the topic exists. Raises UsageError if no broker answers."""
@@ -91,6 +92,7 @@ class StateReader:
 
         Raises FatalError where the state cannot be used, UnreadableRecord where a record of it is damaged.
         """
+        self._restored_at = -1
         count = self.partitions()
         partition = partition_of(replica, count)
         stored = self.read([partition])
@@ -104,6 +106,7 @@ class StateReader:
                     "give it: their number was changed. Set it back, or recreate the topic from a copy."
                 )
             return None
+        self._restored_at = committed.replica.offset
         self.decoded(replica, committed, None, codec.require_same_bounds)
         cells = list(committed.cells)
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
@@ -147,10 +150,22 @@ class StateReader:
 
         Transactions that are open are not waited for. Raises FatalError if the record is missing.
         """
-        stored = self.read([partition_of(replica, self.partitions())], await_open=False).get(replica)
-        if stored is None or stored.replica is None:
+        stored = self._own_record(replica)
+        if stored is None:
             raise FatalError(f"The committed state of replica {replica!r} was removed from topic {self._topic!r}.")
         return process_of(stored.headers)
+
+    def written_since(self, replica: str) -> Process | None:
+        """Return the process that wrote the replica's own record after it was restored here, None if none did."""
+        stored = self._own_record(replica)
+        if stored is None or stored.replica is None or stored.replica.offset <= self._restored_at:
+            return None
+        return process_of(stored.headers)
+
+    def _own_record(self, replica: str) -> Stored | None:
+        """Return what is committed of a replica if its own record is; open transactions are not waited for."""
+        stored = self.read([partition_of(replica, self.partitions())], await_open=False).get(replica)
+        return None if stored is None or stored.replica is None else stored
 
     def read(self, partitions: Iterable[int], *, await_open: bool = True) -> dict[str, Stored]:
         """Return replica -> its committed records in these partitions. await_open: wait for open transactions."""
