@@ -107,7 +107,8 @@ class ExactlyOnce:
         try:
             self._claim(totals)
         except ClientFailed as failure:
-            wait = Wait(self._clients.stop, RIVAL_S)
+            # A look reads a partition of the state: not ten times a second.
+            wait = Wait(self._clients.stop, RIVAL_S, pause_s=1.0)
             replica = self._settings.replica
             while (rival := self._reader.written_since(replica)) in (None, self._process):
                 if not wait.pause("Kafka no longer accepts this worker; looking for a process with its replica id"):

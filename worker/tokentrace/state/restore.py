@@ -150,22 +150,20 @@ class StateReader:
 
         Transactions that are open are not waited for. Raises FatalError if the record is missing.
         """
-        stored = self._own_record(replica)
-        if stored is None:
+        found = self._last_write(replica)
+        if found is None:
             raise FatalError(f"The committed state of replica {replica!r} was removed from topic {self._topic!r}.")
-        return process_of(stored.headers)
+        return found[1]
 
     def written_since(self, replica: str) -> Process | None:
         """Return the process that wrote the replica's own record after it was restored here, None if none did."""
-        stored = self._own_record(replica)
-        if stored is None or stored.replica is None or stored.replica.offset <= self._restored_at:
-            return None
-        return process_of(stored.headers)
+        offset, process = self._last_write(replica) or (-1, None)
+        return process if offset > self._restored_at else None
 
-    def _own_record(self, replica: str) -> Stored | None:
-        """Return what is committed of a replica if its own record is; open transactions are not waited for."""
+    def _last_write(self, replica: str) -> tuple[int, Process | None] | None:
+        """Return the offset of the replica's own record and the process that it names, None without such a record."""
         stored = self.read([partition_of(replica, self.partitions())], await_open=False).get(replica)
-        return None if stored is None or stored.replica is None else stored
+        return None if stored is None or stored.replica is None else (stored.replica.offset, process_of(stored.headers))
 
     def read(self, partitions: Iterable[int], *, await_open: bool = True) -> dict[str, Stored]:
         """Return replica -> its committed records in these partitions. await_open: wait for open transactions."""
