@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,15 @@ settings.register_profile(
 settings.register_profile("dev", settings.get_profile("default"), max_examples=15)
 settings.register_profile("nightly", settings.get_profile("default"), max_examples=20_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(autouse=True)
+def _signal_mask() -> Iterator[None]:
+    """Fail a test that leaves signals blocked: every process that later tests start would be deaf to them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    after = signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert after == before, f"signals left blocked: {sorted(after - before)}"
 
 
 #: Modules that one process runs, for the sake of a fixture that takes long to make.

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -19,10 +20,21 @@ from tokentrace.cli import COMMANDS, main
 from tokentrace.tools import produce
 
 
+@contextlib.contextmanager
+def own_signal_mask() -> Iterator[None]:
+    """Undo what the body blocks: `tokentrace worker` blocks SIGTERM and SIGINT, and every child would inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a command in this process, which takes milliseconds instead of a second."""
     out, error = io.StringIO(), io.StringIO()
     with (
+        own_signal_mask(),
         contextlib.chdir(folder),
         mock.patch.object(sys, "argv", ["tokentrace", *arguments]),
         mock.patch.dict(os.environ),
