@@ -137,6 +137,7 @@ def test_each_rule_fires_once_for_the_whole_fleet_with_the_values_of_the_recount
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", sorted(ALERT_POINTS))
 def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed(
     kafka: KafkaBroker, topic: str, tmp_path: Path, webhook: Webhook, point: str
@@ -167,7 +168,7 @@ def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed
             replica.wait_until_ready()
         produce(kafka, topic, spans)
         names = {rule["name"] for rule in rules}
-        assert wait_for(all_fired, 150.0), (killed, webhook.bodies())
+        assert wait_for(all_fired, 250.0), (killed, webhook.bodies())
         time.sleep(2.0)
         firings = webhook.bodies(status="firing")
         assert {body["alert"]: body["id"] for body in firings}.keys() == names
@@ -308,7 +309,7 @@ def test_spans_that_lie_about_their_time_do_not_move_event_time(
         producer.produce(topic, message(span), partition=0)
     assert producer.flush(30) == 0
     clamped = ("tokentrace_alert_clamped_spans_total", frozenset[tuple[str, str]]())
-    assert wait_for(lambda: worker.samples().get(clamped) == 5, 30.0)
+    assert wait_for(lambda: worker.samples().get(clamped) == 5)
     evaluated = ("tokentrace_alert_evaluated_timestamp_seconds", frozenset[tuple[str, str]]())
     assert wait_for(lambda: worker.samples().get(evaluated, 0.0) > 0, 60.0)
     assert worker.samples()[evaluated] <= time.time()
@@ -339,7 +340,7 @@ def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
             body = error.read()
             return error.code, json.loads(body) if body.startswith(b"{") else body
 
-    assert wait_for(lambda: ask(workers[0], "/alerts", "GET")[1]["evaluator"] is not None, 30.0)
+    assert wait_for(lambda: ask(workers[0], "/alerts", "GET")[1]["evaluator"] is not None)
     evaluator = ask(workers[0], "/alerts", "GET")[1]["evaluator"]
     ours, other = workers if evaluator == "replica-0" else workers[::-1]
     assert ask(other, "/alerts/quiet/silence?duration=2h", token="wrong")[0] == 401
@@ -351,13 +352,13 @@ def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
     def silenced(worker: WorkerProcess) -> list[bool]:
         return [alert["silenced_until"] is not None for alert in ask(worker, "/alerts", "GET")[1]["alerts"]]
 
-    assert wait_for(lambda: silenced(ours) == silenced(other) == [True, False], 15.0)
+    assert wait_for(lambda: silenced(ours) == silenced(other) == [True, False])
     ours.kill()
-    assert wait_for(lambda: ask(other, "/alerts", "GET")[1]["evaluator"] not in (None, evaluator), 40.0)
+    assert wait_for(lambda: ask(other, "/alerts", "GET")[1]["evaluator"] not in (None, evaluator))
     produce(kafka, topic, spans)
     ours.restart()
     assert wait_for(lambda: bool(webhook.bodies(alert="loud", status="firing")), 60.0)
-    assert wait_for(lambda: {e["firings"] for e in ask(other, "/alerts", "GET")[1]["alerts"]} == {1}, 20.0)
+    assert wait_for(lambda: {e["firings"] for e in ask(other, "/alerts", "GET")[1]["alerts"]} == {1})
     assert webhook.bodies(alert="quiet") == []
     listed = tokentrace(tmp_path / "worker0.yml", "alerts", "list").splitlines()
     assert [" ".join(line.split()[:4]) for line in listed[:2]] == [

@@ -59,7 +59,7 @@ def test_a_missing_topic_is_waited_for_and_then_consumed(kafka: KafkaBroker, sta
     producer.produce(topic, message(span()))
     producer.flush()
     worker.wait_until_ready()
-    assert wait_for(lambda: spans_counted(worker) == 1, 20.0)
+    assert wait_for(lambda: spans_counted(worker) == 1)
 
 
 def sasl(kafka: KafkaBroker, topic: str, password: str) -> dict[str, object]:
@@ -91,7 +91,7 @@ def test_the_right_password_counts(kafka: KafkaBroker, topic: str, start_worker:
     producer.produce(topic, message(span()))
     producer.flush()
     worker = start_worker(kafka=sasl(kafka, topic, "alice-secret"))
-    assert wait_for(lambda: spans_counted(worker) == 1, 20.0)
+    assert wait_for(lambda: spans_counted(worker) == 1)
 
 
 def test_a_port_in_use_is_named(kafka: KafkaBroker, topic: str, start_worker: Start) -> None:
@@ -137,7 +137,7 @@ def test_a_second_worker_with_the_same_replica_id_does_not_count_beside_the_firs
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
     producer.produce(topic, message(span()))
     producer.flush()
-    assert wait_for(lambda: spans_counted(second) == 1, 20.0)
+    assert wait_for(lambda: spans_counted(second) == 1)
 
 
 def test_a_dead_letter_topic_that_could_not_hold_every_message_is_refused(
@@ -230,15 +230,15 @@ def test_a_broker_that_restarts_is_waited_out(own_kafka: KafkaBroker, start_work
     producer = Producer({"bootstrap.servers": own_kafka.bootstrap})
     producer.produce("spans", message(span()))
     producer.flush()
-    assert wait_for(lambda: spans_counted(worker) == 1, 20.0)
+    assert wait_for(lambda: spans_counted(worker) == 1)
     own_kafka.stop()
-    assert wait_for(lambda: worker.get("/health/ready")[0] == 503, 40.0), "all brokers down is not ready"
+    assert wait_for(lambda: worker.get("/health/ready")[0] == 503), "all brokers down is not ready"
     assert worker.process.poll() is None
     own_kafka.start()
     producer.produce("spans", message(span()))
     assert producer.flush(60) == 0
     assert wait_for(lambda: spans_counted(worker) == 2, 60.0), worker.messages()[-5:]
-    assert wait_for(lambda: worker.get("/health/ready")[0] == 200, 20.0)
+    assert wait_for(lambda: worker.get("/health/ready")[0] == 200)
 
 
 def test_a_misspelled_command_is_told(tmp_path: Path) -> None:

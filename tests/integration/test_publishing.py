@@ -65,4 +65,4 @@ def test_both_programs_of_the_page_publish_what_the_metrics_then_show(
         totals = span_totals([worker])
         return {series: totals.get(series) for series in expected} == expected
 
-    assert wait_for(shown, 20.0), span_totals([worker])
+    assert wait_for(shown), span_totals([worker])

@@ -56,7 +56,7 @@ def set_offsets(kafka: KafkaBroker, topic: str, offset: int, numbers: Sequence[i
             return False
         return all(partition.error is None for answer in answers for partition in answer.topic_partitions)
 
-    assert wait_for(done, 20.0), "the group does not become empty"
+    assert wait_for(done), "the group does not become empty"
 
 
 def test_totals_and_creation_times_survive_restarts_and_replicas_that_are_gone_stay_in_the_ledger(
@@ -131,7 +131,7 @@ def test_offsets_that_were_set_back_are_refused_and_set_forward_by_state_reset(
     assert counted(worker) == 40
     assert worker.terminate() == 0
 
-    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
+    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"))
     worker = start_worker(**sections(kafka, topic))
     assert wait_for(lambda: counted(worker) == 44), worker.messages()[-3:]
 
@@ -246,12 +246,12 @@ def delete_group(kafka: KafkaBroker, topic: str) -> None:
             return False
         return True
 
-    assert wait_for(done, 20.0), "the group does not become empty"
+    assert wait_for(done), "the group does not become empty"
 
 
 def set_forward_and_restart(config: Path, workers: list[WorkerProcess]) -> None:
     """Follow the advice of the log: set the offsets forward, which waits for an empty group, and start again."""
-    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"), 30.0)
+    assert wait_for(lambda: "-> " in tokentrace_any(config, "state", "reset", "--offsets"))
     for worker in workers:
         worker.restart()
     for worker in workers:
@@ -364,7 +364,7 @@ def test_a_recreated_topic_is_counted_whole_and_once_by_the_commands_that_the_lo
         assert "has no record from before the last commit" in answer
         commands = re.findall(r"`tokentrace ([^`]+)`", answer)
     assert commands[0] == "state reset --positions"
-    assert wait_for(lambda: "continues" in tokentrace_any(config, *commands[0].split(), "--yes"), 30.0)
+    assert wait_for(lambda: "continues" in tokentrace_any(config, *commands[0].split(), "--yes"))
 
     worker.restart()
     assert wait_for(lambda: worker.ready() and counted(worker) >= 100 + new), worker.messages()[-3:]

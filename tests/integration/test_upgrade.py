@@ -131,6 +131,7 @@ def test_spans_of_the_other_version_are_known_as_duplicates(
         replica.end()
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("packages", [UPGRADES[0], pytest.param(UPGRADES[1], marks=pytest.mark.nightly)], indirect=True)
 def test_each_alert_fires_once_while_replicas_are_upgraded_and_rolled_back(
     kafka: KafkaBroker, tmp_path: Path, packages: tuple[Path, Path], webhook: Webhook
@@ -161,7 +162,7 @@ def test_each_alert_fires_once_while_replicas_are_upgraded_and_rolled_back(
             produce(kafka, topic, batches[number - 1])
             replace(replicas[1], package)
             expected = [f"batch-{done}" for done in range(1, number + 1)]
-            assert wait_for(lambda expected=expected: fired() == expected, 150.0), (fired(), replicas[0].log()[-2000:])
+            assert wait_for(lambda expected=expected: fired() == expected, 250.0), (fired(), replicas[0].log()[-2000:])
         for body in webhook.bodies(status="firing"):
             spans = [span for batch in batches[: int(body["alert"][-1])] for span in batch]
             assert body["span_count"] == len(spans)
