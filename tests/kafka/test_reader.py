@@ -177,7 +177,7 @@ def test_an_answer_that_does_not_come_is_not_waited_for_beyond_a_stop() -> None:
     with pytest.raises(StopRequested):
         result_of(Future(), stop)
     with pytest.raises(StopRequested):
-        retry_transient(lambda: None, 60.0, stop)
+        retry_transient(lambda _: None, 60.0, stop)
 
 
 def test_partition_count_waits_for_a_new_topic_and_then_gives_up() -> None:

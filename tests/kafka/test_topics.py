@@ -213,9 +213,16 @@ def test_any_other_answer_is_an_error(parts: Parts, code: int) -> None:
         topics.check_rights({"t": READ})
 
 
+def test_a_topic_is_created_once_a_controller_is_elected(parts: Parts) -> None:
+    topics, cluster = parts
+    cluster.answers = [KafkaError.NOT_CONTROLLER, KafkaError._TIMED_OUT]
+    topics.ensure([state_topic("new")])
+    assert [topic.topic for topic in cluster.created] == ["new"] * 3
+
+
 def test_a_topic_that_stays_unknown_is_an_error_in_time(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     topics, cluster = parts
-    monkeypatch.setattr(module, "NEW_TOPIC_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(module, "ELECTION_TIMEOUT_S", 0.0)
     cluster.answers = [UNKNOWN]
     with pytest.raises(FatalError, match="The settings of topic 't' cannot be read"):
         topics.retention_s("t")

@@ -42,15 +42,16 @@ def result_of(future: Future[_T], stop: StopSignal) -> _T:
             stop.check()
 
 
-def retry_transient(request: Callable[[], _T], timeout_s: float, stop: StopSignal) -> _T:
+def retry_transient(request: Callable[[float], _T], timeout_s: float, stop: StopSignal) -> _T:
     """Make a request again while its error is transient.
 
-    Raises the last KafkaException, after `timeout_s` at most, and StopRequested.
+    request: makes it with a time-out in seconds. Raises the last KafkaException, after `timeout_s` and a request at
+    most, and StopRequested.
     """
     wait = Wait(stop, timeout_s)
     while True:
         try:
-            return request()
+            return request(wait.request_timeout_s)
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() not in TRANSIENT or not wait.pause("Kafka does not answer yet (%s)", error.str()):
@@ -194,8 +195,8 @@ class TopicReader:
         stop, latest = self._clients.stop, OffsetSpec.latest()  # type: ignore[no-untyped-call]
         wanted = {TopicPartition(self._topic, partition): latest for partition in partitions}
 
-        def request() -> dict[int, int]:
-            answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=REQUEST_TIMEOUT_S)
+        def request(timeout_s: float) -> dict[int, int]:
+            answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=timeout_s)
             return {asked.partition: int(result_of(answer, stop).offset) for asked, answer in answers.items()}
 
         try:

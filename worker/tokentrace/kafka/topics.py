@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -28,10 +29,8 @@ _T = TypeVar("_T")
 
 log = logging.getLogger(__name__)
 
-REQUEST_TIMEOUT_S: Final = 15.0
-
-#: Longest time for which a topic that was created a moment ago may be unknown to the brokers.
-NEW_TOPIC_TIMEOUT_S: Final = 15.0
+#: Longest time for which brokers may elect a controller or leaders, or not know a topic that was created a moment ago.
+ELECTION_TIMEOUT_S: Final = 60.0
 
 #: Room for the headers that a dead letter adds to its message.
 DEAD_LETTER_MARGIN_BYTES: Final = 64 * 1024
@@ -164,7 +163,7 @@ class Topics:
         """
         missing = []
         for topic, operations in needed.items():
-            description = self._ask(topic, "rights to", lambda topic=topic: self._describe(topic))  # type: ignore[misc]
+            description = self._ask(topic, "rights to", partial(self._describe, topic))
             allowed = None if description is None else description.authorized_operations
             if allowed is not None:
                 missing += [f"{wanted.name.capitalize()} on {topic}" for wanted in operations if wanted not in allowed]
@@ -185,9 +184,12 @@ class Topics:
         # With three brokers or more, one may fail without losing or stopping anything.
         settings = {**spec.settings, "min.insync.replicas": "2" if brokers >= 3 else "1"}
         topic = NewTopic(spec.name, spec.partitions, min(brokers, 3), config=settings)
+
+        def request(timeout_s: float) -> None:
+            result_of(self._admin.create_topics([topic], request_timeout=timeout_s)[spec.name], self._clients.stop)
+
         try:
-            answer = self._admin.create_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[spec.name]
-            result_of(answer, self._clients.stop)
+            retry_transient(request, ELECTION_TIMEOUT_S, self._clients.stop)
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
@@ -222,33 +224,33 @@ class Topics:
             )
 
     def _partitions(self, topic: str) -> int:
-        return partition_count(self._clients, self._admin, topic, NEW_TOPIC_TIMEOUT_S)
+        return partition_count(self._clients, self._admin, topic, ELECTION_TIMEOUT_S)
 
     def _settings(self, topic: str) -> Mapping[str, str]:
         """Return the topic's effective settings; none if this client may not describe them."""
         resource = ConfigResource(ResourceType.TOPIC, topic)
 
-        def request() -> dict[str, str]:
-            answer = self._admin.describe_configs([resource], request_timeout=REQUEST_TIMEOUT_S)[resource]
+        def request(timeout_s: float) -> dict[str, str]:
+            answer = self._admin.describe_configs([resource], request_timeout=timeout_s)[resource]
             entries = result_of(answer, self._clients.stop)
             return {key: entry.value for key, entry in entries.items() if entry.value is not None}
 
         return self._ask(topic, "settings of", request) or {}
 
-    def _describe(self, topic: str) -> TopicDescription:
+    def _describe(self, topic: str, timeout_s: float) -> TopicDescription:
         answers = self._admin.describe_topics(
-            TopicCollection([topic]), include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_S
+            TopicCollection([topic]), include_authorized_operations=True, request_timeout=timeout_s
         )
         description: TopicDescription = result_of(answers[topic], self._clients.stop)
         return description
 
-    def _ask(self, topic: str, what: str, request: Callable[[], _T]) -> _T | None:
+    def _ask(self, topic: str, what: str, request: Callable[[float], _T]) -> _T | None:
         """Make a request about a topic; None if this client is not authorized to make it.
 
         A topic that was created a moment ago is unknown to some brokers for a while.
         """
         try:
-            return retry_transient(request, NEW_TOPIC_TIMEOUT_S, self._clients.stop)
+            return retry_transient(request, ELECTION_TIMEOUT_S, self._clients.stop)
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() not in UNAUTHORIZED:
