@@ -1,4 +1,4 @@
-"""The storm: replicas killed, frozen, drained and scaled at random, and the broker restarted, under load."""
+"""The storm: replicas killed, frozen, drained and scaled at random, and brokers restarted or killed, under load."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ from typing import Any
 from tests.chaos.fleet import Replica, Scraper, settle, totals
 from tests.chaos.load import Load
 from tests.oracle import Key
-from tests.services.kafka import KafkaBroker
+from tests.services.kafka import KafkaBroker, KafkaCluster
 
 PARTITIONS = 12
 SESSION_S = 3
 #: Numbers of replicas that the fleet is scaled through.
 SCALES = (1, 4, 2, 3)
+#: Exit codes of a replica that was killed or told to end.
+EXPECTED_EXITS = (-signal.SIGKILL, -signal.SIGTERM, 0)
+#: Seconds for which a killed broker of a cluster is gone, and then for which all are there.
+BROKER_GONE_S = 5.0
+BROKER_BACK_S = 12.0
 
 
 @dataclass
@@ -28,6 +33,7 @@ class Result:
     """Result of a storm.
 
     seen: spans that a Prometheus would have added up. differences: series -> (found, truth). events: what was done.
+    unexpected_exits: replicas that ended and were neither killed nor told to end.
     """
 
     produced: int = 0
@@ -39,6 +45,7 @@ class Result:
     differences: dict[str, tuple[int, int]] = field(default_factory=dict)
     steps_back: list[str] = field(default_factory=list)
     above_truth: list[str] = field(default_factory=list)
+    unexpected_exits: list[str] = field(default_factory=list)
 
     @property
     def exact(self) -> bool:
@@ -54,13 +61,14 @@ class Result:
             "steps_back": len(self.steps_back),
             "above_truth": len(self.above_truth),
             "differences": len(self.differences),
+            "unexpected_exits": len(self.unexpected_exits),
             "exact": self.exact,
             "duration_s": round(self.duration_s, 1),
         }
 
 
 class Storm:
-    """One run on a broker of its own."""
+    """One run on a broker of its own, or on a cluster whose brokers are killed in turn."""
 
     def __init__(
         self,
@@ -70,6 +78,7 @@ class Storm:
         make: Callable[[Path, str, dict[str, Any]], Replica] = Replica,
         rate: int = 2000,
         settle_s: float = 90.0,
+        brokers: int = 1,
     ) -> None:
         """Prepare a storm.
 
@@ -78,7 +87,10 @@ class Storm:
         """
         self._settle_s = settle_s
         self._rng = random.Random(seed)
-        self._broker = KafkaBroker(folder / "kafka")
+        self._broker: KafkaBroker | KafkaCluster = (
+            KafkaBroker(folder / "kafka") if brokers == 1 else KafkaCluster(folder / "kafka", brokers)
+        )
+        self._gone: KafkaBroker | None = None
         self._broker.start()
         self._broker.create_topic("spans", PARTITIONS)
         self._load = Load(self._broker.bootstrap, "spans", PARTITIONS, seed)
@@ -108,6 +120,7 @@ class Storm:
             scraper.start()
             self._load.start(self._rate)
             self._rage(began + duration_s, scraper if until_told else None)
+            self._bring_back()
             self._load.stop()
             self._scale(max(SCALES))
             self._calm()
@@ -132,10 +145,15 @@ class Storm:
         restart_at = until - total_s / 2
         scale_every_s = total_s / (2 * len(SCALES))
         scale_at, scales = time.monotonic() + scale_every_s, 1
+        broker_at = time.monotonic() + BROKER_BACK_S
         while time.monotonic() < until and not (witness and witness.steps_back):
             time.sleep(self._rng.uniform(0.3, 1.5))
             self._revive()
-            if time.monotonic() > restart_at:
+            if isinstance(self._broker, KafkaCluster):
+                if time.monotonic() > broker_at:
+                    broker_at = time.monotonic() + (BROKER_GONE_S if self._gone is None else BROKER_BACK_S)
+                    self._change_brokers(self._broker)
+            elif time.monotonic() > restart_at:
                 restart_at = until + 1e9
                 self._count("broker restart")
                 self._broker.stop()
@@ -151,6 +169,21 @@ class Storm:
                 victims = [victim for victim in victims if witness.saw_counting(victim)]
             if victims:
                 self._strike(self._rng.choice(victims), until)
+
+    def _change_brokers(self, cluster: KafkaCluster) -> None:
+        """Kill a broker, or bring back the one that was killed, so that a majority always stays."""
+        if self._gone is not None:
+            self._bring_back()
+            return
+        self._count("broker kill")
+        self._gone = self._rng.choice(cluster.brokers)
+        self._gone.kill()
+
+    def _bring_back(self) -> None:
+        if self._gone is not None:
+            self._gone.launch()
+            self._gone.wait_until_answering()
+            self._gone = None
 
     def _calm(self) -> None:
         """Until every replica is up; those that were on their way out have to end first."""
@@ -188,6 +221,8 @@ class Storm:
             code = replica.process.poll()
             if replica.name in self._wanted and code is not None:
                 self._count(f"ended with {code}")
+                if code not in EXPECTED_EXITS:
+                    self.result.unexpected_exits.append(f"{replica.name} with {code}: {replica.log()[-500:]}")
                 replica.restart()
 
     def _count(self, event: str) -> None:

@@ -1,4 +1,4 @@
-"""Half a minute in the storm, of which `make chaos` has ten: exact at the end, and no counter falls or runs ahead."""
+"""Half a minute in the storm, of which `make chaos` has ten minutes: exact, and no counter falls or runs ahead."""
 
 from __future__ import annotations
 
@@ -26,7 +26,23 @@ def test_a_storm_leaves_every_counter_exact_and_monotone(tmp_path: Path) -> None
     assert result.differences == {}
     assert result.steps_back == []
     assert result.above_truth == []
+    assert result.unexpected_exits == []
     assert result.seen == result.produced, "what Prometheus adds up of the increments it sees"
+
+
+@pytest.mark.nightly
+def test_a_storm_on_three_brokers_that_crash_in_turn_leaves_every_counter_exact(tmp_path: Path) -> None:
+    try:
+        storm = Storm(tmp_path, seed=3, brokers=3)
+    except Unavailable as error:
+        unavailable(str(error))
+    result = storm.run(120.0)
+    assert result.events["broker kill"] >= 3
+    assert result.produced > 20_000
+    assert result.differences == {}
+    assert result.steps_back == []
+    assert result.above_truth == []
+    assert result.unexpected_exits == []
 
 
 @pytest.mark.nightly

@@ -1,4 +1,4 @@
-"""A real single-node Apache Kafka (KRaft) from the jars that `make` fetches."""
+"""A real Apache Kafka (KRaft) from the jars that `make` fetches: one broker, or a cluster of several."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -22,11 +23,11 @@ _QUIET.disabled = True
 
 _PROPERTIES = """\
 process.roles=broker,controller
-node.id=1
+node.id={node}
 listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-controller.quorum.voters=1@127.0.0.1:{controller_port}
+controller.quorum.voters={voters}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
 listener.name.sasl_plaintext.sasl.enabled.mechanisms=PLAIN
 listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
@@ -34,10 +35,12 @@ user_alice="alice-secret";
 log.dirs={data}
 num.partitions=4
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={replicas}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={replicas}
+transaction.state.log.min.isr={in_sync}
+min.insync.replicas={in_sync}
+default.replication.factor={replicas}
 transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
@@ -59,11 +62,18 @@ class KafkaBroker:
     """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret)."""
 
     def __init__(
-        self, folder: Path, port: int | None = None, ask_for_rights: bool = False, properties: str = ""
+        self,
+        folder: Path,
+        port: int | None = None,
+        ask_for_rights: bool = False,
+        properties: str = "",
+        node: int = 1,
+        controller_ports: Mapping[int, int] | None = None,
     ) -> None:
         """Prepare a broker; Unavailable is raised without Java or without Kafka.
 
         ask_for_rights: alice may do only what access control lists allow. properties: lines of its own configuration.
+        node: its id in a cluster, whose nodes all have the same controller_ports, by node.
         """
         if shutil.which("java") is None:
             raise Unavailable("Java is not installed")
@@ -75,11 +85,19 @@ class KafkaBroker:
         self._sasl_port = free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.sasl_bootstrap = f"127.0.0.1:{self._sasl_port}"
+        controller_ports = controller_ports or {node: free_port()}
         folder.mkdir(parents=True, exist_ok=True)
         self._config = folder / "server.properties"
         self._config.write_text(
             _PROPERTIES.format(
-                port=self.port, sasl_port=self._sasl_port, controller_port=free_port(), data=folder / "logs"
+                port=self.port,
+                sasl_port=self._sasl_port,
+                node=node,
+                controller_port=controller_ports[node],
+                voters=",".join(f"{number}@127.0.0.1:{port}" for number, port in controller_ports.items()),
+                replicas=len(controller_ports),
+                in_sync=len(controller_ports) // 2 + 1,
+                data=folder / "logs",
             )
             + (_RIGHTS if ask_for_rights else "")
             + properties
@@ -91,7 +109,16 @@ class KafkaBroker:
 
     def start(self, timeout_s: float = 60.0) -> None:
         """Start, or start again on the same port and data, and wait until it answers."""
+        self.launch()
+        self.wait_until_answering(timeout_s)
+
+    def launch(self) -> None:
+        """Start without waiting."""
         self._process = self._java("kafka.Kafka", str(self._config))
+
+    def wait_until_answering(self, timeout_s: float = 60.0) -> None:
+        """Wait for the answer to a request. A broker of a cluster needs a majority for it."""
+        assert self._process is not None
         deadline = time.monotonic() + timeout_s
         admin = self.admin()
         while True:
@@ -126,7 +153,7 @@ class KafkaBroker:
         """Create a topic and wait until it is there. Returns its name."""
         config = {key.replace("_", "."): value for key, value in settings.items()}
         admin = self.admin()  # Has to outlive its answer.
-        admin.create_topics([NewTopic(name, partitions, 1, config=config)])[name].result()
+        admin.create_topics([NewTopic(name, partitions, config=config)])[name].result()
         return name
 
     def _java(self, main: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -136,6 +163,34 @@ class KafkaBroker:
                 [*ENDS_WITH_PARENT, "java", *memory, "-cp", f"{LIBS}/*", main, *arguments],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True, cwd=self._folder,
             )  # fmt: skip
+
+
+class KafkaCluster:
+    """Brokers that replicate every topic to each other; a majority of them is enough for reads and writes."""
+
+    def __init__(self, folder: Path, brokers: int) -> None:
+        controller_ports = {node: free_port() for node in range(1, brokers + 1)}
+        self.brokers = [
+            KafkaBroker(folder / f"broker-{node}", node=node, controller_ports=controller_ports)
+            for node in controller_ports
+        ]
+        self.bootstrap = ",".join(broker.bootstrap for broker in self.brokers)
+
+    def start(self) -> None:
+        """Start all, and wait until all answer."""
+        for broker in self.brokers:
+            broker.launch()
+        for broker in self.brokers:
+            broker.wait_until_answering(120.0)
+
+    def stop(self) -> None:
+        """End all. An orderly end would wait for a majority that is gone."""
+        for broker in self.brokers:
+            broker.kill()
+
+    def create_topic(self, name: str, partitions: int = 4, **settings: str) -> str:
+        """Create a topic, replicated to all. Returns its name."""
+        return self.brokers[0].create_topic(name, partitions, **settings)
 
 
 def main() -> None:
