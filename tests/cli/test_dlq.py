@@ -83,6 +83,19 @@ def test_list_prints_the_newest_letters_and_counts_all_of_them(folder: Path) -> 
     assert FakeLetters.closed == 1
 
 
+def test_text_of_letters_cannot_write_to_the_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forged = replace(RECORDS[0], reason="r\x1b[2J", error="e\n0:9  forged\u202e\x9b31m", source=("t\x07", 0, 1))
+    monkeypatch.setattr(FakeLetters, "read", lambda _: iter([forged]))
+    FakeReplay.passed = [PassedLetter(forged, "came from topic \x1b]0;x\x07")]
+    done = run("dlq", "list", folder=folder)
+    assert done.stdout.splitlines() == [
+        r"0:0  t\x07/0@1  r\x1b[2J  e\n0:9  forged\u202e\x9b31m",
+        r"1 dead letters; 1 r\x1b[2J",
+    ]
+    replayed = run("dlq", "replay", folder=folder)
+    assert replayed.stderr == "Passed over: dead letter 0:0 came from topic \\x1b]0;x\\x07.\n"
+
+
 def test_list_selects_a_reason(folder: Path) -> None:
     done = run("dlq", "list", "--reason", "malformed", folder=folder)
     assert done.stdout.splitlines()[-1] == "1 dead letters; 1 malformed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,6 +91,17 @@ def test_show_prints_a_table_with_the_sum_of_all_replicas(changes: list[Any], fo
         ["all", "3", "4.500000000", "3,000", "30"],
     ]
     assert changes == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("[/bold]", "[/bold]"), ("[red]x[/red]", "[red]x[/red]"), ("a\x1b[2J\nb", r"a\x1b[2J\nb")]
+)
+def test_show_prints_names_as_plain_text(
+    changes: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setattr(FakeAdmin, "replicas", lambda _: [replace(TOTALS[0], replica=name)])
+    done = run("state", "show", "--by", "replica", folder=folder)
+    assert any(line.split()[:2] == [text, "1"] for line in done.stdout.splitlines()), done.stdout
 
 
 def test_show_prints_json_by_model_unless_labels_are_given(changes: list[Any], folder: Path) -> None:

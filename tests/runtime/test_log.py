@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from typing import Literal
+
+import pytest
 
 from tests.harness import Clock
 from tokentrace.runtime.log import RepeatFilter
@@ -22,6 +27,16 @@ def test_the_same_warning_is_logged_again_only_after_a_while() -> None:
             logged.append(clock.now_s)
     assert logged == [0.0, 10.0, 20.0]
     assert lines.filter(record(logging.WARNING, "two"))
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_name_in_a_message_writes_neither_lines_nor_codes(form: Literal["text", "json"]) -> None:
+    code = f"from tokentrace.runtime import log; log.set_up('info', '{form}'); import logging; "
+    code += r"logging.warning('Model %s is new', 'x\n12:00:00 ERROR forged \x1b[2J\x9b1m\u202e\u00e9')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    [line] = done.stderr.splitlines()
+    assert line.isprintable()
+    assert r"x\n12:00:00 ERROR forged" in line
 
 
 def test_information_is_logged_every_time() -> None:

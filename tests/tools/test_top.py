@@ -63,7 +63,7 @@ def exposition(*models: str, **more: object) -> bytes:
 class StandIn:
     """A replica that answers each request with the next of its answers, and the last one from then on."""
 
-    def __init__(self, *answers: bytes, status: int = 200) -> None:
+    def __init__(self, *answers: bytes, status: int = 200, location: str = "") -> None:
         self.authorization: list[str | None] = []
         remaining = list(answers)
         stand_in = self
@@ -73,6 +73,8 @@ class StandIn:
                 stand_in.authorization.append(self.headers["Authorization"])
                 body = remaining.pop(0) if len(remaining) > 1 else remaining[0]
                 self.send_response(status if self.path == PATH else 404)
+                if location:
+                    self.send_header("Location", location)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -98,8 +100,8 @@ Serve = Callable[..., StandIn]
 def serve() -> Iterator[Serve]:
     started: list[StandIn] = []
 
-    def start(*answers: bytes, status: int = 200) -> StandIn:
-        started.append(StandIn(*answers, status=status))
+    def start(*answers: bytes, status: int = 200, location: str = "") -> StandIn:
+        started.append(StandIn(*answers, status=status, location=location))
         return started[-1]
 
     yield start
@@ -157,6 +159,14 @@ def test_scrape_reads_the_samples_of_a_replica(serve: Serve) -> None:
 )
 def test_scrape_gives_the_problem_of_a_replica(serve: Serve, body: bytes, status: int, problem: str) -> None:
     assert scrape(serve(body, status=status).url).problem == problem
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_scrape_sends_its_token_to_no_other_address(serve: Serve, status: int) -> None:
+    other = serve(exposition("gpt"))
+    replica = serve(b"", status=status, location=other.url)
+    assert scrape(replica.url, "secret").problem == f"HTTP {status} to {other.url}; give that URL, if it is a replica's"
+    assert (replica.authorization, other.authorization) == (["Bearer secret"], [])
 
 
 def test_scrape_gives_the_problem_of_an_address(unused_address: str) -> None:

@@ -183,7 +183,7 @@ class Deliverer:
             await asyncio.sleep(pauses.next())
 
     async def _try(self, record: Record, delivery: Delivery) -> None:
-        body = json.dumps(payload(record), ensure_ascii=False)
+        body = json.dumps(payload(record))
         if delivery.type == "stdout":
             await self._loop.run_in_executor(None, _print, body)
             return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tokentrace.cli.options import config_option
+from tokentrace.cli.output import echo
 
 if TYPE_CHECKING:
     from tokentrace.alerts.evaluation import AlertTransition
@@ -57,9 +58,9 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     for event in events:
         if as_json:
             record = alert_record(event, config.kafka.group_id, time.time(), silenced=False)
-            click.echo(json.dumps(payload(record), ensure_ascii=False))
+            click.echo(json.dumps(payload(record)))
         else:
-            click.echo(_transition_line(event))
+            echo(_transition_line(event))
     counted = f"{replay.spans:,} spans"
     if replay.rejected:
         counted += "; not counted: " + ", ".join(f"{n:,} {reason}" for reason, n in replay.rejected.most_common())
@@ -90,7 +91,7 @@ def list_(config_path: Path, as_json: bool) -> None:
         click.echo(json.dumps(status))
         return
     for rule in status["alerts"]:
-        click.echo(_rule_line(rule))
+        echo(_rule_line(rule))
     click.echo(
         f"Evaluated by {status['evaluator'] or 'nobody yet'}, up to {status['evaluated_until'] or 'no time yet'}."
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from tokentrace.cli.options import config_option
+from tokentrace.cli.output import echo
 
 #: Most letters that a replay names.
 SHOWN: Final = 20
@@ -51,9 +52,9 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
         topic, partition, offset = record.source
         truncated = "" if record.length is None else f"  truncated: a reference to a value of {record.length:,} bytes"
         line = f"{record.partition}:{record.offset}  {topic}/{partition}@{offset}  {record.reason}  {record.error}"
-        click.echo(line + truncated)
+        echo(line + truncated)
     total = sum(reasons.values())
-    click.echo(f"{total:,} dead letters" + "".join(f"; {count:,} {name}" for name, count in reasons.most_common()))
+    echo(f"{total:,} dead letters" + "".join(f"; {count:,} {name}" for name, count in reasons.most_common()))
 
 
 @command.command()
@@ -74,11 +75,9 @@ def replay(config_path: Path, reason: str | None, again: bool, dry_run: bool) ->
         replay = Replay(kafka_clients(config), letters, source_topic=kafka.topic, group_id=kafka.group_id)
         report = replay.run(lambda record: reason in (None, record.reason), again=again, dry_run=dry_run)
     for group, count in report.others.items():
-        click.echo(
-            f"Left {count:,} dead letters to the group {group}: a replay with its configuration sends them.", err=True
-        )
+        echo(f"Left {count:,} dead letters to the group {group}: a replay with its configuration sends them.", err=True)
     for letter, why in report.passed[:SHOWN]:
-        click.echo(f"Passed over: dead letter {letter.partition}:{letter.offset} {why}.", err=True)
+        echo(f"Passed over: dead letter {letter.partition}:{letter.offset} {why}.", err=True)
     if len(report.passed) > SHOWN:
         click.echo(f"Passed over: {len(report.passed) - SHOWN:,} more.", err=True)
     if report.sent:

@@ -54,6 +54,9 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from tokentrace.model.text import printable
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in by:
@@ -63,7 +66,8 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
     for labels, sums in [*rows, (("all", *[""] * (len(by) - 1)), total)]:
         cost = sums.get("cost_nano_usd", 0)
         table.add_row(
-            *labels,
+            # A Text, since rich interprets markup in a string.
+            *(Text(printable(label)) for label in labels),
             f"{sums.get('spans', 0):,}",
             f"{cost // 10**9:,}.{cost % 10**9:09d}",
             f"{sums.get('prompt_tokens', 0):,}",

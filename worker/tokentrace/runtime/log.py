@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from tokentrace.model.text import printable
+
 #: A warning or an error that is the same as one before is logged again after this time.
 REPEAT_S: Final = 10.0
 
@@ -25,7 +27,15 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps(entry)
+
+
+class _Text(logging.Formatter):
+    """Formats a record as one line, and a traceback below it. Names from messages cannot forge or hide lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        record.message = printable(record.message)
+        return super().formatMessage(record)
 
 
 class RepeatFilter(logging.Filter):
@@ -52,7 +62,7 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     if form == "json" or (form == "auto" and not sys.stderr.isatty()):
         handler.setFormatter(_Json())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(_Text("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     handler.addFilter(RepeatFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # librdkafka logs every retry; tokentrace logs what a user needs.

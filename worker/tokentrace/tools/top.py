@@ -24,11 +24,24 @@ from rich.text import Text
 
 from tokentrace.errors import FatalError
 from tokentrace.model.quantiles import quantile
+from tokentrace.model.text import printable
 
 PATH: Final = "/metrics/prometheus"
 TIMEOUT_S: Final = 5.0
 MAX_CONCURRENT_SCRAPES: Final = 16
 _LAG_SECONDS: Final = "tokentrace_worker_lag_seconds"
+
+_HINTS: Final = {401: "; give the token with --token or TOKENTRACE_AUTH_TOKEN"}
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: the token is for the address that the user gave."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+_OPENER: Final = urllib.request.build_opener(_NoRedirects)
 
 Labels = tuple[tuple[str, str], ...]
 Samples = Mapping[tuple[str, Labels], float]
@@ -58,10 +71,12 @@ def scrape(url: str, token: str | None = None) -> ReplicaScrape:
 
     try:
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+        with _OPENER.open(request, timeout=TIMEOUT_S) as response:
             body = response.read()
     except urllib.error.HTTPError as error:
-        hint = "; give the token with --token or TOKENTRACE_AUTH_TOKEN" if error.code == 401 else ""
+        hint = _HINTS.get(error.code, "")
+        if target := error.headers.get("Location"):
+            hint = f" to {printable(target)}; give that URL, if it is a replica's"
         return failed(f"HTTP {error.code}{hint}")
     except (OSError, ValueError, http.client.HTTPException) as error:
         return failed(str(getattr(error, "reason", error)) or type(error).__name__)
@@ -158,7 +173,7 @@ def render(
     """Render the view. earlier: the scrapes from which rates are computed. width: columns of the terminal."""
     totals = Totals(scrapes)
     problems = [
-        Text(f"{replica.url}: {_printable(replica.problem)}", style="red") for replica in scrapes if replica.problem
+        Text(f"{replica.url}: {printable(replica.problem)}", style="red") for replica in scrapes if replica.problem
     ]
     table = _table(totals, _Rates(scrapes, earlier), title, width >= _WIDE)
     return Group(table, _summary(totals, scrapes), *problems)
@@ -179,7 +194,7 @@ def _table(totals: Totals, rates: _Rates, title: str, wide: bool) -> Table:
         figures = zip(_COLUMNS.values(), _figures(totals, rates, labels), strict=True)
         shown = [figure for in_narrow, figure in figures if wide or in_narrow]
         # A Text, since rich interprets markup in a string.
-        cells = [Text(_printable(name)) for name in (names if wide else names[:1])]
+        cells = [Text(printable(name)) for name in (names if wide else names[:1])]
         table.add_row(*cells, *shown, style=style)
 
     costs = totals.sum_by("tokentrace_cost_total", "model", "provider")
@@ -204,13 +219,6 @@ def _summary(totals: Totals, scrapes: Sequence[ReplicaScrape]) -> Text:
         f" · {totals.total('tokentrace_spans_rejected_total'):,.0f} rejected",
         f" · {totals.total('tokentrace_span_pricing_total', source='unpriced'):,.0f} unpriced",
         f" · {totals.total('tokentrace_groups'):,.0f} groups",
-    )
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal would interpret: control characters and line breaks."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
     )
 
 
