@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from tokentrace.errors import ConfigError, TokentraceError
+from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.text import printable
 
 #: Command -> summary, in the order of the help.
@@ -65,10 +66,10 @@ def main() -> None:
         code = 2
     except ConfigError as error:
         for problem in error.problems:
-            print(f"tokentrace: {printable(problem)}", file=sys.stderr)
+            print(f"tokentrace: {printable(hide_secrets(problem))}", file=sys.stderr)
         code = error.exit_code
     except TokentraceError as error:
-        print(f"tokentrace: {printable(str(error))}", file=sys.stderr)
+        print(f"tokentrace: {printable(hide_secrets(str(error)))}", file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:
         # The reader closed the pipe, as `| head` does. Without the redirection Python would report it again at exit.

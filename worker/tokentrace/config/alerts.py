@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, SecretStr, StrictInt, field_validator, model_validator
 
-from tokentrace.config.fields import PositiveDuration, WholeMinutes
+from tokentrace.config.fields import PositiveDuration, SecretUrl, WholeMinutes
 from tokentrace.config.section import NonEmpty, Section
 from tokentrace.model.durations import format_duration
 
@@ -32,7 +32,7 @@ class Delivery(Section):
 
     type: Literal["stdout", "http", "kafka"] = "stdout"
     """Kind of destination: stdout is one JSON line, http is a webhook, kafka is the alerts topic alone."""
-    url: str | None = None
+    url: SecretUrl | None = None
     """Webhook of type http."""
     headers: dict[str, SecretStr] = {}
     """HTTP headers, for tokens."""

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from tokentrace.model.durations import duration, format_duration, positive_duration
+from tokentrace.model.secrets import public_url
 
 _DURATION_SCHEMA: Final = {
     "type": "string",
@@ -102,6 +103,13 @@ def _bounds(value: Any) -> tuple[float, ...]:
         raise ValueError("must have at most 200 bounds")
     return bounds
 
+
+def _public_url(url: str) -> str:
+    return public_url(url) if url else url
+
+
+#: URL whose credentials, path and query may be secret.
+SecretUrl = Annotated[str, PlainSerializer(_public_url, when_used="json")]
 
 Bounds = Annotated[
     tuple[float, ...],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import field_serializer, field_validator, model_validator
 
 from tokentrace.config.section import NonEmpty, Section
+from tokentrace.model.secrets import public_property
 
 #: librdkafka properties that correctness depends on -> the setting to use, or the fixed behaviour.
 MANAGED_PROPERTIES: Final = {
@@ -64,6 +65,10 @@ class Kafka(Section):
             if name in MANAGED_PROPERTIES:
                 raise ValueError(f"{name} is managed by tokentrace; {MANAGED_PROPERTIES[name]}")
         return value
+
+    @field_serializer("properties", when_used="json")
+    def _public(self, properties: dict[str, str | bool | int | float]) -> dict[str, str | bool | int | float]:
+        return {name: public_property(name, value) for name, value in properties.items()}
 
     @model_validator(mode="after")
     def _separate_topics(self) -> Kafka:

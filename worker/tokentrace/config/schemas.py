@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import SecretStr, field_validator, model_validator
 
-from tokentrace.config.fields import PositiveDuration
+from tokentrace.config.fields import PositiveDuration, SecretUrl
 from tokentrace.config.section import Section
 
 
@@ -44,7 +44,7 @@ class RegistryTls(Section):
 class SchemaRegistry(Section):
     """The Confluent-compatible Schema Registry, for messages in the Confluent wire format."""
 
-    url: str = ""
+    url: SecretUrl = ""
     """Base URL; empty if there is no registry."""
     auth: RegistryAuth | None = None
     """Credentials."""

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from tokentrace.errors import UsageError
 from tokentrace.kafka.errors import error_of
+from tokentrace.model.secrets import HIDDEN, public_property
 from tokentrace.model.stop import StopSignal
 
 _Client = TypeVar("_Client")
@@ -121,7 +122,11 @@ class KafkaClients:
         try:
             return client_type(dict(config), logger=_log)
         except KafkaException as failure:
-            raise UsageError(f"kafka.properties: {error_of(failure).str()}.") from failure
+            problem = error_of(failure).str()
+            for name, value in config.items():
+                if isinstance(value, str) and value and public_property(name, value) == HIDDEN:
+                    problem = problem.replace(value, HIDDEN)
+            raise UsageError(f"kafka.properties: {problem}.") from failure
 
 
 class EmbeddedBroker:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
+from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.text import printable
 
 #: A warning or an error that is the same as one before is logged again after this time.
@@ -23,10 +24,10 @@ class _Json(logging.Formatter):
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": hide_secrets(record.getMessage()),
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = hide_secrets(self.formatException(record.exc_info))
         return json.dumps(entry)
 
 
@@ -34,8 +35,11 @@ class _Text(logging.Formatter):
     """Formats a record as one line, and a traceback below it. Names from messages cannot forge or hide lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = printable(record.message)
+        record.message = printable(hide_secrets(record.message))
         return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return hide_secrets(super().formatException(ei))
 
 
 class RepeatFilter(logging.Filter):
@@ -67,6 +71,7 @@ def set_up(level: str, form: Literal["auto", "text", "json"]) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # librdkafka logs every retry; tokentrace logs what a user needs.
     logging.getLogger("librdkafka").setLevel(logging.CRITICAL if level != "debug" else logging.DEBUG)
-    # It logs the URL of every request, and a webhook's URL may contain a secret.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # They log the URL of every request, and the path of a webhook's URL may be a secret.
+    for name in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)

@@ -26,6 +26,7 @@ from tokentrace.exposition import (
     collect_alert_metrics,
     collect_worker_metrics,
 )
+from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import Moment, WorkerStats
@@ -157,7 +158,7 @@ class Service:
             )
         detail = {
             "replica_id": stats.replica_id,
-            "waiting_for": waiting_for,
+            "waiting_for": hide_secrets(waiting_for),
             "partitions": sorted(stats.lag),
             "last_commit_age_seconds": commit_age_s,
         }

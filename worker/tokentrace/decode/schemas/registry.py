@@ -21,6 +21,7 @@ from confluent_kafka.schema_registry.error import SchemaRegistryError
 
 from tokentrace.decode.schemas.references import inline
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
+from tokentrace.model.secrets import hide_secrets, public_url
 
 #: Time for which an unknown id is not requested again, and what each other unknown id adds to it. So however many there
 #: are, some ten per second are requested again.
@@ -83,7 +84,7 @@ class Registry:
 
     def __init__(self, settings: RegistrySettings, clock: Callable[[], float] = time.monotonic) -> None:
         """Create a client, which connects at the first request. Raises ConfigError for invalid settings."""
-        self._url = settings.url
+        self._url = public_url(settings.url)
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[int, Any] = {}
@@ -98,7 +99,7 @@ class Registry:
         try:
             self._client = SchemaRegistryClient(settings.client_config())
         except (ValueError, TypeError, OSError) as error:
-            raise ConfigError([f"schema_registry: {error}"]) from error
+            raise ConfigError([f"schema_registry: {hide_secrets(str(error))}"]) from error
 
     def get(self, schema_id: int) -> Any:
         """Return the Avro schema as parsed JSON, with its references inlined. Blocks unless `has_answer`.
@@ -265,4 +266,4 @@ def _describe_status(error: SchemaRegistryError) -> str:
 
 
 def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return hide_secrets(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
