@@ -28,6 +28,8 @@ from tokentrace.alerts.store import AlertStore, parse_key
 from tokentrace.errors import FatalError
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.single_partition import PartitionRecord
+from tokentrace.state.checksums import checksum_header
+from tokentrace.state.schemas import Header
 
 SETTINGS = EvaluatorSettings(group_id=GROUP_ID, replica="r", rollups_topic="rollups", alerts_topic="alerts")
 
@@ -45,6 +47,8 @@ class Stage:
         self.results: list[Outcome] = []
         self.while_draining: Callable[[], None] = lambda: None
         self.silences: list[PartitionRecord] = []
+        #: Offset of a rollup -> its headers.
+        self.headers: dict[int, list[Header]] = {}
         self.position = 0
         self._rules = rules
         stage: Any = self  # It plays the consumer, the transactions and the deliverer.
@@ -67,7 +71,7 @@ class Stage:
         first, self.position = self.position, self.topics.end
         values = self.topics.rollups[first - self.topics.first :]
         records = [
-            PartitionRecord(offset, value, key=b"k", written_s=written_s)
+            PartitionRecord(offset, value, self.headers.get(offset), b"k", written_s)
             for offset, (written_s, value) in enumerate(values, first)
         ]
         return [*records, PartitionRecord(self.topics.end, None)]
@@ -241,6 +245,20 @@ def test_session_leaves_out_a_rollup_that_cannot_be_read_and_goes_on(
     stage.session.turn()
     assert stage.shown[-1].unreadable == 1, "its position is behind the record"
     assert caplog.text.count("cannot be read") == 1
+
+
+def test_session_leaves_out_a_rollup_whose_checksum_is_another(caplog: pytest.LogCaptureFixture) -> None:
+    """Its bytes are a rollup: without the sum, its spans would be counted in other minutes."""
+    topics = busy_minutes(0, until=0)
+    stage = Stage(topics, rule(**BUSY))
+    written = [value for _, value in topics.rollups]
+    stage.headers = {offset: [checksum_header(b"k", value)] for offset, value in enumerate(written)}
+    stage.headers[0] = [checksum_header(b"another key", written[0])]
+    stage.acquire()
+    stage.session.turn()
+    assert stage.shown[-1] is not None
+    assert (stage.shown[-1].states["r"].firings, stage.shown[-1].unreadable) == (0, 1)
+    assert "The record at offset 0 of topic 'rollups', partition 0, key 'k' cannot be read: " in caplog.text
 
 
 def test_session_leaves_out_a_silence_that_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:

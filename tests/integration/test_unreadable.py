@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
@@ -14,6 +15,7 @@ from tests.integration.test_state import sections, tokentrace
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for
 from tests.spanfactory import random_span
+from tokentrace.state.schemas import decode_record, encode_record
 
 __all__ = ["webhook"]
 
@@ -45,11 +47,14 @@ def last_records(kafka: KafkaBroker, topic: str) -> dict[bytes, Message]:
     return found
 
 
-def write(kafka: KafkaBroker, topic: str, key: bytes, value: bytes, partition: int) -> int:
+def write(kafka: KafkaBroker, topic: str, key: bytes, value: bytes, partition: int, headers: Any = None) -> int:
     """Write a record; return its offset."""
     offsets: list[int] = []
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
-    producer.produce(topic, value, key, partition, on_delivery=lambda _, message: offsets.append(message.offset() or 0))
+    producer.produce(
+        topic, value, key, partition, headers=headers,
+        on_delivery=lambda _, message: offsets.append(message.offset() or 0),
+    )  # fmt: skip
     assert producer.flush(30) == 0
     return offsets[0]
 
@@ -64,11 +69,15 @@ def test_a_worker_names_the_damaged_record_of_its_state_and_counts_after_the_rem
     assert worker.terminate() == 0
     key, cell = max(last_records(kafka, f"{topic}.state").items(), key=lambda record: len(record[0]))
     partition, value = cell.partition() or 0, cell.value() or b""
-    offset = write(kafka, f"{topic}.state", key, value[: len(value) // 2], partition)
-    worker.restart()
-    assert worker.process.wait(60.0) == 1
-    named = f"at offset {offset} of topic '{topic}.state', partition {partition}, key {key.decode()!r} cannot be read"
-    [line] = [line for line in worker.messages() if named in line]
+    # Behind the ten bytes that name the schema: another time of creation, in a record that can be decoded.
+    flipped = value[:12] + bytes([value[12] ^ 2]) + value[13:]
+    for damaged in (value[: len(value) // 2], flipped):
+        offset = write(kafka, f"{topic}.state", key, damaged, partition, cell.headers())
+        worker.restart()
+        assert worker.process.wait(60.0) == 1
+        place = f"at offset {offset} of topic '{topic}.state', partition {partition}, key {key.decode()!r}"
+        named = f"{place} cannot be read"
+        [line] = [line for line in worker.messages() if named in line]
     assert "Traceback" not in worker.log()
     assert "tokentrace state reset --totals --replica one" in line
     config = tmp_path / "worker0.yml"
@@ -93,3 +102,12 @@ def test_an_alert_fires_behind_garbage_among_the_rollups_which_is_counted(
     assert worker.samples()["tokentrace_alert_unreadable_records_total", frozenset()] == 1
     named = f"The record at offset {offset} of topic '{topic}.rollups', partition 0, key 'x' cannot be read"
     assert sum(named in line for line in worker.messages()) == 1
+    [(key, rollup)] = [found for found in last_records(kafka, f"{topic}.rollups").items() if found[0] != b"x"]
+    record = decode_record(rollup.value() or b"", "rollup")
+    assert record["reached"]
+    for partition in record["reached"]:
+        partition["event_time"] += 3_600_000_000
+    offset = write(kafka, f"{topic}.rollups", key, encode_record("rollup", record), 0, rollup.headers())
+    named = f"at offset {offset} of topic '{topic}.rollups', partition 0, key {key.decode()!r} cannot be read"
+    assert wait_for(lambda: any(named in line for line in worker.messages())), "a flipped event time"
+    assert wait_for(lambda: worker.samples()["tokentrace_alert_unreadable_records_total", frozenset()] == 2)

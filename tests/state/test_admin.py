@@ -17,7 +17,7 @@ from tokentrace.kafka.moves import LogBounds
 from tokentrace.kafka.producer import partition_of
 from tokentrace.state import StateCodec, admin, cell_key, replica_key
 from tokentrace.state.admin import OffsetMove, StateAdmin, summed
-from tokentrace.state.schemas import decode_record
+from tokentrace.state.schemas import Header, decode_record
 
 PARTITIONS = 12
 
@@ -27,6 +27,7 @@ class StateTopic:
 
     def __init__(self) -> None:
         self.records: dict[bytes, bytes | None] = {}
+        self.headers: dict[bytes, list[Header]] = {}
         self.missing = False
 
     def exists(self) -> bool:
@@ -38,7 +39,10 @@ class StateTopic:
     def read_to_end(self, starts: Mapping[int, int], *, await_open: bool = True) -> Iterator[Message]:
         assert starts == dict.fromkeys(range(PARTITIONS), 0)
         for offset, (key, value) in enumerate(self.records.items()):
-            yield Message(topic="state", partition=0, offset=offset, key=key, value=value, timestamp=(1, 5000))
+            yield Message(
+                topic="state", partition=0, offset=offset, key=key, value=value, timestamp=(1, 5000),
+                headers=self.headers.get(key),
+            )  # fmt: skip
 
 
 class Offsets:

@@ -25,7 +25,7 @@ from tokentrace.state.dedup_records import DedupReader, decode_dedup_chunk, dedu
 from tokentrace.state.log_generations import HEADER as GENERATIONS
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import is_wide, parse_key
-from tokentrace.state.schemas import decode_record, encode_record, record_schemas
+from tokentrace.state.schemas import Header, decode_record, encode_record, record_schemas
 
 __all__ = ["parts", "positions", "state", "topic"]
 
@@ -182,13 +182,14 @@ class DedupTopic:
 
     def __init__(self, records: dict[bytes, bytes]) -> None:
         self.records = records
+        self.headers: list[Header] | None = None
 
     def partition_count(self) -> int:
         return 1
 
     def read_to_end(self, _: Mapping[int, int]) -> Iterator[Message]:
         for offset, (key, value) in enumerate(self.records.items()):
-            yield Message(topic="ids", partition=0, offset=offset, key=key, value=value)
+            yield Message(topic="ids", partition=0, offset=offset, key=key, value=value, headers=self.headers)
 
 
 @damaged

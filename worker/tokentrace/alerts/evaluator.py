@@ -30,7 +30,7 @@ from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.single_partition import PartitionRecord, SinglePartitionConsumer, TailReader
 from tokentrace.kafka.transaction import STEP_TIMEOUT_S, Identity, Offsets, TransactionalProducer
 from tokentrace.model.measures import Layout
-from tokentrace.state.schemas import schema_headers
+from tokentrace.state.checksums import record_headers, require_intact
 from tokentrace.state.unreadable import RecordPlace
 
 log = logging.getLogger(__name__)
@@ -234,6 +234,7 @@ class EvaluatorSession:
     def _apply(self, ownership: Ownership, value: bytes, record: PartitionRecord) -> None:
         """Apply a rollup. One that cannot be read never can be: the evaluation goes on behind it."""
         try:
+            require_intact(record.key, value, record.headers)
             rollup = ownership.reader.read(value, record.headers)
         except UnreadableRecord as error:
             ownership.skip(record.offset)
@@ -310,7 +311,7 @@ class EvaluatorSession:
             return
         settings = self._settings
         records = [
-            kafka.Record(settings.alerts_topic, key, value, 0, schema_headers(value))
+            kafka.Record(settings.alerts_topic, key, value, 0, record_headers(key, value))
             for key, value in transition.records
         ]
         offsets = Offsets(settings.rollups_topic, {0: transition.position}, self._consumer.group_metadata)

@@ -20,7 +20,7 @@ from tokentrace.kafka import producer as kafka
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import IdempotentProducer
 from tokentrace.model.durations import format_duration
-from tokentrace.state.schemas import schema_headers
+from tokentrace.state.checksums import record_headers
 
 TIMEOUT_S: Final = 15.0
 
@@ -84,7 +84,9 @@ class AlertStatus:
                 failures.append(problem)
 
         producer = IdempotentProducer(self._clients, {"message.timeout.ms": int(TIMEOUT_S * 1000)})
-        producer.produce(kafka.Record(self._settings.alerts_topic, key, value, 0, schema_headers(value)), on_delivery)
+        producer.produce(
+            kafka.Record(self._settings.alerts_topic, key, value, 0, record_headers(key, value)), on_delivery
+        )
         if producer.flush(TIMEOUT_S + 1.0) or failures:
             raise FatalError(f"Kafka did not accept the silence ({', '.join(failures) or 'no answer'}); try again.")
         return {"alert": name, "silenced_until": moment(until_s)}

@@ -17,6 +17,7 @@ from tokentrace.alerts.rules import Rule
 from tokentrace.errors import UnreadableRecord
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import TopicReader
+from tokentrace.state.checksums import require_intact
 from tokentrace.state.schemas import Headers, decode_record, encode_record
 from tokentrace.state.unreadable import RecordPlace
 
@@ -97,7 +98,10 @@ class AlertStore:
         if parsed is None:
             return
         kind, name = parsed
-        record = None if value is None else decode_record(value, _SCHEMAS[kind], headers)
+        record = None
+        if value is not None:
+            require_intact(key, value, headers)
+            record = decode_record(value, _SCHEMAS[kind], headers)
         if kind == "evaluator":
             self.evaluator = record
             return

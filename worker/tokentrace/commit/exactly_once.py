@@ -27,12 +27,12 @@ from tokentrace.kafka.waiting import Wait
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
+from tokentrace.state.checksums import checksum_header, record_headers
 from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
-from tokentrace.state.schemas import schema_headers
 from tokentrace.state.totals import Expiry, Totals
 
 #: Time for which a worker that is fenced at its start waits for the record of the process that fenced it.
@@ -182,25 +182,26 @@ class ExactlyOnce:
         topic, replica = self._settings.state_topic, self._settings.replica
         values = self._codec.cells(totals.values[cells], totals.created_s[cells], totals.carried_by(cells))
         for (group, status), value in zip(self._cells(cells), values, strict=True):
-            yield Record(topic, cell_key(replica, group, status), value, self._state_partition)
+            key = cell_key(replica, group, status)
+            yield Record(topic, key, value, self._state_partition, [checksum_header(key, value)])
         yield self._replica_record(totals)
 
     def _replica_record(self, totals: Totals) -> Record:
         settings = self._settings
-        value = self._codec.replica(settings.replica, settings.source_topic, totals)
-        headers = [*replica_headers(value, totals.has_wide_sums), self._process.header()]
+        key, value = replica_key(settings.replica), self._codec.replica(settings.replica, settings.source_topic, totals)
+        headers = [*replica_headers(value, totals.has_wide_sums), checksum_header(key, value), self._process.header()]
         headers += encode_generations(settings.source_topic, totals.generations)
-        return Record(settings.state_topic, replica_key(settings.replica), value, self._state_partition, headers)
+        return Record(settings.state_topic, key, value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:
         topic, replica = self._settings.state_topic, self._settings.replica
         for group, status in self._cells(expiry.expired_cells):
             yield Record(topic, cell_key(replica, group, status), None, self._state_partition)
-        for key in expiry.upserts:
-            value = self._codec.expired(expiry.expired[key])
-            yield Record(topic, expired_key(replica, key), value, self._state_partition)
-        for key in expiry.tombstones:
-            yield Record(topic, expired_key(replica, key), None, self._state_partition)
+        for labels in expiry.upserts:
+            key, value = expired_key(replica, labels), self._codec.expired(expiry.expired[labels])
+            yield Record(topic, key, value, self._state_partition, [checksum_header(key, value)])
+        for labels in expiry.tombstones:
+            yield Record(topic, expired_key(replica, labels), None, self._state_partition)
 
     def _rollup_records(self, proposal: Proposal) -> Iterator[Record]:
         rows, committed_at_s = proposal.by_minute, proposal.totals.committed_at_s
@@ -215,16 +216,15 @@ class ExactlyOnce:
             progress,
             rows.starts,
         ):
-            yield Record(self._settings.rollups_topic, key, value, 0, schema_headers(value))
+            yield Record(self._settings.rollups_topic, key, value, 0, record_headers(key, value))
 
     def _dedup_records(self, changes: DedupChanges) -> Iterator[Record]:
         if self._ids is None:
             return
         topic, source = self._settings.ids_topic, self._settings.source_topic
         for chunk in changes.kept:
-            value = encode_dedup_chunk(chunk)
-            partition = self._ids.partition(chunk.partition)
-            yield Record(topic, dedup_key(source, chunk), value, partition, schema_headers(value))
+            key, value = dedup_key(source, chunk), encode_dedup_chunk(chunk)
+            yield Record(topic, key, value, self._ids.partition(chunk.partition), record_headers(key, value))
         for chunk in changes.evicted:
             yield Record(topic, dedup_key(source, chunk), None, self._ids.partition(chunk.partition))
 

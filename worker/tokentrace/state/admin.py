@@ -22,6 +22,7 @@ from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
+from tokentrace.state.checksums import checksum_header
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.records import (
     Cell,
@@ -159,11 +160,9 @@ class StateAdmin:
         value = encode_replica(record)
         wide = any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
         generations = self._reader.generations(replica, stored, self._source_topic)
-        self._write(
-            replica,
-            [(replica_key(replica), value)],
-            [*replica_headers(value, wide), *encode_generations(self._source_topic, generations)],
-        )
+        key = replica_key(replica)
+        headers = [*replica_headers(value, wide), checksum_header(key, value)]
+        self._write(replica, [(key, value)], [*headers, *encode_generations(self._source_topic, generations)])
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""

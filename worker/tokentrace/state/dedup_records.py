@@ -15,6 +15,7 @@ from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.errors import UnreadableRecord
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import Message, TopicReader
+from tokentrace.state.checksums import require_intact
 from tokentrace.state.schemas import Headers, decode_record, encode_record
 from tokentrace.state.unreadable import RecordPlace
 
@@ -72,8 +73,10 @@ class DedupReader:
         return chunks
 
     def _decoded(self, name: tuple[int, int, int], message: Message) -> DedupChunk:
+        value, headers = message.value() or b"", message.headers()
         try:
-            return decode_dedup_chunk(*name, message.value() or b"", message.headers())
+            require_intact(message.key(), value, headers)
+            return decode_dedup_chunk(*name, value, headers)
         except UnreadableRecord as error:
             raise UnreadableRecord(
                 f"{RecordPlace.of(message)} cannot be read: {error} Stop the workers, then restore the topic from a "

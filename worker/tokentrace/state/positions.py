@@ -12,6 +12,7 @@ from typing import Final
 
 from tokentrace.errors import UnreadableRecord
 from tokentrace.kafka.reader import Message, TopicReader
+from tokentrace.state.checksums import require_intact
 from tokentrace.state.log_generations import LogPosition, decode_generations
 from tokentrace.state.records import decode_positions, parse_key
 from tokentrace.state.schemas import record_schemas
@@ -66,9 +67,11 @@ class CountedPositions:
         if value is None:
             self._positions.pop(replica, None)
             return
+        headers = message.headers()
         try:
+            require_intact(message.key(), value, headers)
             offsets = decode_positions(value, self._source_topic)
-            generations = decode_generations(message.headers(), self._source_topic)
+            generations = decode_generations(headers, self._source_topic)
             self._positions[replica] = log_positions(offsets, generations)
         except UnreadableRecord as error:
             place = RecordPlace.of(message)

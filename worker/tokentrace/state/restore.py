@@ -22,6 +22,7 @@ from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.model.wide import Carried, carry, put_row
+from tokentrace.state.checksums import DAMAGED, is_intact
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
@@ -35,11 +36,12 @@ _Decoded = TypeVar("_Decoded")
 
 
 class Written(NamedTuple):
-    """A record of the topic. at_s: Unix time at which it was written."""
+    """A record of the topic. at_s: Unix time at which it was written. intact: as `checksums.is_intact`."""
 
     value: bytes
     at_s: float
     offset: int
+    intact: bool = True
 
 
 @dataclass(slots=True)
@@ -140,6 +142,8 @@ class StateReader:
         """
         written = stored.record(key)
         try:
+            if not written.intact:
+                raise UnreadableRecord(DAMAGED)
             return decode(written.value)
         except UnreadableRecord as error:
             place = RecordPlace(self._topic, stored.partition, written.offset, record_key(replica, key))
@@ -169,17 +173,19 @@ class StateReader:
         """Return replica -> its committed records in these partitions. await_open: wait for open transactions."""
         found: dict[str, Stored] = {}
         for message in self._reader.read_to_end(dict.fromkeys(partitions, 0), await_open=await_open):
-            key = parse_key(message.key())
+            raw_key = message.key()
+            key = parse_key(raw_key)
             if key is None:
                 continue
             replica, cell = key
             stored = found.setdefault(replica, Stored(message_partition(message)))
-            value = message.value()
+            value, headers = message.value(), message.headers()
             written = None
             if value is not None:
-                written = Written(value, message.timestamp()[1] / 1e3, message_offset(message))
+                intact = is_intact(raw_key, value, headers)
+                written = Written(value, message.timestamp()[1] / 1e3, message_offset(message), intact)
             if cell is None:
-                stored.replica, stored.headers = written, message.headers()
+                stored.replica, stored.headers = written, headers
                 record_schemas().learn(stored.headers)
                 continue
             if isinstance(cell, ExpiredKey):
