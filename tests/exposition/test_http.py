@@ -5,10 +5,8 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -237,17 +235,6 @@ def test_a_port_in_use_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"Cannot listen on 127.0.0.1:{port} \(.*\); change http_server.addr"):
             Served(port=port)
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    cert, key = tmp_path / "tls.crt", tmp_path / "tls.key"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*command, "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
-    return cert, key
 
 
 def test_tls(serve: Serve, certificate: tuple[Path, Path]) -> None:

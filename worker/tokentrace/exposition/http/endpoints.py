@@ -6,73 +6,61 @@ so that a drain can wait for it.
 
 from __future__ import annotations
 
-import asyncio
-import gzip
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from tokentrace.errors import FatalError
+from tokentrace.exposition.http.pages import OnScraped, PageKind, PageResponse, Pages, Render
 from tokentrace.exposition.negotiate import CONTENT_TYPES, accepts_gzip, choose_format
-from tokentrace.exposition.render import Format, Scrape
 from tokentrace.exposition.zero_init import ClientAddress
 from tokentrace.model.durations import positive_duration
 
-#: The fastest level: a scrape is rendered once and not kept.
-GZIP_LEVEL: Final = 1
-MAX_CONCURRENT_SCRAPES: Final = 2
 MAX_SILENCE_S: Final = 30 * 24 * 3600.0
-
-Render = Callable[[Format, bool], Scrape]
-OnScraped = Callable[[Scrape, ClientAddress, Collection[ClientAddress]], None]
+#: Most bytes of a request's body.
+MAX_BODY_BYTES: Final = 4096
 
 
 class MetricsEndpoint:
     """The exposition, by content negotiation."""
 
-    def __init__(self, render: Render, on_scraped: OnScraped, open_clients: Callable[[], Collection[ClientAddress]]):
-        """open_clients: addresses of the open connections; called on the server's event loop."""
-        self._render = render
+    def __init__(
+        self,
+        render: Render,
+        *,
+        on_scraped: OnScraped,
+        open_clients: Callable[[], Collection[ClientAddress]],
+        disconnect: Callable[[ClientAddress], None],
+    ) -> None:
+        """open_clients: addresses of the open connections. disconnect: closes one. Both run on the event loop."""
+        self._pages = Pages(render, disconnect)
         self._on_scraped = on_scraped
         self._open_clients = open_clients
-        # A semaphore belongs to the event loop on which it is first used.
-        self._scrapes: asyncio.Semaphore | None = None
 
     def routes(self, path: str) -> list[Route]:
         return [Route(path, self._get)]
 
     async def _get(self, request: Request) -> Response:
-        if self._scrapes is None:
-            self._scrapes = asyncio.Semaphore(MAX_CONCURRENT_SCRAPES)
         form = choose_format(request.headers.get("accept", ""))
         compress = accepts_gzip(request.headers.get("accept-encoding", ""))
         # Only Prometheus-compatible scrapers send this header.
         by_prometheus = "x-prometheus-scrape-timeout-seconds" in request.headers
-        async with self._scrapes:
-            scrape = await run_in_threadpool(self._render, form, by_prometheus)
-            body = scrape.body
-            if compress:
-                body = await run_in_threadpool(gzip.compress, body, GZIP_LEVEL)
-        if await request.is_disconnected():
-            # The server drops what is sent to a closed connection without an error; it must not count as scraped.
-            return Response(status_code=499)
+        page = await self._pages.page(PageKind(form, compress, by_prometheus))
         headers = {"Content-Type": CONTENT_TYPES[form], "Vary": "Accept, Accept-Encoding"}
         if compress:
             headers["Content-Encoding"] = "gzip"
 
-        # A background task runs once the last byte was handed to the connection.
-        async def report() -> None:
+        def report() -> None:
             host, port = request.client or ("", 0)
-            self._on_scraped(scrape, (host, port), self._open_clients())
+            self._on_scraped(page.scrape, (host, port), self._open_clients())
 
-        return Response(body, headers=headers, background=None if request.method == "HEAD" else BackgroundTask(report))
+        return PageResponse(self._pages, page, request, headers, report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +147,22 @@ async def _duration(request: Request) -> Any:
     if "duration" in request.query_params:
         return request.query_params["duration"]
     try:
-        return json.loads(await request.body())["duration"]
+        return json.loads(await _body(request))["duration"]
     except (ValueError, KeyError, TypeError):
         raise ValueError('missing duration; pass ?duration=1h or the body {"duration": "1h"}') from None
+
+
+async def _body(request: Request) -> bytes:
+    """Return the body of a request. Raises ValueError for one that is too large or incomplete."""
+    body = b""
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                raise ValueError("too large")
+    except ClientDisconnect:
+        raise ValueError("incomplete") from None
+    return body
 
 
 def index_route(paths: Collection[str]) -> Route:

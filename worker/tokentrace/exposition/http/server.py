@@ -6,6 +6,7 @@ is set.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -20,16 +21,16 @@ from starlette.applications import Starlette
 
 from tokentrace.errors import UsageError
 from tokentrace.exposition.http.auth import Application, require_token
+from tokentrace.exposition.http.connection import BACKLOG, Connection, EventLoop
 from tokentrace.exposition.http.endpoints import (
     AlertsApi,
     AlertsEndpoint,
     HealthEndpoint,
     HealthReport,
     MetricsEndpoint,
-    OnScraped,
-    Render,
     index_route,
 )
+from tokentrace.exposition.http.pages import OnScraped, Render
 from tokentrace.exposition.zero_init import ClientAddress
 
 START_TIMEOUT_S: Final = 10.0
@@ -66,7 +67,9 @@ class HttpServer:
         alerts: what answers under /alerts; without it there is no such path.
         """
         self._settings = settings
-        self._metrics = MetricsEndpoint(render, on_scraped, self._open_clients)
+        self._metrics = MetricsEndpoint(
+            render, on_scraped=on_scraped, open_clients=self._open_clients, disconnect=self._disconnect
+        )
         self._health = HealthEndpoint(health)
         self._alerts = AlertsEndpoint(alerts, settings.auth_token is not None) if alerts is not None else None
         self._socket: socket.socket | None = None
@@ -89,6 +92,8 @@ class HttpServer:
         self._socket = self._bind()
         config = uvicorn.Config(
             self._application(),
+            http=Connection,
+            backlog=BACKLOG,
             log_level="warning",
             log_config=None,
             access_log=False,
@@ -99,13 +104,18 @@ class HttpServer:
             **tls,
         )
         server = self._server = uvicorn.Server(config)
-        thread = self._thread = threading.Thread(target=server.run, args=([self._socket],), name="http", daemon=True)
+        thread = self._thread = threading.Thread(target=self._serve, args=(server,), name="http", daemon=True)
         thread.start()
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
             time.sleep(0.02)
         if not server.started:
             raise UsageError("The HTTP server did not start; see the log above.")
+
+    def _serve(self, server: uvicorn.Server) -> None:
+        assert self._socket is not None
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            runner.run(server.serve(sockets=[self._socket]))
 
     def stop(self) -> None:
         """Finish the responses being sent, then close."""
@@ -122,7 +132,7 @@ class HttpServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
-            listener.listen(128)
+            listener.listen(BACKLOG)
         except OSError as error:
             listener.close()
             raise UsageError(
@@ -155,6 +165,16 @@ class HttpServer:
 
     def _open_clients(self) -> frozenset[ClientAddress]:
         """Return the addresses of the open connections. Call it on the server's own event loop."""
+        return frozenset(connection.address for connection in self._connections() if connection.address is not None)
+
+    def _disconnect(self, client: ClientAddress) -> None:
+        """Close a client's connection at once. Call it on the server's own event loop."""
+        for connection in self._connections():
+            if connection.address == client:
+                connection.abort()
+
+    def _connections(self) -> list[Connection]:
         assert self._server is not None
-        clients = (getattr(connection, "client", None) for connection in self._server.server_state.connections)
-        return frozenset(client for client in clients if client is not None)
+        return [
+            connection for connection in self._server.server_state.connections if isinstance(connection, Connection)
+        ]

@@ -1,0 +1,116 @@
+"""Connection: uvicorn's, bounded in time and in number, so that no client can keep the others out.
+
+A client has a limited time to send a request, and another to take the response. Where there are too many connections,
+the one that has least to lose is closed for the new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Final
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+#: Most open connections. More Prometheus servers, probes and people do not look at one replica.
+MAX_CONNECTIONS: Final = 256
+#: Connections that are accepted in one go, and wait to be: far fewer than a process may have descriptors.
+BACKLOG: Final = 100
+#: Longest time for a whole request, from the connection or from its first byte.
+REQUEST_TIMEOUT_S: Final = 10.0
+#: Longest time for a whole response: Prometheus' own scrape timeout is below a minute.
+RESPONSE_TIMEOUT_S: Final = 60.0
+
+
+class Connection(H11Protocol):
+    """One client's connection."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._request_timer: asyncio.TimerHandle | None = None
+        self._response_timer: asyncio.TimerHandle | None = None
+        self._responses = 0
+        self._since_s = time.monotonic()
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The client's end."""
+        return self.client
+
+    def abort(self) -> None:
+        """Close at once, and drop what the client has not taken."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+        others = [connection for connection in self.connections if isinstance(connection, Connection)]
+        if len(others) > MAX_CONNECTIONS:
+            others.remove(self)
+            min(others, key=Connection._worth).abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_request_timer()
+        self._end_response_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY):
+            self._await_request()
+        else:
+            self._end_request_timer()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._response_timer is None:
+            self._response_timer = self.loop.call_later(RESPONSE_TIMEOUT_S, self.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.cycle is None or self.cycle.response_complete:
+            self._end_response_timer()
+
+    def on_response_complete(self) -> None:
+        self._responses += 1
+        self._since_s = time.monotonic()
+        if not self.flow.write_paused:
+            self._end_response_timer()
+        super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, even one whose client has not taken all of the last response."""
+        if self.transport.get_write_buffer_size():
+            self.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _worth(self) -> tuple[bool, bool, float]:
+        """Rank below others what waits for a request, first of all for its first, and of those the oldest."""
+        serving = self.cycle is not None and not self.cycle.response_complete
+        return serving, self._responses > 0, self._since_s
+
+    def _await_request(self) -> None:
+        if self._request_timer is None:
+            self._request_timer = self.loop.call_later(REQUEST_TIMEOUT_S, self.abort)
+
+    def _end_request_timer(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
+
+    def _end_response_timer(self) -> None:
+        if self._response_timer is not None:
+            self._response_timer.cancel()
+            self._response_timer = None
+
+
+class EventLoop(asyncio.SelectorEventLoop):
+    """An event loop whose servers also limit the time of a TLS handshake, which precedes the connection."""
+
+    async def create_server(self, *arguments: Any, **keywords: Any) -> asyncio.Server:
+        if keywords.get("ssl") is not None:
+            keywords.setdefault("ssl_handshake_timeout", REQUEST_TIMEOUT_S)
+        return await super().create_server(*arguments, **keywords)
