@@ -292,7 +292,10 @@ def test_evaluator_that_cannot_start_closes_its_clients_and_says_so(caplog: pyte
         evaluator.stop()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("Alert evaluation stopped on this replica; retrying in 2 s: Kafka does not let this worker")
-    assert "write to the topic alerts with the transactional id r.alerts" in line
+    assert f"write to the topic alerts with the transactional id {GROUP_ID}.r.alerts" in line
     producer, consumer = clients.made
-    assert (producer.config["transactional.id"], consumer.config["group.id"]) == ("r.alerts", f"{GROUP_ID}.alerts")
+    assert (producer.config["transactional.id"], consumer.config["group.id"]) == (
+        f"{GROUP_ID}.r.alerts",
+        f"{GROUP_ID}.alerts",
+    )
     assert (consumer.calls, evaluator.snapshot) == (["close"], None)

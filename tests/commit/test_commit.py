@@ -7,22 +7,34 @@ is proven on a real Kafka: tests/integration, tests/chaos.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from tests.commit.test_dead_letters import topic_of
 from tests.harness import LAYOUT, Harness
-from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
+from tests.kafka.fakes import Scripted, ScriptedClients, ScriptedProducer, failure
 from tests.spanfactory import message, span
 from tests.state.test_wide_totals import wide_schema_travels
+from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.commit import Outcome
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.errors import ClientFailed, FatalError
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec
+from tokentrace.state.claim import Process, process_of
 from tokentrace.state.schemas import decode_record
+from tokentrace.state.totals import Totals
+
+SETTINGS = ExactlyOnceSettings(
+    group_id="workers", replica="r0", source_topic="spans", dead_letter_topic="dead", state_topic="state",
+    rollups_topic="rollups",
+)  # fmt: skip
 
 
 class Source:
@@ -55,14 +67,10 @@ def rig() -> Harness:
 
 @pytest.fixture
 def exactly(rig: Harness) -> tuple[ExactlyOnce, ScriptedProducer]:
-    settings = ExactlyOnceSettings(
-        group_id="workers", replica="r0", source_topic="spans", dead_letter_topic="dead", state_topic="state",
-        rollups_topic="rollups",
-    )  # fmt: skip
     clients = ScriptedClients(producer=ScriptedProducer)
     source: Any = Source()
     committer = ExactlyOnce(
-        settings,
+        SETTINGS,
         clients=clients,
         source=source,
         dead_letters=topic_of(None)[0],
@@ -78,6 +86,73 @@ def commit(committer: Any, rig: Harness) -> Outcome:
     return outcome
 
 
+class Reader:
+    """The state topic of one replica, in the place of StateReader. written_by: who wrote what each restore finds."""
+
+    def __init__(self, *written_by: Process | None, found: bool = True) -> None:
+        self.restored_from: Process | None = None
+        self._written_by = list(written_by)
+        self._found = found
+        self.restores = 0
+
+    def partitions(self) -> int:
+        return 12
+
+    def restore(self, replica: str, layout: Layout, groups: GroupIndex, *_: str) -> Totals | None:
+        assert len(groups.groups) == 1, "the groups of an earlier restore are gone"
+        self.restores += 1
+        self.restored_from = self._written_by.pop(0)
+        if not self._found:
+            return None
+        groups.adopt([Group("m", "p", "c")], np.zeros(1, np.uint8))
+        return replace(Totals.empty(layout), committed_at_s=1.0)
+
+
+def started(reader: Reader, producer: type[ScriptedProducer] = ScriptedProducer) -> list[ScriptedProducer]:
+    """Start a committer over this state; return its producers."""
+    clients = ScriptedClients(producer=producer)
+    source: Any = Source()
+    committer: Any = ExactlyOnce(
+        SETTINGS, clients=clients, source=source, dead_letters=topic_of(None)[0], groups=GroupIndex(9), layout=LAYOUT
+    )
+    committer._reader, committer._counted = reader, Scripted({})
+    committer.start()
+    return clients.made
+
+
+def test_a_start_after_release_0_1_0_fences_its_id_and_then_reads_the_state_again() -> None:
+    reader = Reader(None, None)
+    new, old = started(reader)
+    assert (new.config["transactional.id"], old.config["transactional.id"]) == ("workers.r0", "r0")
+    assert (old.calls, old.records) == (["init_transactions", "purge", "flush"], [])
+    assert reader.restores == 2
+    [claim] = new.records
+    assert process_of(claim["headers"]) is not None, "so that the next start does not touch the id"
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        pytest.param(Reader(Process("host", 1, 2)), id="a process of this release wrote it"),
+        pytest.param(Reader(None, found=False), id="there is no state: the id may be another installation's"),
+    ],
+)
+def test_a_start_leaves_the_id_of_release_0_1_0_alone_where(reader: Reader) -> None:
+    [new] = started(reader)
+    assert new.config["transactional.id"] == "workers.r0"
+    assert reader.restores == 1
+
+
+def test_a_start_that_may_not_fence_release_0_1_0_says_which_right_it_needs() -> None:
+    class Refused(ScriptedProducer):
+        def init_transactions(self, *_: Any) -> None:
+            if self.config["transactional.id"] == "r0":
+                raise failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+
+    with pytest.raises(FatalError, match="allowed to write with the transactional id 'r0' until the upgrade is done"):
+        started(Reader(None), Refused)
+
+
 STEPS = ["begin_transaction", "produce", "send_offsets_to_transaction", "commit_transaction"]
 
 
@@ -86,7 +161,7 @@ def test_the_steps_come_in_their_order(exactly: tuple[ExactlyOnce, ScriptedProdu
     assert commit(committer, rig) is Outcome.COMMITTED
     assert list(dict.fromkeys(producer.calls)) == STEPS
     assert [topic for topic, _ in producer.produced] == ["state", "state", "rollups", "dead", "dead"]
-    assert producer.config["transactional.id"] == "r0"
+    assert producer.config["transactional.id"] == "workers.r0"
 
 
 def test_wide_totals_are_committed_whole(exactly: tuple[ExactlyOnce, ScriptedProducer], rig: Harness) -> None:

@@ -74,9 +74,9 @@ def test_worker_that_is_fenced_without_a_rival_continues_in_place(
     try:
         settings: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap, "log_level": 0}
         if client == "producer":
-            Producer({**settings, "transactional.id": fleet.names[0]}).init_transactions(30.0)
+            Producer({**settings, "transactional.id": f"{topic}.{fleet.names[0]}"}).init_transactions(30.0)
         else:
-            settings |= {"group.id": topic, "group.instance.id": fleet.names[0]}
+            settings |= {"group.id": topic, "group.instance.id": f"{topic}.{fleet.names[0]}"}
             settings |= {
                 "partition.assignment.strategy": "cooperative-sticky",
                 "session.timeout.ms": 6000,

@@ -191,7 +191,7 @@ def test_a_right_that_is_missing_is_named(guarded: KafkaBroker, tmp_path: Path, 
     wanted = missing.name.replace("llm-spans", place.topic).replace("tokentrace", place.group)
     try:
         assert wait_for(lambda: complaint(worker, wanted) != "", 30.0), worker.log()
-        if missing.resource == "topic" or missing.name in ("tokentrace", "tokentrace-0"):
+        if missing.resource == "topic" or missing.name in ("tokentrace", "tokentrace.tokentrace-0"):
             assert worker.process.wait(20.0) in (1, 2)
         else:
             assert wait_for(lambda: counted(worker) == 1), "counting goes on without alerts"

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from tests.harness import Clock
 from tests.kafka.fakes import ScriptedClients, Waits
 from tokentrace.errors import FatalError, StopRequested, UsageError
-from tokentrace.kafka.membership import SourceSettings
+from tokentrace.kafka.membership import SourceSettings, instance_id
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
@@ -309,8 +309,21 @@ def test_only_a_classic_member_is_static(protocol: Any) -> None:
     settings = SourceSettings(topic="t", group_id="g", member_id="r0", protocol=protocol, session_timeout_s=6.0)
     config = settings.consumer_settings()
     assert config["group.protocol"] == protocol
-    assert config.get("group.instance.id") == ("r0" if protocol == "classic" else None)
+    assert config.get("group.instance.id") == ("g.r0" if protocol == "classic" else None)
     assert config.get("heartbeat.interval.ms") == (1500 if protocol == "classic" else None)
+
+
+@pytest.mark.parametrize(
+    ("group_id", "member_id", "expected"),
+    [
+        ("spans", "r-0", "spans.r-0"),
+        ("billing/eu 1", "r-0", "billing_eu_1.r-0"),
+        ("g" * 240, "r" * 60, "g" * 188 + "." + "r" * 60),
+        ("g", "r" * 249, "r" * 249),
+    ],
+)
+def test_instance_id_holds_of_the_group_what_kafka_allows(group_id: str, member_id: str, expected: str) -> None:
+    assert instance_id(group_id, member_id) == expected
 
 
 def test_lag_is_the_distance_to_the_end_and_gone_when_the_partition_is(parts: Parts) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -17,9 +17,12 @@ from tokentrace.kafka.moves import LogBounds
 from tokentrace.kafka.producer import partition_of
 from tokentrace.state import StateCodec, admin, cell_key, replica_key
 from tokentrace.state.admin import OffsetMove, StateAdmin, summed
+from tokentrace.state.claim import Process, process_of
 from tokentrace.state.schemas import Header, decode_record
 
 PARTITIONS = 12
+#: The process that wrote the state before the command.
+WORKER = Process("host-1", 42, 1_790_000_000_000_000)
 
 
 class StateTopic:
@@ -99,6 +102,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
         for (group, status), value in zip(cells[: len(values)], values, strict=True):
             topic.records[cell_key(replica, rig.groups.groups[group], status)] = value
         topic.records[replica_key(replica)] = codec.replica(replica, "spans", totals)
+        topic.headers[replica_key(replica)] = [WORKER.header()]
     clients = ScriptedClients(producer=ScriptedProducer)
     return StateAdmin(clients, topic="state", group_id="g", source_topic="spans"), topic, offsets, clients
 
@@ -191,7 +195,34 @@ def test_admin_forgets_positions_and_keeps_totals(parts: Parts) -> None:
     assert (record["topic"], record["key"], record["partition"]) == ("state", replica_key("a"), partition_of("a", 12))
     assert [partition["offset"] for partition in decode_record(record["value"], "state-replica")["partitions"]] == [0]
     assert summed(state.replicas())[()]["spans"] == 100
-    assert clients.made[0].config["transactional.id"] == "a", "a running worker of that name is fenced"
+    assert clients.made[0].config["transactional.id"] == "g.a", "a running worker of that name is fenced"
+    process = process_of(record["headers"])
+    assert process is not None
+    assert process.command
+    assert str(process).startswith("the command `tokentrace state`, process ")
+
+
+@pytest.mark.parametrize("change", [StateAdmin.forget_positions, StateAdmin.forget_totals])
+def test_admin_fences_a_worker_of_release_0_1_0_by_its_own_id_before_it_writes(
+    parts: Parts, change: Callable[[StateAdmin, str], object]
+) -> None:
+    state, topic, _, clients = parts
+    topic.headers.clear()
+    change(state, "a")
+    assert [producer.config["transactional.id"] for producer in clients.made] == ["a", "g.a"]
+    old, new = clients.made
+    assert (old.calls, old.records) == (["init_transactions", "purge", "flush"], [])
+    assert new.calls[:2] == ["init_transactions", "begin_transaction"]
+
+
+def test_admin_fences_a_worker_of_release_0_1_0_once(parts: Parts) -> None:
+    state, topic, _, clients = parts
+    topic.headers.clear()
+    state.forget_positions("a")
+    [record] = clients.made[1].records
+    topic.records[record["key"]], topic.headers[record["key"]] = record["value"], record["headers"]
+    state.forget_totals("a")
+    assert [producer.config["transactional.id"] for producer in clients.made] == ["a", "g.a", "g.a"]
 
 
 def test_admin_forgets_totals_of_one_replica(parts: Parts) -> None:

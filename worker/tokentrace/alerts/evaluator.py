@@ -31,6 +31,7 @@ from tokentrace.kafka.single_partition import PartitionRecord, SinglePartitionCo
 from tokentrace.kafka.transaction import STEP_TIMEOUT_S, Identity, Offsets, TransactionalProducer
 from tokentrace.model.measures import Layout
 from tokentrace.state.checksums import record_headers, require_intact
+from tokentrace.state.identity import transactional_id
 from tokentrace.state.unreadable import RecordPlace
 
 log = logging.getLogger(__name__)
@@ -64,12 +65,17 @@ class EvaluatorSettings:
 
     @property
     def identity(self) -> Identity:
-        """Of the transactions."""
+        """Of the transactions.
+
+        Each commits an offset of the rollups, which the group accepts of its one owner only. So an evaluator that lost
+        the partition commits nothing, whatever its id: of another replica, or that of release 0.1.0, without the group.
+        """
+        name = f"{transactional_id(self.group_id, self.replica)}.alerts"
         rights = (
-            f"to write to the topic {self.alerts_topic} with the transactional id {self.replica}.alerts, and to read "
-            f"with the group {self.evaluators_group}"
+            f"to write to the topic {self.alerts_topic} with the transactional id {name}, and to read with the group "
+            f"{self.evaluators_group}"
         )
-        return Identity(f"{self.replica}.alerts", self.replica, rights)
+        return Identity(name, self.replica, rights)
 
 
 class Evaluator:

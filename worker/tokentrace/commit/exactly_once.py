@@ -1,7 +1,7 @@
 """The exactly-once commit: totals, increments, dead letters and offsets in one Kafka transaction.
 
 A crash leaves either all of a commit or nothing of it, so the group's offsets and this replica's totals can never
-disagree. The transactional id is the replica id, so a second process of the same name fences the first.
+disagree. The transactional id is the replica's in its group, so a second process of the same name fences the first.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, rep
 from tokentrace.state.checksums import checksum_header, record_headers
 from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
+from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
@@ -53,12 +54,13 @@ class ExactlyOnceSettings:
 
     def identity(self) -> Identity:
         """The committer: a second process of the same replica id has the same transactional id and fences the first."""
+        name = transactional_id(self.group_id, self.replica)
         topics = [self.state_topic, self.rollups_topic, self.dead_letter_topic, self.ids_topic]
         rights = (
-            f"to write to the topics {', '.join(filter(None, topics))} with the transactional id {self.replica!r}, and "
+            f"to write to the topics {', '.join(filter(None, topics))} with the transactional id {name!r}, and "
             f"to read with the group {self.group_id!r}"
         )
-        return Identity(transactional_id=self.replica, replica=self.replica, rights=rights)
+        return Identity(transactional_id=name, replica=self.replica, rights=rights)
 
 
 class ExactlyOnce:
@@ -120,10 +122,19 @@ class ExactlyOnce:
         self._transactions.start()
         settings = self._settings
         self._state_partition = partition_of(settings.replica, self._reader.partitions())
-        totals = self._reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
+        totals = self._restore()
+        if totals is not None and self._reader.restored_from is None:
+            # Its writer has another transactional id, and may have committed until it was fenced.
+            fence_first_release(self._clients, settings.replica)
+            self._groups.clear()
+            totals = self._restore()
         # Before the group is joined: the first look is the long one.
         self._counted.refresh()
         return totals
+
+    def _restore(self) -> Totals | None:
+        settings = self._settings
+        return self._reader.restore(settings.replica, self._layout, self._groups, settings.source_topic)
 
     def recover(self, failure: ClientFailed) -> Totals:
         replica = self._settings.replica
@@ -239,7 +250,8 @@ class ExactlyOnce:
 
 
 def _taken(replica: str, process: Process | None) -> ReplicaIdTaken:
-    other = process or "a process of an earlier release, or a command that changed the state"
-    return ReplicaIdTaken(
-        f"Another process works with the replica id {replica!r}: {other}. Give every worker its own worker.replica_id."
-    )
+    other = process or "a process of release 0.1.0"
+    advice = "Give every worker its own worker.replica_id."
+    if process is not None and process.command:
+        advice = "Stop the workers before such a command; a restart continues from the state that it wrote."
+    return ReplicaIdTaken(f"Another process works with the replica id {replica!r}: {other}. {advice}")

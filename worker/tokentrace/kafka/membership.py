@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
 #: librdkafka's default back-off of a full queue stalls a fast consumer for a second (measured: docs/performance.md).
 TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 2, "queued.min.messages": 20000}
+
+
+#: Most characters of a group.instance.id, which are those of topic names (KIP-345).
+INSTANCE_ID_LENGTH: Final = 249
 
 
 class RebalanceListener(Protocol):
@@ -51,8 +56,18 @@ class SourceSettings:
         if self.protocol == "classic":
             # A static member has its partitions back at once after a restart. Not under KIP-848: there a killed
             # static member is refused until its session has ended.
-            settings |= {**cooperative_session(self.session_timeout_s), "group.instance.id": self.member_id}
+            settings |= cooperative_session(self.session_timeout_s)
+            settings["group.instance.id"] = instance_id(self.group_id, self.member_id)
         return settings
+
+
+def instance_id(group_id: str, member_id: str) -> str:
+    """Return the group.instance.id of a static member.
+
+    Kafka compares it within the group, so the part that names the group may be changed to what Kafka allows.
+    """
+    group = re.sub(r"[^a-zA-Z0-9._-]", "_", group_id)
+    return f"{group}.{member_id}"[-INSTANCE_ID_LENGTH:]
 
 
 def cooperative_session(session_timeout_s: float) -> dict[str, Any]:

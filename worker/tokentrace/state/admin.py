@@ -1,11 +1,12 @@
 """State admin: inspects and repairs the durable state, for `tokentrace state`.
 
 Every change is one transaction under the replica's own transactional id, so that a worker of that name which still
-runs is fenced.
+runs is fenced. So is one of release 0.1.0, by its own id.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.checksums import checksum_header
+from tokentrace.state.claim import Process, process_of
+from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.records import (
     Cell,
@@ -162,7 +165,10 @@ class StateAdmin:
         generations = self._reader.generations(replica, stored, self._source_topic)
         key = replica_key(replica)
         headers = [*replica_headers(value, wide), checksum_header(key, value)]
-        self._write(replica, [(key, value)], [*headers, *encode_generations(self._source_topic, generations)])
+        headers += encode_generations(self._source_topic, generations)
+        # Without it, the next start of a worker would take this record for one of release 0.1.0.
+        headers.append(Process.this(time.time(), command=True).header())
+        self._write(replica, stored, [(key, value)], headers)
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""
@@ -171,7 +177,7 @@ class StateAdmin:
         keys += [expired_key(replica, expired) for expired in stored.expired]
         if stored.replica is not None:
             keys.append(replica_key(replica))
-        self._write(replica, [(key, None) for key in keys])
+        self._write(replica, stored, [(key, None) for key in keys])
         return len(keys)
 
     def _read(self) -> dict[str, Stored]:
@@ -204,11 +210,18 @@ class StateAdmin:
         return stored[replica]
 
     def _write(
-        self, replica: str, records: Iterable[tuple[bytes, bytes | None]], headers: Sequence[Header] = ()
+        self,
+        replica: str,
+        stored: Stored,
+        records: Iterable[tuple[bytes, bytes | None]],
+        headers: Sequence[Header] = (),
     ) -> None:
+        if stored.replica is not None and process_of(stored.headers) is None:
+            fence_first_release(self._clients, replica, WRITE_TIMEOUT_S)
         partition = partition_of(replica, self._reader.partitions())
-        rights = f"to write to the topic {self._topic} with the transactional id {replica!r}"
-        identity = Identity(transactional_id=replica, replica=replica, rights=rights)
+        name = transactional_id(self._group_id, replica)
+        rights = f"to write to the topic {self._topic} with the transactional id {name!r}"
+        identity = Identity(transactional_id=name, replica=replica, rights=rights)
         transactions = TransactionalProducer(self._clients, identity, retry_for_s=WRITE_TIMEOUT_S)
         try:
             transactions.start()

@@ -19,16 +19,20 @@ PROCESS_HEADER: Final = "tokentrace.process"
 
 
 class Process(NamedTuple):
-    """A process: its host, its process id there, and the Unix time at which it started, in microseconds."""
+    """A process: its host, its process id there, and the Unix time at which it started, in microseconds.
+
+    command: whether it is a `tokentrace state` command, which works with the replica id only while it writes.
+    """
 
     host: str
     pid: int
     started_at: int
+    command: bool = False
 
     @classmethod
-    def this(cls, now_s: float) -> Process:
+    def this(cls, now_s: float, *, command: bool = False) -> Process:
         """Return the running process, as one that starts now."""
-        return cls(socket.gethostname(), os.getpid(), round(now_s * 1e6))
+        return cls(socket.gethostname(), os.getpid(), round(now_s * 1e6), command)
 
     def header(self) -> Header:
         """Return the header that names this process."""
@@ -36,7 +40,8 @@ class Process(NamedTuple):
 
     def __str__(self) -> str:
         started = datetime.fromtimestamp(self.started_at // 1_000_000, UTC)
-        return f"process {self.pid} on host {self.host}, started at {started:%Y-%m-%dT%H:%M:%SZ}"
+        kind = "the command `tokentrace state`, " if self.command else ""
+        return f"{kind}process {self.pid} on host {self.host}, started at {started:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def process_of(headers: Headers) -> Process | None:
@@ -45,7 +50,8 @@ def process_of(headers: Headers) -> Process | None:
         if key == PROCESS_HEADER and value is not None:
             try:
                 fields = json.loads(value)
-                return Process(str(fields["host"]), int(fields["pid"]), int(fields["started_at"]))
-            except (ValueError, TypeError, KeyError):
+                command = bool(fields.get("command", False))
+                return Process(str(fields["host"]), int(fields["pid"]), int(fields["started_at"]), command)
+            except (ValueError, TypeError, KeyError, AttributeError):
                 return None
     return None

@@ -76,6 +76,8 @@ class StateReader:
         self._topic = topic
         self._reader = TopicReader(clients, topic, group_id)
         self._restored_at = -1
+        #: The process that wrote the record that was restored, None if it names none: release 0.1.0 names none.
+        self.restored_from: Process | None = None
 
     def exists(self) -> bool:
         """Return whether the topic exists. Raises UsageError if no broker answers."""
@@ -94,7 +96,7 @@ class StateReader:
 
         Raises FatalError where the state cannot be used, UnreadableRecord where a record of it is damaged.
         """
-        self._restored_at = -1
+        self._restored_at, self.restored_from = -1, None
         count = self.partitions()
         partition = partition_of(replica, count)
         stored = self.read([partition])
@@ -109,6 +111,7 @@ class StateReader:
                 )
             return None
         self._restored_at = committed.replica.offset
+        self.restored_from = process_of(committed.headers)
         self.decoded(replica, committed, None, codec.require_same_bounds)
         cells = list(committed.cells)
         numbers = groups.adopt([group for group, _ in cells], np.array([status for _, status in cells], np.uint8))
