@@ -21,9 +21,9 @@ from tests.spanfactory import message, span
 from tests.state.test_wide_totals import wide_schema_travels
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.commit import Outcome
-from tokentrace.commit.at_least_once import AtLeastOnce
+from tokentrace.commit.at_least_once import FENCES, FENCES_WITHIN_S, AtLeastOnce
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
-from tokentrace.errors import ClientFailed, FatalError
+from tokentrace.errors import ClientFailed, FatalError, MemberFailed
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec
@@ -283,9 +283,9 @@ def test_a_dead_letter_that_its_topic_refuses_becomes_a_reference_in_the_next_co
 
 @pytest.fixture
 def plainly() -> tuple[AtLeastOnce, ScriptedProducer, Source]:
-    source = Source()
+    source: Any = Source()
     clients = ScriptedClients(producer=ScriptedProducer)
-    committer = AtLeastOnce(clients, source, topic_of(None)[0])  # type: ignore[arg-type]
+    committer = AtLeastOnce(clients=clients, source=source, dead_letters=topic_of(None)[0], replica="r0")
     assert committer.start() is None
     return committer, clients.made[0], source
 
@@ -352,13 +352,50 @@ def test_offsets_that_are_not_committed_decide_the_outcome(
     committer, _, source = plainly
     source.outcome = outcome
     assert commit(committer, rig) is outcome
+    assert committer.in_doubt is (outcome is Outcome.RETRY)
+    source.outcome = Outcome.COMMITTED
+    commit(committer, rig)
+    assert not committer.in_doubt
 
 
-def test_a_producer_that_failed_ends_the_worker(
+def test_offsets_that_were_never_sent_are_not_in_doubt(
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
+) -> None:
+    committer, producer, _ = plainly
+    producer.errors["produce"] = [failure(KafkaError.MSG_SIZE_TOO_LARGE)]
+    assert commit(committer, rig) is Outcome.RETRY
+    assert not committer.in_doubt
+
+
+@pytest.mark.parametrize(("pause_s", "fenced"), [(1.0, FENCES), (FENCES_WITHIN_S, 3 * FENCES)])
+def test_a_member_without_state_recovers_unless_it_is_fenced_again_and_again(
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], pause_s: float, fenced: int
+) -> None:
+    """A worker that is fenced now and then goes on for ever, and so does one whose producer fails."""
+    committer, _, _ = plainly
+    stop = committer._clients.stop
+    for number in range(1, fenced + 1):
+        failed = MemberFailed("Fenced.")
+        if number == FENCES and pause_s == 1.0:
+            with pytest.raises(FatalError, match=r"again and again, 5 times .* same worker\.replica_id 'r0' may run"):
+                committer.recover(failed)
+            return
+        for _ in range(3):
+            # The tries of one recovery are not fences.
+            committer.close()
+            assert committer.recover(failed) is None
+        assert committer.recover(ClientFailed("The producer failed.")) is None
+        stop.wait(pause_s)
+
+
+def test_a_producer_that_failed_is_replaced(
     plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
 ) -> None:
     committer, producer, source = plainly
     producer.errors["flush"] = [failure(KafkaError._FENCED, fatal=True)]
-    with pytest.raises(FatalError, match="no longer accepts records of this producer"):
+    with pytest.raises(ClientFailed, match="no longer accepts records of this producer") as raised:
         commit(committer, rig)
     assert source.committed == {}
+    committer.close()
+    committer.recover(raised.value)
+    assert commit(committer, rig) is Outcome.COMMITTED

@@ -30,10 +30,12 @@ PARTITIONS = 4
 class Fleet:
     """Replicas under traffic, and a scraper that checks every value."""
 
-    def __init__(self, kafka: KafkaBroker, topic: str, folder: Path, replicas: int) -> None:
+    def __init__(
+        self, kafka: KafkaBroker, topic: str, folder: Path, replicas: int, guarantee: str = "exactly_once"
+    ) -> None:
         sections = {
             "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
-            "worker": {"session_timeout": "6s"},
+            "worker": {"session_timeout": "6s", "guarantee": guarantee},
         }
         self.names = [f"{topic}-{index}" for index in range(replicas)]
         self.load = Load(kafka.bootstrap, topic, PARTITIONS, seed=11)
@@ -65,12 +67,15 @@ class Fleet:
         return int(sum(replica.samples()[name, frozenset()] for replica in self.replicas))
 
 
-@pytest.mark.parametrize("client", ["producer", "member"])
+@pytest.mark.parametrize(
+    ("client", "guarantee"),
+    [("producer", "exactly_once"), ("member", "exactly_once"), ("member", "at_least_once")],
+)
 def test_worker_that_is_fenced_without_a_rival_continues_in_place(
-    kafka: KafkaBroker, topic: str, tmp_path: Path, client: str
+    kafka: KafkaBroker, topic: str, tmp_path: Path, client: str, guarantee: str
 ) -> None:
     """The client that fences it ends at once, as one does that a coordinator took for another."""
-    fleet = Fleet(kafka, topic, tmp_path, 2)
+    fleet = Fleet(kafka, topic, tmp_path, 2, guarantee)
     try:
         settings: dict[str, Any] = {"bootstrap.servers": kafka.bootstrap, "log_level": 0}
         if client == "producer":
@@ -160,6 +165,33 @@ def committer_of(kafka: KafkaBroker, topic: str) -> ExactlyOnce:
         groups=GroupIndex(100),
         layout=LAYOUT,
     )
+
+
+def test_worker_without_state_ends_when_it_is_fenced_again_and_again(
+    kafka: KafkaBroker, topic: str, tmp_path: Path
+) -> None:
+    """Nothing proves that another process has its replica id, but two that have it never stop fencing each other."""
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"guarantee": "at_least_once", "session_timeout": "2s"},
+    }
+    load = Load(kafka.bootstrap, topic, PARTITIONS, seed=5)
+    rivals: list[Replica] = []
+    try:
+        load.start(200)
+        for folder in ("first", "second"):
+            (tmp_path / folder).mkdir()
+            rivals.append(Replica(tmp_path / folder, topic, sections))
+        assert wait_for(lambda: any(rival.process.poll() is not None for rival in rivals), 120.0)
+        [ended] = [rival for rival in rivals if rival.process.poll() is not None]
+        [stays] = [rival for rival in rivals if rival is not ended]
+        assert ended.process.returncode == 1
+        assert f"a process with the same worker.replica_id {topic!r} may run" in ended.log().splitlines()[-1]
+        assert wait_for(stays.ready, 60.0), stays.log()[-2000:]
+    finally:
+        load.stop()
+        for rival in rivals:
+            rival.end()
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import IsolationLevel, KafkaError, Message
 
 from tests.kafka.fakes import Scripted, ScriptedClients, Waits, failure
-from tokentrace.errors import FatalError, StopRequested, UsageError
+from tokentrace.errors import ClientFailed, FatalError, StopRequested, UsageError
 from tokentrace.kafka import reader as module
 from tokentrace.kafka.reader import TopicReader, partition_count, result_of, retry_transient
 
@@ -146,6 +146,15 @@ def test_an_error_in_a_records_place_is_an_error() -> None:
     with pytest.raises(FatalError, match=r"'t' cannot be read: scripted"):
         read(broker, p0=0)
     assert broker.closed == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"), [(KafkaError.NOT_LEADER_FOR_PARTITION, True), (KafkaError.TOPIC_AUTHORIZATION_FAILED, False)]
+)
+def test_an_error_of_an_outage_is_told_from_a_refusal(code: int, passes: bool) -> None:
+    with pytest.raises(FatalError) as raised:
+        read(Broker({0: 1}, [[record(0, 0, code)]]), p0=0)
+    assert isinstance(raised.value, ClientFailed) is passes
 
 
 def test_a_topic_that_stands_still_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from tests.harness import Clock
 from tests.kafka.fakes import ScriptedClients, Waits
-from tokentrace.errors import FatalError, StopRequested, UsageError
+from tokentrace.errors import FatalError, StopRequested, Unreachable, UsageError
 from tokentrace.kafka.membership import SourceSettings, instance_id
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.source import KafkaSource
@@ -733,6 +733,26 @@ def test_offsets_that_stay_unstable_leave_the_partitions_unread_until_they_are_s
     consumer.committed_answers = [{0: 7}]
     source.poll(10, 0.0)
     assert source.positions == {0: 7}
+
+
+def test_an_assignment_that_an_outage_ends_is_made_again() -> None:
+    """The group has assigned the partitions, and does not do so again."""
+    source, consumer, loop = member()
+    load_counted = loop.load_counted
+
+    def unreachable() -> bool:
+        loop.load_counted = load_counted  # type: ignore[method-assign]
+        raise Unreachable("No broker answers.")
+
+    loop.load_counted = unreachable  # type: ignore[method-assign]
+    assign(source, consumer, p0=5, p1=7)
+    assert source.pending == dict.fromkeys((0, 1), "No broker answers")
+    with pytest.raises(Unreachable):
+        source.poll(10, 0.0)
+    source.rewind()
+    consumer.committed_answers = [{0: 5, 1: 7}]
+    source.poll(10, 0.0)
+    assert (source.pending, source.positions) == ({}, {0: 5, 1: 7})
 
 
 def test_a_stop_ends_an_assignment_that_waits() -> None:

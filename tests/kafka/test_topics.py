@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
 
 from tests.kafka.fakes import Scripted, ScriptedClients, failure
-from tokentrace.errors import FatalError, UsageError
+from tokentrace.errors import ClientFailed, FatalError, UsageError
 from tokentrace.kafka import topics as module
 from tokentrace.kafka.topics import READ, WRITE, Topics, alerts_topic, rollups_topic, state_topic
 
@@ -224,8 +224,11 @@ def test_a_topic_that_stays_unknown_is_an_error_in_time(parts: Parts, monkeypatc
     topics, cluster = parts
     monkeypatch.setattr(module, "ELECTION_TIMEOUT_S", 0.0)
     cluster.answers = [UNKNOWN]
-    with pytest.raises(FatalError, match="The settings of topic 't' cannot be read"):
+    with pytest.raises(ClientFailed, match="The settings of topic 't' cannot be read"):
         topics.retention_s("t")
+    cluster.answers = [KafkaError.NOT_CONTROLLER]
+    with pytest.raises(ClientFailed, match="Topic 'new' cannot be created"):
+        topics.ensure([state_topic("new")])
 
 
 def test_brokers_that_do_not_answer_are_named(parts: Parts) -> None:

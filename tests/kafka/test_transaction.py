@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, KafkaException
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
 from tokentrace.errors import ClientFailed, FatalError, StopRequested
 from tokentrace.kafka import transaction as module
+from tokentrace.kafka.errors import UNSUPPORTED
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record
 from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer, bounded
@@ -281,9 +282,18 @@ def test_starting_retries_while_the_brokers_are_away_and_ends_when_it_is_refused
     producer.errors["init_transactions"] = [failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)]
     with pytest.raises(FatalError, match="It has to be allowed"):
         transactions.start()
-    producer.errors["init_transactions"] = [failure(KafkaError._INVALID_ARG)]
-    with pytest.raises(FatalError, match="cannot start transactions"):
+    producer.errors["init_transactions"] = [failure(KafkaError._STATE)]
+    with pytest.raises(ClientFailed, match="cannot start transactions"):
         transactions.start()
+
+
+@pytest.mark.parametrize("code", sorted(UNSUPPORTED))
+def test_brokers_and_settings_without_these_transactions_are_no_outage(parts: Parts, code: int) -> None:
+    transactions, producer = parts
+    producer.errors["init_transactions"] = [failure(code, fatal=True)]
+    with pytest.raises(FatalError, match=r"cannot start transactions .* Check the version of the brokers") as raised:
+        transactions.start()
+    assert not isinstance(raised.value, ClientFailed)
 
 
 def test_closing_drops_what_is_queued_and_never_raises(parts: Parts) -> None:

@@ -21,6 +21,8 @@ from tokentrace.errors import (
     ReplicaIdTaken,
     SchemaUnavailable,
     StopRequested,
+    TokentraceError,
+    Unreachable,
     UsageError,
 )
 from tokentrace.model.messages import RawBatch
@@ -66,8 +68,11 @@ class Source:
         self.pending: dict[int, str] = {}
         self.truncated_records: dict[int, int] = {}
         self.ends: dict[int, int] = {}
+        self.refusals: list[Exception] = []
 
     def subscribe(self, listener: Worker) -> None:
+        if self.refusals:
+            raise self.refusals.pop(0)
         listener.load_counted()
         listener.load_state(self.assigned)
         listener.on_assign(self.assigned)
@@ -120,15 +125,19 @@ class Committer:
     outcomes: list[Outcome | Exception]
     totals: Totals | None = None
     known: Mapping[int, LogPosition] = field(default_factory=dict)
-    recoveries: list[Totals | Exception] = field(default_factory=list)
+    starts: list[Exception] = field(default_factory=list)
+    recoveries: list[Totals | Exception | None] = field(default_factory=list)
+    in_doubt: bool = False
     proposals: list[Proposal] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
 
     def start(self) -> Totals | None:
+        if self.starts:
+            raise self.starts.pop(0)
         return self.totals
 
-    def recover(self, failure: ClientFailed) -> Totals:
+    def recover(self, failure: ClientFailed) -> Totals | None:
         self.rig.events.append("recover")
         answer = self.recoveries.pop(0)
         if isinstance(answer, Exception):
@@ -562,7 +571,7 @@ def test_worker_whose_clients_fail_continues_from_what_is_committed(
     monkeypatch.setattr(recovery, "FIRST_S", 0.0)
     rig = Rig(spans(3), None, spans(2, offset=3), None, None, spans(4, offset=5), None)
     rig.committer.outcomes = [COMMITTED, lost]
-    rig.committer.recoveries = [UsageError("No broker answers."), committed(3, 2)]
+    rig.committer.recoveries = [Unreachable("No broker answers."), committed(3, 2)]
     rig.run()
     assert rig.proposed == [3, 5, 9]
     assert rig.counted == 9
@@ -571,23 +580,99 @@ def test_worker_whose_clients_fail_continues_from_what_is_committed(
     assert rig.events[begun : begun + len(expected)] == expected
 
 
-def test_worker_ends_when_another_process_has_its_replica_id(monkeypatch: pytest.MonkeyPatch) -> None:
+#: What no outage explains.
+REFUSALS: Sequence[TokentraceError] = (
+    ReplicaIdTaken("Another process works with it."),
+    FatalError("Kafka does not let this worker commit."),
+    UsageError("kafka.properties: no such property."),
+)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
+def test_worker_ends_when_its_recovery_is_refused(monkeypatch: pytest.MonkeyPatch, refusal: TokentraceError) -> None:
     monkeypatch.setattr(recovery, "FIRST_S", 0.0)
     rig = Rig(spans(3), None, None)
     rig.committer.outcomes = [ClientFailed("Fenced.")]
-    rig.committer.recoveries = [ReplicaIdTaken("Another process works with it.")]
-    with pytest.raises(ReplicaIdTaken):
+    rig.committer.recoveries = [refusal, committed(3)]
+    with pytest.raises(type(refusal), match=re.escape(str(refusal))):
         rig.run()
     assert rig.counted == 0
 
 
-def test_worker_ends_when_nothing_tells_whether_another_has_its_replica_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
-    lost = ClientFailed("Fenced.")
-    rig = Rig(spans(3), None, None)
-    rig.committer.outcomes, rig.committer.recoveries = [lost], [lost]
-    with pytest.raises(ClientFailed):
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
+def test_worker_ends_when_its_start_is_refused(refusal: TokentraceError) -> None:
+    rig = Rig(spans(3), None)
+    rig.committer.starts = [refusal]
+    with pytest.raises(type(refusal), match=re.escape(str(refusal))):
         rig.run()
+
+
+def test_worker_that_meets_an_outage_while_it_starts_starts_again_with_new_clients(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
+    seen: list[str] = []
+    rig = Rig(spans(3), None, None, lambda: seen.append(rig.worker.stats.not_ready))
+    rig.committer.totals = committed(2)
+    rig.committer.starts = [ClientFailed("The topic cannot be read."), Unreachable("No broker answers.")]
+    rig.source.refusals = [MemberFailed("The member failed.")]
+    rig.committer.recoveries = [committed(2)]
+    rig.run()
+    assert rig.events[:5] == ["committer closed", "committer closed", "source abandoned", "committer closed", "recover"]
+    assert rig.counted == 5
+    assert seen == [""], "ready once it has joined"
+    said = [message for message in caplog.messages if "are replaced in" in message]
+    assert [line.split(". ")[0] for line in said] == [
+        "The topic cannot be read", "No broker answers", "The member failed",
+    ]  # fmt: skip
+
+
+def test_worker_that_is_stopped_while_it_waits_to_start_ends_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(spans(3), None)
+    rig.committer.starts = [Unreachable("No broker answers.")]
+    monkeypatch.setattr(rig.worker._stop, "wait", lambda _: rig.worker.stop() or True)  # type: ignore[func-returns-value]
+    rig.run()
+    assert rig.events == ["committer closed", "source closed", "committer closed"]
+
+
+def test_worker_whose_totals_are_in_memory_alone_keeps_them_and_drops_what_is_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
+    rig = Rig(spans(3), None, spans(2, offset=3), None, spans(2, offset=3), None)
+    rig.committer.outcomes = [COMMITTED, MemberFailed("Fenced.")]
+    rig.committer.recoveries = [None]
+    rig.run()
+    assert rig.proposed == [3, 5, 5]
+    assert rig.counted == 5
+
+
+@pytest.mark.parametrize("lost", [DROPPED, MemberFailed("Fenced.")], ids=["dropped", "fenced"])
+def test_worker_loses_no_counts_whose_offsets_may_be_committed(
+    monkeypatch: pytest.MonkeyPatch, lost: Outcome | Exception
+) -> None:
+    """The answer to a commit was lost. Whether the group is at 3 or at 5, its offset is accepted."""
+    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
+
+    def commit_in_doubt() -> None:
+        rig.committer.in_doubt = True
+        rig.committer.outcomes = [lost]
+
+    rig = Rig(spans(3), None, spans(2, offset=3), commit_in_doubt, None, spans(4, offset=5), None)
+    rig.committer.recoveries = [None]
+    rig.run()
+    assert rig.counted == 9
+    assert not rig.committer.in_doubt
+    assert rig.harness.state.position(0) == 9
+
+
+def test_state_keeps_counts_in_doubt_at_the_position_that_is_known() -> None:
+    harness = Harness()
+    harness.count([message(span())] * 3)
+    harness.commit()
+    harness.count([message(span())] * 2, offset=3)
+    harness.state.keep()
+    assert (counted(harness.state.snapshot), harness.state.position(0)) == (5, 3)
 
 
 def test_worker_heartbeat_commits_no_offset_of_records_that_were_dropped() -> None:

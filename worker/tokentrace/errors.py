@@ -35,6 +35,10 @@ class UsageError(TokentraceError):
     exit_code = 2
 
 
+class Unreachable(UsageError):
+    """No broker answers: an outage for a worker, a wrong address for a command."""
+
+
 class FatalError(TokentraceError):
     """The worker cannot continue: it is fenced or unauthorized, or a topic has wrong settings."""
 

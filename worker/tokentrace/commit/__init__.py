@@ -19,19 +19,25 @@ __all__ = ["Committer", "Outcome"]
 
 
 class Committer(Protocol):
-    """Makes proposals durable."""
+    """Makes proposals durable.
+
+    in_doubt: whether the offsets of the last proposal may be committed though its counts are not durable.
+    """
+
+    in_doubt: bool
 
     def start(self) -> Totals | None:
         """Prepare, before the group is joined. Return what earlier runs have committed, None where none is kept.
 
-        Raises FatalError when this replica may not run.
+        May be called again after `close`, as long as it has not returned. Raises ClientFailed or Unreachable in an
+        outage, another FatalError when this replica may not run.
         """
 
-    def recover(self, failure: ClientFailed) -> Totals:
-        """Start again with new clients, after `close`. Return what is committed.
+    def recover(self, failure: ClientFailed) -> Totals | None:
+        """Start again with new clients, after `close`. Return what is committed, None where that is in memory.
 
-        Raises ReplicaIdTaken when another process has this replica id, `failure` itself when that cannot be found out,
-        and another ClientFailed or UsageError when Kafka does not answer yet.
+        failure: the same object in each try. Raises ReplicaIdTaken when another process has this replica id, FatalError
+        when one may have it, and ClientFailed or Unreachable when Kafka does not answer yet.
         """
 
     def counted_up_to(self) -> Mapping[int, LogPosition]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.commit import Outcome
 from tokentrace.commit.dead_letters import DeadLetterTopic
-from tokentrace.errors import ClientFailed
+from tokentrace.errors import ClientFailed, FatalError, MemberFailed
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import IdempotentProducer, paced
 from tokentrace.kafka.source import KafkaSource
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 
 #: Time that one commit waits for the delivery of dead letters before the loop continues and retries it.
 FLUSH_TIMEOUT_S: Final = 10.0
+#: A worker that is fenced so often within this time ends. Two processes with one id fence each other every few seconds
+#: (a heartbeat apart); an outage fences a worker once or twice.
+FENCES: Final = 5
+FENCES_WITHIN_S: Final = 120.0
 
 
 class AtLeastOnce:
@@ -32,24 +37,53 @@ class AtLeastOnce:
     2. Commit the consumed offsets for the group.
 
     Dead letters that were delivered by a commit that then failed are remembered until one succeeds, and are not
-    produced again.
+    produced again. Totals are in memory alone: they outlive the Kafka clients, and not the process.
     """
 
-    def __init__(self, clients: KafkaClients, source: KafkaSource, dead_letters: DeadLetterTopic) -> None:
+    def __init__(
+        self, *, clients: KafkaClients, source: KafkaSource, dead_letters: DeadLetterTopic, replica: str
+    ) -> None:
+        """replica: worker.replica_id, for the message of an error."""
+        self.in_doubt = False
+        self._clients = clients
         self._source = source
         self._dead_letters = dead_letters
+        self._replica = replica
+        #: Failure of the last recovery, and when this member was fenced lately.
+        self._failure: ClientFailed | None = None
+        self._fenced_s: deque[float] = deque(maxlen=FENCES)
         self._error = ""
         #: (topic, partition, offset) of the messages whose dead letters were delivered since the last commit.
         self._delivered: set[tuple[str, int, int]] = set()
-        self._producer = IdempotentProducer(clients, {"linger.ms": 5})
+        self._producer = self._make_producer()
+
+    def _make_producer(self) -> IdempotentProducer:
+        return IdempotentProducer(self._clients, {"linger.ms": 5})
 
     def start(self) -> Totals | None:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""
         return None
 
-    def recover(self, failure: ClientFailed) -> Totals:
-        """Totals are in memory alone, so nothing tells whether another process has this replica id."""
-        raise failure
+    def recover(self, failure: ClientFailed) -> Totals | None:
+        """Go on with the totals in memory. Nothing durable tells whether another process has this replica id.
+
+        Raises FatalError for a member that is fenced again and again.
+        """
+        if failure is not self._failure:
+            self._failure = failure
+            if isinstance(failure, MemberFailed):
+                self._on_fenced(self._clients.stop.clock(), failure)
+        self._producer = self._make_producer()
+        return None
+
+    def _on_fenced(self, now_s: float, failure: MemberFailed) -> None:
+        self._fenced_s.append(now_s)
+        if len(self._fenced_s) == FENCES and now_s - self._fenced_s[0] <= FENCES_WITHIN_S:
+            raise FatalError(
+                f"Kafka has fenced this worker again and again, {FENCES} times within {FENCES_WITHIN_S:.0f} s; a "
+                f"process with the same worker.replica_id {self._replica!r} may run. Look for one, and give every "
+                "worker its own worker.replica_id."
+            ) from failure
 
     def counted_up_to(self) -> Mapping[int, LogPosition]:
         """Nothing is known from before this process."""
@@ -67,6 +101,10 @@ class AtLeastOnce:
         outcome = self._source.commit(proposal.positions)
         if outcome is Outcome.COMMITTED:
             self._delivered.clear()
+            self.in_doubt = False
+        elif outcome is Outcome.RETRY:
+            # Kafka may have committed them, and the answer is lost.
+            self.in_doubt = True
         return outcome
 
     def _deliver(self, letters: Sequence[DeadLetter]) -> bool:

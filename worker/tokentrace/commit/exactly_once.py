@@ -86,6 +86,7 @@ class ExactlyOnce:
         groups: GroupIndex,
         layout: Layout,
     ) -> None:
+        self.in_doubt = False
         self._settings = settings
         self._dead_letters = dead_letters
         self._clients = clients
@@ -120,6 +121,7 @@ class ExactlyOnce:
 
     def _begin(self) -> Totals | None:
         self._transactions.start()
+        self._groups.clear()
         settings = self._settings
         self._state_partition = partition_of(settings.replica, self._reader.partitions())
         totals = self._restore()
@@ -141,7 +143,6 @@ class ExactlyOnce:
         process = self._reader.written_by(replica)
         if process != self._process:
             raise _taken(replica, process) from failure
-        self._groups.clear()
         totals = self._begin()
         assert totals is not None, "the claim is part of them"
         self._claim(totals)

@@ -48,6 +48,17 @@ UNAUTHORIZED: Final = frozenset(
 #: Rejected permanently, by authorization or by authentication.
 REFUSED: Final = UNAUTHORIZED | {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED}
 
+#: A broker or a setting that does not allow transactions as tokentrace makes them.
+UNSUPPORTED: Final = frozenset(
+    {
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError.INVALID_TRANSACTION_TIMEOUT,
+        KafkaError._INVALID_ARG,
+        KafkaError._NOT_CONFIGURED,
+    }
+)
+
 #: Answers while leaders, coordinators or the controller are elected, or about a topic that was created a moment ago:
 #: the next answer may differ.
 TRANSIENT: Final = frozenset(

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from tokentrace.errors import FatalError, StopRequested, UsageError
+from tokentrace.errors import ClientFailed, FatalError, StopRequested, UsageError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import error_of
 from tokentrace.model.stop import StopSignal
@@ -128,11 +128,11 @@ class IdempotentProducer:
         self._producer.poll(timeout_s)
 
     def flush(self, timeout_s: float) -> int:
-        """Wait for all deliveries and return how many records are left. Raises FatalError for a failed producer."""
+        """Wait for all deliveries and return how many records are left. Raises ClientFailed for a failed producer."""
         try:
             return int(self._producer.flush(self._clients.stop.bounded(timeout_s)))
         except KafkaException as failure:
-            raise FatalError(
+            raise ClientFailed(
                 f"Kafka no longer accepts records of this producer ({error_of(failure).str()})."
             ) from failure
 

@@ -10,7 +10,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPar
 from confluent_kafka import Message as Message
 from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec  # type: ignore[attr-defined]
 
-from tokentrace.errors import ClientFailed, FatalError, UsageError
+from tokentrace.errors import ClientFailed, FatalError, Unreachable
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import REFUSED, TRANSIENT, error_of
@@ -59,7 +59,7 @@ def retry_transient(request: Callable[[float], _T], timeout_s: float, stop: Stop
 
 
 def list_topics(clients: KafkaClients, admin: AdminClient, topic: str | None = None) -> ClusterMetadata:
-    """Return the metadata of the cluster, or of one topic. Raises UsageError if no broker answers, StopRequested."""
+    """Return the metadata of the cluster, or of one topic. Raises Unreachable if no broker answers, StopRequested."""
     wait = Wait(clients.stop, REQUEST_TIMEOUT_S)
     while True:
         try:
@@ -68,19 +68,24 @@ def list_topics(clients: KafkaClients, admin: AdminClient, topic: str | None = N
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() not in TRANSIENT or not wait.pause("%s", clients.unreachable(error)):
-                raise UsageError(clients.unreachable(error)) from failure
+                raise Unreachable(clients.unreachable(error)) from failure
 
 
 def partition_count(clients: KafkaClients, admin: AdminClient, topic: str, timeout_s: float = STALL_TIMEOUT_S) -> int:
     """Return the topic's number of partitions; a topic that was created a moment ago has none at first.
 
-    Raises FatalError if there are none in time, UsageError if no broker answers, StopRequested.
+    Raises ClientFailed if there are none in time, Unreachable if no broker answers, StopRequested.
     """
     wait = Wait(clients.stop, timeout_s)
     while not (count := len(list_topics(clients, admin, topic).topics[topic].partitions)):
         if not wait.pause("Topic %s has no partitions yet", topic):
-            raise FatalError(f"Topic {topic!r} has no partitions.")
+            raise ClientFailed(f"Topic {topic!r} has no partitions.")
     return count
+
+
+def failed(error: KafkaError, message: str) -> FatalError:
+    """Return the error to raise: a ClientFailed where the cause passes with an outage."""
+    return ClientFailed(message) if error.code() in TRANSIENT else FatalError(message)
 
 
 class OffsetReader:
@@ -166,7 +171,7 @@ class TopicReader:
         """Give the message if it is a record below its partition's end; remove the partition at its end."""
         error = message.error()
         if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            raise FatalError(f"Topic {self._topic!r} cannot be read: {error.str()}.")
+            raise failed(error, f"Topic {self._topic!r} cannot be read: {error.str()}.")
         partition, offset = message_partition(message), message_offset(message)
         if partition not in ends:
             return

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from tokentrace.errors import FatalError, MemberFailed, Unanswered, UsageError
+from tokentrace.errors import ClientFailed, FatalError, MemberFailed, Unanswered, Unreachable, UsageError
 from tokentrace.kafka.batch import extents_of, message_offset, message_partition, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, error_of
@@ -298,6 +298,7 @@ class KafkaSource:
 
     def rewind(self) -> None:
         """Read every assigned partition again from the group's committed offsets."""
+        self._ask_again_s = 0.0
         partitions = list(self._positions)
         if partitions:
             self._consumer.incremental_unassign(self._topic_partitions(partitions))
@@ -329,7 +330,20 @@ class KafkaSource:
         return [TopicPartition(self._settings.topic, partition) for partition in partitions]
 
     def _assign(self, partitions: Sequence[int], wait_s: float) -> None:
-        """Read partitions from where the group is. wait_s: longest wait for an offset that is not known yet."""
+        """Read partitions from where the group is; in an outage, put all of them off and raise it.
+
+        wait_s: longest wait for an offset that is not known yet.
+        """
+        try:
+            self._begin(partitions, wait_s)
+        except (ClientFailed, Unreachable) as failure:
+            # The group has assigned them, and does not do so again.
+            for partition in partitions:
+                self._forget(partition)
+            self._put_off(dict.fromkeys(partitions, str(failure).rstrip(".")))
+            raise
+
+    def _begin(self, partitions: Sequence[int], wait_s: float) -> None:
         assert self._listener is not None
         # First: what is committed between the two is then in the offsets, and no healthy partition is refused.
         self._listener.load_counted()
@@ -529,9 +543,11 @@ class KafkaSource:
         partitions = self._of_topic(assigned)
 
         def assign() -> None:
-            self._assign(partitions, self._clients.callback_wait_s)
             assert self._listener is not None
-            self._listener.on_assign(partitions)
+            try:
+                self._assign(partitions, self._clients.callback_wait_s)
+            finally:
+                self._listener.on_assign(partitions)
 
         self._guarded(assign)
         if self._callback_failure is not None:

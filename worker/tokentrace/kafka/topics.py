@@ -23,7 +23,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from tokentrace.errors import FatalError
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.errors import UNAUTHORIZED, error_of
-from tokentrace.kafka.reader import list_topics, partition_count, result_of, retry_transient
+from tokentrace.kafka.reader import failed, list_topics, partition_count, result_of, retry_transient
 
 _T = TypeVar("_T")
 
@@ -126,7 +126,8 @@ def alerts_topic(name: str) -> TopicSpec:
 class Topics:
     """Creates and checks topics.
 
-    Every method raises FatalError if Kafka answers with an error, UsageError if no broker answers, StopRequested.
+    Every method raises FatalError if Kafka answers with an error, ClientFailed if that passes with an outage,
+    Unreachable if no broker answers, StopRequested.
     """
 
     def __init__(self, clients: KafkaClients) -> None:
@@ -195,9 +196,10 @@ class Topics:
             if error.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 return False
             options = " ".join(f"--config {key}={value}" for key, value in spec.settings.items())
-            raise FatalError(
+            raise failed(
+                error,
                 f"Topic {spec.name!r} cannot be created ({error.str()}); create it with: kafka-topics.sh --create "
-                f"--topic {spec.name} --partitions {spec.partitions} {options}"
+                f"--topic {spec.name} --partitions {spec.partitions} {options}",
             ) from failure
         log.info("Created topic %s.", spec.name)
         return True
@@ -254,7 +256,7 @@ class Topics:
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() not in UNAUTHORIZED:
-                raise FatalError(f"The {what} topic {topic!r} cannot be read: {error.str()}.") from failure
+                raise failed(error, f"The {what} topic {topic!r} cannot be read: {error.str()}.") from failure
             log.info("The %s topic %s may not be read: %s.", what, topic, error.str())
             return None
 

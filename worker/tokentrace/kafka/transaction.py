@@ -26,6 +26,7 @@ from tokentrace.kafka.errors import (
     RECORD_REFUSED,
     REPORTING,
     UNAUTHORIZED,
+    UNSUPPORTED,
     error_of,
 )
 from tokentrace.kafka.offsets import at_offset
@@ -151,10 +152,7 @@ class TransactionalProducer:
                 "init_transactions", lambda _: self._producer.init_transactions(START_STEP_S), self._stop.is_set
             )
         except REPORTING as failure:
-            raise ClientFailed(
-                f"Kafka cannot start transactions with the transactional id {self._identity.transactional_id!r} "
-                f"({error_of(failure).str()})."
-            ) from failure
+            raise ClientFailed(self._cannot_start(error_of(failure))) from failure
 
     def commit(
         self,
@@ -273,12 +271,18 @@ class TransactionalProducer:
         log.log(level, "A transaction was aborted (%s).%s", error.str(), advice)
         return Outcome.RETRY
 
+    def _cannot_start(self, error: KafkaError) -> str:
+        transactional_id = self._identity.transactional_id
+        return f"Kafka cannot start transactions with the transactional id {transactional_id!r} ({error.str()})."
+
     def _raise_if_fatal(self, error: KafkaError) -> None:
         """Raise FatalError if no transaction of this producer will be accepted any more."""
         if error.code() in UNAUTHORIZED:
             raise FatalError(
                 f"Kafka does not let this worker commit ({error.str()}). It has to be allowed {self._identity.rights}."
             )
+        if error.code() in UNSUPPORTED:
+            raise FatalError(f"{self._cannot_start(error)} Check the version of the brokers and kafka.properties.")
         if error.fatal() or error.code() in PRODUCER_FENCED:
             if self._identity.rival:
                 raise FatalError(

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Final
 
 from tokentrace.config import Config
-from tokentrace.errors import StopRequested
+from tokentrace.errors import ClientFailed, StopRequested
 from tokentrace.exposition import (
     Format,
     HealthReport,
@@ -32,6 +32,7 @@ from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import Moment, WorkerStats
 from tokentrace.runtime.allocator import tune_malloc
 from tokentrace.runtime.last_scrape import LastScrape
+from tokentrace.runtime.recovery import try_until_done
 from tokentrace.runtime.topic_setup import set_up_topics
 from tokentrace.runtime.wiring import build_replica, http_settings
 
@@ -109,11 +110,19 @@ class Service:
 
     def _connect_and_count(self) -> None:
         if self._replica.source.connect():
+            if self._make_topics and not try_until_done(self._set_up, stop=self._stop, abandon=self._show):
+                return
             self._connected = True
-            if self._make_topics:
-                set_up_topics(self._config, self._replica.clients)
-                self._replica.dead_letters.read_limit()
             self._count()
+
+    def _set_up(self) -> None:
+        set_up_topics(self._config, self._replica.clients)
+        self._replica.dead_letters.read_limit()
+        self._replica.source.unreachable = ""
+
+    def _show(self, problem: ClientFailed) -> None:
+        """Say in the readiness what the set-up waits for."""
+        self._replica.source.unreachable = str(problem)
 
     def _count(self) -> None:
         evaluator = self._replica.evaluator

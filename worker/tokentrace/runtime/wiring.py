@@ -198,7 +198,7 @@ def committer(
     """The commit of the configured guarantee."""
     kafka = config.kafka
     if config.worker.guarantee == "at_least_once":
-        return AtLeastOnce(clients, source, dead_letters)
+        return AtLeastOnce(clients=clients, source=source, dead_letters=dead_letters, replica=config.worker.replica_id)
     settings = ExactlyOnceSettings(
         group_id=kafka.group_id,
         replica=config.worker.replica_id,

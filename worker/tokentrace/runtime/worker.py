@@ -22,7 +22,7 @@ from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
-from tokentrace.runtime.recovery import recover
+from tokentrace.runtime.recovery import OUTAGES, failure_of, try_until_done
 from tokentrace.runtime.waiting_batches import WaitingBatches
 from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.replica_state import ReplicaState
@@ -110,7 +110,7 @@ class Worker:
         self._paused: set[int] = set()
         self._problem = ""
         self._commit_due_s = 0.0
-        self._rewind = False
+        self._rewind = self._joined = False
         self._last_span_s: dict[int, float] = {}
         self._heartbeat_due_s = 0.0
         self._counted_up_to: Mapping[int, LogPosition] = {}
@@ -141,16 +141,21 @@ class Worker:
             self._publish_stats()
 
     def _count_until_stopped(self) -> None:
-        self._restore()
+        try_until_done(self._restore, stop=self._stop, abandon=self._abandon)
         self._stats.not_ready = _JOINING
         self._publish_stats()
-        self._source.subscribe(self)
-        self._commit_due_s = self._clock() + self._settings.commit_interval_s
         while not self._stop.is_set():
             try:
+                if not self._joined:
+                    self._join()
                 self._turn()
-            except ClientFailed as failure:
-                self._recover(failure)
+            except OUTAGES as outage:
+                self._recover(failure_of(outage))
+
+    def _join(self) -> None:
+        self._source.subscribe(self)
+        self._joined, self._rewind = True, False
+        self._commit_due_s = self._clock() + self._settings.commit_interval_s
 
     def _last_commit(self) -> None:
         try:
@@ -181,13 +186,14 @@ class Worker:
     def _recover(self, failure: ClientFailed) -> None:
         """Replace the Kafka clients, and continue from what is committed; the totals are shown meanwhile.
 
-        A member of the group that works is kept, and so are its partitions. Raises ReplicaIdTaken when another process
-        has this replica id, and `failure` when that cannot be found out.
+        A member of the group that works is kept, and so are its partitions. Raises FatalError as the committer, which
+        finds out whether another process has this replica id.
         """
         self._stats.recoveries += 1
         waiting_for = self._stats.not_ready
-        recover(failure, stop=self._stop, abandon=self._abandon, begin=self._begin_again)
-        self._stats.not_ready = _JOINING if waiting_for == _JOINING or not self._source.assigned else ""
+        try_until_done(lambda: self._begin_again(failure), stop=self._stop, abandon=self._abandon, failure=failure)
+        assigned = self._source.assigned or self._source.pending
+        self._stats.not_ready = _JOINING if waiting_for == _JOINING or not assigned else ""
 
     def _abandon(self, problem: ClientFailed) -> None:
         if isinstance(problem, MemberFailed):
@@ -195,17 +201,18 @@ class Worker:
             self._paused, self._stats.paused = set(), False
             self._remove(self._source.assigned)
             self._source.abandon()
+            self._joined = False
         self._drop()
         self._committer.close()
         self._stats.not_ready = f"recovering: {problem}"
         self._publish_stats()
 
     def _begin_again(self, failure: ClientFailed) -> None:
-        self._state.restart(self._committer.recover(failure))
+        totals = self._committer.recover(failure)
+        if totals is not None:
+            self._state.restart(totals)
         if self._source.abandoned:
             self._source.open()
-            self._rewind = False
-            self._source.subscribe(self)
         self._commit_due_s = self._clock() + self._settings.commit_interval_s
 
     # -- one turn --------------------------------------------------------------------------------------------------
@@ -308,8 +315,15 @@ class Worker:
         self._heartbeat_due_s = now_s + (heartbeat_s or 0.0)
 
     def _drop(self) -> None:
-        """Discard uncommitted counts, and rewind to the committed offsets with the next turn."""
-        self._state.discard()
+        """Discard uncommitted counts, and rewind to the committed offsets with the next turn.
+
+        Counts whose offsets may be committed are kept: they would not be read again.
+        """
+        if self._committer.in_doubt:
+            self._state.keep()
+            self._committer.in_doubt = False
+        else:
+            self._state.discard()
         self._waiting.clear()
         self._pause()
         self._rewind = True

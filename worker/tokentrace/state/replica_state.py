@@ -69,6 +69,14 @@ class ReplicaState:
         """Drop what is not committed; its records must be read again from the committed offsets."""
         self.delta.clear()
 
+    def keep(self) -> None:
+        """Publish the delta though nobody knows whether its offsets are committed. Those that are not are read again.
+
+        The known positions stay, so that the group's offset is accepted whichever of the two it is.
+        """
+        self.delta.positions.update({partition: self.position(partition) for partition in self.delta.positions})
+        self.apply(self.prepare())
+
     # -- around it ---------------------------------------------------------------------------------------------------
 
     def restore(self, totals: Totals) -> None:
