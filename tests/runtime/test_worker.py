@@ -580,7 +580,7 @@ def test_worker_whose_clients_fail_continues_from_what_is_committed(
     assert rig.events[begun : begun + len(expected)] == expected
 
 
-#: What no outage explains.
+#: Errors that no outage explains.
 REFUSALS: Sequence[TokentraceError] = (
     ReplicaIdTaken("Another process works with it."),
     FatalError("Kafka does not let this worker commit."),
