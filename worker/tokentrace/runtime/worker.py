@@ -320,7 +320,7 @@ class Worker:
         Counts whose offsets may be committed are kept: they would not be read again.
         """
         if self._committer.in_doubt:
-            log.warning("The last commit may have succeeded. Its counts are kept; those that did not are repeated.")
+            log.warning("The answer to the last commit was lost. Its counts are kept; what was not committed repeats.")
             self._state.keep()
             self._committer.in_doubt = False
         else:
