@@ -44,7 +44,7 @@ def planted(**properties: str) -> dict[str, Any]:
     return {
         "kafka": {"bootstrap_servers": "127.0.0.1:1", "properties": properties},
         "worker": {"log_level": "debug"},
-        "http_server": {"auth_token": "PLANT-token"},
+        "http_server": {"auth_token": "PLANT-token", "admin_token": "PLANT-admin"},
         "schema_registry": {
             "url": "http://u:PLANT@127.0.0.1:1/PLANT",
             "auth": {"username": "reader", "password": "PLANT-registry"},

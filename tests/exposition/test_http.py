@@ -5,19 +5,35 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import os
+import shutil
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from tests.exposition.conftest import make_certificate, make_expired_certificate
 from tests.harness import Harness
 from tests.services.workers import wait_for
 from tests.spanfactory import message, span
 from tokentrace.errors import UsageError
-from tokentrace.exposition import ClientAddress, Format, HealthReport, HttpServer, HttpSettings, Renderer, Scrape
+from tokentrace.exposition import (
+    ClientAddress,
+    Format,
+    HealthReport,
+    HttpServer,
+    HttpSettings,
+    Renderer,
+    Scrape,
+    TlsSettings,
+    Token,
+    Tokens,
+)
+from tokentrace.exposition.http import tls
 from tokentrace.model.snapshot import Snapshot
 
 METRICS = "/metrics/prometheus"
@@ -145,7 +161,7 @@ def test_a_head_request_is_no_scrape(serve: Serve) -> None:
 
 def test_other_methods_and_paths_are_refused(serve: Serve) -> None:
     served = serve()
-    assert served.ask(METRICS, "POST")[0] == 405
+    assert served.ask(METRICS, "POST")[0] == 403
     assert served.ask("/nowhere")[0] == 404
     assert METRICS.encode() in served.ask("/")[2]
 
@@ -164,7 +180,7 @@ def test_other_methods_and_paths_are_refused(serve: Serve) -> None:
     ],
 )
 def test_without_the_token_there_is_401_with_the_remedy(serve: Serve, authorization: str | None) -> None:
-    served = serve(auth_token="s3cret-token")
+    served = serve(tokens=Tokens(Token("s3cret-token")))
     given = {} if authorization is None else {"Authorization": authorization.encode("latin-1").decode("latin-1")}
     status, headers, body = served.ask(METRICS, **given)
     assert status == 401
@@ -177,7 +193,7 @@ def test_without_the_token_there_is_401_with_the_remedy(serve: Serve, authorizat
 
 
 def test_with_the_token_there_are_metrics_and_health_never_asks_for_it(serve: Serve) -> None:
-    served = serve(auth_token="s3cret-token")
+    served = serve(tokens=Tokens(Token("s3cret-token")))
     assert served.ask(METRICS, Authorization="Bearer s3cret-token")[0] == 200
     assert served.ask(METRICS, Authorization="bearer s3cret-token")[0] == 200
     for path in ("/health", "/health/live", "/health/ready"):
@@ -238,17 +254,74 @@ def test_a_port_in_use_is_named() -> None:
 
 
 def test_tls(serve: Serve, certificate: tuple[Path, Path]) -> None:
-    served = serve(certificate=certificate[0], key=certificate[1])
+    served = serve(tls=TlsSettings(*certificate))
     context = ssl.create_default_context(cafile=str(certificate[0]))
     assert served.ask(METRICS, context=context)[0] == 200
     with pytest.raises((http.client.HTTPException, OSError)):
         served.ask(METRICS)
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_tls_below_the_lowest_version_is_refused(
+    serve: Serve, certificate: tuple[Path, Path], version: Literal["1.2", "1.3"]
+) -> None:
+    served = serve(tls=TlsSettings(*certificate, min_version=version))
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    if version == "1.2":
+        assert served.ask(METRICS, context=context)[0] == 200
+        return
+    with pytest.raises((http.client.HTTPException, OSError)):
+        served.ask(METRICS, context=context)
+
+
+def test_tls_follows_its_files(serve: Serve, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "LOOK_S", 0.1)
+    path, key = certificate
+    served = serve(tls=TlsSettings(path, key))
+
+    def answers(authority: Path) -> bool:
+        try:
+            return served.ask(METRICS, context=ssl.create_default_context(cafile=str(authority)))[0] == 200
+        except ssl.SSLCertVerificationError:
+            return False
+
+    new = make_certificate(path.parent / "new")
+    assert [answers(path), answers(new[0])] == [True, False]
+    # A certificate without its key cannot be used yet.
+    old = path.with_name("old.crt")
+    shutil.copy(path, old)
+    os.replace(new[0], path)
+    assert answers(old)
+    os.replace(new[1], key)
+    assert wait_for(lambda: answers(path))
+    assert not answers(old)
+
+
+def test_tls_with_an_authority_serves_only_clients_with_its_certificate(
+    serve: Serve, certificate: tuple[Path, Path], tmp_path: Path
+) -> None:
+    unknown, expired = make_certificate(tmp_path / "unknown"), make_expired_certificate(tmp_path / "expired")
+    trusted = tmp_path / "trusted.crt"
+    trusted.write_bytes(certificate[0].read_bytes() + expired[0].read_bytes())
+    served = serve(tls=TlsSettings(*certificate, client_ca=trusted))
+    assert served.ask(METRICS, context=client_of(certificate[0], certificate))[0] == 200
+    for wrong in (None, unknown, expired):
+        with pytest.raises((http.client.HTTPException, OSError)):
+            served.ask(METRICS, context=client_of(certificate[0], wrong))
+
+
+def client_of(authority: Path, certificate: tuple[Path, Path] | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority))
+    if certificate is not None:
+        context.load_cert_chain(*certificate)
+    return context
+
+
 def test_tls_files_that_are_none_are_named(tmp_path: Path) -> None:
     bad = tmp_path / "bad.pem"
     bad.write_text("nothing")
     with pytest.raises(UsageError, match=r"http_server.tls: .*bad.pem and .*bad.pem cannot be used"):
-        Served(certificate=bad, key=bad)
+        Served(tls=TlsSettings(bad, bad))
     with pytest.raises(UsageError, match=r"http_server\.tls"):
-        Served(certificate=tmp_path / "none.pem", key=bad)
+        Served(tls=TlsSettings(tmp_path / "none.pem", bad))

@@ -14,7 +14,7 @@ import pytest
 from tests.exposition.test_http import METRICS
 from tests.harness import Harness
 from tests.services.workers import wait_for
-from tokentrace.exposition import ClientAddress, Format, HealthReport, HttpServer, HttpSettings, Scrape
+from tokentrace.exposition import ClientAddress, Format, HealthReport, HttpServer, HttpSettings, Scrape, TlsSettings
 from tokentrace.exposition.http import connection, pages
 
 HALF_REQUESTS = {
@@ -220,8 +220,9 @@ def test_a_client_that_does_not_take_its_page_is_closed_in_time(serve: Serve, mo
 
 def test_a_page_whose_client_has_gone_in_the_middle_is_not_scraped(serve: Serve) -> None:
     served = serve(bytes(16 << 20))
-    with served.connect(f"GET {METRICS} HTTP/1.1\r\nHost: a\r\n\r\n".encode()) as client:
-        assert len(client.recv(4096, socket.MSG_WAITALL)) == 4096
+    request = f"GET {METRICS} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+    with served.connect(request) as client, client.makefile("rb") as reader:
+        assert len(reader.read(100_000)) == 100_000
     assert wait_for(lambda: served.rendered == 1 and served.server._metrics._pages._in_flight == [])
     assert len(served.get(METRICS)[1]) == 6 + (16 << 20)
     assert wait_for(lambda: len(served.scraped) == 1)
@@ -231,6 +232,6 @@ def test_a_handshake_that_is_not_finished_is_closed_in_time(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, certificate: tuple[Path, Path]
 ) -> None:
     monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.3)
-    served = serve(certificate=certificate[0], key=certificate[1])
+    served = serve(tls=TlsSettings(*certificate))
     with served.connect(b"\x16\x03\x01") as client:
         assert wait_for(lambda: is_closed(client), 20.0)

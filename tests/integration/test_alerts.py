@@ -326,7 +326,7 @@ def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
     }  # fmt: skip
     port = [free_port() for _ in range(2)]
     workers = [
-        start_worker(**sections, http_server={"addr": f"127.0.0.1:{free}", "auth_token": "t0ken"}) for free in port
+        start_worker(**sections, http_server={"addr": f"127.0.0.1:{free}", "admin_token": "t0ken"}) for free in port
     ]
 
     def ask(worker: WorkerProcess, path: str, method: str = "POST", token: str = "t0ken") -> tuple[int, Any]:
@@ -343,7 +343,7 @@ def test_silence_is_asked_of_any_replica_and_outlives_the_evaluator(
     assert wait_for(lambda: ask(workers[0], "/alerts", "GET")[1]["evaluator"] is not None)
     evaluator = ask(workers[0], "/alerts", "GET")[1]["evaluator"]
     ours, other = workers if evaluator == "replica-0" else workers[::-1]
-    assert ask(other, "/alerts/quiet/silence?duration=2h", token="wrong")[0] == 401
+    assert ask(other, "/alerts/quiet/silence?duration=2h", token="wrong")[0] == 403
     assert ask(other, "/alerts/quiet/silence?duration=soon")[0] == 400
     assert ask(other, "/alerts/quiet/silence")[0] == 400
     assert ask(other, "/alerts/nobody/silence?duration=2h")[0] == 404

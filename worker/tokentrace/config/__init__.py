@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -14,6 +14,8 @@ from tokentrace.config.document import Document, KeyPath, dotted, read_document
 from tokentrace.config.kafka import Kafka
 from tokentrace.config.models import Config
 from tokentrace.errors import ConfigError
+
+_Section = TypeVar("_Section", bound=BaseModel)
 
 __all__ = ["Config", "Kafka", "load_config"]
 
@@ -49,15 +51,18 @@ def _with_absolute_paths(config: Config, folder: Path) -> Config:
         }
     )
     update: dict[str, Any] = {"schemas": schemas}
-    if (tls := config.http_server.tls) is not None:
-        files = {"certificate": folder / tls.certificate, "key": folder / tls.key}
-        update["http_server"] = config.http_server.model_copy(update={"tls": tls.model_copy(update=files)})
-    registry_tls = config.schema_registry.tls
-    files_ = {name: folder / value for name in ("ca", "certificate", "key") if (value := getattr(registry_tls, name))}
-    update["schema_registry"] = config.schema_registry.model_copy(
-        update={"tls": registry_tls.model_copy(update=files_)}
-    )
+    http = config.http_server
+    tls = None if http.tls is None else _absolute(http.tls, folder, "certificate", "key", "client_ca")
+    http = _absolute(http, folder, "auth_token_file", "admin_token_file")
+    update["http_server"] = http.model_copy(update={"tls": tls})
+    registry_tls = _absolute(config.schema_registry.tls, folder, "ca", "certificate", "key")
+    update["schema_registry"] = config.schema_registry.model_copy(update={"tls": registry_tls})
     return config.model_copy(update=update)
+
+
+def _absolute(section: _Section, folder: Path, *names: str) -> _Section:
+    """Return a section in which these paths, where they are set, are absolute."""
+    return section.model_copy(update={name: folder / path for name in names if (path := getattr(section, name))})
 
 
 def _describe_error(document: Document, error: Any) -> str:

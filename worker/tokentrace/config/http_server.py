@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import SecretStr, StrictBool, field_validator, model_validator
 
@@ -11,12 +12,16 @@ from tokentrace.config.section import Section
 
 
 class Tls(Section):
-    """Certificate and private key, PEM files."""
+    """HTTPS: PEM files. A changed certificate is read again within 10 s."""
 
     certificate: Path
     """Certificate chain."""
     key: Path
     """Private key of the certificate."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """Lowest version of TLS."""
+    client_ca: Path | None = None
+    """Authority whose certificate each client must present, probes too; empty if none need one."""
 
 
 class HttpServer(Section):
@@ -31,18 +36,33 @@ class HttpServer(Section):
     health_path: str = "/health"
     """Path of liveness; `/ready` below it is readiness. Never requires the token."""
     auth_token: SecretStr | None = None
-    """Bearer token that every path except the health path requires."""
+    """Bearer token that every path except the health path requires. It reads and changes nothing."""
+    auth_token_file: Path | None = None
+    """File with that token instead; a changed file is read again within a second."""
+    admin_token: SecretStr | None = None
+    """Bearer token that silences alerts, and reads. Without it nobody can."""
+    admin_token_file: Path | None = None
+    """File with that token instead."""
     tls: Tls | None = None
     """Serve HTTPS."""
     keep_alive_timeout: PositiveDuration = 75.0
     """Idle time after which a connection is closed."""
 
-    @field_validator("auth_token")
+    @field_validator("auth_token", "admin_token")
     @classmethod
     def _not_empty(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not value.get_secret_value().strip():
             raise ValueError("is empty, which would disable authentication; set a token or remove the key")
         return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> HttpServer:
+        for name in ("auth_token", "admin_token"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
+                raise ValueError(f"set either {name} or {name}_file")
+        if self.auth_token is not None and self.auth_token == self.admin_token:
+            raise ValueError("admin_token must differ from auth_token, which every scraper has")
+        return self
 
     @field_validator("prometheus_path", "health_path")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokentrace.exposition.alert_metrics import collect_alert_metrics
-from tokentrace.exposition.http import HealthReport, HttpServer, HttpSettings
+from tokentrace.exposition.http import HealthReport, HttpServer, HttpSettings, TlsSettings, Token, Tokens
 from tokentrace.exposition.render import Format, Renderer, Scrape
 from tokentrace.exposition.worker_metrics import collect_worker_metrics
 from tokentrace.exposition.zero_init import ClientAddress
@@ -16,6 +16,9 @@ __all__ = [
     "HttpSettings",
     "Renderer",
     "Scrape",
+    "TlsSettings",
+    "Token",
+    "Tokens",
     "collect_alert_metrics",
     "collect_worker_metrics",
 ]

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
@@ -32,7 +33,7 @@ from tokentrace.decode.resolve import resolve
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError
-from tokentrace.exposition import HttpSettings, Renderer
+from tokentrace.exposition import HttpSettings, Renderer, TlsSettings, Token, Tokens
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
@@ -252,11 +253,19 @@ def http_settings(config: Config) -> HttpSettings:
         port=http.addr.port,
         prometheus_path=http.prometheus_path,
         health_path=http.health_path,
-        auth_token=http.auth_token.get_secret_value() if http.auth_token is not None else None,
-        certificate=http.tls.certificate if http.tls is not None else None,
-        key=http.tls.key if http.tls is not None else None,
+        tokens=Tokens(_token(http.auth_token, http.auth_token_file), _token(http.admin_token, http.admin_token_file)),
+        tls=None
+        if http.tls is None
+        else TlsSettings(http.tls.certificate, http.tls.key, http.tls.min_version, http.tls.client_ca),
         keep_alive_s=http.keep_alive_timeout,
     )
+
+
+def _token(secret: Any, path: Path | None) -> Token | None:
+    """secret: a SecretStr, or None."""
+    if secret is None and path is None:
+        return None
+    return Token("" if secret is None else secret.get_secret_value(), path)
 
 
 def writer_schemas(config: Config, wait_s: float = math.inf) -> WriterSchemas:

@@ -130,14 +130,20 @@ class PageResponse(Response):
         host, port = self._request.client or ("", 0)
         self._pages.begin(self._page, (host, port))
         try:
-            body = memoryview(self._page.body)
-            for offset in range(0, len(body), PIECE_BYTES):
-                piece = body[offset : offset + PIECE_BYTES]
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-            # The server drops what is sent to a closed connection without an error; it must not count as scraped.
-            taken = not await self._request.is_disconnected()
-            await send({"type": "http.response.body", "body": b""})
+            taken = await self._send_body(send)
         finally:
             self._pages.end(self._page, (host, port))
         if taken:
             self._on_sent()
+
+    async def _send_body(self, send: Any) -> bool:
+        """Return whether the client has taken all."""
+        body = memoryview(self._page.body)
+        for offset in range(0, len(body), PIECE_BYTES):
+            piece = body[offset : offset + PIECE_BYTES]
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            # The server drops what is sent to a closed connection without an error; it must not count as scraped.
+            if await self._request.is_disconnected():
+                return False
+        await send({"type": "http.response.body", "body": b""})
+        return True

@@ -1,26 +1,24 @@
 """The HTTP server: a listening socket and uvicorn, on a thread of its own.
 
-`health_path` is open to everyone, since probes carry no token; every other path requires the bearer token where one
-is set.
+`health_path` is open to everyone, since probes carry no token; every other path requires a bearer token where one is
+set, and requests that change something require the administrator's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
 
 from tokentrace.errors import UsageError
-from tokentrace.exposition.http.auth import Application, require_token
+from tokentrace.exposition.http.auth import Application, Tokens, require_tokens
 from tokentrace.exposition.http.connection import BACKLOG, Connection, EventLoop
 from tokentrace.exposition.http.endpoints import (
     AlertsApi,
@@ -31,6 +29,7 @@ from tokentrace.exposition.http.endpoints import (
     index_route,
 )
 from tokentrace.exposition.http.pages import OnScraped, Render
+from tokentrace.exposition.http.tls import ServerTls, TlsSettings
 from tokentrace.exposition.zero_init import ClientAddress
 
 START_TIMEOUT_S: Final = 10.0
@@ -38,15 +37,14 @@ START_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Address, paths, token and TLS files. port 0: a free one. keep_alive_s: how long a connection may be idle."""
+    """Address, paths, tokens and TLS. port 0: a free one. keep_alive_s: how long a connection may be idle."""
 
     host: str = "0.0.0.0"
     port: int = 9090
     prometheus_path: str = "/metrics/prometheus"
     health_path: str = "/health"
-    auth_token: str | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    tokens: Tokens = field(default_factory=Tokens)
+    tls: TlsSettings | None = None
     keep_alive_s: float = 75.0
 
 
@@ -71,7 +69,7 @@ class HttpServer:
             render, on_scraped=on_scraped, open_clients=self._open_clients, disconnect=self._disconnect
         )
         self._health = HealthEndpoint(health)
-        self._alerts = AlertsEndpoint(alerts, settings.auth_token is not None) if alerts is not None else None
+        self._alerts = AlertsEndpoint(alerts) if alerts is not None else None
         self._socket: socket.socket | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -85,10 +83,7 @@ class HttpServer:
     def start(self) -> None:
         """Listen and serve. Raises UsageError when the address or the TLS files cannot be used."""
         settings = self._settings
-        tls: dict[str, Any] = {}
-        if settings.certificate is not None and settings.key is not None:
-            tls = {"ssl_certfile": str(settings.certificate), "ssl_keyfile": str(settings.key)}
-            self._check_tls(settings.certificate, settings.key)
+        tls = ServerTls(settings.tls) if settings.tls is not None else None
         self._socket = self._bind()
         config = uvicorn.Config(
             self._application(),
@@ -101,10 +96,10 @@ class HttpServer:
             lifespan="off",
             timeout_keep_alive=int(settings.keep_alive_s),
             timeout_graceful_shutdown=5,
-            **tls,
+            ssl_context_factory=(lambda *_: tls.context) if tls is not None else None,
         )
         server = self._server = uvicorn.Server(config)
-        thread = self._thread = threading.Thread(target=self._serve, args=(server,), name="http", daemon=True)
+        thread = self._thread = threading.Thread(target=self._serve, args=(server, tls), name="http", daemon=True)
         thread.start()
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while not server.started and thread.is_alive() and time.monotonic() < deadline_s:
@@ -112,10 +107,18 @@ class HttpServer:
         if not server.started:
             raise UsageError("The HTTP server did not start; see the log above.")
 
-    def _serve(self, server: uvicorn.Server) -> None:
-        assert self._socket is not None
+    def _serve(self, server: uvicorn.Server, tls: ServerTls | None) -> None:
+        listener = self._socket
+        assert listener is not None
+
+        async def serve() -> None:
+            following = asyncio.create_task(tls.follow()) if tls is not None else None
+            await server.serve(sockets=[listener])
+            if following is not None:
+                following.cancel()
+
         with asyncio.Runner(loop_factory=EventLoop) as runner:
-            runner.run(server.serve(sockets=[self._socket]))
+            runner.run(serve())
 
     def stop(self) -> None:
         """Finish the responses being sent, then close."""
@@ -141,15 +144,6 @@ class HttpServer:
             ) from error
         return listener
 
-    @staticmethod
-    def _check_tls(certificate: Path, key: Path) -> None:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(
-                f"http_server.tls: {certificate} and {key} cannot be used as certificate and key ({error})."
-            ) from error
-
     def _application(self) -> Application:
         settings = self._settings
         health = self._health.routes(settings.health_path)
@@ -159,9 +153,7 @@ class HttpServer:
             routes += self._alerts.routes()
             paths.append("/alerts")
         application = Starlette(routes=[*routes, index_route(paths)])
-        if settings.auth_token is None:
-            return application
-        return require_token(application, settings.auth_token, {route.path for route in health})
+        return require_tokens(application, settings.tokens, {route.path for route in health})
 
     def _open_clients(self) -> frozenset[ClientAddress]:
         """Return the addresses of the open connections. Call it on the server's own event loop."""
