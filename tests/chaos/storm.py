@@ -189,7 +189,7 @@ class Storm:
         """Until every replica is up; those that were on their way out have to end first."""
         deadline = time.monotonic() + 90.0
         while not all(replica.ready() for replica in self._replicas):
-            assert time.monotonic() < deadline, "the fleet does not come up"
+            assert time.monotonic() < deadline, [_account_of(replica) for replica in self._replicas]
             self._revive()
             time.sleep(0.2)
 
@@ -227,6 +227,15 @@ class Storm:
 
     def _count(self, event: str) -> None:
         self.result.events[event] += 1
+
+
+def _account_of(replica: Replica) -> str:
+    """Return the health and the last log lines of a replica, for a fleet that does not come up."""
+    try:
+        answer = replica.get("/health/ready")
+    except OSError as error:
+        answer = 0, str(error)
+    return f"{replica.name}: {answer}\n{replica.log()[-2500:]}"
 
 
 def spans_in(values: dict[Key, int]) -> int:
