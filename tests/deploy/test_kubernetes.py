@@ -191,6 +191,7 @@ def test_the_pods_configuration_is_one_that_the_worker_takes(
     assert config.http_server.addr.port == container["ports"][0]["containerPort"] == 9090
     assert config.http_server.auth_token is not None
     assert config.worker.replica_id == "from-a-secret"  # the pod's name, by the downward API
+    assert config.worker.leave_on_stop == (overlay == "autoscaled"), "a pod that is scaled away will not be back"
     assert config.worker.drain_timeout < pod["terminationGracePeriodSeconds"]
     for probe in ("startupProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"] == f"{config.http_server.health_path}/live"

@@ -304,12 +304,19 @@ def test_caught_up_are_partitions_whose_end_was_reached(parts: Parts) -> None:
     assert source.caught_up == set()
 
 
-@pytest.mark.parametrize("protocol", ["classic", "consumer"])
-def test_only_a_classic_member_is_static(protocol: Any) -> None:
-    settings = SourceSettings(topic="t", group_id="g", member_id="r0", protocol=protocol, session_timeout_s=6.0)
+@pytest.mark.parametrize(
+    ("protocol", "leave_on_stop", "instance_id"),
+    [("classic", False, "g.r0"), ("classic", True, None), ("consumer", False, None), ("consumer", True, None)],
+)
+def test_a_classic_member_that_does_not_leave_on_stop_is_static(
+    protocol: Any, leave_on_stop: bool, instance_id: str | None
+) -> None:
+    settings = SourceSettings(
+        topic="t", group_id="g", member_id="r0", protocol=protocol, session_timeout_s=6.0, leave_on_stop=leave_on_stop
+    )
     config = settings.consumer_settings()
     assert config["group.protocol"] == protocol
-    assert config.get("group.instance.id") == ("g.r0" if protocol == "classic" else None)
+    assert config.get("group.instance.id") == instance_id
     assert config.get("heartbeat.interval.ms") == (1500 if protocol == "classic" else None)
 
 

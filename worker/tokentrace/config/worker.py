@@ -39,6 +39,8 @@ class WorkerSection(Section):
     """Longest wait for the final scrape after SIGTERM."""
     session_timeout: PositiveDuration = 45.0
     """Time without heartbeats after which the group reassigns a replica's partitions."""
+    leave_on_stop: bool = False
+    """Leave the group at a stop, so that other replicas read on in seconds; a restart then moves partitions."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest severity of logged messages."""
     log_format: Literal["auto", "text", "json"] = "auto"

@@ -41,7 +41,11 @@ class RebalanceListener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceSettings:
-    """Settings of a membership. start: where a partition begins that the group has never committed."""
+    """Settings of a membership.
+
+    start: where a partition begins that the group has never committed. leave_on_stop: whether the partitions are free
+    when the member closes, rather than reserved for its return until the session ends.
+    """
 
     topic: str
     group_id: str
@@ -49,6 +53,7 @@ class SourceSettings:
     start: Literal["earliest", "latest"] = "earliest"
     protocol: Literal["classic", "consumer"] = "classic"
     session_timeout_s: float = 45.0
+    leave_on_stop: bool = False
 
     def consumer_settings(self) -> dict[str, Any]:
         """The librdkafka properties of the membership."""
@@ -57,7 +62,9 @@ class SourceSettings:
             # A static member has its partitions back at once after a restart. Not under KIP-848: there a killed
             # static member is refused until its session has ended.
             settings |= cooperative_session(self.session_timeout_s)
-            settings["group.instance.id"] = instance_id(self.group_id, self.member_id)
+            # librdkafka 2.16 has no request by which a static member leaves (KIP-345), so one that leaves is dynamic.
+            if not self.leave_on_stop:
+                settings["group.instance.id"] = instance_id(self.group_id, self.member_id)
         return settings
 
 

@@ -133,7 +133,7 @@ class KafkaSource:
         )
 
     def close(self) -> None:
-        """Leave the group; a static member's partitions stay reserved for its return until the session ends."""
+        """Close the consumer. A dynamic member leaves the group; a static one stays in it until its session ends."""
         if self._closing:
             return
         self._closing = True

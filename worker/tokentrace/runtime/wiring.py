@@ -243,6 +243,7 @@ def source_settings(config: Config) -> SourceSettings:
         start=kafka.start,
         protocol=kafka.group_protocol,
         session_timeout_s=section.session_timeout,
+        leave_on_stop=section.leave_on_stop,
     )
 
 
