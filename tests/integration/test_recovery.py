@@ -167,6 +167,33 @@ def committer_of(kafka: KafkaBroker, topic: str) -> ExactlyOnce:
     )
 
 
+@pytest.mark.long
+def test_partitions_that_a_killed_worker_was_giving_up_are_read_once_it_is_back(
+    kafka: KafkaBroker, topic: str, tmp_path: Path
+) -> None:
+    """Its session has not ended, so the group takes its return for the end of the rebalance."""
+    sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}}
+    load = Load(kafka.bootstrap, topic, PARTITIONS, seed=5)
+    gives_up = Replica(tmp_path, f"{topic}-0", sections)
+    replicas = [gives_up]
+    try:
+        load.publish(100)
+        assert settle(replicas, load) == {}
+        gives_up.process.kill()
+        gives_up.process.wait()
+        gives_up.restart(("in_on_revoke", 1))
+        gives_up.wait_until_ready(60.0)
+        replicas.append(Replica(tmp_path, f"{topic}-1", sections))
+        assert wait_for(lambda: gives_up.process.poll() is not None, 60.0)
+        gives_up.restart()
+        load.publish(1000)
+        assert settle(replicas, load) == {}
+        assert any("No member of the group reads the partitions" in replica.log() for replica in replicas)
+    finally:
+        for replica in replicas:
+            replica.end()
+
+
 def test_worker_without_state_ends_when_it_is_fenced_again_and_again(
     kafka: KafkaBroker, topic: str, tmp_path: Path
 ) -> None:

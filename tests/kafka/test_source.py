@@ -6,14 +6,15 @@ The consumer here is a script. That groups work is proven on a real Kafka: tests
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Message
+from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Message
 
 from tests.harness import Clock
-from tests.kafka.fakes import ScriptedClients, Waits
+from tests.kafka.fakes import ScriptedClients, Waits, failure
 from tokentrace.errors import FatalError, StopRequested, Unreachable, UsageError
 from tokentrace.kafka.membership import SourceSettings, instance_id
 from tokentrace.kafka.outcome import Outcome
@@ -106,6 +107,26 @@ class Scripted:
         return note
 
 
+class Group:
+    """An admin client that describes the group: in each answer its state, and the partitions that members own."""
+
+    answers: ClassVar[list[Any]] = []
+
+    def __init__(self, config: dict[str, Any], logger: Any = None) -> None:
+        pass
+
+    def describe_consumer_groups(self, groups: list[str], **_: Any) -> dict[str, Future[Any]]:
+        answer = Group.answers.pop(0) if Group.answers else (ConsumerGroupState.STABLE, range(100))
+        future: Future[Any] = Future()
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            state, owned = answer
+            assignment = SimpleNamespace(topic_partitions=[*at(*owned), *at(99, topic="other")])
+            future.set_result(SimpleNamespace(state=state, members=[SimpleNamespace(assignment=assignment)]))
+        return dict.fromkeys(groups, future)
+
+
 class Loop:
     """Listener that records the calls that the worker's loop gets."""
 
@@ -168,7 +189,7 @@ def parts() -> tuple[KafkaSource, Scripted, Loop]:
 
 def member(stop: Waits | None = None, start: Any = "earliest") -> tuple[KafkaSource, Scripted, Loop]:
     stop = stop or Waits()
-    clients = ScriptedClients(stop, consumer=Scripted)
+    clients = ScriptedClients(stop, consumer=Scripted, admin=Group)
     settings = SourceSettings(topic="spans", group_id="g", member_id="r0", start=start)
     source = KafkaSource(settings, clients, Clock(10.0), stop.clock)
     loop = Loop()
@@ -787,6 +808,42 @@ def test_the_group_is_joined_again_once_for_partitions_that_no_member_reads(
         source.poll(10, 0.0)
     assert [name for name, _ in consumer.calls].count("unsubscribe") == joins
     assert consumer.committed_answers == []
+
+
+STABLE, REBALANCING = ConsumerGroupState.STABLE, ConsumerGroupState.PREPARING_REBALANCING
+
+
+@pytest.mark.parametrize(
+    ("answers", "joins_after_s"),
+    [
+        ([(STABLE, [0, 1]), (STABLE, [0, 1]), (STABLE, [0, 1, 2, 3])], 25),
+        ([(STABLE, [0, 1]), (STABLE, [0, 1, 2, 3])], None),
+        ([(STABLE, [0, 1]), (STABLE, [0, 2, 3]), (STABLE, [0, 2, 3]), (STABLE, range(4))], 40),
+        ([(REBALANCING, []), (REBALANCING, []), (STABLE, [0, 1]), (STABLE, [0, 1]), (STABLE, range(4))], 45),
+        ([failure(KafkaError._TIMED_OUT), (STABLE, [0]), (STABLE, [0]), (STABLE, range(4))], 35),
+        ([failure(KafkaError.GROUP_AUTHORIZATION_FAILED)], None),
+    ],
+    ids=["unread", "moving", "moving twice", "rebalancing", "unanswered", "refused"],
+)
+def test_the_group_is_joined_again_for_partitions_that_stay_without_an_owner(
+    answers: list[Any], joins_after_s: int | None
+) -> None:
+    """A member that was killed while it gave them up is back, and the group takes the rebalance for ended."""
+    stop = Waits()
+    source, consumer, _ = member(stop)
+    source.topic_partitions = 4
+    assign(source, consumer, p0=5)
+    consumer.committed_answers = [dict.fromkeys(range(4), 7) for _ in range(20)]
+    Group.answers = list(answers)
+    joined = []
+    for _ in range(30):
+        stop.now_s += 5.0
+        before = [name for name, _ in consumer.calls].count("unsubscribe")
+        source.poll(10, 0.0)
+        if [name for name, _ in consumer.calls].count("unsubscribe") > before:
+            joined.append(round(stop.now_s))
+    assert joined == ([] if joins_after_s is None else [joins_after_s])
+    assert Group.answers == []
 
 
 def test_partitions_of_another_topic_are_not_read_and_the_group_is_joined_again(

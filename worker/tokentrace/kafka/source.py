@@ -22,6 +22,7 @@ from tokentrace.kafka.moves import MESSAGES, Truncation, move_of, truncation_of
 from tokentrace.kafka.offsets import StartOffsets, at_offset
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.topic_wait import await_topic
+from tokentrace.kafka.unread import UnreadPartitions
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.worker_stats import Lag
 
@@ -83,8 +84,9 @@ class KafkaSource:
         #: True where the group's assignment is of another topic: only joining again changes it.
         self._join_again = False
         self._join_again_s = 0.0
-        #: Time of the one look for partitions that the group does not assign.
-        self._look_for_unread_s: float | None = None
+        self._unread = UnreadPartitions(
+            clients, settings.group_id, settings.topic, clock=monotonic, after_join=settings.protocol == "classic"
+        )
         self.open()
 
     def open(self) -> None:
@@ -123,8 +125,7 @@ class KafkaSource:
         self._listener = listener
         if self._settings.start == "latest" and not listener.load_counted():
             self._start_offsets.skip_unless_known(self.topic_partitions)
-        if self._settings.protocol == "classic":
-            self._look_for_unread_s = self._monotonic() + ASK_AGAIN_S
+        self._unread.on_join()
         self._subscribe()
 
     def _subscribe(self) -> None:
@@ -162,8 +163,7 @@ class KafkaSource:
         Raises FatalError if this member is fenced or unauthorized, UsageError if its credentials are refused,
         StopRequested from a rebalance that a stop has cut short.
         """
-        if self._look_for_unread_s is not None and self._monotonic() >= self._look_for_unread_s:
-            self._look_for_unread_s = None
+        if self._unread.due:
             self._look_for_unread()
         self._join_right_topic()
         if self.pending and self._monotonic() >= self._ask_again_s:
@@ -396,21 +396,11 @@ class KafkaSource:
             self.pending[partition] = reason
 
     def _look_for_unread(self) -> None:
-        """Join the group again if no member reads partitions that were added while this one was away.
-
-        A static member that is back soon gets its assignment from before, and the library takes the topic's partitions
-        of now for known. Each partition that is read has a committed offset.
-        """
+        """Join the group again if no member reads some partitions: only a rebalance assigns them."""
         others = [p for p in range(self.topic_partitions) if p not in self._positions.keys() | self.pending]
-        if not others:
-            return
-        try:
-            committed = self._start_offsets.committed.stable(others, 0.0)
-        except Unanswered:
-            return
-        unread = [partition for partition, found in committed.items() if found is None]
+        unread = self._unread.find(others, self._start_offsets.committed)
         if unread:
-            log.warning("No member of the group has read the partitions %s yet; joining again.", unread)
+            log.warning("No member of the group reads the partitions %s; joining again.", unread)
             self._join_again = True
 
     def _join_right_topic(self) -> None:
