@@ -26,10 +26,11 @@ ROOT: Final = Path(__file__).parent.parent
 IMPORTED: Final = ROOT / "dashboards" / "grafana.json"
 PROVISIONED: Final = ROOT / "deploy" / "grafana" / "dashboards" / "tokentrace.json"
 
-#: Selectors of the families that have the caller, of those that do not, and of the workers' own.
-BY_CALLER: Final = 'model=~"$model", provider=~"$provider", caller=~"$caller", instance=~"$replica"'
-BY_MODEL: Final = 'model=~"$model", provider=~"$provider", instance=~"$replica"'
-REPLICA: Final = 'instance=~"$replica"'
+#: Selectors of a fleet, of its workers' own families, of those by model, and of those by caller too.
+FLEET: Final = 'job=~"$job", namespace=~"$namespace"'
+REPLICA: Final = f'{FLEET}, instance=~"$replica"'
+BY_MODEL: Final = f'model=~"$model", provider=~"$provider", {REPLICA}'
+BY_CALLER: Final = f'caller=~"$caller", {BY_MODEL}'
 
 _SOURCE: Final = d.DataSourceRef(type_val="prometheus", uid="$datasource")
 _LOKI: Final = d.DataSourceRef(type_val="loki", uid="$loki")
@@ -156,7 +157,7 @@ def alert_history() -> table.Panel:
     fired = f"max by (rule) (tokentrace_alert_last_fired_timestamp_seconds{{{REPLICA}}})"
     # Of several replicas that were the evaluator, the one that fired last knows the value.
     value = (
-        f"max by (rule) (tokentrace_alert_last_value{{{REPLICA}}} and on (rule, instance) "
+        f"max by (rule) (tokentrace_alert_last_value{{{REPLICA}}} and on (job, namespace, rule, instance) "
         f"(tokentrace_alert_last_fired_timestamp_seconds{{{REPLICA}}} == on (rule) group_left () {fired} > 0))"
     )
     group = {
@@ -479,12 +480,20 @@ def build(source: str) -> dict[str, Any]:
             .type("prometheus")
             .current(d.VariableOption(selected=True, text=source, value=source))
         )
-        .with_variable(variable("model", "Model", "label_values(tokentrace_spans_total, model)"))
+        .with_variable(variable("job", "Job", "label_values(tokentrace_worker_build_info, job)"))
         .with_variable(
-            variable("provider", "Provider", 'label_values(tokentrace_spans_total{model=~"$model"}, provider)')
+            variable("namespace", "Namespace", 'label_values(tokentrace_worker_build_info{job=~"$job"}, namespace)')
         )
-        .with_variable(variable("caller", "Caller", "label_values(tokentrace_cost_total, caller)"))
-        .with_variable(variable("replica", "Replica", "label_values(tokentrace_worker_build_info, instance)"))
+        .with_variable(variable("model", "Model", f"label_values(tokentrace_spans_total{{{FLEET}}}, model)"))
+        .with_variable(
+            variable(
+                "provider", "Provider", f'label_values(tokentrace_spans_total{{{FLEET}, model=~"$model"}}, provider)'
+            )
+        )
+        .with_variable(variable("caller", "Caller", f"label_values(tokentrace_cost_total{{{FLEET}}}, caller)"))
+        .with_variable(
+            variable("replica", "Replica", f"label_values(tokentrace_worker_build_info{{{FLEET}}}, instance)")
+        )
         .with_variable(dashboard.DatasourceVariable("loki").label("Loki").type("loki"))
     )
     rows: list[tuple[str, list[Any]]] = [

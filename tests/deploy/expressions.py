@@ -65,7 +65,7 @@ def of_queries(kind: str = "promql") -> list[Expression]:
 def filled(text: str, **variables: str) -> str:
     """An expression of the dashboard with Grafana's variables filled in: all models, all replicas, and a minute."""
     values = {
-        "model": ".*", "provider": ".*", "caller": ".*", "replica": ".*",
+        "job": ".*", "namespace": ".*", "model": ".*", "provider": ".*", "caller": ".*", "replica": ".*",
         "__rate_interval": "5m", "__interval": "5m", "__range": "5m", **variables,
     }  # fmt: skip
     return re.sub(r"\$(\w+)", lambda match: values[match[1]], text)
