@@ -150,12 +150,11 @@ def test_pods_run_without_privileges(overlay: str) -> None:
 def test_every_selector_finds_the_pods(overlay: str) -> None:
     stateful = of_kind(overlay, "StatefulSet")["spec"]
     labels = stateful["template"]["metadata"]["labels"]
-    policy = of_kind(overlay, "NetworkPolicy")["spec"]
     selectors = [
         stateful["selector"]["matchLabels"],
         of_kind(overlay, "Service")["spec"]["selector"],
         of_kind(overlay, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        policy["podSelector"]["matchLabels"],
+        of_kind(overlay, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
         *(
             constraint["labelSelector"]["matchLabels"]
             for constraint in stateful["template"]["spec"]["topologySpreadConstraints"]
@@ -165,8 +164,26 @@ def test_every_selector_finds_the_pods(overlay: str) -> None:
         assert selector.items() <= labels.items()
     assert stateful["serviceName"] == of_kind(overlay, "Service")["metadata"]["name"]
     assert of_kind(overlay, "Service")["spec"]["clusterIP"] == "None"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_network_policy_names_who_may_come_and_where_pods_may_go(overlay: str) -> None:
+    policy = of_kind(overlay, "NetworkPolicy")["spec"]
     ((peer,),) = (rule["from"] for rule in policy["ingress"])
     assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    namespace = {} if overlay == "development" else {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert peer["namespaceSelector"] == namespace
+    assert all(rule["to"] for rule in policy["egress"]), "a rule without destinations allows all"
+    assert all(rule["ports"] for rule in policy["egress"])
+    variables = of_kind(overlay, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+    (servers,) = (variable["value"] for variable in variables if variable["name"] == "KAFKA_BOOTSTRAP_SERVERS")
+    (kafka,) = (rule["to"] for rule in policy["egress"] if rule["ports"][0]["port"] == 9092)
+    name, _, in_namespace = servers.partition(":")[0].partition(".")
+    if overlay == "development":
+        assert (name, in_namespace, kafka) == ("kafka", "", [{"podSelector": {}}])
+    else:
+        reached = kafka[0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        assert in_namespace.removesuffix(".svc") == reached
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
