@@ -17,7 +17,7 @@ VALUE = "tokentrace_worker_"
 
 
 def new_stats() -> WorkerStats:
-    return WorkerStats(replica_id="replica-0", guarantee="exactly_once", started_at_s=5.0)
+    return WorkerStats(replica_id="replica-0", guarantee="exactly_once", started_at_s=5.0, started_s=5.0)
 
 
 def exposed(stats: WorkerStats, partitions: dict[int, PartitionAudit] | None = None, now_s: float = 10.0) -> list[str]:
@@ -37,8 +37,8 @@ def exposed(stats: WorkerStats, partitions: dict[int, PartitionAudit] | None = N
         ({"not_ready": ""}, ["ready 1.0"]),
         ({"not_ready": "starting"}, ["ready 0.0"]),
         ({}, ["start_time_seconds 5.0", "last_commit_timestamp_seconds 0.0", "last_commit_age_seconds 5.0"]),
-        ({"last_commit_at_s": 8.0}, ["last_commit_timestamp_seconds 8.0", "last_commit_age_seconds 2.0"]),
-        ({"last_commit_at_s": 11.0}, ["last_commit_age_seconds 0.0"]),
+        ({"last_commit_at_s": 1e9}, ["last_commit_timestamp_seconds 1e+09", "last_commit_age_seconds 5.0"]),
+        ({"last_commit_s": 8.0}, ["last_commit_age_seconds 2.0"]),
         ({"last_commit_ok": False, "paused": True}, ["last_commit_success 0.0", "paused 1.0"]),
         ({"restore_seconds": 0.75}, ["restore_duration_seconds 0.75"]),
         ({"refused_partitions": (1, 5)}, ["refused_partitions 2.0"]),
@@ -119,9 +119,7 @@ def test_worker_metrics_are_valid_openmetrics() -> None:
 
 
 def test_a_worker_metric_is_one_line_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    line = WorkerMetric(
-        "counter", "wakeups", "Times the loop woke.", lambda m: {"poll": m.stats.last_turn_at_s}, ("by",)
-    )
+    line = WorkerMetric("counter", "wakeups", "Times the loop woke.", lambda m: {"poll": m.stats.last_turn_s}, ("by",))
     monkeypatch.setattr("tokentrace.exposition.worker_metrics.WORKER_METRICS", (line,))
-    assert exposed(replace(new_stats(), last_turn_at_s=3.0)) == ['wakeups_total{by="poll"} 3.0']
+    assert exposed(replace(new_stats(), last_turn_s=3.0)) == ['wakeups_total{by="poll"} 3.0']
     assert "| `tokentrace_worker_wakeups_total` | counter | by | Times the loop woke. |" in docs.worker_families()

@@ -193,6 +193,8 @@ class Rig:
         self.slept_s: list[float] = []
         self.harness = Harness()
         self.clock: Clock = self.harness.clock
+        #: Seconds by which the wall clock was set.
+        self.clock_set_s = 0.0
         self.source = Source(self, steps)
         self.committer = Committer(self, list(outcomes))
         self.worker = Worker(
@@ -203,7 +205,8 @@ class Rig:
             committer=self.committer,
             stats=WorkerStats(replica_id="r0", guarantee="exactly_once", started_at_s=NOW_S),
             timer=StageTimer(self.harness.seconds),
-            clock=self.clock,
+            clock=lambda: self.clock() + self.clock_set_s,
+            monotonic=self.clock,
             sleep=self._sleep,
             restoring=restoring,
         )
@@ -307,6 +310,20 @@ def test_worker_commits_early_when_dead_letters_pile_up() -> None:
     rig = Rig(junk).run()
     assert rig.clock.now_s == NOW_S, "before the commit interval has passed"
     assert [len(proposal.dead_letters) for proposal in rig.committer.proposals] == [MAX_DEAD_LETTERS]
+
+
+@pytest.mark.parametrize("set_s", [-3600.0, 3600.0])
+def test_worker_commits_on_while_the_clock_is_set(set_s: float) -> None:
+    def turn_clock() -> None:
+        rig.clock_set_s = set_s
+
+    rig = Rig(spans(1), None, turn_clock, spans(2, offset=1), None, spans(3, offset=3), None)
+    rig.run()
+    assert rig.proposed == [1, 3, 6]
+    assert rig.counted == 6
+    stats = rig.worker.stats
+    assert stats.last_commit_at_s == pytest.approx(NOW_S + set_s, abs=10.0)
+    assert 0.0 <= rig.clock.now_s - stats.last_commit_s <= 10.0
 
 
 def test_worker_stop_commits_then_leaves_the_group_and_closes() -> None:

@@ -8,6 +8,7 @@ docs/metrics.md are made from it.
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, NamedTuple
@@ -54,7 +55,9 @@ class WorkerStats:
     registry_requests: outcome (ok, not_found, error) -> count.
     schemas: (schema, path) -> 1, where path is columnar or fastavro.
     truncated_letters: reason -> dead letters that refer to a message that was too large for their topic.
-    last_*_s: Unix time, 0 before the first. not_ready: why this replica is not ready, empty when it is.
+    started_at_s, last_commit_at_s: Unix time, 0 before the first commit.
+    started_s, last_turn_s, last_commit_s: the same moments and the last turn of the loop on the monotonic clock, from
+    which ages are computed: the other one may be set. not_ready: why this replica is not ready, empty when it is.
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
     truncated_records: partition -> records that were counted and that the partition's log has lost.
@@ -76,7 +79,9 @@ class WorkerStats:
     registry_requests: Mapping[str, int] = field(default_factory=dict)
     schemas: Mapping[tuple[str, str], int] = field(default_factory=dict)
     truncated_letters: Mapping[str, int] = field(default_factory=dict)
-    last_turn_at_s: float = 0.0
+    started_s: float = field(default_factory=time.monotonic)
+    last_turn_s: float = 0.0
+    last_commit_s: float = 0.0
     last_commit_at_s: float = 0.0
     last_commit_ok: bool = True
     restore_seconds: float = 0.0
@@ -104,7 +109,7 @@ class WorkerStats:
 
 
 class Moment(NamedTuple):
-    """Inputs of one scrape: the published stats, the committed totals and the time."""
+    """Inputs of one scrape: the published stats, the committed totals and the time on the monotonic clock."""
 
     stats: WorkerStats
     snapshot: Snapshot
@@ -156,7 +161,7 @@ def _build(moment: Moment) -> dict[str, str]:
 
 
 def _commit_age_s(moment: Moment) -> float:
-    return max(moment.now_s - (moment.stats.last_commit_at_s or moment.stats.started_at_s), 0.0)
+    return max(moment.now_s - (moment.stats.last_commit_s or moment.stats.started_s), 0.0)
 
 
 #: Every metric of the worker, in the order of exposition. For a new one: a line here, and the place that counts it.

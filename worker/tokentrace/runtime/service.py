@@ -54,7 +54,6 @@ class Service:
         """
         self._config = config
         self._make_topics = make_topics
-        self._clock = clock
         self._drain = True
         self._connected = False
         #: Set while the endpoint answers.
@@ -151,16 +150,16 @@ class Service:
             form,
             by_prometheus,
             lambda snapshot: chain(
-                collect_worker_metrics(Moment(worker.stats, snapshot, self._clock())),
+                collect_worker_metrics(Moment(worker.stats, snapshot, time.monotonic())),
                 collect_alert_metrics(alerts),
             ),
         )
 
     def _health(self) -> HealthReport:
-        stats, now_s = self._replica.worker.stats, self._clock()
-        turn_age_s = now_s - stats.last_turn_at_s if self._connected else 0.0
+        stats, now_s = self._replica.worker.stats, time.monotonic()
+        turn_age_s = now_s - stats.last_turn_s if self._connected else 0.0
         waiting_for = self._replica.source.unreachable or stats.not_ready
-        commit_age_s = round(now_s - stats.last_commit_at_s, 3) if stats.last_commit_at_s else None
+        commit_age_s = round(now_s - stats.last_commit_s, 3) if stats.last_commit_s else None
         if not waiting_for and stats.pending_partitions:
             waiting_for = "; ".join(
                 f"partition {p}: {reason}" for p, reason in sorted(stats.pending_partitions.items())

@@ -41,7 +41,7 @@ class _Waiting(NamedTuple):
 class WaitingBatches:
     """Counts batches as far as their schemas are known, and keeps the rest. Used by the consumer thread alone."""
 
-    def __init__(self, count: Callable[[RawBatch], None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, count: Callable[[RawBatch], None], clock: Callable[[], float] = time.monotonic) -> None:
         """count: counts a batch, or raises SchemaUnavailable and counts nothing of it."""
         self._count = count
         self._clock = clock

@@ -86,10 +86,11 @@ class Worker:
         timer: StageTimer,
         stop: StopSignal | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         restoring: Callable[[Callable[[], Snapshot]], object] = lambda publish: publish(),
     ) -> None:
-        """stop: the signal of the whole process.
+        """stop: the signal of the whole process. clock: for stamps. monotonic: for intervals; nobody can set it.
 
         restoring: called with what publishes the totals of earlier runs; it calls that once.
         """
@@ -103,9 +104,10 @@ class Worker:
         self._stats = stats
         self._timer = timer
         self._clock = clock
+        self._monotonic = monotonic
         self._sleep = sleep
         self._stop = StopSignal() if stop is None else stop
-        self._waiting = WaitingBatches(self._count, clock)
+        self._waiting = WaitingBatches(self._count, monotonic)
         #: Partitions that are paused because a message of theirs waits, and the problem shown for it.
         self._paused: set[int] = set()
         self._problem = ""
@@ -155,7 +157,7 @@ class Worker:
     def _join(self) -> None:
         self._source.subscribe(self)
         self._joined, self._rewind = True, False
-        self._commit_due_s = self._clock() + self._settings.commit_interval_s
+        self._commit_due_s = self._monotonic() + self._settings.commit_interval_s
 
     def _last_commit(self) -> None:
         try:
@@ -213,7 +215,7 @@ class Worker:
             self._state.restart(totals)
         if self._source.abandoned:
             self._source.open()
-        self._commit_due_s = self._clock() + self._settings.commit_interval_s
+        self._commit_due_s = self._monotonic() + self._settings.commit_interval_s
 
     # -- one turn --------------------------------------------------------------------------------------------------
 
@@ -235,24 +237,24 @@ class Worker:
                 self._drop()
         self._waiting.retry()
         self._pause()
-        now_s = self._clock()
+        now_s = self._monotonic()
         if now_s >= self._commit_due_s or len(self._delta.dead_letters) >= MAX_DEAD_LETTERS:
             self._commit()
             self._commit_due_s = now_s + self._settings.commit_interval_s
             self._state.refresh()
-        if now_s >= self.stats.last_turn_at_s + PUBLISH_INTERVAL_S:
+        if now_s >= self.stats.last_turn_s + PUBLISH_INTERVAL_S:
             self._publish_stats()
 
     def _poll_timeout_s(self) -> float:
         """Return how long a poll may wait: never past the next commit, which an idle topic needs as well."""
-        until_commit_s = self._commit_due_s - self._clock()
+        until_commit_s = self._commit_due_s - self._monotonic()
         return min(self._settings.batch_wait_s, max(until_commit_s, 0.0))
 
     def _count(self, batch: RawBatch) -> None:
         """Count a batch, or raise SchemaUnavailable and count nothing of it."""
         counted = {partition: self._delta.counted[partition] for partition in batch.positions}
         self._pipeline.count(batch, self._delta)
-        now_s = self._clock()
+        now_s = self._monotonic()
         for partition, before in counted.items():
             if self._delta.counted[partition] > before:
                 self._last_span_s[partition] = now_s
@@ -284,7 +286,7 @@ class Worker:
             if proposal.expiry:
                 expired = int((~proposal.expiry.keep).sum())
                 log.info("%d groups expired: idle for longer than metrics.expire_after.", expired)
-            self._stats.last_commit_at_s = self._clock()
+            self._stats.last_commit_at_s, self._stats.last_commit_s = self._clock(), self._monotonic()
         elif outcome is Outcome.DROPPED:
             self._drop()
         self._stats.commit_seconds.observe(time.perf_counter() - began)
@@ -298,16 +300,15 @@ class Worker:
         if self._rewind:
             # The source's positions lie beyond what is counted: of records that were dropped.
             return
-        now_s = self._clock()
+        now_s = self._monotonic()
         heartbeat_s = self._settings.heartbeat_s
         if not self._delta and (heartbeat_s is None or now_s < self._heartbeat_due_s):
             return
-        idle_since_s = now_s - IDLE_AFTER_S
         # The source's positions of paused partitions lie beyond the messages that wait.
         caught_up = self._source.caught_up - self._paused
-        idle = [p for p in caught_up if self._last_span_s.get(p, now_s) <= idle_since_s]
+        idle = [p for p in caught_up if self._last_span_s.get(p, now_s) <= now_s - IDLE_AFTER_S]
         for partition in idle:
-            self._delta.advance_event_time(partition, int(idle_since_s * 1e6))
+            self._delta.advance_event_time(partition, int((self._clock() - IDLE_AFTER_S) * 1e6))
         if idle and not self._delta:
             # Its commit includes offsets, so a replica that has lost the partitions cannot publish an event time.
             positions = self._source.positions
@@ -331,7 +332,7 @@ class Worker:
 
     def _publish_stats(self) -> None:
         stats = self._stats
-        stats.last_turn_at_s = self._clock()
+        stats.last_turn_s = self._monotonic()
         if self._source.assigned:
             stats.lag = self._source.lag()
         stats.unreachable = self._source.unreachable
@@ -403,16 +404,16 @@ class Worker:
         self._stats.rebalances["assign"] += 1
         if partitions:
             log.info("Partitions assigned: %s.", sorted(partitions))
-        self._last_span_s.update(dict.fromkeys(partitions, self._clock()))
+        self._last_span_s.update(dict.fromkeys(partitions, self._monotonic()))
         self._stats.not_ready = self._problem
 
     def on_revoke(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["revoke"] += 1
         log.info("Partitions revoked: %s.", sorted(partitions))
-        deadline_s = self._clock() + REVOKE_TIMEOUT_S
+        deadline_s = self._monotonic() + REVOKE_TIMEOUT_S
         try:
             outcome = self._commit()
-            while outcome is Outcome.RETRY and self._clock() < deadline_s and not self._stop.expired:
+            while outcome is Outcome.RETRY and self._monotonic() < deadline_s and not self._stop.expired:
                 self._sleep(REVOKE_RETRY_S)
                 outcome = self._commit()
             if outcome is Outcome.RETRY or self._paused:
