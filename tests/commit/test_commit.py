@@ -44,6 +44,7 @@ class Source:
 
     def __init__(self) -> None:
         self.outcome = Outcome.COMMITTED
+        self.commit_in_doubt = False
         self.committed: dict[int, int] = {}
 
     def commit(self, positions: dict[int, int]) -> Outcome:
@@ -352,7 +353,18 @@ def test_offsets_that_are_not_committed_decide_the_outcome(
     committer, _, source = plainly
     source.outcome = outcome
     assert commit(committer, rig) is outcome
-    assert committer.in_doubt is (outcome is Outcome.RETRY)
+    assert not committer.in_doubt
+
+
+def test_offsets_whose_answer_was_lost_are_in_doubt_until_a_commit_succeeds(
+    plainly: tuple[AtLeastOnce, ScriptedProducer, Source], rig: Harness
+) -> None:
+    committer, _, source = plainly
+    source.outcome, source.commit_in_doubt = Outcome.RETRY, True
+    commit(committer, rig)
+    source.outcome, source.commit_in_doubt = Outcome.DROPPED, False
+    commit(committer, rig)
+    assert committer.in_doubt
     source.outcome = Outcome.COMMITTED
     commit(committer, rig)
     assert not committer.in_doubt

@@ -604,6 +604,7 @@ def test_commit_sends_the_offsets(parts: Parts) -> None:
         (KafkaError.ILLEGAL_GENERATION, Outcome.DROPPED),
         (KafkaError._NO_OFFSET, Outcome.DROPPED),
         (KafkaError.REQUEST_TIMED_OUT, Outcome.RETRY),
+        (KafkaError._WAIT_COORD, Outcome.RETRY),
         (KafkaError.FENCED_INSTANCE_ID, None),
     ],
 )
@@ -622,6 +623,8 @@ def test_commit_tells_errors_apart(parts: Parts, code: int, outcome: Outcome | N
             source.commit({0: 7, 1: 8})
     else:
         assert source.commit({0: 7, 1: 8}) is outcome
+    partly = not raised
+    assert source.commit_in_doubt is (partly or code == KafkaError.REQUEST_TIMED_OUT), "whether any may be committed"
 
 
 def test_a_pause_holds_for_its_partitions_until_they_are_resumed(parts: Parts) -> None:

@@ -102,9 +102,8 @@ class AtLeastOnce:
         if outcome is Outcome.COMMITTED:
             self._delivered.clear()
             self.in_doubt = False
-        elif outcome is Outcome.RETRY:
-            # Kafka may have committed them, and the answer is lost.
-            self.in_doubt = True
+        else:
+            self.in_doubt |= self._source.commit_in_doubt
         return outcome
 
     def _deliver(self, letters: Sequence[DeadLetter]) -> bool:

@@ -87,6 +87,16 @@ TRANSIENT: Final = frozenset(
 )
 
 
+#: The answer to a request was lost: the brokers may have done what it asks.
+UNANSWERED: Final = frozenset(
+    {
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError._TIMED_OUT,
+        KafkaError._TRANSPORT,
+    }
+)
+
 #: Exceptions of a call that may report deliveries: while the library raises, each report ends as a SystemError.
 REPORTING: Final = (KafkaException, SystemError)
 

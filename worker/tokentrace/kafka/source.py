@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from tokentrace.errors import ClientFailed, FatalError, MemberFailed, Unanswered, Unreachable, UsageError
 from tokentrace.kafka.batch import extents_of, message_offset, message_partition, message_partitions, raw_batch
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, error_of
+from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, UNANSWERED, error_of
 from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
 from tokentrace.kafka.moves import MESSAGES, Truncation, move_of, truncation_of
 from tokentrace.kafka.offsets import StartOffsets, at_offset
@@ -62,6 +62,8 @@ class KafkaSource:
         self._closing = False
         self._callback_failure: BaseException | None = None
         self._refusal: str | None = None
+        #: True after a commit that failed, of which some offsets may be committed.
+        self.commit_in_doubt = False
         self.unreachable = ""
         self.lost_records: dict[int, int] = {}
         self.truncated_records: dict[int, int] = {}
@@ -275,11 +277,14 @@ class KafkaSource:
     def commit(self, positions: Mapping[int, int]) -> Outcome:
         """Commit offsets for the group, outside any transaction. Raises FatalError if this member is fenced."""
         offsets = [at_offset(self._settings.topic, p, offset, self._epochs.get(p)) for p, offset in positions.items()]
+        results: Sequence[TopicPartition] = ()
         try:
             results = self._consumer.commit(offsets=offsets, asynchronous=False) or []
             error = next((result.error for result in results if result.error is not None), None)
         except KafkaException as failure:
             error = error_of(failure)
+        some = any(result.error is None for result in results)
+        self.commit_in_doubt = error is not None and (some or error.code() in UNANSWERED)
         if error is None:
             return Outcome.COMMITTED
         if error.code() in MEMBERSHIP_LOST:
