@@ -47,7 +47,7 @@ def last_records(kafka: KafkaBroker, topic: str) -> dict[bytes, Message]:
     return found
 
 
-def write(kafka: KafkaBroker, topic: str, key: bytes, value: bytes, partition: int, headers: Any = None) -> int:
+def write(kafka: KafkaBroker, topic: str, key: bytes, value: bytes | None, partition: int, headers: Any = None) -> int:
     """Write a record; return its offset."""
     offsets: list[int] = []
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
@@ -59,7 +59,7 @@ def write(kafka: KafkaBroker, topic: str, key: bytes, value: bytes, partition: i
     return offsets[0]
 
 
-def test_a_worker_names_the_damaged_record_of_its_state_and_counts_after_the_remedy(
+def test_a_worker_names_the_damaged_or_deleted_record_of_its_state_and_counts_after_the_remedy(
     kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
 ) -> None:
     rng = random.Random(7)
@@ -82,6 +82,14 @@ def test_a_worker_names_the_damaged_record_of_its_state_and_counts_after_the_rem
     assert "tokentrace state reset --totals --replica one" in line
     config = tmp_path / "worker0.yml"
     assert named in tokentrace(config, "state", "show", code=1)
+    write(kafka, f"{topic}.state", key, None, partition)
+    worker.restart()
+    assert worker.process.wait(60.0) == 1
+    named = f"were deleted or replaced from outside in topic '{topic}.state', partition {partition} (cells: "
+    [line] = [line for line in worker.messages() if named in line]
+    assert "Totals of replica 'one'" in line
+    assert "; spans: 50 committed, " in line
+    assert "tokentrace state reset --totals --replica one" in line
     tokentrace(config, "state", "reset", "--totals", "--replica", "one", "--yes")
     worker.restart()
     worker.wait_until_ready()

@@ -34,7 +34,8 @@ from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
-from tokentrace.state.totals import Expiry, Totals
+from tokentrace.state.tally import Tally
+from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
 #: Time for which a worker that is fenced at its start waits for the record of the process that fenced it.
 RIVAL_S: Final = 10.0
@@ -184,25 +185,25 @@ class ExactlyOnce:
     # -- records -----------------------------------------------------------------------------------------------------
 
     def _records(self, proposal: Proposal) -> Iterator[Record]:
-        yield from self._state_records(proposal.totals, proposal.changes.cells)
+        yield from self._state_records(proposal.totals, proposal.changes.cells, proposal.expiry)
         yield from self._expiry_records(proposal.expiry)
         yield from self._rollup_records(proposal)
         yield from self._dead_letters.records(proposal.dead_letters)
         yield from self._dedup_records(proposal.dedup)
 
-    def _state_records(self, totals: Totals, cells: NDArray[np.int64]) -> Iterator[Record]:
+    def _state_records(self, totals: Totals, cells: NDArray[np.int64], expiry: Expiry) -> Iterator[Record]:
         topic, replica = self._settings.state_topic, self._settings.replica
         values = self._codec.cells(totals.values[cells], totals.created_s[cells], totals.carried_by(cells))
         for (group, status), value in zip(self._cells(cells), values, strict=True):
             key = cell_key(replica, group, status)
             yield Record(topic, key, value, self._state_partition, [checksum_header(key, value)])
-        yield self._replica_record(totals)
+        yield self._replica_record(totals, expiry)
 
-    def _replica_record(self, totals: Totals) -> Record:
+    def _replica_record(self, totals: Totals, expiry: Expiry = NOTHING_EXPIRED) -> Record:
         settings = self._settings
         key, value = replica_key(settings.replica), self._codec.replica(settings.replica, settings.source_topic, totals)
         headers = [*replica_headers(value, totals.has_wide_sums), checksum_header(key, value), self._process.header()]
-        headers += encode_generations(settings.source_topic, totals.generations)
+        headers += [Tally.of(totals, expiry).header(), *encode_generations(settings.source_topic, totals.generations)]
         return Record(settings.state_topic, key, value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:

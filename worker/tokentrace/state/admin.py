@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -38,7 +38,8 @@ from tokentrace.state.records import (
     replica_key,
 )
 from tokentrace.state.restore import StateReader, Stored
-from tokentrace.state.schemas import Header, decode_record
+from tokentrace.state.schemas import decode_record
+from tokentrace.state.tally import totals_headers
 
 #: Longest time for which a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
@@ -151,34 +152,43 @@ class StateAdmin:
 
     def _lower(self, replica: str, stored: Stored, limits: Mapping[int, int]) -> None:
         """Lower the positions of a replica to `limits`, by partition; those that are not above them stay."""
+        if self._lowered(replica, stored, limits):
+            # Read again: a worker that runs may have committed meanwhile.
+            self._write(replica, stored, lambda: self._lowered(replica, self._one(replica), limits))
+
+    def _lowered(self, replica: str, stored: Stored, limits: Mapping[int, int]) -> list[Record]:
+        """Return the record of the replica with positions lowered to `limits`, none where that changes nothing."""
         record = self._record(replica, stored)
         if record is None:
-            return
+            return []
         before = _positions(record)
         for partition in record["partitions"]:
             if partition["topic"] == self._source_topic:
                 partition["offset"] = min(partition["offset"], limits.get(partition["partition"], partition["offset"]))
         if _positions(record) == before:
-            return
+            return []
         value = encode_replica(record)
         wide = any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
         generations = self._reader.generations(replica, stored, self._source_topic)
         key = replica_key(replica)
-        headers = [*replica_headers(value, wide), checksum_header(key, value)]
+        headers = [*replica_headers(value, wide), checksum_header(key, value), *totals_headers(stored.headers)]
         headers += encode_generations(self._source_topic, generations)
         # Without it, the next start of a worker would take this record for one of release 0.1.0.
         headers.append(Process.this(time.time(), command=True).header())
-        self._write(replica, stored, [(key, value)], headers)
+        return [Record(self._topic, key, value, self._partition(replica), headers)]
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""
-        stored = self._one(replica)
+        return self._write(replica, self._one(replica), lambda: self._tombstones(replica, self._one(replica)))
+
+    def _tombstones(self, replica: str, stored: Stored) -> list[Record]:
+        """Return what removes every record of the replica."""
         keys = [cell_key(replica, group, status) for group, status in stored.cells]
         keys += [expired_key(replica, expired) for expired in stored.expired]
         if stored.replica is not None:
             keys.append(replica_key(replica))
-        self._write(replica, stored, [(key, None) for key in keys])
-        return len(keys)
+        partition = self._partition(replica)
+        return [Record(self._topic, key, None, partition) for key in keys]
 
     def _read(self) -> dict[str, Stored]:
         if not self._reader.exists():
@@ -209,29 +219,32 @@ class StateAdmin:
             raise UsageError(f"No replica {replica!r} has ever committed; those that have: {known}.")
         return stored[replica]
 
-    def _write(
-        self,
-        replica: str,
-        stored: Stored,
-        records: Iterable[tuple[bytes, bytes | None]],
-        headers: Sequence[Header] = (),
-    ) -> None:
+    def _partition(self, replica: str) -> int:
+        return partition_of(replica, self._reader.partitions())
+
+    def _write(self, replica: str, stored: Stored, change: Callable[[], list[Record]]) -> int:
+        """Write the records that `change` returns, and return their number.
+
+        It is called once a worker of that name is fenced, so that it reads the last that the worker has committed.
+        stored: as read before.
+        """
         if stored.replica is not None and process_of(stored.headers) is None:
             fence_first_release(self._clients, replica, WRITE_TIMEOUT_S)
-        partition = partition_of(replica, self._reader.partitions())
         name = transactional_id(self._group_id, replica)
         rights = f"to write to the topic {self._topic} with the transactional id {name!r}"
         identity = Identity(transactional_id=name, replica=replica, rights=rights)
         transactions = TransactionalProducer(self._clients, identity, retry_for_s=WRITE_TIMEOUT_S)
         try:
             transactions.start()
-            outcome = transactions.commit(Record(self._topic, key, value, partition, headers) for key, value in records)
+            records = change()
+            outcome = transactions.commit(records)
         finally:
             transactions.close()
         if outcome is not Outcome.COMMITTED:
             raise FatalError(
                 f"The state of replica {replica!r} was not changed: the transaction was aborted; try again."
             )
+        return len(records)
 
 
 def _positions(record: Mapping[str, Any]) -> dict[tuple[str, int], int]:

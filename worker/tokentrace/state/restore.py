@@ -28,6 +28,7 @@ from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import Cell, StateCodec, parse_key, record_key
 from tokentrace.state.schemas import Headers, record_schemas
+from tokentrace.state.tally import Tally, tally_of
 from tokentrace.state.totals import Totals
 from tokentrace.state.unreadable import RecordPlace, remedy
 
@@ -102,7 +103,7 @@ class StateReader:
         stored = self.read([partition])
         committed = stored.get(replica)
         codec = StateCodec(layout)
-        if committed is None or committed.replica is None:
+        if committed is None:
             others = self.read(other for other in range(count) if other != partition)
             if replica in others:
                 raise FatalError(
@@ -110,6 +111,11 @@ class StateReader:
                     "give it: their number was changed. Set it back, or recreate the topic from a copy."
                 )
             return None
+        if committed.replica is None:
+            raise FatalError(
+                f"The own record of replica {replica!r} was deleted from outside in topic {self._topic!r}, partition "
+                f"{partition}, which has {len(committed.cells)} cells of it. {remedy(replica)}"
+            )
         self._restored_at = committed.replica.offset
         self.restored_from = process_of(committed.headers)
         self.decoded(replica, committed, None, codec.require_same_bounds)
@@ -128,9 +134,22 @@ class StateReader:
             row, since_s = self.decoded(replica, committed, key, codec.cell)
             expired[key] = _expired(row, since_s)
         generations = self.generations(replica, committed, source_topic)
-        return codec.totals(
+        totals = codec.totals(
             committed.replica.value, values, created_s, changed_s, source_topic, expired, carried, generations
         )
+        self._require_complete(replica, committed, Tally.of(totals))
+        return totals
+
+    def _require_complete(self, replica: str, stored: Stored, found: Tally) -> None:
+        """Raises FatalError where the replica's records are not those that it has committed."""
+        expected = self.decoded(replica, stored, None, lambda _: tally_of(stored.headers))
+        differences = [] if expected is None else list(expected.differences(found))
+        if differences:
+            listed = "; ".join(f"{name}: {number} committed, {there} found" for name, number, there in differences)
+            raise FatalError(
+                f"Totals of replica {replica!r} were deleted or replaced from outside in topic {self._topic!r}, "
+                f"partition {stored.partition} ({listed}). {remedy(replica)}"
+            )
 
     def generations(self, replica: str, stored: Stored, source_topic: str) -> dict[int, int]:
         """Return partition -> generation of the logs that a replica has counted. Raises as `decoded`."""
