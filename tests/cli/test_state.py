@@ -48,12 +48,16 @@ class FakeAdmin:
         return {0: 7}
 
     moves: ClassVar[dict[int, OffsetMove]] = {}
+    lost: ClassVar[dict[int, int]] = {}
 
     def offset_moves(self) -> dict[int, OffsetMove]:
         return self.moves
 
     def move_offsets(self, moves: dict[int, OffsetMove]) -> None:
         self.changes.append(("offsets", moves))
+
+    def adopt_offsets(self) -> dict[int, int]:
+        return self.lost
 
     def forget_positions(self, replica: str) -> None:
         self.changes.append(("positions", replica))
@@ -160,6 +164,17 @@ def test_reset_of_positions_is_for_every_replica_unless_one_is_named(changes: li
     done = run("state", "reset", "--positions", "--yes", folder=folder)
     assert done.stdout.splitlines() == [f"Replica {name} continues from the group's offsets." for name in ("a", "b")]
     assert changes == [("positions", "a"), ("positions", "b")]
+
+
+def test_reset_of_positions_names_the_offsets_whose_state_is_lost(
+    changes: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeAdmin, "lost", {1: 9, 0: 60})
+    done = run("state", "reset", "--positions", "--yes", folder=folder)
+    assert done.stdout.splitlines()[:2] == [
+        "Partition 0 continues from offset 60; its state is lost.",
+        "Partition 1 continues from offset 9; its state is lost.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ class Reader:
     def partitions(self) -> int:
         return 12
 
+    def topic_id(self) -> str:
+        return "id"
+
     def restore(self, replica: str, layout: Layout, groups: GroupIndex, *_: str) -> Totals | None:
         assert len(groups.groups) == 1, "the groups of an earlier restore are gone"
         self.restores += 1

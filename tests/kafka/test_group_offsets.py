@@ -12,6 +12,7 @@ from confluent_kafka import KafkaError, TopicPartition
 from tests.kafka.fakes import Scripted, ScriptedClients, failure
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.group_offsets import GroupOffsets, ProgressOffsets
+from tokentrace.kafka.offsets import Committed
 
 
 class Admin(Scripted):
@@ -51,7 +52,7 @@ def parts() -> tuple[GroupOffsets, Admin]:
 def test_committed_offsets_are_those_of_the_topic(parts: tuple[GroupOffsets, Admin]) -> None:
     offsets, admin = parts
     admin.offsets = [TopicPartition("spans", 0, 7), TopicPartition("other", 1, 9), TopicPartition("spans", 2, -1001)]
-    assert offsets.committed() == {0: 7}
+    assert offsets.committed() == {0: Committed(7)}
     admin.error = failure(KafkaError.GROUP_AUTHORIZATION_FAILED)
     with pytest.raises(UsageError, match=r"The offsets of group 'g' cannot be read \(scripted\)"):
         offsets.committed()

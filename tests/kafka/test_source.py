@@ -17,6 +17,7 @@ from tests.harness import Clock
 from tests.kafka.fakes import ScriptedClients, Waits, failure
 from tokentrace.errors import FatalError, StopRequested, Unreachable, UsageError
 from tokentrace.kafka.membership import SourceSettings, instance_id
+from tokentrace.kafka.offsets import Start
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
@@ -66,7 +67,9 @@ class Scripted:
             found = answer.get(partition.partition, -1001)
             offset, epoch = found if isinstance(found, tuple) else (found, None)
             answers.append(
-                SimpleNamespace(partition=partition.partition, offset=offset, leader_epoch=epoch, error=None)
+                SimpleNamespace(
+                    partition=partition.partition, offset=offset, leader_epoch=epoch, metadata=None, error=None
+                )
             )
         return answers
 
@@ -160,8 +163,8 @@ class Loop:
     def on_truncated(self, partition: int, end: int) -> None:
         self.calls.append(("truncated", [(partition, end)]))
 
-    def accept_offset(self, partition: int, offset: int | None) -> bool:
-        return partition not in self.refuse
+    def refuse_offsets(self, starts: Mapping[int, Start]) -> set[int]:
+        return self.refuse & starts.keys()
 
     def load_state(self, partitions: Sequence[int]) -> None:
         self.prepared.append((list(partitions), [name for name, _ in self.consumer.calls] if self.consumer else []))

@@ -13,7 +13,7 @@ from tests.harness import NOW_S, Clock, Harness, raw_batch
 from tests.spanfactory import message, span
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.pipeline import StageTimer
-from tokentrace.commit import Outcome
+from tokentrace.commit import Outcome, StateTopic
 from tokentrace.errors import (
     ClientFailed,
     FatalError,
@@ -25,6 +25,7 @@ from tokentrace.errors import (
     Unreachable,
     UsageError,
 )
+from tokentrace.kafka.offsets import Start
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import Lag, WorkerStats
@@ -45,6 +46,8 @@ COMMITTED, RETRY, DROPPED = Outcome.COMMITTED, Outcome.RETRY, Outcome.DROPPED
 
 #: One poll: it may call the listener, and returns a batch or None.
 Step = Callable[[], RawBatch | None]
+
+STATE_ID = "AjqRLwqYRoWmxd"
 
 
 def spans(count: int, *, offset: int = 0, partition: int = 0) -> RawBatch:
@@ -131,6 +134,10 @@ class Committer:
     proposals: list[Proposal] = field(default_factory=list)
     shown: list[int] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
+
+    @property
+    def state_topic(self) -> StateTopic | None:
+        return StateTopic("spans.state", STATE_ID)
 
     def start(self) -> Totals | None:
         if self.starts:
@@ -226,6 +233,10 @@ class Rig:
     def lose(self) -> None:
         self.worker.on_lost([0, 1])
         self.source.assigned, self.source.positions = [], {}
+
+    def accepts(self, offset: int | None, metadata: str = "") -> bool:
+        """Return whether the worker consumes partition 0 from what the group has committed for it."""
+        return 0 not in self.worker.refuse_offsets({0: Start(offset or 0, offset, metadata=metadata)})
 
     @property
     def counted(self) -> int:
@@ -413,7 +424,7 @@ def test_worker_accepts_no_offset_below_what_is_counted(
     rig = Rig()
     rig.committer.known = {partition: LogPosition(0, known_offset) for partition, known_offset in known.items()}
     rig.worker.load_counted()
-    assert rig.worker.accept_offset(0, offset) is accepted
+    assert rig.accepts(offset) is accepted
     assert ("tokentrace state reset" in caplog.text) is not accepted
 
 
@@ -428,14 +439,14 @@ def test_worker_advises_first_what_counts_all_that_is_new(
     rig.committer.known = {0: LogPosition(0, 5)}
     rig.source.ends = {} if end is None else {0: end}
     rig.worker.load_counted()
-    assert not rig.worker.accept_offset(0, None)
+    assert not rig.accepts(None)
     first, second = re.findall(r"`tokentrace state reset (--\w+)`", caplog.text)
     assert (first, second) == (command, other)
 
 
 def test_worker_accepts_no_offset_below_its_own_commits() -> None:
     rig = Rig(spans(3), None).run()
-    assert [rig.worker.accept_offset(0, offset) for offset in (2, 3)] == [False, True]
+    assert [rig.accepts(offset) for offset in (2, 3)] == [False, True]
 
 
 def test_worker_commits_what_it_has_read_and_the_end_of_a_log_that_lost_its_tail_in_one_commit() -> None:
@@ -446,7 +457,7 @@ def test_worker_commits_what_it_has_read_and_the_end_of_a_log_that_lost_its_tail
     rig = Rig(spans(3), truncated, spans(2, offset=1), None)
     rig.committer.known = {0: LogPosition(4, 0)}
     rig.worker.load_counted()
-    assert rig.worker.accept_offset(0, 0)
+    assert rig.accepts(0)
     rig.run()
     first, second = rig.committer.proposals
     assert (dict(first.positions), rig.proposed) == ({0: 1}, [3, 5])
@@ -459,7 +470,7 @@ def test_worker_begins_the_generation_of_a_log_again_where_its_commit_was_droppe
     rig = Rig()
     rig.worker.on_truncated(0, 1)
     rig.worker.on_lost([0])
-    assert rig.worker.accept_offset(0, 3)
+    assert rig.accepts(3)
     assert rig.harness.delta.generations == {0: 0}
 
 

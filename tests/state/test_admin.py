@@ -14,13 +14,16 @@ from tests.kafka.fakes import ScriptedClients, ScriptedProducer, failure
 from tests.spanfactory import message, random_span
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.moves import LogBounds
+from tokentrace.kafka.offsets import Committed
 from tokentrace.kafka.producer import partition_of
 from tokentrace.state import StateCodec, admin, cell_key, replica_key
 from tokentrace.state.admin import OffsetMove, StateAdmin, summed
 from tokentrace.state.claim import Process, process_of
+from tokentrace.state.offset_mark import mark_of
 from tokentrace.state.schemas import Header, decode_record
 
 PARTITIONS = 12
+STATE_ID, OTHER_ID = "AjqRLwqYRoWmxd", "K1psQw0wSCe3QA"
 #: The process that wrote the state before the command.
 WORKER = Process("host-1", 42, 1_790_000_000_000_000)
 
@@ -32,6 +35,9 @@ class StateTopic:
         self.records: dict[bytes, bytes | None] = {}
         self.headers: dict[bytes, list[Header]] = {}
         self.missing = False
+
+    def topic_id(self) -> str:
+        return STATE_ID
 
     def exists(self) -> bool:
         return not self.missing
@@ -53,12 +59,13 @@ class Offsets:
 
     def __init__(self) -> None:
         self.offsets: dict[int, int] = {}
+        self.metadata = ""
 
-    def committed(self) -> dict[int, int]:
-        return self.offsets
+    def committed(self) -> dict[int, Committed]:
+        return {partition: Committed(offset, None, self.metadata) for partition, offset in self.offsets.items()}
 
     def alter(self, offsets: Mapping[int, int]) -> None:
-        self.offsets = self.offsets | offsets
+        self.offsets, self.metadata = self.offsets | offsets, ""
 
 
 class Bounds:
@@ -146,6 +153,25 @@ def test_admin_sets_offsets_forward_only(
     state.move_offsets(moves)
     assert offsets.offsets == {0: max(50, committed.get(0, 0))}
     assert clients.made == [], "the positions stay"
+
+
+@pytest.mark.parametrize(("state_id", "moves"), [(OTHER_ID, {0: OffsetMove(60, 50, "")}), (STATE_ID, {})])
+def test_admin_sets_offsets_back_to_what_a_restored_copy_of_the_state_has(
+    parts: Parts, bounds: Bounds, state_id: str, moves: dict[int, OffsetMove]
+) -> None:
+    state, _, offsets, _ = parts
+    offsets.offsets, offsets.metadata = {0: 60, 1: 9}, mark_of(state_id)
+    assert state.offset_moves() == moves
+
+
+def test_admin_lets_totals_begin_at_the_offsets_of_a_state_that_is_gone(parts: Parts) -> None:
+    state, _, offsets, _ = parts
+    offsets.offsets, offsets.metadata = {0: 60, 1: 9}, mark_of(STATE_ID)
+    assert state.adopt_offsets() == {}
+    assert offsets.metadata == mark_of(STATE_ID)
+    offsets.metadata = mark_of(OTHER_ID)
+    assert state.adopt_offsets() == {0: 60, 1: 9}
+    assert (offsets.offsets, offsets.metadata) == ({0: 60, 1: 9}, "")
 
 
 @pytest.mark.parametrize(

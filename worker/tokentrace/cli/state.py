@@ -78,7 +78,7 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
 
 @command.command()
 @config_option
-@click.option("--offsets", is_flag=True, help="Advance the group's offsets to the counted positions.")
+@click.option("--offsets", is_flag=True, help="Set the group's offsets to the counted positions.")
 @click.option("--positions", is_flag=True, help="Let spans be counted again, which may double-count.")
 @click.option("--totals", is_flag=True, help="Delete the totals of --replica.")
 @click.option("--replica", help="worker.replica_id of the replica; every one for --positions if unset.")
@@ -101,6 +101,9 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
         # A partition is compared with the positions of all replicas, so one alone rarely helps.
         replicas = [replica] if replica is not None else [totals_.replica for totals_ in admin.replicas()]
         _confirm(yes, f"{f'Replica {replica}' if replica else 'Every replica'} may then count spans twice. Continue?")
+        if replica is None:
+            for partition, offset in sorted(admin.adopt_offsets().items()):
+                click.echo(f"Partition {partition} continues from offset {offset}; its state is lost.")
         for name in replicas:
             admin.forget_positions(name)
             click.echo(f"Replica {name} continues from the group's offsets.")

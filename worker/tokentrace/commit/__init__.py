@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from tokentrace.aggregate.dedup import DedupChunk
 from tokentrace.errors import ClientFailed
@@ -15,7 +15,14 @@ from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.totals import Totals
 
-__all__ = ["Committer", "Outcome"]
+__all__ = ["Committer", "Outcome", "StateTopic"]
+
+
+class StateTopic(NamedTuple):
+    """The topic of the durable state. id: given by Kafka when it was created; empty where it is not known."""
+
+    name: str
+    id: str
 
 
 class Committer(Protocol):
@@ -25,6 +32,10 @@ class Committer(Protocol):
     """
 
     in_doubt: bool
+
+    @property
+    def state_topic(self) -> StateTopic | None:
+        """Topic of the state that is committed with the offsets, from `start` on; None without such a state."""
 
     def start(self) -> Totals | None:
         """Prepare, before the group is joined. Return what earlier runs have committed, None where none is kept.

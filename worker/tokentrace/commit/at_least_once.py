@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from tokentrace.aggregate.dedup import DedupChunk
-from tokentrace.commit import Outcome
+from tokentrace.commit import Outcome, StateTopic
 from tokentrace.commit.dead_letters import DeadLetterTopic
 from tokentrace.errors import ClientFailed, FatalError, MemberFailed
 from tokentrace.kafka.clients import KafkaClients
@@ -59,6 +59,11 @@ class AtLeastOnce:
 
     def _make_producer(self) -> IdempotentProducer:
         return IdempotentProducer(self._clients, {"linger.ms": 5})
+
+    @property
+    def state_topic(self) -> StateTopic | None:
+        """Nothing but the offsets is durable."""
+        return None
 
     def start(self) -> Totals | None:
         """Nothing to prepare: totals are in memory, the group's offsets are the only durable state."""

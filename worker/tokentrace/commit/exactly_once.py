@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tokentrace.aggregate.dedup import DedupChanges, DedupChunk
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.commit import Outcome
+from tokentrace.commit import Outcome, StateTopic
 from tokentrace.commit.dead_letters import DeadLetterTopic
 from tokentrace.errors import ClientFailed, ReplicaIdTaken
 from tokentrace.kafka.clients import KafkaClients
@@ -32,6 +32,7 @@ from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.log_generations import LogPosition, encode_generations
+from tokentrace.state.offset_mark import mark_of
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
 from tokentrace.state.tally import Tally
@@ -101,6 +102,11 @@ class ExactlyOnce:
         self._reader = StateReader(clients, settings.state_topic, settings.group_id)
         self._counted = self._reader.counted_positions(settings.source_topic)
         self._transactions = TransactionalProducer(clients, settings.identity())
+        self._topic: StateTopic | None = None
+
+    @property
+    def state_topic(self) -> StateTopic | None:
+        return self._topic
 
     def start(self) -> Totals | None:
         """Fence any predecessor, finish its transaction, read what this replica has committed, and claim its id.
@@ -125,6 +131,7 @@ class ExactlyOnce:
         self._groups.clear()
         settings = self._settings
         self._state_partition = partition_of(settings.replica, self._reader.partitions())
+        self._topic = StateTopic(settings.state_topic, self._reader.topic_id())
         totals = self._restore()
         if totals is not None and self._reader.restored_from is None:
             # Its writer has another transactional id, and may have committed until it was fenced.
@@ -170,7 +177,8 @@ class ExactlyOnce:
         if proposal.positions:
             positions, source = proposal.positions, self._source
             topic = self._settings.source_topic
-            offsets = Offsets(topic, positions, source.group_metadata, source.epochs(positions))
+            mark = mark_of(self._topic.id) if self._topic is not None else ""
+            offsets = Offsets(topic, positions, source.group_metadata, source.epochs(positions), mark)
         outcome = self._transactions.commit(self._records(proposal), offsets, self._dead_letters.batch_bytes)
         if outcome is Outcome.COMMITTED:
             self._dead_letters.on_written(proposal.dead_letters)

@@ -10,6 +10,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicP
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import error_of
+from tokentrace.kafka.offsets import Committed
 
 TIMEOUT_S: Final = 15.0
 
@@ -22,8 +23,8 @@ class GroupOffsets:
         self._group_id = group_id
         self._topic = topic
 
-    def committed(self) -> dict[int, int]:
-        """Return partition -> committed offset, where there is one. Raises UsageError if they cannot be read."""
+    def committed(self) -> dict[int, Committed]:
+        """Return partition -> what is committed, where something is. Raises UsageError if it cannot be read."""
         request = ConsumerGroupTopicPartitions(self._group_id)
         try:
             answer = self._admin.list_consumer_group_offsets([request])[self._group_id].result(TIMEOUT_S)
@@ -31,13 +32,13 @@ class GroupOffsets:
             reason = error_of(failure).str()
             raise UsageError(f"The offsets of group {self._group_id!r} cannot be read ({reason}).") from failure
         return {
-            found.partition: found.offset
+            found.partition: Committed(found.offset, found.leader_epoch, found.metadata or "")
             for found in answer.topic_partitions or []
             if found.topic == self._topic and found.offset >= 0
         }
 
     def alter(self, offsets: Mapping[int, int]) -> None:
-        """Commit these offsets. Raises UsageError while the group has members: only they may change them."""
+        """Commit these offsets without metadata. Raises UsageError while the group has members, whose they are."""
         wanted = [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
         change = ConsumerGroupTopicPartitions(self._group_id, wanted)
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
+
+from tokentrace.kafka.offsets import Start
 
 #: librdkafka's default back-off of a full queue stalls a fast consumer for a second (measured: docs/performance.md).
 TUNING: Final[dict[str, Any]] = {"fetch.queue.backoff.ms": 2, "queued.min.messages": 20000}
@@ -20,7 +22,7 @@ class RebalanceListener(Protocol):
 
     def load_counted(self) -> bool: ...
 
-    def accept_offset(self, partition: int, offset: int | None) -> bool: ...
+    def refuse_offsets(self, starts: Mapping[int, Start]) -> Collection[int]: ...
 
     def load_state(self, partitions: Sequence[int]) -> None: ...
 

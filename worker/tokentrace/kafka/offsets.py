@@ -22,10 +22,14 @@ LEADER_WAIT_S: Final = 10.0
 
 
 class Committed(NamedTuple):
-    """A committed offset, with the leader epoch of the record before it where that is known."""
+    """A committed offset, with the leader epoch of the record before it where that is known.
+
+    metadata: the text that was committed with it.
+    """
 
     offset: int
     leader_epoch: int | None = None
+    metadata: str = ""
 
 
 class CommittedOffsets:
@@ -63,11 +67,12 @@ class CommittedOffsets:
 
 
 class Start(NamedTuple):
-    """First position of a partition. committed: the group's offset, None if it has none."""
+    """First position of a partition. committed: the group's offset, None if it has none, with its metadata."""
 
     offset: int
     committed: int | None
     leader_epoch: int | None = None
+    metadata: str = ""
 
 
 class StartOffsets:
@@ -107,7 +112,7 @@ class StartOffsets:
         leaders_by_s = self._stop.clock() + min(wait_s, LEADER_WAIT_S)
         for partition, found in committed.items():
             if found is not None:
-                starts[partition] = Start(found.offset, found.offset, found.leader_epoch)
+                starts[partition] = Start(found.offset, found.offset, found.leader_epoch, found.metadata)
                 continue
             try:
                 bounds = self.watermarks(partition, max(leaders_by_s - self._stop.clock(), 0.0))
@@ -139,11 +144,11 @@ class StartOffsets:
 
 
 def _committed(found: TopicPartition) -> Committed | None:
-    return Committed(found.offset, found.leader_epoch) if found.offset >= 0 else None
+    return Committed(found.offset, found.leader_epoch, found.metadata or "") if found.offset >= 0 else None
 
 
-def at_offset(topic: str, partition: int, offset: int, leader_epoch: int | None) -> TopicPartition:
+def at_offset(topic: str, partition: int, offset: int, leader_epoch: int | None, metadata: str = "") -> TopicPartition:
     """Return the position, with the epoch by which the brokers know a log that was cut off before it."""
     if leader_epoch is None:
-        return TopicPartition(topic, partition, offset)
-    return TopicPartition(topic, partition, offset, leader_epoch=leader_epoch)
+        return TopicPartition(topic, partition, offset, metadata)
+    return TopicPartition(topic, partition, offset, metadata, leader_epoch)

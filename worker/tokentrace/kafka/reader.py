@@ -6,14 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka import Message as Message
-from confluent_kafka.admin import AdminClient, ClusterMetadata, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ClusterMetadata,
+    OffsetSpec,
+    TopicDescription,
+)
 
 from tokentrace.errors import ClientFailed, FatalError, Unreachable
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.errors import REFUSED, TRANSIENT, error_of
+from tokentrace.kafka.errors import REFUSED, TRANSIENT, UNAUTHORIZED, error_of
 from tokentrace.kafka.waiting import Wait
 from tokentrace.model.stop import StopSignal
 
@@ -88,6 +93,26 @@ def failed(error: KafkaError, message: str) -> FatalError:
     return ClientFailed(message) if error.code() in TRANSIENT else FatalError(message)
 
 
+def topic_id(clients: KafkaClients, admin: AdminClient, topic: str) -> str:
+    """Return the id that Kafka gave a topic when it was created (KIP-516), empty if it may not be described.
+
+    It tells a topic from another one of the same name. Raises ClientFailed if Kafka does not tell it, StopRequested.
+    """
+
+    def request(timeout_s: float) -> TopicDescription:
+        answers = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
+        description: TopicDescription = result_of(answers[topic], clients.stop)
+        return description
+
+    try:
+        return str(retry_transient(request, STALL_TIMEOUT_S, clients.stop).topic_id)
+    except KafkaException as failure:
+        error = error_of(failure)
+        if error.code() in UNAUTHORIZED:
+            return ""
+        raise ClientFailed(f"Topic {topic!r} cannot be described: {error.str()}.") from failure
+
+
 class OffsetReader:
     """Reads single records of one topic by their offset, without joining a group or committing."""
 
@@ -129,6 +154,10 @@ class TopicReader:
     def exists(self) -> bool:
         """Return whether the topic exists. Raises UsageError if no broker answers."""
         return self._topic in list_topics(self._clients, self._clients.admin()).topics
+
+    def topic_id(self) -> str:
+        """Return the id that Kafka gave the topic when it was created, empty if it may not be described."""
+        return topic_id(self._clients, self._clients.admin(), self._topic)
 
     def partition_count(self) -> int:
         """Return the topic's number of partitions. Raises FatalError if it has none."""

@@ -354,6 +354,7 @@ class KafkaSource:
         self._listener.load_counted()
         starts, unknown = self._start_offsets.find(partitions, wait_s)
         self._put_off(unknown)
+        refused = self._listener.refuse_offsets(starts)
         first = {}
         for partition, start in starts.items():
             self._forget(partition)
@@ -361,7 +362,7 @@ class KafkaSource:
             if start.leader_epoch is not None:
                 self._epochs[partition] = start.leader_epoch
                 self._unchecked.add(partition)
-            if not self._listener.accept_offset(partition, start.committed):
+            if partition in refused:
                 self.blocked.add(partition)
             elif start.committed is None:
                 first[partition] = start.offset

@@ -103,12 +103,14 @@ class Offsets:
 
     epochs: partition -> leader epoch of the record before its position, where one is known.
     member: gives the consumer's group metadata; called when the offsets are sent, after the records.
+    metadata: text that Kafka keeps with each offset.
     """
 
     topic: str
     positions: Mapping[int, int]
     member: Callable[[], Any]
     epochs: Mapping[int, int] = field(default_factory=dict)
+    metadata: str = ""
 
 
 class TransactionalProducer:
@@ -207,8 +209,8 @@ class TransactionalProducer:
     def _send_offsets(self, offsets: Offsets | None) -> None:
         if offsets is None:
             return
-        epochs = offsets.epochs
-        positions = [at_offset(offsets.topic, p, offset, epochs.get(p)) for p, offset in offsets.positions.items()]
+        topic, epochs, metadata = offsets.topic, offsets.epochs, offsets.metadata
+        positions = [at_offset(topic, p, offset, epochs.get(p), metadata) for p, offset in offsets.positions.items()]
         producer, member = self._producer, offsets.member()
         bounded(
             "send_offsets_to_transaction",

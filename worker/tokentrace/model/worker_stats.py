@@ -61,6 +61,7 @@ class WorkerStats:
     unreachable: why no broker can be reached, empty while one can.
     lost_records: partition -> records that the topic's retention removed before they were read.
     truncated_records: partition -> records that were counted and that the partition's log has lost.
+    skipped_records: partition -> records that were left out, since the group's offset was set ahead.
     recoveries: times that the Kafka clients failed and were replaced.
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
@@ -91,6 +92,7 @@ class WorkerStats:
     unreachable: str = ""
     lost_records: Mapping[int, int] = field(default_factory=dict)
     truncated_records: Mapping[int, int] = field(default_factory=dict)
+    skipped_records: Mapping[int, int] = field(default_factory=dict)
     refused_partitions: tuple[int, ...] = ()
     pending_partitions: Mapping[int, str] = field(default_factory=dict)
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
@@ -196,6 +198,8 @@ WORKER_METRICS: Final = (
         lambda m: _ordered(m.stats.lost_records), "partition"),
     _counter("truncated_records", "Records that were counted and that the partition's log has lost since.",
         lambda m: _ordered(m.stats.truncated_records), "partition"),
+    _counter("skipped_records", "Records not counted, since the group's offset was set ahead of what is counted.",
+        lambda m: _ordered(m.stats.skipped_records), "partition"),
     _gauge("remembered_spans", "Spans that would be recognised.",
         lambda m: _ordered(m.stats.remembered, "ids"), "partition"),
     _gauge("remembered_seconds", "How far back spans would be recognised.",

@@ -58,7 +58,7 @@ class Service:
         self._connected = False
         #: Set while the endpoint answers.
         self.serving = threading.Event()
-        self._replica = build_replica(config, clock)
+        self._replica = build_replica(config, clock, watch_topics=make_topics)
         self._stop = self._replica.clients.stop
         self._last_scrape = LastScrape(self._replica.renderer)
         self.http: HttpServer | None = None

@@ -41,6 +41,7 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.pricing import Pricer, Rates
+from tokentrace.runtime.own_topics import OwnTopics
 from tokentrace.runtime.worker import LoopSettings, Worker
 from tokentrace.state.ledger import Ledger
 from tokentrace.state.replica_state import ReplicaState
@@ -70,8 +71,11 @@ class Replica:
     alert_status: AlertStatus | None
 
 
-def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Replica:
-    """Make the parts of a replica. Raises ConfigError for a schema file that cannot be read."""
+def build_replica(config: Config, clock: Callable[[], float] = time.time, *, watch_topics: bool = False) -> Replica:
+    """Make the parts of a replica. Raises ConfigError for a schema file that cannot be read.
+
+    watch_topics: whether the worker watches tokentrace's own topics.
+    """
     section, metrics = config.worker, config.metrics
     clients = kafka_clients(config, StopSignal())
     layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
@@ -117,6 +121,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time) -> Rep
         stop=clients.stop,
         clock=clock,
         restoring=renderer.restore,
+        own_topics=OwnTopics(config, clients) if watch_topics else None,
     )
     evaluator, status = alerting(config, clients, layout, clock) if config.alerts else (None, None)
     return Replica(

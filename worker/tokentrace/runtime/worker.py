@@ -17,14 +17,16 @@ from typing import Final
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
 from tokentrace.errors import ClientFailed, MemberFailed, StopRequested
+from tokentrace.kafka.offsets import Start
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
+from tokentrace.runtime.offset_check import OffsetCheck
+from tokentrace.runtime.own_topics import OwnTopics
 from tokentrace.runtime.recovery import OUTAGES, failure_of, try_until_done
 from tokentrace.runtime.waiting_batches import WaitingBatches
-from tokentrace.state.log_generations import LogPosition
 from tokentrace.state.replica_state import ReplicaState
 
 log = logging.getLogger(__name__)
@@ -55,22 +57,6 @@ class LoopSettings:
     heartbeat_s: float | None = None
 
 
-#: Logged for a partition whose group offset is behind what is counted: partition, what the group has, counted offset.
-SET_BACK: Final = (
-    "Partition %d is not consumed: the group has %s for it, but spans up to offset %d are already counted and would be "
-    "counted again. See `tokentrace state show`; then stop all workers, and set the offsets forward "
-    "(`tokentrace state reset --offsets`). Only if the topic was recreated, or to count spans again on purpose, run "
-    "`tokentrace state reset --positions` instead."
-)
-#: The same where the log ends before what is counted: partition, what the group has, end, counted offset.
-RECREATED: Final = (
-    "Partition %d is not consumed: the group has %s for it, and it ends at offset %d, before offset %d up to which "
-    "spans are counted. If the topic was recreated, stop all workers and count everything that it holds "
-    "(`tokentrace state reset --positions`). If it is an older copy, stop all workers and count only what is new "
-    "(`tokentrace state reset --offsets`)."
-)
-
-
 class Worker:
     """Runs the loop over its parts. `snapshot` and `stats` may be read from any thread at any time."""
 
@@ -89,13 +75,16 @@ class Worker:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         restoring: Callable[[Callable[[], Snapshot]], object] = lambda publish: publish(),
+        own_topics: OwnTopics | None = None,
     ) -> None:
         """stop: the signal of the whole process. clock: for stamps. monotonic: for intervals; nobody can set it.
 
         restoring: called with what publishes the totals of earlier runs; it calls that once.
+        own_topics: those to watch, None to watch none.
         """
         self._settings = settings
         self._restoring = restoring
+        self._own_topics = own_topics
         self._source = source
         self._pipeline = pipeline
         self._state = state
@@ -115,7 +104,7 @@ class Worker:
         self._rewind = self._joined = False
         self._last_span_s: dict[int, float] = {}
         self._heartbeat_due_s = 0.0
-        self._counted_up_to: Mapping[int, LogPosition] = {}
+        self._offsets = OffsetCheck(committer=committer, own_position=state.position, log_end=source.log_end)
         self.stats = stats.copy()
 
     @property
@@ -195,7 +184,8 @@ class Worker:
         waiting_for = self._stats.not_ready
         try_until_done(lambda: self._begin_again(failure), stop=self._stop, abandon=self._abandon, failure=failure)
         assigned = self._source.assigned or self._source.pending
-        self._stats.not_ready = _JOINING if waiting_for == _JOINING or not assigned else ""
+        joining = waiting_for == _JOINING or not assigned
+        self._stats.not_ready = _JOINING if joining else self._waiting_for()
 
     def _abandon(self, problem: ClientFailed) -> None:
         if isinstance(problem, MemberFailed):
@@ -243,6 +233,7 @@ class Worker:
             self._commit_due_s = now_s + self._settings.commit_interval_s
             self._state.refresh()
         if now_s >= self.stats.last_turn_s + PUBLISH_INTERVAL_S:
+            self._check_topics()
             self._publish_stats()
 
     def _poll_timeout_s(self) -> float:
@@ -270,7 +261,8 @@ class Worker:
             self._paused = partitions
             self._stats.paused = bool(partitions)
         if self._waiting.problem != self._problem:
-            self._stats.not_ready = self._problem = self._waiting.problem
+            self._problem = self._waiting.problem
+            self._stats.not_ready = self._waiting_for()
 
     def _commit(self) -> Outcome:
         """Commit the delta, and apply, keep or drop it. `ReplicaState` documents the order."""
@@ -315,6 +307,25 @@ class Worker:
             self._delta.positions.update({p: positions[p] for p in positions if p not in self._paused})
         self._heartbeat_due_s = now_s + (heartbeat_s or 0.0)
 
+    def _check_topics(self) -> None:
+        """Look for own topics that were deleted. Raises FatalError where no commit could be trusted any more."""
+        if self._own_topics is None:
+            return
+        before = self._own_topics.problem
+        self._own_topics.check(commits_fail=not self._stats.last_commit_ok)
+        if self._own_topics.problem != before and self._stats.not_ready != _JOINING:
+            self._stats.not_ready = self._waiting_for()
+
+    def _waiting_for(self) -> str:
+        """Return why this worker is not ready while it has joined the group, empty when it is."""
+        deleted = "" if self._own_topics is None else self._own_topics.problem
+        return self._problem or deleted or self._lost_state()
+
+    def _lost_state(self) -> str:
+        """Return which partitions are refused, since their state is lost; empty where none is."""
+        lost = sorted(self._offsets.lost & self._source.blocked)
+        return f"the state that has counted the partitions {lost} is lost; see the log" if lost else ""
+
     def _drop(self) -> None:
         """Discard uncommitted counts, and rewind to the committed offsets with the next turn.
 
@@ -339,6 +350,7 @@ class Worker:
         stats.lost_records = dict(self._source.lost_records)
         stats.remembered = self._state.dedup_stats()
         stats.truncated_records = dict(self._source.truncated_records)
+        stats.skipped_records = dict(self._offsets.skipped_records)
         stats.pending_partitions = dict(self._source.pending)
         stats.refused_partitions = tuple(sorted(self._source.blocked))
         self.stats = stats.copy()
@@ -350,30 +362,20 @@ class Worker:
 
         Return whether any has counted anything of the topic.
         """
-        self._counted_up_to = self._committer.counted_up_to()
-        return bool(self._counted_up_to)
+        return self._offsets.load()
 
-    def accept_offset(self, partition: int, offset: int | None) -> bool:
-        """Return whether to consume a partition from the group's offset, None if it has none.
-
-        An offset below what is known to be counted is rejected: the offsets were reset, or a cluster was restored.
-        """
-        known = self._counted_up_to.get(partition, LogPosition(0, self._state.position(partition)))
-        self._delta.generations[partition] = known.generation
-        counted = known.offset
-        if (offset or 0) >= counted:
-            return True
-        found = "no offset" if offset is None else f"offset {offset}"
-        end = self._source.log_end(partition)
-        if end is not None and end < counted:
-            log.error(RECREATED, partition, found, end, counted)
-        else:
-            log.error(SET_BACK, partition, found, counted)
-        return False
+    def refuse_offsets(self, starts: Mapping[int, Start]) -> set[int]:
+        """Return the partitions that must not be consumed from the group's offsets; see `OffsetCheck`."""
+        checked = self._offsets.check(starts)
+        for partition in starts:
+            self._delta.generations[partition] = self._offsets.known(partition).generation
+        if checked.begun:
+            self.begin(checked.begun)
+        return checked.refused
 
     def counted(self, partition: int) -> int:
         """Return the offset up to which a partition is known to be counted, committed or not; 0 if none is."""
-        known = self._counted_up_to.get(partition, LogPosition(0, 0)).offset
+        known = self._offsets.counted(partition)
         return max(known, self._state.position(partition), self._delta.positions.get(partition, 0))
 
     def generation(self, partition: int) -> int:
@@ -405,7 +407,7 @@ class Worker:
         if partitions:
             log.info("Partitions assigned: %s.", sorted(partitions))
         self._last_span_s.update(dict.fromkeys(partitions, self._monotonic()))
-        self._stats.not_ready = self._problem
+        self._stats.not_ready = self._waiting_for()
 
     def on_revoke(self, partitions: Sequence[int]) -> None:
         self._stats.rebalances["revoke"] += 1

@@ -17,6 +17,7 @@ from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.group_offsets import GroupOffsets
 from tokentrace.kafka.log_bounds import TopicBounds
 from tokentrace.kafka.moves import LogBounds
+from tokentrace.kafka.offsets import Committed
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.transaction import Identity, TransactionalProducer
@@ -27,6 +28,7 @@ from tokentrace.state.checksums import checksum_header
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.log_generations import LogPosition, encode_generations
+from tokentrace.state.offset_mark import marks_other_state
 from tokentrace.state.records import (
     Cell,
     cell_key,
@@ -113,22 +115,24 @@ class StateAdmin:
         return found
 
     def offset_moves(self) -> dict[int, OffsetMove]:
-        """Return partition -> how the group's offset would be set forward, where it is behind what is counted.
+        """Return partition -> how the group's offset would be set to what is counted.
 
+        That is where it is behind, or ahead in a state that is gone: what a restored copy lacks is counted again.
         A log that ends before what is counted is continued at its end. Partitions that the topic does not have any more
         are left out.
         """
-        committed = GroupOffsets(self._clients, self._group_id, self._source_topic).committed()
+        committed, state_id = self._group_offsets().committed(), self._reader.topic_id()
         counted = {
             partition: known
             for partition, known in self._counted(self._read()).items()
-            if committed.get(partition, 0) < known.position.offset
+            if _differs(committed.get(partition, Committed(0)), known.position.offset, state_id)
         }
         logs = TopicBounds(self._clients, self._source_topic)
         bounds = logs.bounds(counted)
         since = logs.first_since({partition: counted[partition].committed_at_s for partition in bounds})
+        before = {partition: committed.get(partition, Committed(0)).offset for partition in bounds}
         return {
-            partition: _move(committed.get(partition, 0), counted[partition].position.offset, log, since[partition])
+            partition: _move(before[partition], counted[partition].position.offset, log, since[partition])
             for partition, log in sorted(bounds.items())
         }
 
@@ -138,9 +142,24 @@ class StateAdmin:
         Raises UsageError while the group has members: only they may change its offsets.
         """
         offsets = {partition: move.to for partition, move in moves.items()}
-        GroupOffsets(self._clients, self._group_id, self._source_topic).alter(offsets)
+        self._group_offsets().alter(offsets)
         for replica, stored in self._read().items():
             self._lower(replica, stored, offsets)
+
+    def adopt_offsets(self) -> dict[int, int]:
+        """Let the totals begin at the offsets that were counted in a state which is gone. Returns them by partition.
+
+        Raises UsageError while the group has members: only they may change its offsets.
+        """
+        state_id = self._reader.topic_id()
+        found = self._group_offsets().committed().items()
+        lost = {partition: at.offset for partition, at in found if marks_other_state(at.metadata, state_id)}
+        if lost:
+            self._group_offsets().alter(lost)
+        return lost
+
+    def _group_offsets(self) -> GroupOffsets:
+        return GroupOffsets(self._clients, self._group_id, self._source_topic)
 
     def forget_positions(self, replica: str) -> None:
         """Let the replica count spans again that it has counted; its totals stay."""
@@ -250,6 +269,13 @@ class StateAdmin:
 def _positions(record: Mapping[str, Any]) -> dict[tuple[str, int], int]:
     """Return (topic, partition) -> offset of a replica's record."""
     return {(found["topic"], found["partition"]): found["offset"] for found in record["partitions"]}
+
+
+def _differs(committed: Committed, counted: int, state_id: str) -> bool:
+    """Return whether the group's offset is behind what is counted, or ahead of it with the mark of another state."""
+    if committed.offset < counted:
+        return True
+    return committed.offset > counted > 0 and marks_other_state(committed.metadata, state_id)
 
 
 def _move(committed: int, counted: int, log: LogBounds, first_since: int) -> OffsetMove:

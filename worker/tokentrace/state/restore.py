@@ -84,6 +84,10 @@ class StateReader:
         """Return whether the topic exists. Raises UsageError if no broker answers."""
         return self._reader.exists()
 
+    def topic_id(self) -> str:
+        """Return the id that Kafka gave the topic when it was created, empty if it may not be described."""
+        return self._reader.topic_id()
+
     def partitions(self) -> int:
         """Return the topic's number of partitions."""
         return self._reader.partition_count()
