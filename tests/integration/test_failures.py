@@ -235,6 +235,8 @@ def test_a_broker_that_restarts_is_waited_out(own_kafka: KafkaBroker, start_work
     assert wait_for(lambda: worker.get("/health/ready")[0] == 503), "all brokers down is not ready"
     assert worker.process.poll() is None
     own_kafka.start()
+    assert wait_for(lambda: worker.get("/health/ready")[0] == 200), "no message says that the broker is back"
+    assert wait_for(lambda: worker.samples()["tokentrace_worker_ready", frozenset()] == 1)
     producer.produce("spans", message(span()))
     assert producer.flush(60) == 0
     assert wait_for(lambda: spans_counted(worker) == 2, 60.0), worker.messages()[-5:]

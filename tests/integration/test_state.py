@@ -124,9 +124,10 @@ def test_offsets_that_were_set_back_are_refused_and_set_forward_by_state_reset(
     assert worker.terminate() == 0
     set_offsets(kafka, topic, 3)
 
-    worker = start_worker(**sections(kafka, topic))
+    worker = start_worker(wait=False, **sections(kafka, topic))
     worker.wait_for_log("is not consumed: the group has offset 3 for it, but spans up to offset ")
     assert wait_for(lambda: value(worker, "tokentrace_worker_refused_partitions") == 4)
+    assert not worker.ready()
     produce(kafka, topic, [span()] * 4)
     assert counted(worker) == 40
     assert worker.terminate() == 0
@@ -289,7 +290,9 @@ def test_offsets_behind_what_replicas_that_are_gone_have_counted_are_refused(
     change(kafka, topic)
     produce(kafka, topic, spans[800:1200])
 
-    workers = [start_worker(**sections(kafka, topic, f"new-{number}")) for number in range(replicas)]
+    workers = [start_worker(wait=False, **sections(kafka, topic, f"new-{number}")) for number in range(replicas)]
+    for worker in workers:
+        worker.wait_for_log("Serving metrics at")
     assert wait_for(lambda: refused(workers) == partitions), [worker.messages()[-3:] for worker in workers]
     assert wait_for(lambda: counted(*workers) == (4 - partitions) * 100)
     assert any("is not consumed: the group has " in line for worker in workers for line in worker.messages())
@@ -353,7 +356,8 @@ def test_a_recreated_topic_is_counted_whole_and_once_by_the_commands_that_the_lo
     produce(kafka, topic, spans[100 : 100 + new])
 
     worker.restart()
-    assert wait_for(lambda: worker.ready() and refused([worker]) == 4), worker.messages()[-3:]
+    worker.wait_for_log("is not consumed")
+    assert wait_for(lambda: refused([worker]) == 4), worker.messages()[-3:]
     assert counted(worker) == 100
     assert worker.terminate() == 0
     commands = [command for command in advised(worker) if command.startswith("state reset")]

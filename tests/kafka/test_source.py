@@ -19,7 +19,7 @@ from tokentrace.errors import FatalError, StopRequested, Unreachable, UsageError
 from tokentrace.kafka.membership import SourceSettings, instance_id
 from tokentrace.kafka.offsets import Start
 from tokentrace.kafka.outcome import Outcome
-from tokentrace.kafka.source import KafkaSource
+from tokentrace.kafka.source import LOOK_S, KafkaSource
 from tokentrace.model.messages import RawBatch
 
 
@@ -672,6 +672,23 @@ def test_all_brokers_down_is_remembered_until_a_message_comes(parts: Parts) -> N
     consumer.config["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN, "down"))
     assert source.unreachable == "No Kafka broker answers at x:1."
     consumer.batches = [[record(0, 0)]]
+    source.poll(10, 0.0)
+    assert source.unreachable == ""
+
+
+def test_all_brokers_down_is_over_once_one_answers_on_a_quiet_topic(parts: Parts) -> None:
+    source, consumer, _ = parts
+    clock = Clock(0.0)
+    source._monotonic = clock
+    assign(source, consumer, p0=0)
+    consumer.config["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN, "down"))
+    consumer.metadata = failure(KafkaError._TRANSPORT)
+    source.poll(10, 0.0)
+    assert source.unreachable
+    consumer.metadata = topics(None)
+    source.poll(10, 0.0)
+    assert source.unreachable, "the next look comes later"
+    clock.now_s += LOOK_S
     source.poll(10, 0.0)
     assert source.unreachable == ""
 

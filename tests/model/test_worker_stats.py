@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+import pytest
 from prometheus_client import Histogram
 
 from tokentrace.model.worker_stats import STAGES, Lag, WorkerStats
@@ -46,3 +47,21 @@ def test_a_copy_of_worker_stats_does_not_change_with_the_original() -> None:
             setattr(stats, name, f"another {name}")
     assert values(published) == before
     assert all(value != before[name] for name, value in values(stats).items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "waiting_for"),
+    [
+        ({}, ""),
+        ({"not_ready": "joining"}, "joining"),
+        ({"unreachable": "No broker answers.", "not_ready": "joining"}, "No broker answers."),
+        ({"pending_partitions": {3: "no leader", 1: "unknown"}}, "partition 1: unknown; partition 3: no leader"),
+        (
+            {"refused_partitions": (1, 2), "lag": dict.fromkeys((1, 2), Lag(5, 1.0))},
+            "all partitions are refused, [1, 2]: the log says why",
+        ),
+        ({"refused_partitions": (1, 2), "lag": dict.fromkeys((0, 1, 2), Lag(5, 1.0))}, ""),
+    ],
+)
+def test_worker_stats_say_what_the_replica_waits_for(changes: dict[str, Any], waiting_for: str) -> None:
+    assert replace(new_stats(), **{"not_ready": "", **changes}).waiting_for == waiting_for

@@ -83,11 +83,11 @@ class WorkerProcess:
         except OSError:
             return False
 
-    def wait_until_ready(self, timeout_s: float = 30.0) -> None:
+    def wait_until_ready(self, timeout_s: float = 90.0) -> None:
         """Until it has joined the group."""
         self._wait(self.ready, timeout_s, "become ready")
 
-    def wait_for_log(self, pattern: str, timeout_s: float = 30.0) -> str:
+    def wait_for_log(self, pattern: str, timeout_s: float = 90.0) -> str:
         """The first line of its log that a pattern is found in."""
         found: list[str] = []
 
@@ -130,7 +130,7 @@ class WorkerProcess:
                 lines.append(line)
         return lines
 
-    def terminate(self, timeout_s: float = 30.0) -> int:
+    def terminate(self, timeout_s: float = 60.0) -> int:
         """SIGTERM; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:

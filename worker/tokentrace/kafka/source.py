@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -34,6 +35,9 @@ CUT_RETRY_S: Final = 1.0
 CUT_WAIT_S: Final = 2.0
 #: Pause before partitions without known offsets are asked for again, and between two joins for the right topic.
 ASK_AGAIN_S: Final = 10.0
+#: Pause between two looks for a broker in an outage, and how long one takes at most.
+LOOK_S: Final = 5.0
+LOOK_TIMEOUT_S: Final = 1.0
 
 
 class KafkaSource:
@@ -65,6 +69,7 @@ class KafkaSource:
         #: True after a commit that failed, of which some offsets may be committed.
         self.commit_in_doubt = False
         self.unreachable = ""
+        self._look_due_s = 0.0
         self.lost_records: dict[int, int] = {}
         self.truncated_records: dict[int, int] = {}
         #: Partition -> leader epoch of the record before its position.
@@ -186,9 +191,21 @@ class KafkaSource:
             for message in failed:
                 self._on_message_error(message)
         if not messages:
+            if self.unreachable:
+                self._look_for_broker()
             return None
         self.unreachable = ""
         return self._batch(messages)
+
+    def _look_for_broker(self) -> None:
+        """End an outage when a broker answers: on a quiet topic there is no message that would."""
+        if self._monotonic() < self._look_due_s:
+            return
+        with suppress(KafkaException):
+            self._consumer.list_topics(self._settings.topic, timeout=LOOK_TIMEOUT_S)
+            self.unreachable = ""
+            log.info("A Kafka broker answers again.")
+        self._look_due_s = self._monotonic() + LOOK_S
 
     def epochs(self, partitions: Iterable[int]) -> dict[int, int]:
         """Return partition -> leader epoch to commit with its position, where one is known."""

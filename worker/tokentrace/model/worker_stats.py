@@ -97,6 +97,15 @@ class WorkerStats:
     pending_partitions: Mapping[int, str] = field(default_factory=dict)
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
 
+    @property
+    def waiting_for(self) -> str:
+        """Reason for which this replica is not ready, empty when it is."""
+        if problem := self.unreachable or self.not_ready:
+            return problem
+        if self.refused_partitions and set(self.refused_partitions) >= self.lag.keys():
+            return f"all partitions are refused, {list(self.refused_partitions)}: the log says why"
+        return "; ".join(f"partition {p}: {reason}" for p, reason in sorted(self.pending_partitions.items()))
+
     def copy(self) -> WorkerStats:
         """Return a copy to publish: later changes do not reach it.
 
@@ -171,7 +180,7 @@ def _commit_age_s(moment: Moment) -> float:
 WORKER_METRICS: Final = (
     _info("build", "What runs here.", _build),
     _gauge("ready", "1 when this replica counts, 0 while it starts, waits or drains.",
-        lambda m: not m.stats.not_ready),
+        lambda m: not m.stats.waiting_for),
     _gauge("start_time_seconds", "Unix time at which this worker started.", lambda m: m.stats.started_at_s),
     _gauge("assigned_partitions", "Partitions that this replica reads.", lambda m: len(m.stats.lag)),
     _gauge("refused_partitions",

@@ -158,12 +158,8 @@ class Service:
     def _health(self) -> HealthReport:
         stats, now_s = self._replica.worker.stats, time.monotonic()
         turn_age_s = now_s - stats.last_turn_s if self._connected else 0.0
-        waiting_for = self._replica.source.unreachable or stats.not_ready
+        waiting_for = self._replica.source.unreachable or stats.waiting_for
         commit_age_s = round(now_s - stats.last_commit_s, 3) if stats.last_commit_s else None
-        if not waiting_for and stats.pending_partitions:
-            waiting_for = "; ".join(
-                f"partition {p}: {reason}" for p, reason in sorted(stats.pending_partitions.items())
-            )
         detail = {
             "replica_id": stats.replica_id,
             "waiting_for": hide_secrets(waiting_for),
