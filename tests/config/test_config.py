@@ -20,7 +20,7 @@ from tokentrace.config.docs import _section, json_schema
 from tokentrace.config.kafka import MANAGED_PROPERTIES
 from tokentrace.errors import ConfigError
 from tokentrace.model.durations import format_duration
-from tokentrace.runtime.wiring import span_limits
+from tokentrace.runtime.wiring import leaves_on_stop, span_limits
 
 
 def load(tmp_path: Path, text: str, **environment: str) -> Config:
@@ -273,3 +273,26 @@ def test_the_schema_for_editors_knows_every_key_and_accepts_the_shipped_file() -
     for key, field in keys(Config):
         assert f'"{key.rsplit(".", 1)[-1]}"' in text
         assert field.description is not None
+
+
+@pytest.mark.parametrize(
+    ("replica_id", "settings", "leaves"),
+    [
+        ("tokentrace-1", "min_replicas: 2", False),
+        ("tokentrace-2", "min_replicas: 2", True),
+        ("tokentrace-10", "min_replicas: 2", True),
+        ("tokentrace-0", "min_replicas: 0", True),
+        ("tokentrace-1", "min_replicas: 2, leave_on_stop: true", True),
+        ("worker", "leave_on_stop: false", False),
+    ],
+)
+def test_a_replica_beyond_the_smallest_number_leaves_on_stop(
+    tmp_path: Path, replica_id: str, settings: str, leaves: bool
+) -> None:
+    config = load(tmp_path, f"worker: {{replica_id: {replica_id}, {settings}}}")
+    assert leaves_on_stop(config) == leaves
+
+
+def test_min_replicas_requires_an_ordinal(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="min_replicas requires a replica_id that ends in -N, and it is 'worker'"):
+        load(tmp_path, "worker: {replica_id: worker, min_replicas: 2}")

@@ -17,6 +17,7 @@ import yaml
 
 from tests.services import ROOT
 from tokentrace.config import load_config
+from tokentrace.runtime.wiring import leaves_on_stop
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -204,11 +205,17 @@ def test_the_pods_configuration_is_one_that_the_worker_takes(
     assert container["args"] == ["worker", "--config", f"/etc/tokentrace/{name}"]
     for variable in container["env"]:
         monkeypatch.setenv(variable["name"], variable.get("value", "from-a-secret"))
+    monkeypatch.setenv("POD_NAME", "tokentrace-0")
     config = load_config(path)
     assert config.http_server.addr.port == container["ports"][0]["containerPort"] == 9090
     assert config.http_server.auth_token is not None
-    assert config.worker.replica_id == "from-a-secret"  # the pod's name, by the downward API
-    assert config.worker.leave_on_stop == (overlay == "autoscaled"), "a pod that is scaled away will not be back"
+    assert config.worker.replica_id == "tokentrace-0"  # the pod's name, by the downward API
+    assert not leaves_on_stop(config)
+    if overlay == "autoscaled":
+        least = of_kind(overlay, "ScaledObject")["spec"]["minReplicaCount"]
+        for ordinal, leaves in ((least - 1, False), (least, True)):
+            monkeypatch.setenv("POD_NAME", f"tokentrace-{ordinal}")
+            assert leaves_on_stop(load_config(path)) == leaves, "a pod that is scaled away will not be back"
     assert config.worker.drain_timeout < pod["terminationGracePeriodSeconds"]
     for probe in ("startupProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["path"] == f"{config.http_server.health_path}/live"

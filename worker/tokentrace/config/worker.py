@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import Field, StrictInt, model_validator
 
 from tokentrace.config.fields import Duration, PositiveDuration
 from tokentrace.config.section import NonEmpty, Section
+
+_ORDINAL: Final = re.compile(r"-(\d+)$")
 
 
 class Deduplicate(Section):
@@ -41,9 +44,23 @@ class WorkerSection(Section):
     """Time without heartbeats after which the group reassigns a replica's partitions."""
     leave_on_stop: bool = False
     """Leave the group at a stop, so that other replicas read on in seconds; a restart then moves partitions."""
+    min_replicas: Annotated[StrictInt, Field(ge=0)] | None = None
+    """Number of replicas that always run: those whose replica_id ends in -N, with N from it on, leave on stop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lowest severity of logged messages."""
     log_format: Literal["auto", "text", "json"] = "auto"
     """Log format, text or one JSON object per line; auto is text on a terminal."""
     deduplicate: Deduplicate | None = None
     """Deduplication; off unless set."""
+
+    @model_validator(mode="after")
+    def _has_ordinal(self) -> WorkerSection:
+        if self.min_replicas is not None and self.ordinal is None:
+            raise ValueError(f"min_replicas requires a replica_id that ends in -N, and it is {self.replica_id!r}")
+        return self
+
+    @property
+    def ordinal(self) -> int | None:
+        """The number at the end of a replica_id such as tokentrace-2, as a StatefulSet gives it to a pod."""
+        found = _ORDINAL.search(self.replica_id)
+        return None if found is None else int(found[1])

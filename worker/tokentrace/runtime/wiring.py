@@ -248,8 +248,16 @@ def source_settings(config: Config) -> SourceSettings:
         start=kafka.start,
         protocol=kafka.group_protocol,
         session_timeout_s=section.session_timeout,
-        leave_on_stop=section.leave_on_stop,
+        leave_on_stop=leaves_on_stop(config),
     )
+
+
+def leaves_on_stop(config: Config) -> bool:
+    """Return whether a stop of this replica leaves the group: as it is set, or as one that will be scaled away."""
+    section = config.worker
+    if section.min_replicas is None or section.ordinal is None:
+        return section.leave_on_stop
+    return section.leave_on_stop or section.ordinal >= section.min_replicas
 
 
 def http_settings(config: Config) -> HttpSettings:
