@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -112,7 +113,14 @@ def exactly_once(name: str, storm: Storm, duration_s: float) -> dict[str, Any]:
     print("  " + json.dumps(result.as_json()), flush=True)
     for line in [*result.differences.items(), *result.steps_back, *result.above_truth, *result.unexpected_exits][:10]:
         print(f"  {line}", flush=True)
+    if result.differences or result.unexpected_exits:
+        kept = shutil.copytree(storm.folder, tempfile.mkdtemp(prefix="storm-"), dirs_exist_ok=True, ignore=_is_kafka)
+        print(f"  The logs of the replicas are kept in {kept}.", flush=True)
     return result.as_json() | {"exact": result.exact and not result.unexpected_exits}
+
+
+def _is_kafka(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "kafka"]
 
 
 if __name__ == "__main__":

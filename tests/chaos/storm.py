@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from confluent_kafka import Consumer, TopicPartition
+
 from tests.chaos.fleet import Replica, Scraper, settle, totals
 from tests.chaos.load import Load
 from tests.oracle import Key
@@ -33,11 +35,13 @@ class Result:
     """Result of a storm.
 
     seen: spans that a Prometheus would have added up. differences: series -> (found, truth). events: what was done.
+    logged: spans in the topic, which have to be those that were produced: a publisher could repeat one.
     unexpected_exits: replicas that ended and were neither killed nor told to end.
     """
 
     produced: int = 0
     counted: int = 0
+    logged: int = 0
     seen: int = 0
     duration_s: float = 0.0
     scrapes: int = 0
@@ -55,6 +59,7 @@ class Result:
         return {
             "produced": self.produced,
             "counted": self.counted,
+            "logged": self.logged,
             "kills": self.events["kill"],
             "events": dict(self.events),
             "scrapes": self.scrapes,
@@ -85,6 +90,7 @@ class Storm:
         sections: configuration sections that override the storm's. make: builds a replica. settle_s: time limit for
         the published spans to be shown at the end.
         """
+        self.folder = folder
         self._settle_s = settle_s
         self._rng = random.Random(seed)
         self._broker: KafkaBroker | KafkaCluster = (
@@ -122,6 +128,7 @@ class Storm:
             self._rage(began + duration_s, scraper if until_told else None)
             self._bring_back()
             self._load.stop()
+            self.result.logged = log_end(self._broker.bootstrap)
             self._scale(max(SCALES))
             self._calm()
             self.result.differences = settle(self._replicas, self._load, self._settle_s)
@@ -236,6 +243,16 @@ def _account_of(replica: Replica) -> str:
     except OSError as error:
         answer = 0, str(error)
     return f"{replica.name}: {answer}\n{replica.log()[-2500:]}"
+
+
+def log_end(bootstrap: str) -> int:
+    """Return the number of records that the topic has taken."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "log-end"})
+    partitions = [TopicPartition("spans", partition) for partition in range(PARTITIONS)]
+    try:
+        return sum(consumer.get_watermark_offsets(partition, timeout=30.0)[1] for partition in partitions)
+    finally:
+        consumer.close()
 
 
 def spans_in(values: dict[Key, int]) -> int:

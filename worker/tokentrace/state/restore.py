@@ -178,9 +178,10 @@ class StateReader:
     def written_by(self, replica: str) -> Process | None:
         """Return the process that wrote the replica's own record last, None if the record names none.
 
-        Transactions that are open are not waited for. Raises FatalError if the record is missing.
+        Transactions that are open are waited for only where one could hide the record: this replica may have one
+        itself, and so may the others. Raises FatalError if the record is missing.
         """
-        found = self._last_write(replica)
+        found = self._last_write(replica) or self._last_write(replica, await_open=True)
         if found is None:
             raise FatalError(f"The committed state of replica {replica!r} was removed from topic {self._topic!r}.")
         return found[1]
@@ -190,9 +191,9 @@ class StateReader:
         offset, process = self._last_write(replica) or (-1, None)
         return process if offset > self._restored_at else None
 
-    def _last_write(self, replica: str) -> tuple[int, Process | None] | None:
+    def _last_write(self, replica: str, *, await_open: bool = False) -> tuple[int, Process | None] | None:
         """Return the offset of the replica's own record and the process that it names, None without such a record."""
-        stored = self.read([partition_of(replica, self.partitions())], await_open=False).get(replica)
+        stored = self.read([partition_of(replica, self.partitions())], await_open=await_open).get(replica)
         return None if stored is None or stored.replica is None else (stored.replica.offset, process_of(stored.headers))
 
     def read(self, partitions: Iterable[int], *, await_open: bool = True) -> dict[str, Stored]:
