@@ -68,10 +68,15 @@ def rig() -> Harness:
 
 @pytest.fixture
 def exactly(rig: Harness) -> tuple[ExactlyOnce, ScriptedProducer]:
+    return committer_of(rig, SETTINGS)
+
+
+def committer_of(rig: Harness, settings: ExactlyOnceSettings) -> tuple[ExactlyOnce, ScriptedProducer]:
+    """Return a committer of what the rig has counted, and its producer."""
     clients = ScriptedClients(producer=ScriptedProducer)
     source: Any = Source()
     committer = ExactlyOnce(
-        SETTINGS,
+        settings,
         clients=clients,
         source=source,
         dead_letters=topic_of(None)[0],
@@ -138,7 +143,7 @@ def test_a_start_after_release_0_1_0_fences_its_id_and_then_reads_the_state_agai
     "reader",
     [
         pytest.param(Reader(Process("host", 1, 2)), id="a process of this release wrote it"),
-        pytest.param(Reader(None, found=False), id="there is no state: the id may be another installation's"),
+        pytest.param(Reader(None, found=False), id="the state is empty: the id may be another installation's"),
     ],
 )
 def test_a_start_leaves_the_id_of_release_0_1_0_alone_where(reader: Reader) -> None:

@@ -60,6 +60,13 @@ class Served:
         client.sendall(sent)
         return client
 
+    def scraper(self) -> tuple[http.client.HTTPConnection, int]:
+        """A client that has scraped once and keeps its connection, and the port of its end."""
+        client = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
+        client.request("GET", METRICS)
+        client.getresponse().read()
+        return client, client.sock.getsockname()[1]
+
     def get(self, path: str) -> tuple[int, bytes]:
         client = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=30)
         try:
@@ -128,11 +135,7 @@ def test_a_request_that_is_sent_in_small_pieces_has_no_more_time(serve: Serve, m
 
 def test_a_connection_between_two_scrapes_is_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "REQUEST_TIMEOUT_S", 0.2)
-    served = serve()
-    client = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=30)
-    client.request("GET", METRICS)
-    client.getresponse().read()
-    port = client.sock.getsockname()[1]
+    client, port = serve().scraper()
     threading.Event().wait(0.6)
     client.request("GET", METRICS)
     assert client.getresponse().read() == b"000002page"
@@ -143,10 +146,7 @@ def test_a_connection_between_two_scrapes_is_kept(serve: Serve, monkeypatch: pyt
 def test_half_open_connections_close_each_other_and_no_scraper(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 20)
     served = serve()
-    scraper = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=30)
-    scraper.request("GET", METRICS)
-    scraper.getresponse().read()
-    port = scraper.sock.getsockname()[1]
+    scraper, port = served.scraper()
     half_open = [served.connect(sent) for _ in range(25) for sent in HALF_REQUESTS.values()]
     try:
         assert served.get("/health")[0] == 200

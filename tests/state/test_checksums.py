@@ -11,8 +11,7 @@ import pytest
 
 from tests.aggregate.test_dedup import NOW_S
 from tests.alerts.helpers import rule
-from tests.commit.test_commit import Source
-from tests.commit.test_dead_letters import topic_of
+from tests.commit.test_commit import committer_of
 from tests.golden import golden
 from tests.harness import LAYOUT, Harness
 from tests.kafka.fakes import ScriptedClients, ScriptedProducer
@@ -24,7 +23,7 @@ from tests.state.test_wide_totals import absurd, topic, write
 from tokentrace.aggregate.dedup import DedupChanges, DedupChunk
 from tokentrace.alerts.evaluation import RuleState
 from tokentrace.alerts.store import AlertStore, rule_record, topic_record
-from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
+from tokentrace.commit.exactly_once import ExactlyOnceSettings
 from tokentrace.errors import UnreadableRecord
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.state import StateReader, replica_key
@@ -84,16 +83,7 @@ def test_checksum_is_in_each_record_of_a_commit_but_tombstones_and_dead_letters(
         group_id="workers", replica="r0", source_topic="spans", dead_letter_topic="dead", state_topic="state",
         rollups_topic="rollups", ids_topic="ids",
     )  # fmt: skip
-    clients = ScriptedClients(producer=ScriptedProducer)
-    source: Any = Source()
-    committer = ExactlyOnce(
-        settings,
-        clients=clients,
-        source=source,
-        dead_letters=topic_of(None)[0],
-        groups=rig.groups,
-        layout=LAYOUT,
-    )
+    committer, _ = committer_of(rig, settings)
     ids: Any = committer._ids
     ids._count = 1
     proposal: Any = rig.state.prepare()

@@ -65,14 +65,19 @@ def main() -> None:
         error.show()
         code = 2
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"tokentrace: {printable(hide_secrets(problem))}", file=sys.stderr)
+        _report(*error.problems)
         code = error.exit_code
     except TokentraceError as error:
-        print(f"tokentrace: {printable(hide_secrets(str(error)))}", file=sys.stderr)
+        _report(str(error))
         code = error.exit_code
     except BrokenPipeError:
         # The reader closed the pipe, as `| head` does. Without the redirection Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _report(*problems: str) -> None:
+    """Print each problem in one line."""
+    for problem in problems:
+        print(f"tokentrace: {printable(hide_secrets(problem))}", file=sys.stderr)

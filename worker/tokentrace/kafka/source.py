@@ -198,7 +198,7 @@ class KafkaSource:
         return self._batch(messages)
 
     def _look_for_broker(self) -> None:
-        """End an outage when a broker answers: on a quiet topic there is no message that would."""
+        """End an outage when a broker answers: on a quiet topic only a request tells it."""
         if self._monotonic() < self._look_due_s:
             return
         with suppress(KafkaException):

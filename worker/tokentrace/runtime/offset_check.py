@@ -135,7 +135,7 @@ class OffsetCheck:
             return True  # Counted with this state: by a replica whose record was removed, or cannot be read.
         end = self._log_end(partition)
         if end is not None and end < offset:
-            return True  # The source finds that there is no such offset, and continues at what is counted.
+            return True  # The source finds that the offset does not exist, and continues at what is counted.
         if self._reported.get(partition) != (counted, offset):
             self._reported[partition] = counted, offset
             if counted:

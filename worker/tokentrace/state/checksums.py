@@ -14,6 +14,7 @@ from tokentrace.state.schemas import Header, Headers, header_items, schema_heade
 
 #: Header of a record: CRC-32 (ISO 3309, as in zlib) over its key and then its value, 4 bytes, big-endian.
 CHECKSUM_HEADER: Final = "tokentrace.crc32"
+DAMAGED: Final = f"The key or the value is damaged: they do not give the checksum in the header {CHECKSUM_HEADER}."
 
 
 def checksum(key: bytes | None, value: bytes) -> bytes:
@@ -43,6 +44,3 @@ def require_intact(key: bytes | None, value: bytes, headers: Headers) -> None:
     """Raises UnreadableRecord for a record that is not `is_intact`."""
     if not is_intact(key, value, headers):
         raise UnreadableRecord(DAMAGED)
-
-
-DAMAGED: Final = f"The key or the value is damaged: they do not give the checksum in the header {CHECKSUM_HEADER}."

@@ -31,8 +31,6 @@ TIMEOUT_S: Final = 5.0
 MAX_CONCURRENT_SCRAPES: Final = 16
 _LAG_SECONDS: Final = "tokentrace_worker_lag_seconds"
 
-_HINTS: Final = {401: "; give the token with --token or TOKENTRACE_AUTH_TOKEN"}
-
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Makes a redirect an error: the token is for the address that the user gave."""
@@ -74,7 +72,7 @@ def scrape(url: str, token: str | None = None) -> ReplicaScrape:
         with _OPENER.open(request, timeout=TIMEOUT_S) as response:
             body = response.read()
     except urllib.error.HTTPError as error:
-        hint = _HINTS.get(error.code, "")
+        hint = "; give the token with --token or TOKENTRACE_AUTH_TOKEN" if error.code == 401 else ""
         if target := error.headers.get("Location"):
             hint = f" to {printable(target)}; give that URL, if it is a replica's"
         return failed(f"HTTP {error.code}{hint}")

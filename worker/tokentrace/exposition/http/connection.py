@@ -33,11 +33,6 @@ class Connection(H11Protocol):
         self._responses = 0
         self._since_s = time.monotonic()
 
-    @property
-    def address(self) -> tuple[str, int] | None:
-        """The client's end."""
-        return self.client
-
     def abort(self) -> None:
         """Close at once, and drop what the client has not taken."""
         self.connections.discard(self)

@@ -104,7 +104,7 @@ class Pages:
                 self._disconnect(slow)
 
     def end(self, page: Page, client: ClientAddress) -> None:
-        """A page is no longer sent to a client."""
+        """The sending of a page to a client has ended."""
         page.clients.remove(client)
         if not page.clients and page in self._in_flight:
             self._in_flight.remove(page)

@@ -157,12 +157,12 @@ class HttpServer:
 
     def _open_clients(self) -> frozenset[ClientAddress]:
         """Return the addresses of the open connections. Call it on the server's own event loop."""
-        return frozenset(connection.address for connection in self._connections() if connection.address is not None)
+        return frozenset(connection.client for connection in self._connections() if connection.client is not None)
 
     def _disconnect(self, client: ClientAddress) -> None:
         """Close a client's connection at once. Call it on the server's own event loop."""
         for connection in self._connections():
-            if connection.address == client:
+            if connection.client == client:
                 connection.abort()
 
     def _connections(self) -> list[Connection]:
