@@ -147,9 +147,19 @@ def test_with_the_documented_rights_a_worker_counts_alerts_and_goes_on_after_a_r
         assert "1 dead letters" in tokentrace(config, "dlq", "list")
         assert f"Sent 1 messages back to {place.topic}." in tokentrace(config, "dlq", "replay")
         assert worker.terminate() == 0
-        assert not re.search('"level": "(warning|error|critical)"', worker.log()), worker.log()
+        assert complaints(worker) == [], worker.log()
     finally:
         worker.end()
+
+
+def complaints(worker: WorkerProcess) -> list[str]:
+    """Return what it logged that is more than information, except for brokers that answer late on a busy machine."""
+    records = [json.loads(line) for line in worker.log().splitlines()]
+    return [
+        record["message"]
+        for record in records
+        if record["level"] != "info" and record["logger"] != "tokentrace.kafka.waiting"
+    ]
 
 
 @pytest.mark.parametrize("topic", ["tokentrace.state", "llm-spans.dead-letters"])
@@ -163,7 +173,7 @@ def test_a_right_that_is_taken_away_ends_the_worker_and_loses_nothing(
         assert wait_for(lambda: counted(worker) == 50), worker.log()
         place.revoke([Right("topic", topic, "Write")])
         place.publish(*(message(span(span_id=f"{index:016x}")) for index in range(50, 60)), b"junk")
-        assert worker.process.wait(30.0) == 1
+        assert worker.process.wait(90.0) == 1
         assert "Traceback" not in worker.log()
         last = worker.log().splitlines()[-1]
         assert last.startswith("tokentrace: Kafka does not let this worker commit")
@@ -190,9 +200,9 @@ def test_a_right_that_is_missing_is_named(guarded: KafkaBroker, tmp_path: Path, 
     worker = WorkerProcess(write_config(tmp_path / "w.yml", place.sections(), ""), tmp_path / "w.log")
     wanted = missing.name.replace("llm-spans", place.topic).replace("tokentrace", place.group)
     try:
-        assert wait_for(lambda: complaint(worker, wanted) != "", 30.0), worker.log()
+        assert wait_for(lambda: complaint(worker, wanted) != "", 90.0), worker.log()
         if missing.resource == "topic" or missing.name in ("tokentrace", "tokentrace.tokentrace-0"):
-            assert worker.process.wait(20.0) in (1, 2)
+            assert worker.process.wait(90.0) in (1, 2)
         else:
             assert wait_for(lambda: counted(worker) == 1), "counting goes on without alerts"
         assert "Traceback" not in worker.log()
