@@ -36,6 +36,7 @@ class Result:
 
     seen: spans that a Prometheus would have added up. differences: series -> (found, truth). events: what was done.
     logged: spans in the topic, which have to be those that were produced: a publisher could repeat one.
+    miscounted: partition -> records that the fleet counted beyond those in it, where it did not count each once.
     unexpected_exits: replicas that ended and were neither killed nor told to end.
     """
 
@@ -47,6 +48,7 @@ class Result:
     scrapes: int = 0
     events: Counter[str] = field(default_factory=Counter)
     differences: dict[str, tuple[int, int]] = field(default_factory=dict)
+    miscounted: dict[int, int] = field(default_factory=dict)
     steps_back: list[str] = field(default_factory=list)
     above_truth: list[str] = field(default_factory=list)
     unexpected_exits: list[str] = field(default_factory=list)
@@ -66,6 +68,7 @@ class Result:
             "steps_back": len(self.steps_back),
             "above_truth": len(self.above_truth),
             "differences": len(self.differences),
+            "miscounted": self.miscounted,
             "unexpected_exits": len(self.unexpected_exits),
             "exact": self.exact,
             "duration_s": round(self.duration_s, 1),
@@ -128,11 +131,13 @@ class Storm:
             self._rage(began + duration_s, scraper if until_told else None)
             self._bring_back()
             self._load.stop()
-            self.result.logged = log_end(self._broker.bootstrap)
+            ends = log_ends(self._broker.bootstrap)
+            self.result.logged = sum(ends.values())
             self._scale(max(SCALES))
             self._calm()
             self.result.differences = settle(self._replicas, self._load, self._settle_s)
             self.result.counted = spans_in(totals(self._replicas))
+            self.result.miscounted = miscounted(self._replicas, ends)
         finally:
             self._load.stop()
             if scraper is not None:
@@ -245,14 +250,24 @@ def _account_of(replica: Replica) -> str:
     return f"{replica.name}: {answer}\n{replica.log()[-2500:]}"
 
 
-def log_end(bootstrap: str) -> int:
-    """Return the number of records that the topic has taken."""
+def log_ends(bootstrap: str) -> dict[int, int]:
+    """Return partition -> the number of records that it has taken."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "log-end"})
     partitions = [TopicPartition("spans", partition) for partition in range(PARTITIONS)]
     try:
-        return sum(consumer.get_watermark_offsets(partition, timeout=30.0)[1] for partition in partitions)
+        return {each.partition: consumer.get_watermark_offsets(each, timeout=30.0)[1] for each in partitions}
     finally:
         consumer.close()
+
+
+def miscounted(replicas: list[Replica], ends: dict[int, int]) -> dict[int, int]:
+    """Return partition -> records that the replicas have counted beyond its end, where the two differ."""
+    counted: Counter[int] = Counter()
+    for replica in replicas:
+        for (name, labels), value in replica.samples().items():
+            if name == "tokentrace_worker_polled_records_total":
+                counted[int(dict(labels)["partition"])] += int(value)
+    return {partition: counted[partition] - end for partition, end in ends.items() if counted[partition] != end}
 
 
 def spans_in(values: dict[Key, int]) -> int:

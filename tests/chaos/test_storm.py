@@ -53,4 +53,5 @@ def test_the_storm_can_tell_a_weaker_guarantee(tmp_path: Path) -> None:
         unavailable(str(error))
     result = storm.run(180.0, until_told=True)
     assert result.steps_back != []
+    assert result.miscounted != {}
     assert not result.exact
