@@ -313,6 +313,35 @@ def test_messages_from_before_a_rebalance_are_not_given_again(parts: Parts) -> N
     assert source.poll(10, 0.0) is None
 
 
+@pytest.mark.parametrize("event", ["on_lost", "on_revoke"])
+@pytest.mark.parametrize("again", [5, 3])
+def test_messages_of_a_partition_that_came_back_within_the_call_are_read_again(
+    parts: Parts, event: str, again: int
+) -> None:
+    """Some were fetched before it went, and are followed by others of the same offsets."""
+    source, consumer, _ = parts
+    assign(source, consumer, p0=5, p1=7)
+
+    def rebalance() -> list[Message]:
+        consumer.callbacks[event](consumer, at(0))
+        consumer.committed_answers = [{0: again}]
+        consumer.callbacks["on_assign"](consumer, at(0))
+        consumer.calls.clear()
+        eof = record(0, 7, KafkaError._PARTITION_EOF)
+        return [record(0, 5), record(1, 7), record(0, 6), eof, record(0, again), record(0, again + 1)]
+
+    consumer.batches = [rebalance, [record(0, again), record(0, again + 1)]]
+    batch = source.poll(10, 0.0)
+    assert batch is not None
+    assert list(batch.values) == [b"1@7"]
+    assert source.positions == {0: again, 1: 8}
+    assert source.caught_up == set()
+    assert consumer.calls == [("incremental_unassign", [(0, -1001)]), ("incremental_assign", [(0, again)])]
+    batch = source.poll(10, 0.0)
+    assert batch is not None
+    assert batch.positions == {0: again + 2}
+
+
 def test_caught_up_are_partitions_whose_end_was_reached(parts: Parts) -> None:
     source, consumer, loop = parts
     loop.refuse = {2}

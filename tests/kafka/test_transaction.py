@@ -90,9 +90,14 @@ def test_an_error_that_the_library_raises_while_it_reports_deliveries_is_that_er
     _, producer = parts
     wrapped = SystemError("returned a result with an exception set")
     wrapped.__cause__ = failure(KafkaError._FENCED, fatal=True)
-    producer.errors[step] = [wrapped, SystemError("another")]
+    producer.errors[step] = [wrapped]
     with pytest.raises(FatalError, match="no longer accepts this worker's transactions"):
         commit(parts)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_another_error_of_the_interpreter_is_raised_as_it_is(parts: Parts, step: str) -> None:
+    parts[1].errors[step] = [SystemError("another")]
     with pytest.raises(SystemError, match="another"):
         commit(parts)
 
@@ -330,6 +335,25 @@ def test_offsets_are_sent_by_a_bounded_call(parts: Parts, monkeypatch: pytest.Mo
     with pytest.raises(ClientFailed, match="send_offsets_to_transaction"):
         transactions.commit([], offsets(producer))
     assert "send_offsets_to_transaction" not in producer.calls
+
+
+@pytest.mark.parametrize(
+    "code", [KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._CONFLICT, KafkaError._STATE]
+)
+def test_a_producer_that_may_still_send_its_offsets_is_not_used_again(code: int) -> None:
+    """Its next transaction would contain them."""
+    clients = ScriptedClients(producer=ScriptedProducer)
+    transactions = TransactionalProducer(clients, IDENTITY)
+    parts = transactions, clients.made[0]
+    parts[1].errors["send_offsets_to_transaction"] = [failure(code, retriable=True)]
+    with pytest.raises(ClientFailed, match="does not answer whether it takes the offsets"):
+        commit(parts)
+    with pytest.raises(ClientFailed, match="no known outcome"):
+        commit(parts)
+    assert parts[1].calls.count("begin_transaction") == 1
+    assert "commit_transaction" not in parts[1].calls
+    transactions.start()
+    assert commit((transactions, clients.made[1])) is Outcome.COMMITTED
 
 
 def test_closing_aborts_what_a_failure_has_left_open_and_a_start_makes_a_new_producer() -> None:

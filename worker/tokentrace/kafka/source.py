@@ -83,6 +83,9 @@ class KafkaSource:
         self._reported: dict[int, tuple[int, int, int]] = {}
         #: Partition -> position that it was moved from last: what is still reported about that has been done.
         self._moved_from: dict[int, int] = {}
+        #: Partitions that were taken away within this call of consume(), and those of them that were assigned again.
+        self._removed: set[int] = set()
+        self._reassigned: set[int] = set()
         #: Assigned partitions that must not be consumed: the listener does not accept their offsets.
         self.blocked: set[int] = set()
         #: Assigned partitions that are not read yet -> why; they are asked for again.
@@ -179,11 +182,15 @@ class KafkaSource:
             self._check_epochs()
         if self._cut and self._monotonic() >= self._cut_due_s:
             self._move_cut()
+        self._removed.clear()
+        self._reassigned.clear()
         messages = self._consumer.consume(max_messages, timeout_s)
         if self._callback_failure is not None:
             failure, self._callback_failure = self._callback_failure, None
             raise failure
         self._raise_refusal()
+        if self._reassigned:
+            messages = self._read_again(messages)
         # Mostly none has an error, which this finds without Python code per message.
         if any(map(Message.error, messages)):
             failed = [message for message in messages if message.error() is not None]
@@ -230,6 +237,27 @@ class KafkaSource:
         for partition, (_, last_ms) in batch.times_ms.items():
             self._oldest_unread_s[partition] = last_ms / 1000
         return batch
+
+    def _read_again(self, messages: list[Message]) -> list[Message]:
+        """Return the messages without those of partitions that were taken away and assigned again within the call.
+
+        They may have been fetched before that, with others of the same offsets behind them, so all are read again.
+        """
+        reassigned = self._reassigned & set(map(message_partition, messages))
+        if not reassigned:
+            return messages
+        again = reassigned.intersection(self._positions)
+        self._consumer.incremental_unassign(self._topic_partitions(again))
+        self._fetch({partition: self._positions[partition] for partition in again})
+        return [message for message in messages if message_partition(message) not in reassigned]
+
+    def _fetch(self, positions: Mapping[int, int]) -> None:
+        """Assign partitions to the consumer from these positions; those that are held are not fetched yet."""
+        topic = self._settings.topic
+        offsets = [at_offset(topic, p, position, self._epochs.get(p)) for p, position in positions.items()]
+        self._consumer.incremental_assign(offsets)
+        if held := [assigned for assigned in offsets if assigned.partition in self._held]:
+            self._consumer.pause(held)
 
     def _is_stale(self, message: Message) -> bool:
         return message_offset(message) < self._positions.get(message_partition(message), 1 << 62)
@@ -384,13 +412,10 @@ class KafkaSource:
             elif start.committed is None:
                 first[partition] = start.offset
         self._listener.load_state(list(starts))
-        offsets = [at_offset(self._settings.topic, p, start.offset, start.leader_epoch) for p, start in starts.items()]
-        self._consumer.incremental_assign(offsets)
+        self._reassigned.update(self._removed.intersection(starts))
+        self._fetch({partition: start.offset for partition, start in starts.items()})
         if first:
             self._listener.begin(first)
-        held = [assigned for assigned in offsets if assigned.partition in self._held]
-        if held:
-            self._consumer.pause(held)
 
     def _forget(self, partition: int) -> None:
         """Forget all that belongs to an earlier assignment of a partition."""
@@ -578,6 +603,7 @@ class KafkaSource:
         partitions = [topic_partition.partition for topic_partition in removed if topic_partition.topic == topic]
         if self._listener is not None:
             self._guarded(lambda: getattr(self._listener, event)(partitions))
+        self._removed.update(partitions)
         for partition in partitions:
             self._paused.discard(partition)
             self._forget(partition)

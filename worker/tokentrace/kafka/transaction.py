@@ -25,6 +25,7 @@ from tokentrace.kafka.errors import (
     PRODUCER_FENCED,
     RECORD_REFUSED,
     REPORTING,
+    UNANSWERED,
     UNAUTHORIZED,
     UNSUPPORTED,
     error_of,
@@ -47,6 +48,10 @@ ABORT_TIMEOUT_S: Final = 1.0
 #: broker was killed and came back, librdkafka 2.16 loses the first such call of most producers.
 OFFSETS_TIMEOUT_S: Final = 5.0
 OFFSETS_LOST_S: Final = 6.0
+#: Errors after which librdkafka may still send the offsets: with the next transaction, if there were one.
+UNRESOLVED: Final = UNANSWERED | {
+    KafkaError._TIMED_OUT_QUEUE, KafkaError._STATE, KafkaError._CONFLICT, KafkaError._PREV_IN_PROGRESS,
+}  # fmt: skip
 #: Pause between two log lines about a call that is retried.
 LOG_INTERVAL_S: Final = 10.0
 
@@ -142,10 +147,12 @@ class TransactionalProducer:
         self.too_large = False
 
     def start(self) -> None:
-        """Fence a predecessor of the same transactional id and finish its transaction; again after `close`.
+        """Fence a predecessor of the same transactional id and finish its transaction; again after a failure.
 
         Raises FatalError when Kafka does not accept this producer, StopRequested.
         """
+        if self._open:
+            self.close()
         if self._closed:
             self._producer = self._clients.transactional_producer(self._identity.transactional_id, self._settings)
             self._closed = False
@@ -171,10 +178,13 @@ class TransactionalProducer:
         3. Send the offsets to the transaction.
         4. Commit it.
 
-        A step that fails aborts the transaction. Raises FatalError when this producer is fenced or unauthorized, or
-        when the transaction can be neither committed nor aborted. Raises StopRequested when the grace of a stop ends
-        before the outcome is known: a restart finds it.
+        A step that fails aborts the transaction. Raises FatalError when this producer is fenced or unauthorized,
+        ClientFailed when a step has no known outcome: `start` makes another producer then, which fences what this one
+        may still send. Raises StopRequested when the grace of a stop ends before the outcome is known: a restart finds
+        it.
         """
+        if self._open:
+            raise ClientFailed("The last transaction has no known outcome.")
         self.refusal, self.too_large = None, False
         try:
             self._open = True
@@ -212,11 +222,17 @@ class TransactionalProducer:
         topic, epochs, metadata = offsets.topic, offsets.epochs, offsets.metadata
         positions = [at_offset(topic, p, offset, epochs.get(p), metadata) for p, offset in offsets.positions.items()]
         producer, member = self._producer, offsets.member()
-        bounded(
-            "send_offsets_to_transaction",
-            lambda: producer.send_offsets_to_transaction(positions, member, self._stop.bounded(OFFSETS_TIMEOUT_S)),
-            OFFSETS_LOST_S,
-        )
+        try:
+            bounded(
+                "send_offsets_to_transaction",
+                lambda: producer.send_offsets_to_transaction(positions, member, self._stop.bounded(OFFSETS_TIMEOUT_S)),
+                OFFSETS_LOST_S,
+            )
+        except REPORTING as failure:
+            error = error_of(failure)
+            if error.code() in UNRESOLVED and not error.fatal():
+                raise ClientFailed(f"Kafka does not answer whether it takes the offsets ({error.str()}).") from failure
+            raise
 
     def _commit_transaction(self) -> None:
         """Retry until the outcome is known: to go on without it could lose or duplicate the commit."""
