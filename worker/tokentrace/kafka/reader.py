@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka import Message as Message
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ClusterMetadata,
-    OffsetSpec,
     TopicDescription,
 )
 
 from tokentrace.errors import ClientFailed, FatalError, Unreachable
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.errors import REFUSED, TRANSIENT, UNAUTHORIZED, error_of
+from tokentrace.kafka.end_offsets import EndOffsets
+from tokentrace.kafka.errors import TRANSIENT, UNAUTHORIZED, error_of
 from tokentrace.kafka.waiting import Wait
 from tokentrace.model.stop import StopSignal
 
@@ -48,15 +48,16 @@ def result_of(future: Future[_T], stop: StopSignal) -> _T:
 
 
 def retry_transient(request: Callable[[float], _T], timeout_s: float, stop: StopSignal) -> _T:
-    """Make a request again while its error is transient.
+    """Make an admin request again while its error is transient.
 
-    request: makes it with a time-out in seconds. Raises the last KafkaException, after `timeout_s` and a request at
+    request: makes it with a time-out in seconds, which is long: one that ends before its answer comes can end the
+    process, see `end_offsets`. Raises the last KafkaException, after `timeout_s` and a request at
     most, and StopRequested.
     """
     wait = Wait(stop, timeout_s)
     while True:
         try:
-            return request(wait.request_timeout_s)
+            return request(REQUEST_TIMEOUT_S)
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() not in TRANSIENT or not wait.pause("Kafka does not answer yet (%s)", error.str()):
@@ -165,7 +166,8 @@ class TopicReader:
 
     def end_offsets(self, partitions: list[int]) -> dict[int, int]:
         """Return partition -> its end, behind open transactions. Raises FatalError if it cannot be found."""
-        return self._end_offsets(self._clients.admin(), partitions, IsolationLevel.READ_UNCOMMITTED)
+        with self._ends("read_uncommitted") as ends:
+            return ends.find(partitions)
 
     def read_to_end(self, starts: Mapping[int, int], *, await_open: bool = True) -> Iterator[Message]:
         """Give every committed record from `starts` to the end that the partitions have now, each partition in order.
@@ -173,14 +175,12 @@ class TopicReader:
         starts: partition -> first offset. await_open: wait for the transactions that are open below that end; without
         it, give what can be read at once, up to the first of them. Raises FatalError if the topic cannot be read.
         """
-        admin = self._clients.admin()
-        isolation = IsolationLevel.READ_UNCOMMITTED if await_open else IsolationLevel.READ_COMMITTED
-        ends = self._end_offsets(admin, list(starts), isolation)
-        ends = {partition: end for partition, end in ends.items() if end > starts[partition]}
+        with self._ends("read_uncommitted" if await_open else "read_committed") as all_ends:
+            ends = {partition: end for partition, end in all_ends.find(starts).items() if end > starts[partition]}
         if not ends:
             return
         if await_open:
-            self._await_transactions(admin, ends)
+            self._await_transactions(ends)
         consumer = self._clients.consumer(group_id=self._group_id, settings=_SETTINGS)
         try:
             consumer.assign([TopicPartition(self._topic, partition, starts[partition]) for partition in ends])
@@ -212,30 +212,13 @@ class TopicReader:
         if offset >= ends[partition]:
             del ends[partition]
 
-    def _await_transactions(self, admin: AdminClient, ends: Mapping[int, int]) -> None:
+    def _await_transactions(self, ends: Mapping[int, int]) -> None:
         """Wait for the transactions that are open below these ends: readers do not see past them."""
         wait = Wait(self._clients.stop, STALL_TIMEOUT_S, pause_s=0.05)
-        while True:
-            readable = self._end_offsets(admin, list(ends), IsolationLevel.READ_COMMITTED)
-            if all(readable[partition] >= end for partition, end in ends.items()):
-                return
-            if not wait.pause("A transaction on topic %s has not ended yet", self._topic):
-                raise ClientFailed(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
+        with self._ends("read_committed") as readable:
+            while any(offset < ends[partition] for partition, offset in readable.find(ends).items()):
+                if not wait.pause("A transaction on topic %s has not ended yet", self._topic):
+                    raise ClientFailed(f"A transaction on topic {self._topic!r} does not end; is a broker down?")
 
-    def _end_offsets(self, admin: AdminClient, partitions: list[int], isolation: IsolationLevel) -> dict[int, int]:
-        """Return partition -> its end offset, before (read committed) or behind open transactions."""
-        if not partitions:
-            return {}
-        stop, latest = self._clients.stop, OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        wanted = {TopicPartition(self._topic, partition): latest for partition in partitions}
-
-        def request(timeout_s: float) -> dict[int, int]:
-            answers = admin.list_offsets(wanted, isolation_level=isolation, request_timeout=timeout_s)
-            return {asked.partition: int(result_of(answer, stop).offset) for asked, answer in answers.items()}
-
-        try:
-            return retry_transient(request, STALL_TIMEOUT_S, stop)
-        except KafkaException as failure:
-            error = error_of(failure)
-            kind = FatalError if error.code() in REFUSED else ClientFailed
-            raise kind(f"The end of topic {self._topic!r} cannot be found: {error.str()}.") from failure
+    def _ends(self, isolation: Literal["read_committed", "read_uncommitted"]) -> EndOffsets:
+        return EndOffsets(self._clients, self._topic, self._group_id, isolation)
