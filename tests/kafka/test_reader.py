@@ -61,7 +61,7 @@ class Broker:
                 if self.config["isolation.level"] == "read_committed" and broker.stable:
                     ends = broker.stable.pop(0)
                 return [
-                    SimpleNamespace(partition=each.partition, offset=ends[each.partition], error=None) for each in asked
+                    SimpleNamespace(partition=tp.partition, offset=ends[tp.partition], error=None) for tp in asked
                 ]
 
             def assign(self, partitions: list[Any]) -> None:

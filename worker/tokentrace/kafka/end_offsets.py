@@ -64,11 +64,11 @@ class EndOffsets:
         while True:
             try:
                 found = self._consumer.offsets_for_times(asked, timeout=min(wait.request_timeout_s, REQUEST_TIMEOUT_S))
-                error = next((each.error for each in found if each.error is not None), None)
+                error = next((end.error for end in found if end.error is not None), None)
             except KafkaException as failure:
                 error = error_of(failure)
             if error is None:
-                return {each.partition: each.offset for each in found}
+                return {end.partition: end.offset for end in found}
             if error.code() not in _TRANSIENT or not wait.pause("Kafka does not answer yet (%s)", error.str()):
                 kind = FatalError if error.code() in REFUSED else ClientFailed
                 raise kind(f"The end of topic {self._topic!r} cannot be found: {error.str()}.")
