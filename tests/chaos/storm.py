@@ -255,7 +255,7 @@ def log_ends(bootstrap: str) -> dict[int, int]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "log-end"})
     partitions = [TopicPartition("spans", partition) for partition in range(PARTITIONS)]
     try:
-        return {each.partition: consumer.get_watermark_offsets(each, timeout=30.0)[1] for each in partitions}
+        return {found.partition: consumer.get_watermark_offsets(found, timeout=30.0)[1] for found in partitions}
     finally:
         consumer.close()
 

@@ -24,7 +24,7 @@ class Scripted:
         self.closed = False
 
     def offsets_for_times(self, partitions: list[Any], timeout: float) -> Any:
-        self.asked.append([(each.topic, each.partition, each.offset) for each in partitions])
+        self.asked.append([(tp.topic, tp.partition, tp.offset) for tp in partitions])
         self.timeouts.append(timeout)
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
@@ -32,8 +32,7 @@ class Scripted:
         error = answer if isinstance(answer, KafkaError) else None
         ends = {} if error else answer
         return [
-            SimpleNamespace(partition=each.partition, offset=ends.get(each.partition, -1), error=error)
-            for each in partitions
+            SimpleNamespace(partition=tp.partition, offset=ends.get(tp.partition, -1), error=error) for tp in partitions
         ]
 
     def close(self) -> None:

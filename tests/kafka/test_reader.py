@@ -60,9 +60,7 @@ class Broker:
                 ends = broker.ends
                 if self.config["isolation.level"] == "read_committed" and broker.stable:
                     ends = broker.stable.pop(0)
-                return [
-                    SimpleNamespace(partition=tp.partition, offset=ends[tp.partition], error=None) for tp in asked
-                ]
+                return [SimpleNamespace(partition=tp.partition, offset=ends[tp.partition], error=None) for tp in asked]
 
             def assign(self, partitions: list[Any]) -> None:
                 broker.assigned += [(partition.partition, partition.offset) for partition in partitions]
