@@ -43,16 +43,27 @@ def exposed(stats: WorkerStats, partitions: dict[int, PartitionAudit] | None = N
         ({"restore_seconds": 0.75}, ["restore_duration_seconds 0.75"]),
         ({"refused_partitions": (1, 5)}, ["refused_partitions 2.0"]),
         (
-            {"lag": {3: Lag(4, 1.5), 1: Lag(0, 0.0)}},
+            {"lag": {3: Lag(4, 1.5, 7.5), 1: Lag(0, 0.0)}},
             [
                 "assigned_partitions 2.0",
                 'lag_records{partition="1"} 0.0',
                 'lag_records{partition="3"} 4.0',
                 'lag_seconds{partition="1"} 0.0',
                 'lag_seconds{partition="3"} 1.5',
+                'stalled_seconds{partition="1"} 0.0',
+                'stalled_seconds{partition="3"} 2.5',
             ],
         ),
         ({"lost_records": {2: 9}}, ['lost_records_total{partition="2"} 9.0']),
+        (
+            {"lag": {1: Lag(0, 0.0)}, "skipped_records": {0: 9}},
+            [
+                'lost_records_total{partition="1"} 0.0',
+                'truncated_records_total{partition="1"} 0.0',
+                'skipped_records_total{partition="0"} 9.0',
+                'skipped_records_total{partition="1"} 0.0',
+            ],
+        ),
         (
             {"remembered": {6: DedupStats(10, 20, 3)}},
             [

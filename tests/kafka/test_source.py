@@ -16,10 +16,11 @@ from confluent_kafka import ConsumerGroupState, KafkaError, KafkaException, Mess
 from tests.harness import Clock
 from tests.kafka.fakes import ScriptedClients, Waits, failure
 from tokentrace.errors import FatalError, StopRequested, Unreachable, UsageError
+from tokentrace.kafka.broker_watch import LOOK_S, SILENT_S
 from tokentrace.kafka.membership import SourceSettings, instance_id
 from tokentrace.kafka.offsets import Start
 from tokentrace.kafka.outcome import Outcome
-from tokentrace.kafka.source import LOOK_S, KafkaSource
+from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
 
 
@@ -386,15 +387,17 @@ def test_instance_id_holds_of_the_group_what_kafka_allows(group_id: str, member_
     assert instance_id(group_id, member_id) == expected
 
 
-def test_lag_is_the_distance_to_the_end_and_gone_when_the_partition_is(parts: Parts) -> None:
+def test_lag_is_the_distance_from_the_commit_to_the_end_and_gone_when_the_partition_is(parts: Parts) -> None:
     source, consumer, _ = parts
     assign(source, consumer, p0=5)
     consumer.batches = [[record(0, 5)], [record(0, 6, KafkaError._PARTITION_EOF)]]
     source.poll(10, 0.0)
-    consumer.watermarks = [(0, 16)]
-    assert source.lag() == {0: (10, 5.0)}
+    consumer.watermarks = [(0, 16), (0, 6), (0, 6)]
+    assert source.lag()[0][:2] == (11, 5.0)
     source.poll(10, 0.0)
-    assert source.lag() == {0: (0, 0.0)}
+    assert source.lag()[0][:2] == (1, 5.0)
+    source.on_committed({0: 6})
+    assert source.lag() == {0: (0, 0.0, 0.0)}
     consumer.callbacks["on_lost"](consumer, at(0))
     assert source.lag() == {}
 
@@ -707,8 +710,8 @@ def test_all_brokers_down_is_remembered_until_a_message_comes(parts: Parts) -> N
 
 def test_all_brokers_down_is_over_once_one_answers_on_a_quiet_topic(parts: Parts) -> None:
     source, consumer, _ = parts
-    clock = Clock(0.0)
-    source._monotonic = clock
+    clock = Clock(1.0)
+    source._brokers._monotonic = clock
     assign(source, consumer, p0=0)
     consumer.config["error_cb"](KafkaError(KafkaError._ALL_BROKERS_DOWN, "down"))
     consumer.metadata = failure(KafkaError._TRANSPORT)
@@ -718,6 +721,33 @@ def test_all_brokers_down_is_over_once_one_answers_on_a_quiet_topic(parts: Parts
     source.poll(10, 0.0)
     assert source.unreachable, "the next look comes later"
     clock.now_s += LOOK_S
+    source.poll(10, 0.0)
+    assert source.unreachable == ""
+
+
+def test_brokers_that_answer_nothing_on_a_quiet_topic_are_unreachable(
+    parts: Parts, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, consumer, _ = parts
+    clock = Clock(1.0)
+    source._brokers._monotonic = clock
+    assign(source, consumer, p0=0)
+    consumer.batches = [[record(0, 0)]]
+    assert source.poll(10, 0.0) is not None
+    consumer.metadata = failure(KafkaError._TRANSPORT)
+    while clock.now_s < 1.0 + SILENT_S:
+        source.poll(10, 0.0)
+        assert source.unreachable == ""
+        clock.now_s += LOOK_S
+    clock.now_s += 1.0
+    for _ in range(3):
+        source.poll(10, 0.0)
+        clock.now_s += LOOK_S
+    assert source.unreachable == "No Kafka broker answers at x:1."
+    assert [line.getMessage() for line in caplog.records if "answers" in line.getMessage()] == [
+        "No Kafka broker answers at x:1. None has for 16 s."
+    ]
+    consumer.metadata = topics(None)
     source.poll(10, 0.0)
     assert source.unreachable == ""
 

@@ -61,7 +61,12 @@ def test_a_copy_of_worker_stats_does_not_change_with_the_original() -> None:
             "all partitions are refused, [1, 2]: the log says why",
         ),
         ({"refused_partitions": (1, 2), "lag": dict.fromkeys((0, 1, 2), Lag(5, 1.0))}, ""),
+        ({"max_commit_age_s": 30.0, "lag": {0: Lag(5, 1.0, 70.0), 1: Lag(0, 0.0)}}, ""),
+        (
+            {"max_commit_age_s": 30.0, "lag": {2: Lag(5, 1.0, 50.0), 0: Lag(5, 1.0, 69.9), 1: Lag(5, 1.0, 71.0)}},
+            "records of the partitions [0, 2] wait, and none was committed for 50 s",
+        ),
     ],
 )
 def test_worker_stats_say_what_the_replica_waits_for(changes: dict[str, Any], waiting_for: str) -> None:
-    assert replace(new_stats(), **{"not_ready": "", **changes}).waiting_for == waiting_for
+    assert replace(new_stats(), **{"not_ready": "", **changes}).waiting_for(100.0) == waiting_for

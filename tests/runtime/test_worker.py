@@ -72,6 +72,7 @@ class Source:
         self.truncated_records: dict[int, int] = {}
         self.ends: dict[int, int] = {}
         self.refusals: list[Exception] = []
+        self.committed: list[dict[int, int]] = []
 
     def subscribe(self, listener: Worker) -> None:
         if self.refusals:
@@ -94,6 +95,9 @@ class Source:
 
     def log_end(self, partition: int) -> int | None:
         return self.ends.get(partition)
+
+    def on_committed(self, positions: Mapping[int, int]) -> None:
+        self.committed.append(dict(positions))
 
     def lag(self) -> dict[int, Lag]:
         return {partition: Lag(0, 0.0) for partition in self.assigned}
@@ -293,6 +297,32 @@ def test_worker_shows_and_clears_only_what_is_committed() -> None:
     assert rig.counted == 5
     assert [proposal.positions for proposal in rig.committer.proposals] == [{0: 3}, {0: 5}]
     assert not rig.harness.delta
+
+
+@pytest.mark.parametrize(("outcome", "noted"), [(RETRY, [{0: 5}]), (DROPPED, [{0: 5}]), (None, [{0: 3}, {0: 5}])])
+def test_worker_notes_as_committed_what_is(outcome: Outcome | None, noted: list[dict[int, int]]) -> None:
+    """The lag is measured from there."""
+    again = None if outcome is DROPPED else spans(2, offset=3)
+    rig = Rig(
+        spans(3), None, again, spans(5) if outcome is DROPPED else None, None, outcomes=[outcome] if outcome else []
+    )
+    rig.run()
+    assert rig.source.committed == noted
+
+
+def test_worker_shows_what_waits_for_a_commit_while_it_lasts() -> None:
+    rig = Rig(spans(3), None)
+    shown: list[dict[int, Lag]] = []
+    rig.source.lag = lambda: {0: Lag(len(rig.harness.delta.positions), 0.0, 1.0)}  # type: ignore[method-assign]
+    commit = rig.committer.commit
+
+    def during(proposal: Proposal) -> Outcome:
+        shown.append(rig.worker.stats.lag)
+        return commit(proposal)
+
+    rig.committer.commit = during  # type: ignore[method-assign]
+    rig.run()
+    assert shown == [{0: Lag(1, 0.0, 1.0)}]
 
 
 def test_worker_commits_nothing_without_spans_or_expiry() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -139,6 +140,15 @@ class KafkaBroker:
         """As a crash; data stay."""
         if self._process is not None:
             end(self._process, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop the process until `thaw`; its connections stay."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
 
     def wait(self) -> None:
         """Until it ends by itself."""

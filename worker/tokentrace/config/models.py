@@ -13,6 +13,7 @@ from pydantic import Field, StrictBool, StrictInt, create_model, field_validator
 
 from tokentrace.config.alerts import AlertRule
 from tokentrace.config.fields import Bounds, PositiveDuration
+from tokentrace.config.health import Health
 from tokentrace.config.http_server import HttpServer
 from tokentrace.config.kafka import Kafka
 from tokentrace.config.limits import LimitsSection
@@ -91,6 +92,7 @@ class Config(Section):
     worker: WorkerSection = Field(default_factory=WorkerSection)
     limits: LimitsSection = LimitsSection()
     http_server: HttpServer = HttpServer()
+    health: Health = Health()
     metrics: Metrics = Metrics()
     pricing: Pricing = Pricing()
     alerts: tuple[AlertRule, ...] = ()
@@ -99,6 +101,8 @@ class Config(Section):
     def _cross_check(self) -> Config:
         if self.kafka.framing == "raw" and self.schemas.raw is None:
             raise ValueError("kafka.framing is raw; set schemas.raw to the schema file")
+        if self.health.max_commit_age and self.health.max_commit_age <= self.worker.commit_interval:
+            raise ValueError("health.max_commit_age must be longer than worker.commit_interval")
         names = [rule.name for rule in self.alerts]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, Literal
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from tokentrace.errors import ClientFailed, FatalError, MemberFailed, Unanswered, Unreachable, UsageError
 from tokentrace.kafka.batch import extents_of, message_offset, message_partition, message_partitions, raw_batch
+from tokentrace.kafka.broker_watch import BrokerWatch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, UNANSWERED, error_of
+from tokentrace.kafka.lag import LagTracker
 from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
 from tokentrace.kafka.moves import MESSAGES, Truncation, move_of, truncation_of
 from tokentrace.kafka.offsets import StartOffsets, at_offset
@@ -35,9 +36,6 @@ CUT_RETRY_S: Final = 1.0
 CUT_WAIT_S: Final = 2.0
 #: Pause before partitions without known offsets are asked for again, and between two joins for the right topic.
 ASK_AGAIN_S: Final = 10.0
-#: Pause between two looks for a broker in an outage, and how long one takes at most.
-LOOK_S: Final = 5.0
-LOOK_TIMEOUT_S: Final = 1.0
 
 
 class KafkaSource:
@@ -56,9 +54,7 @@ class KafkaSource:
         self._monotonic = monotonic
         self._listener: RebalanceListener | None = None
         self._positions: dict[int, int] = {}
-        self._oldest_unread_s: dict[int, float] = {}
-        #: Partition -> its end when that was last reached.
-        self._end_offsets: dict[int, int] = {}
+        self._lag = LagTracker(clock, monotonic)
         #: Partitions of the topic, assigned or not; 0 before `connect`.
         self.topic_partitions = 0
         #: Partitions that are not fetched until `resume`.
@@ -68,8 +64,7 @@ class KafkaSource:
         self._refusal: str | None = None
         #: True after a commit that failed, of which some offsets may be committed.
         self.commit_in_doubt = False
-        self.unreachable = ""
-        self._look_due_s = 0.0
+        self._brokers = BrokerWatch(clients, settings.topic, monotonic)
         self.lost_records: dict[int, int] = {}
         self.truncated_records: dict[int, int] = {}
         #: Partition -> leader epoch of the record before its position.
@@ -198,21 +193,10 @@ class KafkaSource:
             for message in failed:
                 self._on_message_error(message)
         if not messages:
-            if self.unreachable:
-                self._look_for_broker()
+            self._brokers.look(self._consumer)
             return None
-        self.unreachable = ""
+        self._brokers.on_answer()
         return self._batch(messages)
-
-    def _look_for_broker(self) -> None:
-        """End an outage when a broker answers: on a quiet topic only a request tells it."""
-        if self._monotonic() < self._look_due_s:
-            return
-        with suppress(KafkaException):
-            self._consumer.list_topics(self._settings.topic, timeout=LOOK_TIMEOUT_S)
-            self.unreachable = ""
-            log.info("A Kafka broker answers again.")
-        self._look_due_s = self._monotonic() + LOOK_S
 
     def epochs(self, partitions: Iterable[int]) -> dict[int, int]:
         """Return partition -> leader epoch to commit with its position, where one is known."""
@@ -234,8 +218,7 @@ class KafkaSource:
             epoch = messages[last].leader_epoch()
             if epoch is not None and epoch >= 0:
                 self._epochs[partition] = epoch
-        for partition, (_, last_ms) in batch.times_ms.items():
-            self._oldest_unread_s[partition] = last_ms / 1000
+        self._lag.on_read(batch.positions, batch.times_ms)
         return batch
 
     def _read_again(self, messages: list[Message]) -> list[Message]:
@@ -267,7 +250,7 @@ class KafkaSource:
         assert error is not None
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
-            self._end_offsets[message_partition(message)] = message_offset(message)
+            self._lag.on_end(message_partition(message), message_offset(message))
         elif code == KafkaError._AUTO_OFFSET_RESET:
             self._on_cut(message_partition(message), truncation_of(error.str()))
         elif code in FENCED or code == KafkaError._FATAL or error.fatal():
@@ -314,10 +297,7 @@ class KafkaSource:
     @property
     def caught_up(self) -> set[int]:
         """Consumed partitions whose end was reached by the last fetch."""
-        return {p for p in self._positions if self._at_end(p)} - self.blocked
-
-    def _at_end(self, partition: int) -> bool:
-        return self._end_offsets.get(partition, -1) >= self._positions[partition]
+        return {partition for partition in self._positions if self._lag.at_end(partition)} - self.blocked
 
     def commit(self, positions: Mapping[int, int]) -> Outcome:
         """Commit offsets for the group, outside any transaction. Raises FatalError if this member is fenced."""
@@ -355,19 +335,17 @@ class KafkaSource:
             self._positions.clear()
             self._assign(partitions, self._clients.callback_wait_s)
 
+    def on_committed(self, positions: Mapping[int, int]) -> None:
+        """Note that these offsets are committed for the group."""
+        self._lag.on_committed(positions)
+
     def lag(self) -> dict[int, Lag]:
-        """Assigned partition -> Lag, from the watermarks that came with the last fetches."""
-        lags = {}
-        now_s = self._clock()
-        for partition, position in self._positions.items():
-            if self._at_end(partition):
-                lags[partition] = Lag(0, 0.0)
-                continue
-            _, high = self._consumer.get_watermark_offsets(TopicPartition(self._settings.topic, partition), cached=True)
-            records = max(high - position, 0) if high >= 0 else 0
-            oldest_s = self._oldest_unread_s.get(partition, now_s)
-            lags[partition] = Lag(records, max(now_s - oldest_s, 0.0) if records else 0.0)
-        return lags
+        """Assigned partition -> Lag, from the high watermarks that came with the last fetches."""
+        return self._lag.lags(self._positions, self._high_watermark, self.blocked)
+
+    def _high_watermark(self, partition: int) -> int:
+        topic_partition = TopicPartition(self._settings.topic, partition)
+        return int(self._consumer.get_watermark_offsets(topic_partition, cached=True)[1])
 
     def log_end(self, partition: int) -> int | None:
         """Return the offset behind the last record of a partition, None if the brokers do not tell it at once."""
@@ -404,6 +382,7 @@ class KafkaSource:
         for partition, start in starts.items():
             self._forget(partition)
             self._positions[partition] = start.offset
+            self._lag.begin(partition, start.offset)
             if start.leader_epoch is not None:
                 self._epochs[partition] = start.leader_epoch
                 self._unchecked.add(partition)
@@ -422,14 +401,7 @@ class KafkaSource:
         self.pending.pop(partition, None)
         self.blocked.discard(partition)
         self._unchecked.discard(partition)
-        for known in (
-            self._positions,
-            self._epochs,
-            self._end_offsets,
-            self._oldest_unread_s,
-            self._cut,
-            self._moved_from,
-        ):
+        for known in (self._positions, self._epochs, self._cut, self._moved_from):
             known.pop(partition, None)
 
     def _put_off(self, unknown: Mapping[int, str]) -> None:
@@ -546,7 +518,7 @@ class KafkaSource:
         self._consumer.incremental_unassign(self._topic_partitions([partition]))
         self._positions[partition] = to
         self._epochs.pop(partition, None)
-        self._end_offsets.pop(partition, None)
+        self._lag.begin(partition, to)
         self._consumer.incremental_assign([TopicPartition(self._settings.topic, partition, to)])
         if move is None:
             log.warning("Partition %d had no offset %d for a while; continuing there.", partition, position)
@@ -607,6 +579,7 @@ class KafkaSource:
         for partition in partitions:
             self._paused.discard(partition)
             self._forget(partition)
+            self._lag.forget(partition)
 
         def unassign() -> None:
             # One that is pending or of another topic was never assigned, and the library rejects it.
@@ -619,9 +592,18 @@ class KafkaSource:
         if error.code() in REFUSED:
             self._refusal = error.str()
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:
-            self.unreachable = self._clients.unreachable()
+            problem = self._brokers.on_all_down()
             if self._listener is not None:
-                log.warning("%s Waiting for one to come back.", self.unreachable)
+                log.warning("%s Waiting for one to come back.", problem)
+
+    @property
+    def unreachable(self) -> str:
+        """Reason for which no broker can be reached, empty while one can."""
+        return self._brokers.unreachable
+
+    @unreachable.setter
+    def unreachable(self, problem: str) -> None:
+        self._brokers.unreachable = problem
 
     def _raise_refusal(self) -> None:
         if self._refusal is not None:

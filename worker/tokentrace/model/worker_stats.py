@@ -7,6 +7,7 @@ docs/metrics.md are made from it.
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -27,10 +28,16 @@ STAGES: Final = ("poll", "decode", "validate", "deduplicate", "index", "price", 
 
 
 class Lag(NamedTuple):
-    """Lag of an assigned partition: unread records, and seconds since the oldest of them was produced."""
+    """Lag of an assigned partition.
+
+    records: offsets from the committed position to the end of the log. seconds: time since the oldest of the records
+    was produced. stalled_s: moment on the monotonic clock since which records wait and none is committed, 0 while that
+    is not so.
+    """
 
     records: int
     seconds: float
+    stalled_s: float = 0.0
 
 
 class DedupStats(NamedTuple):
@@ -66,11 +73,13 @@ class WorkerStats:
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
     remembered: partition -> its deduplication state; empty without worker.deduplicate.
+    max_commit_age_s: time for which records of a partition may wait, and none be committed, in a replica that is ready.
     """
 
     replica_id: str
     guarantee: str
     started_at_s: float
+    max_commit_age_s: float = math.inf
     lag: dict[int, Lag] = field(default_factory=dict)
     stage_seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     batch_sizes: Histogram = field(default_factory=lambda: _histogram_over(BATCH_BOUNDS))
@@ -97,14 +106,25 @@ class WorkerStats:
     pending_partitions: Mapping[int, str] = field(default_factory=dict)
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
 
-    @property
-    def waiting_for(self) -> str:
-        """Reason for which this replica is not ready, empty when it is."""
+    def waiting_for(self, now_s: float) -> str:
+        """Return the reason for which this replica is not ready, empty when it is. now_s: on the monotonic clock."""
         if problem := self.unreachable or self.not_ready:
             return problem
         if self.refused_partitions and set(self.refused_partitions) >= self.lag.keys():
             return f"all partitions are refused, {list(self.refused_partitions)}: the log says why"
-        return "; ".join(f"partition {p}: {reason}" for p, reason in sorted(self.pending_partitions.items()))
+        problems = [f"partition {p}: {reason}" for p, reason in sorted(self.pending_partitions.items())]
+        stalled_s = self.stalled_seconds(now_s)
+        if late := sorted(partition for partition, age_s in stalled_s.items() if age_s > self.max_commit_age_s):
+            age_s = max(stalled_s[partition] for partition in late)
+            problems.append(f"records of the partitions {late} wait, and none was committed for {age_s:.0f} s")
+        return "; ".join(problems)
+
+    def stalled_seconds(self, now_s: float) -> dict[int, float]:
+        """Return partition -> time for which records wait and none is committed, 0 where that is not so."""
+        return {
+            partition: max(now_s - lag.stalled_s, 0.0) if lag.stalled_s else 0.0
+            for partition, lag in sorted(self.lag.items())
+        }
 
     def copy(self) -> WorkerStats:
         """Return a copy to publish: later changes do not reach it.
@@ -167,6 +187,11 @@ def _ordered(values: Mapping[Any, Any], attribute: str = "") -> dict[Any, Any]:
     return {key: getattr(value, attribute) if attribute else value for key, value in sorted(values.items())}
 
 
+def _from_zero(counts: Mapping[int, int], moment: Moment) -> dict[int, int]:
+    """The counts by partition, 0 for the other assigned ones: increase() does not see a series that begins higher."""
+    return dict(sorted({**dict.fromkeys(moment.stats.lag, 0), **counts}.items()))
+
+
 def _build(moment: Moment) -> dict[str, str]:
     return {"version": __version__, "python": platform.python_version(), "replica_id": moment.stats.replica_id}
 
@@ -180,7 +205,7 @@ def _commit_age_s(moment: Moment) -> float:
 WORKER_METRICS: Final = (
     _info("build", "What runs here.", _build),
     _gauge("ready", "1 when this replica counts, 0 while it starts, waits or drains.",
-        lambda m: not m.stats.waiting_for),
+        lambda m: not m.stats.waiting_for(m.now_s)),
     _gauge("start_time_seconds", "Unix time at which this worker started.", lambda m: m.stats.started_at_s),
     _gauge("assigned_partitions", "Partitions that this replica reads.", lambda m: len(m.stats.lag)),
     _gauge("refused_partitions",
@@ -189,10 +214,12 @@ WORKER_METRICS: Final = (
     _gauge("pending_partitions",
         "Assigned partitions that are not consumed yet, since their offsets are not known or the topic lacks them.",
         lambda m: len(m.stats.pending_partitions)),
-    _gauge("lag_records", "Records not read yet, by partition.",
+    _gauge("lag_records", "Records from the committed position to the end of the log, by partition.",
         lambda m: _ordered(m.stats.lag, "records"), "partition"),
-    _gauge("lag_seconds", "Age of the position where records are left to read, by partition.",
+    _gauge("lag_seconds", "Time since the oldest record that is not committed was produced, by partition.",
         lambda m: _ordered(m.stats.lag, "seconds"), "partition"),
+    _gauge("stalled_seconds", "Time for which records wait and none is committed, 0 while they are, by partition.",
+        lambda m: m.stats.stalled_seconds(m.now_s), "partition"),
     _counter("polled_records", "Records polled, and committed.",
         lambda m: _ordered(m.snapshot.partitions, "polled"), "partition"),
     _counter("counted_records", "Records counted as a span.",
@@ -204,11 +231,11 @@ WORKER_METRICS: Final = (
     _counter("truncated_dead_letters", "Dead letters that refer to a message too large for their topic.",
         lambda m: _ordered(m.stats.truncated_letters), "reason"),
     _counter("lost_records", "Records that retention removed before they were read.",
-        lambda m: _ordered(m.stats.lost_records), "partition"),
+        lambda m: _from_zero(m.stats.lost_records, m), "partition"),
     _counter("truncated_records", "Records that were counted and that the partition's log has lost since.",
-        lambda m: _ordered(m.stats.truncated_records), "partition"),
+        lambda m: _from_zero(m.stats.truncated_records, m), "partition"),
     _counter("skipped_records", "Records not counted, since the group's offset was set ahead of what is counted.",
-        lambda m: _ordered(m.stats.skipped_records), "partition"),
+        lambda m: _from_zero(m.stats.skipped_records, m), "partition"),
     _gauge("remembered_spans", "Spans that would be recognised.",
         lambda m: _ordered(m.stats.remembered, "ids"), "partition"),
     _gauge("remembered_seconds", "How far back spans would be recognised.",

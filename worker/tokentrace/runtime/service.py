@@ -158,7 +158,7 @@ class Service:
     def _health(self) -> HealthReport:
         stats, now_s = self._replica.worker.stats, time.monotonic()
         turn_age_s = now_s - stats.last_turn_s if self._connected else 0.0
-        waiting_for = self._replica.source.unreachable or stats.waiting_for
+        waiting_for = self._replica.source.unreachable or stats.waiting_for(now_s)
         commit_age_s = round(now_s - stats.last_commit_s, 3) if stats.last_commit_s else None
         detail = {
             "replica_id": stats.replica_id,

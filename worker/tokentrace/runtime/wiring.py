@@ -54,6 +54,9 @@ LOOKUP_WAIT_S: Final = 0.1
 #: With alerts, the longest time without a commit while nothing is published, so that event time advances.
 HEARTBEAT_S: Final = 5.0
 
+#: Shortest time without a commit that is unusual: a rebalance or a recovery takes less.
+LEAST_COMMIT_AGE_S: Final = 30.0
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:
@@ -86,6 +89,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         replica_id=section.replica_id,
         guarantee=section.guarantee,
         started_at_s=clock(),
+        max_commit_age_s=config.health.max_commit_age or max(LEAST_COMMIT_AGE_S, 3 * section.commit_interval),
         registry_requests=schemas.requests,
         schemas=decoder.paths,
         truncated_letters=dead_letters.truncated,

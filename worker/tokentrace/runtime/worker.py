@@ -229,6 +229,8 @@ class Worker:
         self._pause()
         now_s = self._monotonic()
         if now_s >= self._commit_due_s or len(self._delta.dead_letters) >= MAX_DEAD_LETTERS:
+            # While the commit lasts, these are the stats that are served.
+            self._publish_stats()
             self._commit()
             self._commit_due_s = now_s + self._settings.commit_interval_s
             self._state.refresh()
@@ -275,6 +277,7 @@ class Worker:
         outcome = self._committer.commit(proposal)
         if outcome is Outcome.COMMITTED:
             self._state.apply(proposal)
+            self._source.on_committed(proposal.positions)
             if proposal.expiry:
                 expired = int((~proposal.expiry.keep).sum())
                 log.info("%d groups expired: idle for longer than metrics.expire_after.", expired)
