@@ -238,7 +238,7 @@ def test_a_partition_that_was_never_committed_starts_at_the_configured_end(parts
 
 def settle(source: KafkaSource) -> RawBatch | None:
     """Poll once the brokers have had the time to say where a log was cut off."""
-    source._cut_due_s = 0.0
+    source._log_check._cut_due_s = 0.0
     return source.poll(10, 0.0)
 
 
