@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.harness import Clock, Harness
 from tests.spanfactory import message, span
 from tokentrace.exposition import Renderer
-from tokentrace.exposition.zero_init import FIRST_INTERVAL_S, ZeroInit
+from tokentrace.exposition.zero_init import FIRST_INTERVAL_S, LONGEST_HOLD_S, ZeroInit
 from tokentrace.model.snapshot import Snapshot
 
 
@@ -64,6 +64,24 @@ def test_a_server_that_came_once_is_given_time() -> None:
     assert held(zero_init, "here", 0) == [True]
     clock.now_s += FIRST_INTERVAL_S + 1
     assert held(zero_init, "here", 0) == [False]
+
+
+def test_zero_init_holds_no_series_back_for_long() -> None:
+    """Two requests an hour apart seem to be a server that scrapes once an hour."""
+    clock = Clock()
+    zero_init = ZeroInit(clock)
+    held(zero_init, "anyone")
+    clock.now_s += 140.0
+    held(zero_init, "anyone")
+    clock.now_s += 1.0
+    found = []
+    for _ in range(10):
+        found += held(zero_init, "prometheus", 0)
+        clock.now_s += 15.0
+    assert LONGEST_HOLD_S == 120.0
+    assert found == [True] * 9 + [False]
+    assert zero_init.active() == {("anyone", 1), ("prometheus", 1)}
+    assert held(zero_init, "anyone", 0, 1) == [False, True]
 
 
 def test_a_server_that_was_away_for_long_sees_no_counter_fall() -> None:

@@ -11,6 +11,7 @@ connection was closed (by a proxy, or between scrapes far apart) continues in th
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -26,6 +27,9 @@ ClientAddress = tuple[str, int]
 FIRST_INTERVAL_S = 150.0
 #: Intervals without a scrape after which a server is no longer expected.
 MISSED_INTERVALS = 2.5
+
+#: Longest time for which a series is held for servers that have not come since: any client may say that it is one.
+LONGEST_HOLD_S = 120.0
 
 #: Scrape number of series that an earlier process has exposed.
 _RESTORED = -1
@@ -45,7 +49,7 @@ class ZeroInit:
 
     A scrape calls `begin`, then `zeros` for each family, and `finish` when its last byte was sent. A series is exposed
     as 0 while the scrape in which it was first seen is beyond the horizon: the last scrape that every active server
-    has received.
+    has received, or that one of them has received more than LONGEST_HOLD_S ago.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -54,6 +58,8 @@ class ZeroInit:
         self._number = 0
         self._last_received = 0
         self._horizon = 0
+        #: (number, moment) of the scrapes that were received within LONGEST_HOLD_S.
+        self._received: deque[tuple[int, float]] = deque()
         #: (family, extra label value) -> series -> number of the scrape in which it was first seen, or 0.
         self._first_seen: dict[tuple[str, str], NDArray[np.int64]] = {}
         #: True when the scrape that has begun exposes any series as 0.
@@ -69,6 +75,9 @@ class ZeroInit:
             (self._last_scrapes[address].number for address in self.active()), default=self._last_received
         )
         self._horizon = max(self._horizon, received_by_all)
+        too_long_ago_s = self._clock() - LONGEST_HOLD_S
+        while self._received and self._received[0][1] < too_long_ago_s:
+            self._horizon = max(self._horizon, self._received.popleft()[0])
         return self._number
 
     def zeros(self, family: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -97,6 +106,7 @@ class ZeroInit:
         """A server has received the whole scrape `number`. connected: clients whose connections are open now."""
         now_s = self._clock()
         self._last_received = max(self._last_received, number)
+        self._received.append((number, now_s))
         before = self._last_scrapes.pop(server, None) or self._take_over(server[0], connected)
         interval_s = now_s - before.at_s if before is not None else 0.0
         self._last_scrapes[server] = _LastScrape(number, now_s, interval_s)
