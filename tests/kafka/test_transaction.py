@@ -338,7 +338,7 @@ def test_offsets_are_sent_by_a_bounded_call(parts: Parts, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "code", [KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._CONFLICT, KafkaError._STATE]
+    "code", [KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._CONFLICT, KafkaError._PREV_IN_PROGRESS]
 )
 def test_a_producer_that_may_still_send_its_offsets_is_not_used_again(code: int) -> None:
     """Its next transaction would contain them."""
@@ -354,6 +354,13 @@ def test_a_producer_that_may_still_send_its_offsets_is_not_used_again(code: int)
     assert "commit_transaction" not in parts[1].calls
     transactions.start()
     assert commit((transactions, clients.made[1])) is Outcome.COMMITTED
+
+
+def test_offsets_of_a_transaction_that_has_failed_before_are_not_sent_and_it_is_committed_again(parts: Parts) -> None:
+    """A record that was refused ends the transaction, wherever the next call is."""
+    parts[1].errors["send_offsets_to_transaction"] = [failure(KafkaError._STATE, abort=True)]
+    assert commit(parts) is Outcome.RETRY
+    assert commit(parts) is Outcome.COMMITTED
 
 
 def test_closing_aborts_what_a_failure_has_left_open_and_a_start_makes_a_new_producer() -> None:

@@ -50,7 +50,7 @@ OFFSETS_TIMEOUT_S: Final = 5.0
 OFFSETS_LOST_S: Final = 6.0
 #: Errors after which librdkafka may still send the offsets: with the next transaction, if there were one.
 UNRESOLVED: Final = UNANSWERED | {
-    KafkaError._TIMED_OUT_QUEUE, KafkaError._STATE, KafkaError._CONFLICT, KafkaError._PREV_IN_PROGRESS,
+    KafkaError._TIMED_OUT_QUEUE, KafkaError._CONFLICT, KafkaError._PREV_IN_PROGRESS,
 }  # fmt: skip
 #: Pause between two log lines about a call that is retried.
 LOG_INTERVAL_S: Final = 10.0
