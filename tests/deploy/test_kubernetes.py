@@ -40,10 +40,15 @@ def versions() -> list[str]:
 
 @cache
 def built(overlay: str) -> list[dict[str, Any]]:
-    """The objects of an overlay, by kubectl or kustomize, or by kustomize built from its Go module."""
+    """The objects of an overlay."""
+    return build(FOLDER / "overlays" / overlay)
+
+
+def build(folder: Path) -> list[dict[str, Any]]:
+    """The objects of a folder, by kubectl or kustomize, or by kustomize built from its Go module."""
     command = next(
         (
-            [*command, str(FOLDER / "overlays" / overlay)]
+            [*command, str(folder)]
             for command in (["kubectl", "kustomize"], ["kustomize", "build"], ["go", "run", _KUSTOMIZE, "build"])
             if shutil.which(command[0])
         ),
@@ -260,3 +265,84 @@ def test_a_pods_series_go_by_its_name() -> None:
     assert by_name in endpoint["relabelings"]
     annotations = of_kind("development", "StatefulSet")["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/path"] == endpoint["path"] == "/metrics/prometheus"
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The objects of the production overlay with TLS and the admin token."""
+    copy = tmp_path_factory.mktemp("deploy") / "deploy"
+    shutil.copytree(FOLDER.parent, copy)
+    overlay = copy / "kubernetes" / "overlays" / "production" / "kustomization.yaml"
+    components = "components:\n  - ../../components/pod-monitor\n"
+    text = overlay.read_text()
+    assert components in text
+    overlay.write_text(
+        text.replace(components, f"{components}  - ../../components/tls\n  - ../../components/admin-token\n")
+    )
+    return build(overlay.parent)
+
+
+def one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = (document for document in documents if document["kind"] == kind)
+    return found
+
+
+@pytest.mark.parametrize("version", versions())
+def test_kubernetes_accepts_the_components_for_tls_and_the_admin_token(
+    guarded: list[dict[str, Any]], version: str
+) -> None:
+    for document in guarded:
+        if document["apiVersion"].partition("/")[0] not in _CUSTOM:
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_tls_component_serves_probes_and_the_pod_monitor_over_https(guarded: list[dict[str, Any]]) -> None:
+    pod = one(guarded, "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["scheme"] == "HTTPS"
+        assert container[probe]["periodSeconds"] > 0, "the rest of the probe stays"
+    monitor = one(guarded, "PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["scheme"] == "https"
+    assert endpoint["tlsConfig"]["ca"] == {"secret": {"name": "tokentrace-tls", "key": "ca.crt"}}
+    assert endpoint["authorization"]["credentials"] == {"name": "tokentrace", "key": "auth-token"}
+    jsonschema.validate(monitor, custom_schema("monitoring.coreos.com", "PodMonitor", "v1"))
+
+
+def test_guarded_pods_read_their_files_from_the_secrets_that_they_mount(
+    guarded: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = one(guarded, "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["securityContext"]["fsGroup"] == 10001
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable.get("value", "from-a-secret"))
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    (config_map,) = (
+        document
+        for document in guarded
+        if document["metadata"]["name"] == volumes["config"].get("configMap", {}).get("name")
+    )
+    path = tmp_path / "tokentrace.yml"
+    path.write_text(config_map["data"]["tokentrace.yml"])
+    http = load_config(path).http_server
+    mounted = {
+        mount["mountPath"]: volumes[mount["name"]].get("secret", {}).get("secretName")
+        for mount in container["volumeMounts"]
+    }
+    assert http.tls is not None
+    assert http.admin_token_file is not None
+    assert mounted[str(http.admin_token_file.parent)] == "tokentrace-admin"
+    assert mounted[str(http.tls.key.parent)] == mounted[str(http.tls.certificate.parent)] == "tokentrace-tls"
+    assert http.auth_token is not None, "the scrape token is another one"
+
+
+def test_configuration_of_the_tls_component_is_that_of_the_base() -> None:
+    base = yaml.safe_load((FOLDER / "base" / "tokentrace.yml").read_text())
+    secured = yaml.safe_load((FOLDER / "components" / "tls" / "tokentrace.yml").read_text())
+    assert secured["http_server"].pop("tls") == {
+        "certificate": "/etc/tokentrace-tls/tls.crt",
+        "key": "/etc/tokentrace-tls/tls.key",
+    }
+    assert secured == base

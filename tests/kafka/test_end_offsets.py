@@ -61,11 +61,12 @@ def test_the_ends_of_all_partitions_are_one_request() -> None:
     "answer",
     [
         failure(KafkaError._TIMED_OUT),
+        failure(KafkaError._TIMED_OUT_QUEUE),
         failure(KafkaError._UNKNOWN_PARTITION),
         KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION),
         KafkaError(KafkaError.OFFSET_NOT_AVAILABLE),
     ],
-    ids=["time-out", "new topic", "election", "new leader"],
+    ids=["time-out", "time-out in a queue", "new topic", "election", "new leader"],
 )
 def test_an_answer_that_may_change_is_asked_for_again(answer: Any) -> None:
     found, consumer = ends(answer, answer, {0: 5})

@@ -81,6 +81,7 @@ TRANSIENT: Final = frozenset(
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
         KafkaError._DESTROY_BROKER,
         KafkaError._ALL_BROKERS_DOWN,
