@@ -15,12 +15,14 @@ from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.spans import (
     FLOAT_FIELDS,
@@ -113,11 +115,13 @@ class Harness:
         expire_after_s: float | None = None,
         label_sets: Sequence[frozenset[str]] = (),
         limits: Limits = DEFAULT_LIMITS,
+        label_bytes: int = MAX_LABEL_BYTES,
+        budget: SeriesBudget | None = None,
     ) -> None:
         self.deduplicator = deduplicator or NullDeduplicator()
         self.clock = Clock()
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.groups = GroupIndex(max_groups, hash_bits)
+        self.groups = GroupIndex(max_groups, hash_bits, budget)
         self.delta = Delta(layout)
         self.ledger = Ledger(
             layout=layout,
@@ -137,6 +141,7 @@ class Harness:
             clock=self.clock,
             deduplicator=self.deduplicator,
             limits=limits,
+            label_bytes=label_bytes,
         )
 
     def count(self, values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 A span's three labels are hashed eight bytes at a time and looked up in an open-addressed table. Every hit is verified
 against the stored bytes, so a collision of hashes cannot merge two groups. Python runs once per new group. Beyond
-`max_groups` new groups are counted in group 0, whose label values are `__overflow__`.
+`max_groups`, or beyond the budget of series, new groups are counted in group 0, whose label values are `__overflow__`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tokentrace.aggregate.hashing import GOLDEN_RATIO, finish
 from tokentrace.aggregate.labels import Labels, LabelWords, among, group_of, label_words, labels_of, words_of
+from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.model.arrays import grown
 from tokentrace.model.snapshot import OVERFLOW, OVERFLOW_GROUP, Group
 
@@ -34,8 +35,10 @@ class GroupIndex:
     groups: group number -> label values; group 0 is the overflow. hash_bits exists to make collisions in tests.
     """
 
-    def __init__(self, max_groups: int, hash_bits: int = 64) -> None:
+    def __init__(self, max_groups: int, hash_bits: int = 64, budget: SeriesBudget | None = None) -> None:
+        """budget: of the series that the groups come to, None for no limit. The index adds every group to it."""
         self.max_groups = max_groups
+        self.budget = budget
         self.epoch = 0
         self._hash_mask = np.uint64((1 << hash_bits) - 1)
         self._begin()
@@ -43,6 +46,10 @@ class GroupIndex:
     def _begin(self) -> None:
         """Start with the overflow group alone, in new arrays: snapshots hold the old ones."""
         self.groups: list[Group] = []
+        #: True once a group did not fit the budget: later ones would be searched for room in every batch.
+        self._full = False
+        if self.budget is not None:
+            self.budget.clear()
         self._slots: NDArray[np.int64] = np.full(1024, _EMPTY, np.int64)
         self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
         self._headers: NDArray[np.uint64] = np.zeros(64, np.uint64)
@@ -55,7 +62,7 @@ class GroupIndex:
         self._cell_group: NDArray[np.int32] = np.zeros(64, np.int32)
         self._cell_status: NDArray[np.uint8] = np.zeros(64, np.uint8)
         # A span with exactly these labels is counted here: another group would have the same name.
-        self._lookup(labels_of([Group(OVERFLOW, OVERFLOW, OVERFLOW)]), 1)
+        self._lookup(labels_of([Group(OVERFLOW, OVERFLOW, OVERFLOW)]), 1, adopted=True)
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
@@ -63,13 +70,14 @@ class GroupIndex:
         """Return int64[m], each span's group number; new groups are added while there is room."""
         return self._lookup(spans, self.max_groups)
 
-    def _lookup(self, spans: Labels, limit: int) -> NDArray[np.int64]:
+    def _lookup(self, spans: Labels, limit: int, *, adopted: bool = False) -> NDArray[np.int64]:
+        """adopted: the groups have series already, and are added whatever the budget is."""
         words = label_words(spans)
         hashes = self._hash(words)
         group = self._find(hashes, words)
         missing = np.flatnonzero(group < 0)
         while len(missing):
-            if len(self.groups) > limit:
+            if len(self.groups) > limit or (self._full and not adopted):
                 group[missing] = OVERFLOW_GROUP
                 break
             # One span of each new hash; spans whose hash collides with it are missing again in the next round.
@@ -77,7 +85,11 @@ class GroupIndex:
             for index in missing[np.sort(first)].tolist():
                 if len(self.groups) > limit:
                     break
-                self._add(group_of(spans, index), int(hashes[index]))
+                new = group_of(spans, index)
+                if self.budget is not None and not self.budget.add(new, always=adopted):
+                    self._full = True
+                    break
+                self._add(new, int(hashes[index]))
             group[missing] = self._find(hashes, words, missing)
             missing = missing[group[missing] < 0]
         return group
@@ -85,9 +97,9 @@ class GroupIndex:
     def adopt(self, groups: Sequence[Group], status: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the cell numbers, int64[c], of c groups and statuses that an earlier run has counted.
 
-        They are added without regard to the limit: a group that has series keeps them.
+        They are added without regard to the limits: a group that has series keeps them.
         """
-        numbers = self._lookup(labels_of(groups), len(self.groups) + len(groups))
+        numbers = self._lookup(labels_of(groups), len(self.groups) + len(groups), adopted=True)
         return self.cells(numbers, status)
 
     def clear(self) -> None:
@@ -106,7 +118,7 @@ class GroupIndex:
         self.epoch += 1
         kept = np.flatnonzero(keep)
         numbers = np.full(len(groups), _EMPTY, np.int64)
-        numbers[kept] = self._lookup(labels_of([groups[number] for number in kept.tolist()]), len(kept))
+        numbers[kept] = self._lookup(labels_of([groups[number] for number in kept.tolist()]), len(kept), adopted=True)
         return cells, self.cells(numbers[cell_group[cells]], cell_status[cells])
 
     def _hash(self, words: LabelWords) -> NDArray[np.uint64]:

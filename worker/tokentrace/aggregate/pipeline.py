@@ -1,8 +1,8 @@
 """Pipeline: one batch of raw messages becomes an addition to the delta. No Kafka and no HTTP.
 
-frame -> decode -> validate -> deduplicate -> index -> price -> aggregate, each stage over whole arrays. A batch is
-counted whole or not at all: when a writer schema is unavailable, `SchemaUnavailable` leaves the delta unchanged and
-the caller offers the same batch again later.
+frame -> decode -> validate -> deduplicate -> shorten -> index -> price -> aggregate, each stage over whole arrays. A
+batch is counted whole or not at all: when a writer schema is unavailable, `SchemaUnavailable` leaves the delta
+unchanged and the caller offers the same batch again later.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from tokentrace.aggregate.cost_limit import ComputedCostLimit
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.shorten import shorten
 from tokentrace.aggregate.sums import aggregate_parts
 from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits, reject_invalid, repair
 from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter, RawBatch, Reject
+from tokentrace.model.reasons import MAX_LABEL_BYTES
+from tokentrace.model.snapshot import OVERFLOW_GROUP
 from tokentrace.model.spans import SpanBatch
 from tokentrace.pricing import Priced, Pricer
 
@@ -66,7 +69,10 @@ class Pipeline:
         clock: Callable[[], float] = time.time,
         deduplicator: Deduplicator | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        label_bytes: int = MAX_LABEL_BYTES,
     ) -> None:
+        """label_bytes: longest label value, bytes of UTF-8; longer ones are shortened."""
+        self._label_bytes = label_bytes
         self._deduplicator = deduplicator or NullDeduplicator()
         self._decoder = decoder
         self._groups = groups
@@ -97,10 +103,13 @@ class Pipeline:
         timer.mark("deduplicate")
         spans, parts = repair(spans)
         timer.mark("validate")
-        group = self._groups.lookup(spans)
+        short, renamed = shorten(spans, self._label_bytes)
+        group = self._groups.lookup(short)
         cell = self._groups.cells(group, spans.status)
         timer.mark("index")
-        priced = self._pricer.price(spans, group, self._groups.groups)
+        # A shortened name has no price: such spans are priced by their own names, as those of the overflow group are.
+        priced_as = group if renamed is None else np.where(renamed, OVERFLOW_GROUP, group)
+        priced = self._pricer.price(spans, priced_as, self._groups.groups)
         timer.mark("price")
         if len(spans):
             times_us, clamped = event_times(spans, batch, self._clock())

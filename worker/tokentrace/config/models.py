@@ -23,6 +23,7 @@ from tokentrace.config.section import Section
 from tokentrace.config.worker import WorkerSection
 from tokentrace.model.families import FAMILIES_BY_NAME, GROUP_LABELS
 from tokentrace.model.measures import DISTRIBUTIONS
+from tokentrace.model.reasons import MAX_LABEL_BYTES
 
 LabelName = Literal["status", "model", "provider", "caller"]
 
@@ -52,6 +53,12 @@ class Metrics(Section):
     """Labels by family, instead of the default ones: any of status, model, provider, caller."""
     max_groups: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 10_000
     """Most (model, provider, caller) groups with separate series; further groups are added to __overflow__."""
+    max_series: Annotated[StrictInt, Field(ge=1000)] = 200_000
+    """Most series that the groups can come to; a group that would exceed it is added to __overflow__."""
+    max_exposition_bytes: Annotated[StrictInt, Field(ge=1_000_000)] = 64_000_000
+    """Most bytes that a scrape of the groups can come to, uncompressed; what would exceed it is in __overflow__."""
+    label_value_length_limit: Annotated[StrictInt, Field(ge=64, le=MAX_LABEL_BYTES)] = 200
+    """Longest label value, bytes of UTF-8; a longer one becomes its beginning, `~` and a hash of it."""
     quality_window: PositiveDuration = 300.0
     """Time range of tokentrace_quality_score."""
     zero_first: StrictBool = True

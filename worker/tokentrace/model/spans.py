@@ -137,10 +137,16 @@ class SpanBatch:
         columns = {name: getattr(self, name).take(index) for name in _COLUMNS}
         return SpanBatch(buffer=self.buffer, row=self.row[index], status=self.status[index], columns=columns)
 
-    def replace(self, changes: Mapping[str, Numbers]) -> SpanBatch:
-        """The same spans with some columns replaced, by name."""
+    def replace(
+        self, changes: Mapping[str, Strings] | Mapping[str, Numbers], buffer: NDArray[np.uint8] | None = None
+    ) -> SpanBatch:
+        """The same spans with some columns replaced, by name.
+
+        buffer: one that begins with the bytes of this batch's and ends with PADDING; None for the same.
+        """
         columns = {name: changes.get(name, getattr(self, name)) for name in _COLUMNS}
-        return SpanBatch(buffer=self.buffer, row=self.row, status=self.status, columns=columns)
+        buffer = self.buffer if buffer is None else buffer
+        return SpanBatch(buffer=buffer, row=self.row, status=self.status, columns=columns)
 
 
 class SpanColumns:

@@ -18,6 +18,7 @@ from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.aggregate.validate import Limits
 from tokentrace.alerts.backtest import Backtest
 from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
@@ -81,7 +82,8 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
     """
     section, metrics = config.worker, config.metrics
     clients = kafka_clients(config, StopSignal())
-    layout, groups = layout_of(config), GroupIndex(metrics.max_groups)
+    layout = layout_of(config)
+    groups = GroupIndex(metrics.max_groups, budget=series_budget(config, layout))
     schemas, dedup = writer_schemas(config, LOOKUP_WAIT_S), deduplicator(config, clock)
     decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
     dead_letters = DeadLetterTopic(clients, config.kafka.dead_letters, config.kafka.group_id)
@@ -117,6 +119,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
             clock=clock,
             deduplicator=dedup,
             limits=span_limits(config),
+            label_bytes=metrics.label_value_length_limit,
         ),
         state=ReplicaState(delta=Delta(layout), ledger=ledger, deduplicator=dedup),
         committer=committer(config, clients, source, dead_letters, groups, layout),
@@ -141,7 +144,8 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
 
 def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
     """The configured rules over history. schemas: those of the spans to read."""
-    layout, groups = layout_of(config), GroupIndex(config.metrics.max_groups)
+    layout = layout_of(config)
+    groups = GroupIndex(config.metrics.max_groups, budget=series_budget(config, layout))
     pipeline = Pipeline(
         decoder=SpanDecoder(schemas, config.kafka.framing),
         groups=groups,
@@ -149,6 +153,7 @@ def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
         layout=layout,
         timer=StageTimer(defaultdict(float)),
         limits=span_limits(config),
+        label_bytes=config.metrics.label_value_length_limit,
     )
     return Backtest(
         pipeline=pipeline, groups=groups, layout=layout, rules=alert_rules(config), group_id=config.kafka.group_id
@@ -159,6 +164,17 @@ def layout_of(config: Config) -> Layout:
     """The columns of a cell, with the configured buckets."""
     buckets = config.metrics.buckets
     return Layout.build({name: getattr(buckets, name) for name in type(buckets).model_fields})
+
+
+def series_budget(config: Config, layout: Layout) -> SeriesBudget:
+    """The limits of what the groups come to in the exposition."""
+    metrics = config.metrics
+    return SeriesBudget(
+        max_series=metrics.max_series,
+        max_bytes=metrics.max_exposition_bytes,
+        layout=layout,
+        labels=metrics.labels,
+    )
 
 
 def loop_settings(config: Config) -> LoopSettings:
