@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 10.0
 #: Time for which a partition has no owner before it counts as unread. A member may take 10 s to give it up.
 UNOWNED_S: Final = 15.0
-REQUEST_TIMEOUT_S: Final = 5.0
+#: Long: an answer that comes after its request has timed out can end the process, see `end_offsets`.
+REQUEST_TIMEOUT_S: Final = 15.0
 
 
 class UnreadPartitions:
