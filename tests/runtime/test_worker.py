@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -323,6 +324,26 @@ def test_worker_shows_what_waits_for_a_commit_while_it_lasts() -> None:
     rig.committer.commit = during  # type: ignore[method-assign]
     rig.run()
     assert shown == [{0: Lag(1, 0.0, 1.0)}]
+
+
+@pytest.mark.parametrize(("commit_s", "interval_s"), [(10.0, 1.0), (0.0, 0.01)])
+def test_worker_looks_for_its_topics_however_long_and_frequent_commits_are(commit_s: float, interval_s: float) -> None:
+    """A topic that was deleted makes commits last. Each commit shows the stats, too."""
+    rig = Rig(spans(3), *[None] * 90, outcomes=[RETRY] * 90)
+    rig.worker._settings = replace(rig.worker._settings, commit_interval_s=interval_s)
+    looks: list[bool] = []
+    rig.worker._own_topics = SimpleNamespace(  # type: ignore[assignment]
+        problem="", check=lambda commits_fail: looks.append(commits_fail)
+    )
+    commit = rig.committer.commit
+
+    def slowly(proposal: Proposal) -> Outcome:
+        rig.clock.now_s += commit_s
+        return commit(proposal)
+
+    rig.committer.commit = slowly  # type: ignore[method-assign]
+    rig.run()
+    assert looks.count(True) >= 2
 
 
 def test_worker_commits_nothing_without_spans_or_expiry() -> None:

@@ -100,7 +100,7 @@ class Worker:
         #: Partitions that are paused because a message of theirs waits, and the problem shown for it.
         self._paused: set[int] = set()
         self._problem = ""
-        self._commit_due_s = 0.0
+        self._commit_due_s = self._publish_due_s = 0.0
         self._rewind = self._joined = False
         self._last_span_s: dict[int, float] = {}
         self._heartbeat_due_s = 0.0
@@ -234,7 +234,8 @@ class Worker:
             self._commit()
             self._commit_due_s = now_s + self._settings.commit_interval_s
             self._state.refresh()
-        if now_s >= self.stats.last_turn_s + PUBLISH_INTERVAL_S:
+        if now_s >= self._publish_due_s:
+            self._publish_due_s = now_s + PUBLISH_INTERVAL_S
             self._check_topics()
             self._publish_stats()
 
