@@ -74,6 +74,7 @@ class Source:
         self.ends: dict[int, int] = {}
         self.refusals: list[Exception] = []
         self.committed: list[dict[int, int]] = []
+        self.asked: list[int] = []
 
     def subscribe(self, listener: Worker) -> None:
         if self.refusals:
@@ -83,6 +84,7 @@ class Source:
         listener.on_assign(self.assigned)
 
     def poll(self, max_messages: int, timeout_s: float) -> RawBatch | None:
+        self.asked.append(max_messages)
         if not self._steps:
             self._rig.worker.stop()
             return None
@@ -372,6 +374,21 @@ def test_worker_commits_early_when_dead_letters_pile_up() -> None:
     rig = Rig(junk).run()
     assert rig.clock.now_s == NOW_S, "before the commit interval has passed"
     assert [len(proposal.dead_letters) for proposal in rig.committer.proposals] == [MAX_DEAD_LETTERS]
+
+
+def test_worker_commits_early_when_dead_letters_come_to_many_bytes() -> None:
+    large = raw_batch([b"junk" * 5_000_000] * 4)
+    rig = Rig(large).run()
+    assert rig.clock.now_s == NOW_S, "before the commit interval has passed"
+    assert [len(proposal.dead_letters) for proposal in rig.committer.proposals] == [4]
+    assert rig.harness.delta.dead_letter_bytes == 0
+
+
+def test_worker_asks_for_fewer_messages_when_they_are_large() -> None:
+    rig = Rig(*[spans(50, offset=50 * turn) for turn in range(4)], raw_batch([b"junk" * 5_000_000] * 4), None)
+    rig.run()
+    assert rig.source.asked[:4] == [32, 100, 100, 100]
+    assert rig.source.asked[5] == 3
 
 
 @pytest.mark.parametrize("set_s", [-3600.0, 3600.0])

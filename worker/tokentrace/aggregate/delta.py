@@ -110,6 +110,7 @@ class Delta:
     clamped: spans whose event time was implausible and was replaced by the broker's.
     counted_ids: partition -> ids of the spans counted in it, where repeated spans are looked for.
     dead_letters: messages that must be in the dead-letter topic before the offsets are committed.
+    dead_letter_bytes: of their keys and values.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -121,6 +122,7 @@ class Delta:
         self.duplicates: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.dead_letters: list[DeadLetter] = []
+        self.dead_letter_bytes = 0
         self.counted_ids: dict[int, list[CountedIds]] = {}
         self.event_times_us: dict[int, int] = {}
         self.clamped = 0
@@ -211,6 +213,7 @@ class Delta:
             tally.clear()
         self.clamped = 0
         self.dead_letters = []
+        self.dead_letter_bytes = 0
 
 
 def _by_cell(cells: NDArray[np.int64], values: NDArray[np.int64]) -> Changes:

@@ -38,6 +38,9 @@ class WorkerSection(Section):
     """Most messages in a batch."""
     batch_wait: PositiveDuration = 0.1
     """Longest wait for a full batch."""
+    memory_limit: Annotated[StrictInt, Field(ge=256 << 20)] | None = None
+    """Memory of this process in bytes, by which the queue and batches are bounded; the cgroup's limit if unset, or half
+    of the machine's memory where that has none."""
     drain_timeout: Duration = 30.0
     """Longest wait for the final scrape after SIGTERM."""
     session_timeout: PositiveDuration = 45.0

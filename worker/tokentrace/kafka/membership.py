@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 from tokentrace.kafka.offsets import Start
@@ -46,7 +46,8 @@ class SourceSettings:
     """Settings of a membership.
 
     start: where a partition begins that the group has never committed. leave_on_stop: whether the partitions are free
-    when the member closes, rather than reserved for its return until the session ends.
+    when the member closes, rather than reserved for its return until the session ends. fetch: librdkafka properties
+    of fetching, which the configuration may override.
     """
 
     topic: str
@@ -56,6 +57,7 @@ class SourceSettings:
     protocol: Literal["classic", "consumer"] = "classic"
     session_timeout_s: float = 45.0
     leave_on_stop: bool = False
+    fetch: Mapping[str, Any] = field(default_factory=dict)
 
     def consumer_settings(self) -> dict[str, Any]:
         """The librdkafka properties of the membership."""

@@ -79,7 +79,7 @@ class KafkaSource:
         self._consumer = clients.consumer(
             group_id=settings.group_id,
             settings=settings.consumer_settings(),
-            defaults=TUNING,
+            defaults={**TUNING, **settings.fetch},
             on_error=self._on_error,
         )
         self._assignment.use(self._consumer)

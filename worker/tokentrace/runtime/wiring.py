@@ -42,6 +42,7 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.pricing import Pricer, Rates
+from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares
 from tokentrace.runtime.own_topics import OwnTopics
 from tokentrace.runtime.worker import LoopSettings, Worker
 from tokentrace.state.ledger import Ledger
@@ -179,13 +180,20 @@ def series_budget(config: Config, layout: Layout) -> SeriesBudget:
 
 def loop_settings(config: Config) -> LoopSettings:
     """The pace of the worker's loop."""
-    section = config.worker
+    section, shares = config.worker, memory_shares(memory_limit(config))
     return LoopSettings(
         commit_interval_s=section.commit_interval,
         batch_size=section.batch_size,
         batch_wait_s=section.batch_wait,
         heartbeat_s=HEARTBEAT_S if config.alerts else None,
+        batch_bytes=shares.batch_bytes,
+        dead_letter_bytes=shares.dead_letter_bytes,
     )
+
+
+def memory_limit(config: Config) -> int:
+    """The bytes that this process may use."""
+    return config.worker.memory_limit or detected_limit()
 
 
 def alert_rules(config: Config) -> list[Rule]:
@@ -269,6 +277,7 @@ def source_settings(config: Config) -> SourceSettings:
         protocol=kafka.group_protocol,
         session_timeout_s=section.session_timeout,
         leave_on_stop=leaves_on_stop(config),
+        fetch=fetch_properties(memory_limit(config)),
     )
 
 

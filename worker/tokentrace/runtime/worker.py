@@ -23,6 +23,7 @@ from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
+from tokentrace.runtime.batch_size import BatchSize
 from tokentrace.runtime.offset_check import OffsetCheck
 from tokentrace.runtime.own_topics import OwnTopics
 from tokentrace.runtime.recovery import OUTAGES, failure_of, try_until_done
@@ -48,6 +49,7 @@ class LoopSettings:
     """Pace of the loop.
 
     batch_size: most messages of a poll. batch_wait_s: longest wait of a poll.
+    batch_bytes: of the values of a poll together, about. dead_letter_bytes: with so many, a delta is committed early.
     heartbeat_s: longest time without a commit while nothing is published, so that event time advances; None: any.
     """
 
@@ -55,6 +57,8 @@ class LoopSettings:
     batch_size: int
     batch_wait_s: float
     heartbeat_s: float | None = None
+    batch_bytes: int = 64 << 20
+    dead_letter_bytes: int = 64 << 20
 
 
 class Worker:
@@ -96,6 +100,7 @@ class Worker:
         self._monotonic = monotonic
         self._sleep = sleep
         self._stop = StopSignal() if stop is None else stop
+        self._batch_size = BatchSize(settings.batch_size, settings.batch_bytes)
         self._waiting = WaitingBatches(self._count, monotonic)
         #: Partitions that are paused because a message of theirs waits, and the problem shown for it.
         self._paused: set[int] = set()
@@ -211,7 +216,7 @@ class Worker:
 
     def _turn(self) -> None:
         self._timer.start()
-        batch = self._source.poll(self._settings.batch_size, self._poll_timeout_s())
+        batch = self._source.poll(self._batch_size.messages, self._poll_timeout_s())
         self._timer.mark("poll")
         if self._rewind:
             self._rewind = False
@@ -219,6 +224,7 @@ class Worker:
             batch = None
         if batch is not None:
             self._stats.batch_sizes.observe(len(batch))
+            self._batch_size.observe(len(batch), batch.size)
             if self._paused.isdisjoint(batch.positions):
                 self._waiting.count(batch)
             else:
@@ -228,7 +234,7 @@ class Worker:
         self._waiting.retry()
         self._pause()
         now_s = self._monotonic()
-        if now_s >= self._commit_due_s or len(self._delta.dead_letters) >= MAX_DEAD_LETTERS:
+        if now_s >= self._commit_due_s or self._many_dead_letters():
             # While the commit lasts, these are the stats that are served.
             self._publish_stats()
             self._commit()
@@ -238,6 +244,12 @@ class Worker:
             self._publish_due_s = now_s + PUBLISH_INTERVAL_S
             self._check_topics()
             self._publish_stats()
+
+    def _many_dead_letters(self) -> bool:
+        delta = self._delta
+        return (
+            len(delta.dead_letters) >= MAX_DEAD_LETTERS or delta.dead_letter_bytes >= self._settings.dead_letter_bytes
+        )
 
     def _poll_timeout_s(self) -> float:
         """Return how long a poll may wait: never past the next commit, which an idle topic needs as well."""
