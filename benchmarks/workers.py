@@ -46,7 +46,7 @@ def write_config(folder: Path, broker: KafkaBroker, topic: str, load: Workload, 
                 "schemas": {"paths": [str(schemas)]},
                 "worker": {"replica_id": name, "drain_timeout": "0s", **worker},
                 "http_server": {"addr": f"127.0.0.1:{free_port()}"},
-                "metrics": {"max_groups": 100_000},
+                "metrics": {"max_groups": 100_000, "max_series": 10**9, "max_exposition_bytes": 10**12},
             }
         )
     )

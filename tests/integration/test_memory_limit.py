@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from confluent_kafka import Producer
 
 from tests.services.kafka import KafkaBroker
@@ -32,6 +33,7 @@ def most_resident(worker: WorkerProcess) -> int:
     return int(found[1]) * 1024
 
 
+@pytest.mark.nightly
 def test_a_worker_stays_under_its_memory_limit_with_messages_that_unpack_to_far_more(
     kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
 ) -> None:
