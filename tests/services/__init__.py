@@ -42,3 +42,19 @@ def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM, timeout_
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout_s)
+
+
+class Freezable:
+    """A service whose process, the leader of its own group, can be kept from answering."""
+
+    _process: subprocess.Popen[bytes] | None
+
+    def freeze(self) -> None:
+        """Stop it from answering, until `thaw`; its connections stay."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it answer again."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import os
 import shutil
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.services import CACHE, ENDS_WITH_PARENT, READY, Unavailable, end, free_port
+from tests.services import CACHE, ENDS_WITH_PARENT, READY, Freezable, Unavailable, end, free_port
 
 LIBS = CACHE / "kafka"
 _QUIET = logging.getLogger("tests.kafka")
@@ -59,7 +58,7 @@ super.users=User:ANONYMOUS
 """
 
 
-class KafkaBroker:
+class KafkaBroker(Freezable):
     """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret)."""
 
     def __init__(
@@ -140,15 +139,6 @@ class KafkaBroker:
         """As a crash; data stay."""
         if self._process is not None:
             end(self._process, signal.SIGKILL)
-
-    def freeze(self) -> None:
-        """Stop the process until `thaw`; its connections stay."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
 
     def wait(self) -> None:
         """Until it ends by itself."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -13,10 +12,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.services import CACHE, ENDS_WITH_PARENT, READY, Unavailable, end, free_port
+from tests.services import CACHE, ENDS_WITH_PARENT, READY, Freezable, Unavailable, end, free_port
 
 
-class SchemaRegistry:
+class SchemaRegistry(Freezable):
     """One registry. `url` is what a Confluent client is configured with."""
 
     def __init__(self, folder: Path) -> None:
@@ -59,16 +58,6 @@ class SchemaRegistry:
         """Register a schema under a subject; its id."""
         body = {"schema": json.dumps(schema), "schemaType": "AVRO", "references": references or []}
         return int(self._request(f"/subjects/{subject}/versions", body)["id"])
-
-    def freeze(self) -> None:
-        """Stop it from answering, until `thaw`."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let it answer again."""
-        assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it; what was registered is gone."""

@@ -43,9 +43,8 @@ class Assignment:
     # -- coming and going --------------------------------------------------------------------------------------------
 
     def begin(self, starts: Mapping[int, Start], blocked: Collection[int]) -> None:
-        """Add partitions, which `fetch` then reads from their starts."""
+        """Add forgotten partitions, which `fetch` then reads from their starts."""
         for partition, start in starts.items():
-            self.forget(partition)
             self.positions[partition] = start.offset
             self._lag.begin(partition, start.offset)
             if start.leader_epoch is not None:
