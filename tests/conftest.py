@@ -6,7 +6,7 @@ import itertools
 import os
 import signal
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.services import Unavailable
 from tests.services.kafka import KafkaBroker
-from tests.services.prometheus import Prometheus
+from tests.services.prometheus import Prometheus, Target
 from tests.services.registry import SchemaRegistry
-from tests.services.workers import WorkerProcess, write_config
+from tests.services.workers import PROGRAM, WorkerProcess, write_config
 
 settings.register_profile(
     "default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -139,13 +139,15 @@ def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
 
 @pytest.fixture
 def start_prometheus(real_service: None, tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
-    """Starts a real Prometheus that scrapes these targets, with these rules."""
+    """Starts a real Prometheus that scrapes these targets, with these rules and intervals in seconds."""
     started: list[Prometheus] = []
     number = itertools.count()
 
-    def start(targets: list[str] | dict[str, str], rules: Sequence[Path] = ()) -> Prometheus:
+    def start(
+        targets: Iterable[str | Target] | dict[str, str], rules: Sequence[Path] = (), **intervals: int
+    ) -> Prometheus:
         try:
-            prometheus = Prometheus(tmp_path / f"prometheus{next(number)}", targets, rules=rules)
+            prometheus = Prometheus(tmp_path / f"prometheus{next(number)}", targets, rules=rules, **intervals)
         except Unavailable as error:
             unavailable(str(error))
         started.append(prometheus)
@@ -159,12 +161,15 @@ def start_prometheus(real_service: None, tmp_path: Path) -> Iterator[Callable[..
 
 @pytest.fixture
 def start_worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
-    """Starts `tokentrace worker` with a configuration given as sections; see `write_config`."""
+    """Starts `tokentrace worker` with a configuration given as sections; see `write_config`.
+
+    program: arguments of Python, as in `WorkerProcess`.
+    """
     started: list[WorkerProcess] = []
 
-    def start(wait: bool = True, **sections: object) -> WorkerProcess:
+    def start(wait: bool = True, program: Sequence[str] = PROGRAM, **sections: object) -> WorkerProcess:
         config = write_config(tmp_path / f"worker{len(started)}.yml", sections, f"replica-{len(started)}")
-        worker = WorkerProcess(config, tmp_path / f"worker{len(started)}.log")
+        worker = WorkerProcess(config, tmp_path / f"worker{len(started)}.log", program)
         started.append(worker)
         if wait:
             worker.wait_until_ready()

@@ -41,7 +41,9 @@ def waiting_for(worker: WorkerProcess) -> str:
 @contextmanager
 def open_transaction(kafka: KafkaBroker, topic: str) -> Iterator[Producer]:
     """A publisher's transaction in partition 0 of the topic, open until the end of the block."""
-    publisher = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{topic}-publisher"})
+    # Left alone, the broker would end it after a minute.
+    settings = {"transactional.id": f"{topic}-publisher", "transaction.timeout.ms": 600_000}
+    publisher = Producer({"bootstrap.servers": kafka.bootstrap, **settings})
     publisher.init_transactions(30.0)
     publisher.begin_transaction()
     publisher.produce(topic, message(span()), partition=0)

@@ -13,13 +13,13 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.services import ENDS_WITH_PARENT, Unavailable, end, free_port
 
 #: Targets are read from a file, so that replicas can come and go while Prometheus runs.
 _CONFIG = """\
-global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}
+global: {{scrape_interval: {scrape_s}s, scrape_timeout: {scrape_s}s, evaluation_interval: {evaluation_s}s}}
 rule_files: {rules}
 scrape_configs:
   - job_name: tokentrace
@@ -32,31 +32,44 @@ class Refused(Exception):
     """Prometheus does not take a query; the message says why."""
 
 
+class Target(NamedTuple):
+    """A replica at host:port, and the labels that its series get."""
+
+    address: str
+    labels: Mapping[str, str]
+
+
 class Prometheus:
-    """Scrapes `targets` (host:port, or the `instance` label -> host:port) into a folder of its own."""
+    """Scrapes `targets` (host:port, the `instance` label -> host:port, or Target) into a folder of its own."""
 
     def __init__(
         self,
         folder: Path,
-        targets: Iterable[str] | Mapping[str, str],
+        targets: Iterable[str | Target] | Mapping[str, str],
         port: int | None = None,
         rules: Sequence[Path] = (),
+        scrape_s: int = 1,
+        evaluation_s: int = 1,
     ) -> None:
-        """Raises Unavailable where Prometheus is not installed."""
+        """Raises Unavailable where Prometheus is not installed. scrape_s, evaluation_s: seconds between two of them."""
         if shutil.which("prometheus") is None:
             raise Unavailable("Prometheus is not installed (Debian: apt-get install prometheus)")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        (folder / "prometheus.yml").write_text(_CONFIG.format(rules=json.dumps([str(path) for path in rules])))
+        paths = json.dumps([str(path) for path in rules])
+        config = _CONFIG.format(rules=paths, scrape_s=scrape_s, evaluation_s=evaluation_s)
+        (folder / "prometheus.yml").write_text(config)
         self.scrape(targets)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def scrape(self, targets: Iterable[str] | Mapping[str, str]) -> None:
+    def scrape(self, targets: Iterable[str | Target] | Mapping[str, str]) -> None:
         """These targets and no others, from the next second on."""
-        named = targets if isinstance(targets, Mapping) else {target: target for target in targets}
-        groups = [{"targets": [target], "labels": {"instance": name}} for name, target in named.items()]
+        if isinstance(targets, Mapping):
+            targets = [Target(address, {"instance": name}) for name, address in targets.items()]
+        named = [found if isinstance(found, Target) else Target(found, {"instance": found}) for found in targets]
+        groups = [{"targets": [target.address], "labels": dict(target.labels)} for target in named]
         written = self._folder / "targets.json.new"
         written.write_text(json.dumps(groups))
         written.rename(self._folder / "targets.json")
@@ -102,6 +115,10 @@ class Prometheus:
     def rules(self) -> list[dict[str, Any]]:
         """Every rule with its health and, of an alert, its state."""
         return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]
+
+    def firing(self) -> list[dict[str, str]]:
+        """Labels of each alert that fires, `alertname` among them."""
+        return [alert["labels"] for alert in self._get("alerts", {})["alerts"] if alert["state"] == "firing"]
 
     def targets(self) -> list[str]:
         """Addresses that are scraped now."""

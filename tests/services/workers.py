@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +24,9 @@ from tests.services import end, free_port
 
 #: Units of a sample, by its name's end: the recount's integers are the sample times these.
 _UNITS = {"tokentrace_cost_total": 10**9, "ms_sum": 1000, "eval_score_sum": 10**6}
+
+#: Arguments of Python that run tokentrace as it is installed.
+PROGRAM = ("-m", "tokentrace")
 
 
 def write_config(path: Path, sections: dict[str, Any], replica_id: str) -> Path:
@@ -44,9 +47,10 @@ def write_config(path: Path, sections: dict[str, Any], replica_id: str) -> Path:
 
 
 class WorkerProcess:
-    """A running worker."""
+    """A running worker. program: arguments of Python that run tokentrace, before its own."""
 
-    def __init__(self, config: Path, log: Path) -> None:
+    def __init__(self, config: Path, log: Path, program: Sequence[str] = PROGRAM) -> None:
+        self._program = program
         self._log = log
         self._config = config
         self.http = yaml.safe_load(config.read_text())["http_server"]
@@ -56,7 +60,7 @@ class WorkerProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "tokentrace", "worker", "--config", str(self._config)],
+                [sys.executable, *self._program, "worker", "--config", str(self._config)],
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
