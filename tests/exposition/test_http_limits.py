@@ -160,6 +160,20 @@ def test_half_open_connections_close_each_other_and_no_scraper(serve: Serve, mon
             client.close()
 
 
+def test_half_open_connections_close_none_from_another_address(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "MAX_CONNECTIONS", 20)
+    served = serve()
+    with socket.create_connection(("127.0.0.1", served.server.port), 30.0, ("127.0.0.2", 0)) as probe:
+        half_open = [served.connect() for _ in range(100)]
+        try:
+            assert wait_for(lambda: sum(map(is_closed, half_open)) >= 80)
+            probe.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert probe.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        finally:
+            for client in half_open:
+                client.close()
+
+
 def test_a_page_is_rendered_once_for_all_who_ask_during_another(serve: Serve) -> None:
     served = serve()
     served.go_on.clear()

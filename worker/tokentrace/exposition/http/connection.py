@@ -1,13 +1,15 @@
 """Connection: uvicorn's, bounded in time and in number, so that no client can keep the others out.
 
 A client has a limited time to send a request, and another to take the response. Where there are too many connections,
-the one that has least to lose is closed for the new one.
+the one that has least to lose is closed for the new one, of the address that has most of them: a probe that comes
+amid a flood from elsewhere has time to send its request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any, Final
 
 import h11
@@ -43,8 +45,9 @@ class Connection(H11Protocol):
         self._await_request()
         others = [connection for connection in self.connections if isinstance(connection, Connection)]
         if len(others) > MAX_CONNECTIONS:
+            hosts = Counter(connection._host for connection in others)
             others.remove(self)
-            min(others, key=Connection._worth).abort()
+            min(others, key=lambda connection: connection._worth(hosts)).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_request_timer()
@@ -82,10 +85,17 @@ class Connection(H11Protocol):
         else:
             super().timeout_keep_alive_handler()
 
-    def _worth(self) -> tuple[bool, bool, float]:
-        """Rank below others what waits for a request, first of all for its first, and of those the oldest."""
+    @property
+    def _host(self) -> str:
+        return self.client[0] if self.client is not None else ""
+
+    def _worth(self, hosts: Counter[str]) -> tuple[bool, bool, int, float]:
+        """Rank below others what waits for a request, first of all for its first.
+
+        Of those, rank lowest the address that has most connections, and of these the oldest. hosts: how many each has.
+        """
         serving = self.cycle is not None and not self.cycle.response_complete
-        return serving, self._responses > 0, self._since_s
+        return serving, self._responses > 0, -hosts[self._host], self._since_s
 
     def _await_request(self) -> None:
         if self._request_timer is None:
