@@ -71,6 +71,9 @@ def test_families_with_the_same_labels_are_counted_once_for_each_label_set() -> 
     assert one.used.series == 90
     one.add(Group("n", "p", "b"), always=False)
     assert one.used.series == 175
+    assert one.use == {"series": 175, "bytes": one.used.size}
+    one.clear()
+    assert one.use == {"series": 0, "bytes": 0}
 
 
 @pytest.mark.parametrize("limits", [{"max_series": 200}, {"max_bytes": 60_000}])

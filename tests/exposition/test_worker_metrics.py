@@ -42,6 +42,10 @@ def exposed(stats: WorkerStats, partitions: dict[int, PartitionAudit] | None = N
         ({"last_commit_ok": False, "paused": True}, ["last_commit_success 0.0", "paused 1.0"]),
         ({"restore_seconds": 0.75}, ["restore_duration_seconds 0.75"]),
         ({"refused_partitions": (1, 5)}, ["refused_partitions 2.0"]),
+        ({"memory_limit": 512, "memory_shares": {"queue": 32}}, ["memory_limit_bytes 512.0"]),
+        ({"memory_shares": {"queue": 32}}, ['memory_share_bytes{place="queue"} 32.0']),
+        ({"budget_used": {"series": 85, "bytes": 9000}}, ["series 85.0", "exposition_bytes 9000.0"]),
+        ({"budget_limit": {"series": 200, "bytes": 64}}, ["series_limit 200.0", "exposition_limit_bytes 64.0"]),
         (
             {"lag": {3: Lag(4, 1.5, 7.5), 1: Lag(0, 0.0)}},
             [

@@ -14,7 +14,7 @@ from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.runtime import memory
 from tokentrace.runtime.batch_size import BatchSize
-from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares
+from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
 
 MIB = 1 << 20
 V2, V1 = "sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -48,14 +48,40 @@ def test_librdkafka_takes_what_is_derived(limit: int) -> None:
     assert sum(memory_shares(limit)) <= limit // 8
 
 
-def test_a_configured_property_of_the_queue_wins() -> None:
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"queued.max.messages.kbytes": 2048},
+        {"message.max.bytes": 10_000_000},
+        {"fetch.max.bytes": "70000"},
+        {"fetch.max.bytes": 50_000_000, "message.max.bytes": 2_000_000},
+        {"fetch.message.max.bytes": 100_000},
+    ],
+)
+@pytest.mark.parametrize("limit", [64 * MIB, 1024 * MIB])
+def test_a_configured_property_of_fetching_wins(chosen: dict[str, Any], limit: int) -> None:
     made: list[dict[str, Any]] = []
-    properties = {"queued.max.messages.kbytes": 2048}
-    clients = KafkaClients(
-        bootstrap_servers="127.0.0.1:1", properties=properties, consumer_type=lambda config, **_: made.append(config)
-    )
-    KafkaSource(SourceSettings(topic="t", group_id="g", member_id="r", fetch=fetch_properties(1 << 30)), clients)
-    assert made[0]["queued.max.messages.kbytes"] == 2048
+
+    def consumer(config: dict[str, Any], **_: object) -> None:
+        made.append(config)
+        Consumer(config).close()
+
+    clients = KafkaClients(bootstrap_servers="127.0.0.1:1", properties=chosen, consumer_type=consumer)  # type: ignore[arg-type]
+    fetch = fetch_properties(limit, chosen)
+    KafkaSource(SourceSettings(topic="t", group_id="g", member_id="r", fetch=fetch), clients)
+    assert made[0].items() >= chosen.items()
+    shown = shown_shares(limit, chosen)
+    assert shown["answer"] == int(made[0]["fetch.max.bytes"])
+    assert shown["queue"] == int(made[0]["queued.max.messages.kbytes"]) * 1024
+
+
+def test_an_answer_of_a_broker_is_bounded_as_it_is_sent() -> None:
+    assert fetch_properties(512 * MIB)["fetch.max.bytes"] == MIB // 2
+    assert fetch_properties(16 * MIB)["fetch.max.bytes"] == 65_536
+    # librdkafka's own bounds where there is memory enough.
+    much = fetch_properties(128 * 1024 * MIB)
+    assert (much["fetch.max.bytes"], much["max.partition.fetch.bytes"]) == (50 * MIB, MIB)
 
 
 def test_a_poll_is_small_at_first_and_grows_by_steps() -> None:

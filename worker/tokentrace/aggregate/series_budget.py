@@ -43,19 +43,24 @@ class _Lines(NamedTuple):
 
 
 class SeriesBudget:
-    """Adds up the cost of groups as they are added. `used` is their cost so far."""
+    """Adds up the cost of groups as they are added.
+
+    used: their cost so far. use, limit: the same and the most, by unit (series, bytes), for a thread that shows them.
+    """
 
     def __init__(
         self, *, max_series: int, max_bytes: int, layout: Layout, labels: Mapping[str, Sequence[str]] | None = None
     ) -> None:
         """labels: family name without `tokentrace_` -> its labels, where they are not the default."""
         self.max_series, self.max_bytes = max_series, max_bytes
+        self.limit: Final = {"series": max_series, "bytes": max_bytes}
+        self.use: Final = {"series": 0, "bytes": 0}
         self._lines = _lines_by_labels(layout, labels or {})
         self.clear()
 
     def clear(self) -> None:
         """Forget all groups."""
-        self.used = Cost(0, 0)
+        self._spend(Cost(0, 0))
         self._seen: dict[tuple[str, ...], set[tuple[str, ...]]] = {labels: set() for labels in self._lines}
 
     def add(self, group: Group, *, always: bool) -> bool:
@@ -78,8 +83,12 @@ class SeriesBudget:
             return False
         for labels, values in new:
             self._seen[labels].add(values)
-        self.used = Cost(series, size)
+        self._spend(Cost(series, size))
         return True
+
+    def _spend(self, cost: Cost) -> None:
+        self.used = cost
+        self.use.update(series=cost.series, bytes=cost.size)
 
 
 def _escaped_bytes(value: str) -> int:

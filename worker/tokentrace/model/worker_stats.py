@@ -73,6 +73,9 @@ class WorkerStats:
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
     remembered: partition -> its deduplication state; empty without worker.deduplicate.
+    memory_limit: bytes that this process may use. memory_shares: place (queue, answer, batch, dead_letters) -> bytes of
+    messages at most.
+    budget_used, budget_limit: unit (series, bytes) -> what the groups can come to in a scrape, and the most of it.
     max_commit_age_s: time for which records of a partition may wait, and none be committed, in a replica that is ready.
     """
 
@@ -105,6 +108,10 @@ class WorkerStats:
     refused_partitions: tuple[int, ...] = ()
     pending_partitions: Mapping[int, str] = field(default_factory=dict)
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
+    memory_limit: int = 0
+    memory_shares: Mapping[str, int] = field(default_factory=dict)
+    budget_used: Mapping[str, int] = field(default_factory=dict)
+    budget_limit: Mapping[str, int] = field(default_factory=dict)
 
     def waiting_for(self, now_s: float) -> str:
         """Return the reason for which this replica is not ready, empty when it is. now_s: on the monotonic clock."""
@@ -260,4 +267,17 @@ WORKER_METRICS: Final = (
     _gauge("paused", "1 while a partition waits for the schema registry.", lambda m: m.stats.paused),
     _gauge("schema_decoder", "1 for each writer schema met, with the path that decodes it.",
         lambda m: _ordered(m.stats.schemas), "schema", "path"),
+    _gauge("series", "Series that the groups can come to.", lambda m: m.stats.budget_used.get("series", 0)),
+    _gauge("series_limit", "Most series that the groups can come to: metrics.max_series.",
+        lambda m: m.stats.budget_limit.get("series", 0)),
+    _gauge("exposition_bytes", "Bytes that a scrape of the groups can come to, uncompressed.",
+        lambda m: m.stats.budget_used.get("bytes", 0)),
+    _gauge("exposition_limit_bytes",
+        "Most bytes that a scrape of the groups can come to: metrics.max_exposition_bytes.",
+        lambda m: m.stats.budget_limit.get("bytes", 0)),
+    _gauge("memory_limit_bytes", "Memory that this process may use: worker.memory_limit, or what it was found to be.",
+        lambda m: m.stats.memory_limit),
+    _gauge("memory_share_bytes",
+        "Most bytes of messages: fetched ahead, in a broker's answer, polled, and as dead letters before their commit.",
+        lambda m: m.stats.memory_shares, "place"),
 )  # fmt: skip

@@ -7,6 +7,7 @@ and as a dead letter until the commit. Each of these gets a share.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,6 +18,12 @@ _CGROUP_FILES: Final = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory
 #: librdkafka's own bound of its queue, and one that still holds a fetch of small messages.
 _MOST_QUEUE_KB: Final = 65_536
 _LEAST_QUEUE_KB: Final = 1024
+#: librdkafka's own bounds of a broker's answer and of a partition's part in it, and an answer of small messages.
+_MOST_ANSWER: Final = 52_428_800
+_MOST_PARTITION: Final = 1_048_576
+_LEAST_ANSWER: Final = 65_536
+#: Of all clients, unless it is set. A consumer refuses to fetch less at a time.
+_MESSAGE_MAX: Final = 1_000_000
 _MIB: Final = 1 << 20
 
 
@@ -47,9 +54,38 @@ def memory_shares(limit: int) -> MemoryShares:
     return MemoryShares(batch_bytes=share, dead_letter_bytes=share)
 
 
-def fetch_properties(limit: int) -> dict[str, Any]:
+def fetch_properties(limit: int, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the librdkafka properties that bound what is fetched ahead, for a limit in bytes.
 
-    The queue may exceed its bound by one answer of each broker, which librdkafka unpacks whole.
+    properties: those of the configuration, which win.
+
+    The queue may exceed its bound by one answer of each broker, which librdkafka unpacks whole. An answer is bounded as
+    it is sent, which is compressed: to a thousandth of the limit, a quarter of it for a partition. Text that gzip packs
+    250 to 1 makes a quarter of the limit of that. A broker sends a batch that is larger all the same, alone.
     """
-    return {"queued.max.messages.kbytes": max(_LEAST_QUEUE_KB, min(limit // 16 // 1024, _MOST_QUEUE_KB))}
+    chosen = properties or {}
+    answer = max(_LEAST_ANSWER, min(limit // 1024, _MOST_ANSWER))
+    # librdkafka refuses to start where `fetch.max.bytes` is less than `message.max.bytes`.
+    return {
+        "queued.max.messages.kbytes": max(_LEAST_QUEUE_KB, min(limit // 16 // 1024, _MOST_QUEUE_KB)),
+        "message.max.bytes": min(answer, _MESSAGE_MAX, _integer(chosen.get("fetch.max.bytes"), answer)),
+        "fetch.max.bytes": max(answer, _integer(chosen.get("message.max.bytes"), 0)),
+        "max.partition.fetch.bytes": min(answer // 4, _MOST_PARTITION),
+    }
+
+
+def shown_shares(limit: int, properties: Mapping[str, Any] | None = None) -> dict[str, int]:
+    """Return place -> the most bytes of messages there, for a limit in bytes and the configured properties."""
+    shares, chosen = memory_shares(limit), properties or {}
+    fetch = {name: _integer(chosen.get(name), value) for name, value in fetch_properties(limit, chosen).items()}
+    return {
+        "queue": fetch["queued.max.messages.kbytes"] * 1024,
+        "answer": fetch["fetch.max.bytes"],
+        "batch": shares.batch_bytes,
+        "dead_letters": shares.dead_letter_bytes,
+    }
+
+
+def _integer(value: object, otherwise: int) -> int:
+    """Return a property's value; `otherwise` where it is not set, or is not a number, which librdkafka will tell."""
+    return int(str(value)) if str(value).isdigit() else otherwise

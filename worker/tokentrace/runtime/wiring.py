@@ -42,7 +42,7 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.pricing import Pricer, Rates
-from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares
+from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
 from tokentrace.runtime.own_topics import OwnTopics
 from tokentrace.runtime.worker import LoopSettings, Worker
 from tokentrace.state.ledger import Ledger
@@ -84,7 +84,8 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
     section, metrics = config.worker, config.metrics
     clients = kafka_clients(config, StopSignal())
     layout = layout_of(config)
-    groups = GroupIndex(metrics.max_groups, budget=series_budget(config, layout))
+    budget, limit = series_budget(config, layout), memory_limit(config)
+    groups = GroupIndex(metrics.max_groups, budget=budget)
     schemas, dedup = writer_schemas(config, LOOKUP_WAIT_S), deduplicator(config, clock)
     decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
     dead_letters = DeadLetterTopic(clients, config.kafka.dead_letters, config.kafka.group_id)
@@ -96,6 +97,10 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         registry_requests=schemas.requests,
         schemas=decoder.paths,
         truncated_letters=dead_letters.truncated,
+        memory_limit=limit,
+        memory_shares=shown_shares(limit, config.kafka.properties),
+        budget_used=budget.use,
+        budget_limit=budget.limit,
     )
     timer = StageTimer(stats.stage_seconds)
     source = KafkaSource(source_settings(config), clients, clock)
@@ -277,7 +282,7 @@ def source_settings(config: Config) -> SourceSettings:
         protocol=kafka.group_protocol,
         session_timeout_s=section.session_timeout,
         leave_on_stop=leaves_on_stop(config),
-        fetch=fetch_properties(memory_limit(config)),
+        fetch=fetch_properties(memory_limit(config), config.kafka.properties),
     )
 
 
