@@ -83,7 +83,7 @@ def most_resident(worker: WorkerProcess) -> int:
     return int(found[1]) * 1024
 
 
-def assert_bounded(worker: WorkerProcess, scraper: Scraper) -> None:
+def assert_bounded(worker: WorkerProcess, scraper: Scraper, most: int = LIMIT) -> None:
     resident = most_resident(worker)
     figures = (
         f"resident {resident / MIB:.0f} MiB at most, slowest scrape {scraper.slowest:.1f} s, "
@@ -92,7 +92,7 @@ def assert_bounded(worker: WorkerProcess, scraper: Scraper) -> None:
     print(figures)
     assert not scraper.failures
     assert scraper.largest > 0
-    assert resident < LIMIT, figures
+    assert resident < most, figures
     assert scraper.slowest < MOST_SECONDS, figures
 
 
@@ -186,7 +186,7 @@ def test_a_worker_stays_under_its_memory_limit_with_a_fresh_model_name_in_each_m
         produce(map(message, spans))
         assert_exact(worker, spans)
     assert_bounded(worker, scraper)
-    assert scraper.largest < 64_000_000
+    assert scraper.largest < LIMIT // 16
 
 
 def test_a_worker_stays_under_its_memory_limit_while_nobody_reads_its_large_scrapes(
@@ -214,4 +214,5 @@ def test_a_worker_stays_under_its_memory_limit_with_messages_that_unpack_to_far_
     with Scraper(worker) as scraper:
         assert_exact(worker, spans)
         assert wait_for(lambda: total(worker, "tokentrace_spans_rejected_total") == TEXTS, 120.0)
-    assert_bounded(worker, scraper)
+    # 505 MiB where an answer is not bounded.
+    assert_bounded(worker, scraper, LIMIT * 3 // 4)

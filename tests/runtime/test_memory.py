@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer
 
-from tests.harness import raw_batch
+from tests.harness import LAYOUT, raw_batch
+from tokentrace.config.models import Config
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.runtime import memory
 from tokentrace.runtime.batch_size import BatchSize
 from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
+from tokentrace.runtime.wiring import series_budget
 
 MIB = 1 << 20
 V2, V1 = "sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -45,7 +47,7 @@ def test_librdkafka_takes_what_is_derived(limit: int) -> None:
     derived = fetch_properties(limit)
     Consumer({"group.id": "g", "bootstrap.servers": "127.0.0.1:1", **derived}).close()
     assert derived["queued.max.messages.kbytes"] * 1024 <= limit // 16
-    assert sum(memory_shares(limit)) <= limit // 8
+    assert sum(memory_shares(limit)) <= 3 * (limit // 16)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +110,9 @@ def test_a_poll_shrinks_at_once_and_is_not_misled_by_a_few_small_messages() -> N
 def test_the_size_of_a_batch_leaves_tombstones_out() -> None:
     assert raw_batch([b"abc", None, b"", b"de"]).size == 5
     assert raw_batch([b"abc", b"de"]).size == 5
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(256 * MIB, 16 * MIB), (1024 * MIB, 64_000_000)])
+def test_the_limit_of_a_scrape_follows_from_a_small_memory(limit: int, expected: int) -> None:
+    config = Config.model_validate({"worker": {"memory_limit": limit}})
+    assert series_budget(config, LAYOUT).max_bytes == expected

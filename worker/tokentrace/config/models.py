@@ -56,7 +56,7 @@ class Metrics(Section):
     max_series: Annotated[StrictInt, Field(ge=1000)] = 200_000
     """Most series that the groups can come to; a group that would exceed it is added to __overflow__."""
     max_exposition_bytes: Annotated[StrictInt, Field(ge=1_000_000)] = 64_000_000
-    """Most bytes that a scrape of the groups can come to, uncompressed; what would exceed it is in __overflow__."""
+    """Most bytes of a scrape of the groups, uncompressed, at most a 16th of the memory; the rest is in __overflow__."""
     label_value_length_limit: Annotated[StrictInt, Field(ge=64, le=MAX_LABEL_BYTES)] = 200
     """Longest label value, bytes of UTF-8; a longer one becomes its beginning, `~` and a hash of it."""
     quality_window: PositiveDuration = 300.0

@@ -273,7 +273,7 @@ WORKER_METRICS: Final = (
     _gauge("exposition_bytes", "Bytes that a scrape of the groups can come to, uncompressed.",
         lambda m: m.stats.budget_used.get("bytes", 0)),
     _gauge("exposition_limit_bytes",
-        "Most bytes that a scrape of the groups can come to: metrics.max_exposition_bytes.",
+        "Most bytes that a scrape of the groups can come to, by metrics.max_exposition_bytes and the memory limit.",
         lambda m: m.stats.budget_limit.get("bytes", 0)),
     _gauge("memory_limit_bytes", "Memory that this process may use: worker.memory_limit, or what it was found to be.",
         lambda m: m.stats.memory_limit),

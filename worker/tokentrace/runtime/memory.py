@@ -28,10 +28,11 @@ _MIB: Final = 1 << 20
 
 
 class MemoryShares(NamedTuple):
-    """Bytes: of the messages of one poll, and of the dead letters that await their commit."""
+    """Bytes: of the messages of one poll, of the dead letters that await their commit, and of a scrape's text."""
 
     batch_bytes: int
     dead_letter_bytes: int
+    exposition_bytes: int
 
 
 def detected_limit(root: Path = Path("/")) -> int:
@@ -49,9 +50,9 @@ def detected_limit(root: Path = Path("/")) -> int:
 
 
 def memory_shares(limit: int) -> MemoryShares:
-    """Return what messages may take of a limit in bytes: a sixteenth each, 64 MiB at most."""
+    """Return what messages and a scrape may take of a limit in bytes: a sixteenth each, messages 64 MiB at most."""
     share = min(limit // 16, 64 * _MIB)
-    return MemoryShares(batch_bytes=share, dead_letter_bytes=share)
+    return MemoryShares(batch_bytes=share, dead_letter_bytes=share, exposition_bytes=limit // 16)
 
 
 def fetch_properties(limit: int, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -173,11 +173,11 @@ def layout_of(config: Config) -> Layout:
 
 
 def series_budget(config: Config, layout: Layout) -> SeriesBudget:
-    """The limits of what the groups come to in the exposition."""
+    """The limits of what the groups come to in the exposition, of which a scrape takes several times the bytes."""
     metrics = config.metrics
     return SeriesBudget(
         max_series=metrics.max_series,
-        max_bytes=metrics.max_exposition_bytes,
+        max_bytes=min(metrics.max_exposition_bytes, memory_shares(memory_limit(config)).exposition_bytes),
         layout=layout,
         labels=metrics.labels,
     )
