@@ -35,6 +35,8 @@ NAMES = 20_000
 TEXTS = 900
 TEXT = ("the prompt is quoted here in full, again and again. " * 17_000)[:880_000]
 UNREAD = 60
+#: The larger format, which Prometheus asks for.
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 #: A sample of a family of spans, with no gauge and no creation time.
 SAMPLE = re.compile(
     r"^(tokentrace_(?!worker_|groups|quality|alert|spans_rejected)\w+(?<!_created)){(.*)} (\S+)$", re.MULTILINE
@@ -62,7 +64,7 @@ class Scraper:
     def scrape(self) -> None:
         began = time.monotonic()
         try:
-            status, body, _ = self._worker.get("/metrics/prometheus")
+            status, body, _ = self._worker.get("/metrics/prometheus", Accept=OPENMETRICS)
         except OSError as error:
             self.failures.append(f"{error!r} after {time.monotonic() - began:.1f} s")
             return
