@@ -98,9 +98,8 @@ def storms(folder: Path, duration_s: float, seed: int) -> dict[str, Any]:
         report[name] = {
             "produced": weak.produced,
             "counted": weak.counted,
-            "seen_by_prometheus": weak.seen,
-            "miscounted": weak.seen - weak.produced,
             "differences": len(weak.differences),
+            "unseen": len(weak.unseen),
         }
         print(f"The same on {name}: {json.dumps(report[name])}", flush=True)
     return report
@@ -111,9 +110,10 @@ def exactly_once(name: str, storm: Storm, duration_s: float) -> dict[str, Any]:
     print(f"{name}, exactly once:", flush=True)
     result = storm.run(duration_s)
     print("  " + json.dumps(result.as_json()), flush=True)
-    for line in [*result.differences.items(), *result.steps_back, *result.above_truth, *result.unexpected_exits][:10]:
+    unlike = [*result.differences.items(), *result.unseen.items()]
+    for line in [*unlike, *result.steps_back, *result.above_truth, *result.unexpected_exits][:10]:
         print(f"  {line}", flush=True)
-    if result.differences or result.unexpected_exits:
+    if unlike or result.unexpected_exits:
         kept = shutil.copytree(storm.folder, tempfile.mkdtemp(prefix="storm-"), dirs_exist_ok=True, ignore=_is_kafka)
         print(f"  The logs of the replicas are kept in {kept}.", flush=True)
     return result.as_json() | {"exact": result.exact and not result.unexpected_exits}

@@ -17,6 +17,8 @@ from tests.services import unmeasured
 from tests.services.packages import environment
 from tests.services.workers import WorkerProcess, in_units, write_config
 
+#: Time between the last scrapes: an idle replica commits at least once within it.
+LAST_SCRAPES_S = 1.0
 #: Headers that a Prometheus sends when it scrapes.
 PROMETHEUS = {"X-Prometheus-Scrape-Timeout-Seconds": "1", "User-Agent": "Prometheus/2.42.0"}
 
@@ -66,7 +68,7 @@ class Scraper(threading.Thread):
         self._last: dict[str, dict[Key, int]] = {replica.name: {} for replica in replicas}
         self._counting: dict[str, int] = {}
         self.scrapes = 0
-        self._seen = 0
+        self._increases: Counter[Key] = Counter()
         self.steps_back: list[str] = []
         self.above_truth: list[str] = []
 
@@ -95,12 +97,10 @@ class Scraper(threading.Thread):
         """A series that is not shown, as while a replica restores, is a gap and no value."""
         last = self._last.setdefault(name, {})
         for key, value in now.items():
-            if key[0] == "tokentrace_spans_total":
-                # As Prometheus adds up: a counter that falls has been reset.
-                before = last.get(key, 0)
-                self._seen += value - before if value >= before else value
-        for key, value in now.items():
-            if value < last.get(key, 0):
+            # As Prometheus adds up: a first value adds nothing, and a counter that falls has been reset.
+            before = last.get(key, value)
+            self._increases[key] += value - before if value >= before else value
+            if value < before:
                 self.steps_back.append(f"{name}: {key} from {last[key]} to {value}")
         last.update(now)
 
@@ -113,16 +113,17 @@ class Scraper(threading.Thread):
             if value > truth.get(key, 0):
                 self.above_truth.append(f"{key}: {value} of {truth.get(key, 0)}")
 
-    def seen(self) -> int:
-        """Spans by the rule of increase(): rises, and whole values after a fall."""
-        return self._seen
+    def increases(self) -> dict[Key, int]:
+        """Return what increase() finds of each series, over the replicas: rises, and whole values after a fall."""
+        return {key: increase for key, increase in self._increases.items() if increase}
 
     def stop(self) -> None:
-        """End with the last values: a series that is new to this scraper shows them at its second scrape."""
+        """End with the last values: a new series is 0 once, and then until a commit says that it is shown."""
         self._stopping.set()
         self.join()
-        self._scrape()
-        self._scrape()
+        for _ in range(3):
+            self._scrape()
+            time.sleep(LAST_SCRAPES_S)
 
 
 def counters(samples: dict[Key, float]) -> dict[Key, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
-from tests.chaos.fleet import Replica, Scraper, settle, totals
+from tests.chaos.fleet import Replica, Scraper, differences, settle, totals
 from tests.chaos.load import Load
 from tests.oracle import Key
 from tests.services.kafka import KafkaBroker, KafkaCluster
@@ -34,7 +34,7 @@ BROKER_BACK_S = 12.0
 class Result:
     """Result of a storm.
 
-    seen: spans that a Prometheus would have added up. differences: series -> (found, truth). events: what was done.
+    differences: series -> (found, truth); unseen: of what Prometheus' increase() adds up. events: what was done.
     logged: spans in the topic, which have to be those that were produced: a publisher could repeat one.
     miscounted: partition -> records that the fleet counted beyond those in it, where it did not count each once.
     unexpected_exits: replicas that ended and were neither killed nor told to end.
@@ -43,11 +43,11 @@ class Result:
     produced: int = 0
     counted: int = 0
     logged: int = 0
-    seen: int = 0
     duration_s: float = 0.0
     scrapes: int = 0
     events: Counter[str] = field(default_factory=Counter)
     differences: dict[str, tuple[int, int]] = field(default_factory=dict)
+    unseen: dict[str, tuple[int, int]] = field(default_factory=dict)
     miscounted: dict[int, int] = field(default_factory=dict)
     steps_back: list[str] = field(default_factory=list)
     above_truth: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Result:
 
     @property
     def exact(self) -> bool:
-        return not (self.differences or self.steps_back or self.above_truth)
+        return not (self.differences or self.unseen or self.steps_back or self.above_truth)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -68,6 +68,7 @@ class Result:
             "steps_back": len(self.steps_back),
             "above_truth": len(self.above_truth),
             "differences": len(self.differences),
+            "unseen": len(self.unseen),
             "miscounted": self.miscounted,
             "unexpected_exits": len(self.unexpected_exits),
             "exact": self.exact,
@@ -143,7 +144,7 @@ class Storm:
             if scraper is not None:
                 scraper.stop()
                 self.result.scrapes = scraper.scrapes
-                self.result.seen = scraper.seen()
+                self.result.unseen = differences(scraper.increases(), self._load.truth())
                 self.result.steps_back, self.result.above_truth = scraper.steps_back, scraper.above_truth
             for replica in self._replicas:
                 replica.end()

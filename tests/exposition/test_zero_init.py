@@ -165,8 +165,27 @@ def test_a_scrape_that_never_arrived_does_not_count() -> None:
 
 def test_zero_init_shows_restored_series_at_once() -> None:
     zero_init = ZeroInit(Clock())
-    zero_init.mark_restored(("family", ""), np.array([0, 1]))
-    assert held(zero_init, "a", 0, 1, 2) == [False, False, True]
+    zero_init.mark_restored(("family", ""), np.arange(3), np.array([True, True, False]))
+    assert held(zero_init, "a", 0, 1, 2, 3) == [False, False, True, True]
+    assert held(zero_init, "a", 0, 1, 2, 3) == [False] * 4
+
+
+def committed(zero_init: ZeroInit, newest_s: float, shown_until_s: float, *series: int) -> list[bool]:
+    """One whole scrape of a snapshot with these times."""
+    number = zero_init.begin(newest_s, shown_until_s)
+    found = zero_init.zeros(("family", ""), np.array(series, np.int64)).tolist()
+    zero_init.finish(("a", 1), number, {("a", 1)})
+    return found
+
+
+def test_a_series_is_held_until_it_is_committed_that_it_is_shown() -> None:
+    zero_init = ZeroInit(Clock())
+    assert committed(zero_init, 100.0, 0.0, 0) == [True]
+    assert zero_init.seen_until_s == 100.0, "may be committed"
+    assert committed(zero_init, 101.0, 0.0, 0, 1) == [True, True]
+    assert committed(zero_init, 101.0, 100.0, 0, 1) == [False, True]
+    assert zero_init.seen_until_s == 101.0
+    assert committed(zero_init, 101.0, 101.0, 0, 1) == [False, False]
 
 
 CONNECTED = {("a", 1), ("b", 1), ("c", 1)}

@@ -63,14 +63,14 @@ def test_last_scrape_is_complete_when_every_server_has_the_final_totals(
     replica.count()
     replica.scraped_by(*final)
     with caplog.at_level(logging.INFO):
-        replica.last_scrape.wait(replica.final, 0.0)
+        replica.last_scrape.wait(lambda: replica.final, 0.0)
     assert ("The final values have been scraped." in caplog.text) is complete
     assert ("were not scraped within worker.drain_timeout" in caplog.text) is not complete
 
 
 def test_last_scrape_ends_the_wait_when_it_comes() -> None:
     replica = Replica()
-    waiting = threading.Thread(target=replica.last_scrape.wait, args=(replica.final, 30.0))
+    waiting = threading.Thread(target=replica.last_scrape.wait, args=(lambda: replica.final, 30.0))
     waiting.start()
     replica.scraped_by(FIRST)
     waiting.join(10.0)
@@ -81,5 +81,20 @@ def test_last_scrape_is_not_waited_for_after_it_is_cancelled(caplog: pytest.LogC
     replica = Replica()
     replica.last_scrape.cancel()
     with caplog.at_level(logging.INFO):
-        replica.last_scrape.wait(replica.final, 600.0)
+        replica.last_scrape.wait(lambda: replica.final, 600.0)
     assert "Not waiting any longer." in caplog.text
+
+
+def test_last_scrape_lets_new_series_be_shown_while_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    replica = Replica(zero_first=True)
+    calls = []
+
+    def show() -> bool:
+        calls.append(len(calls))
+        replica.scraped_by(FIRST)
+        return len(calls) < 2
+
+    with caplog.at_level(logging.INFO):
+        replica.last_scrape.wait(lambda: replica.final, 30.0, show)
+    assert calls == [0, 1], "a first scrape that shows 0, and one that is complete"
+    assert "The final values have been scraped." in caplog.text

@@ -230,7 +230,10 @@ class Rig:
         self.clock.now_s += seconds
 
     def run(self) -> Rig:
-        self.worker.run()
+        try:
+            self.worker.run()
+        finally:
+            self.worker.close()
         return self
 
     def revoke(self) -> None:

@@ -100,7 +100,7 @@ class AtLeastOnce:
 
     def commit(self, proposal: Proposal) -> Outcome:
         if not proposal.positions:
-            return Outcome.COMMITTED  # Expiry alone, of totals that are in memory.
+            return Outcome.COMMITTED  # Only totals change, which are in memory.
         if not self._deliver(proposal.dead_letters):
             return Outcome.RETRY
         outcome = self._source.commit(proposal.positions)

@@ -27,6 +27,7 @@ from tokentrace.kafka.waiting import Wait
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
+from tokentrace.state.appearance import appeared_headers, shown_header
 from tokentrace.state.checksums import checksum_header, record_headers
 from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
@@ -172,7 +173,7 @@ class ExactlyOnce:
         return self._ids.read(self._settings.source_topic, partitions)
 
     def commit(self, proposal: Proposal) -> Outcome:
-        # A commit of nothing but expiry has no offsets.
+        # A commit of nothing but expiry, or of what is shown, has no offsets.
         offsets = None
         if proposal.positions:
             positions, source = proposal.positions, self._source
@@ -202,9 +203,11 @@ class ExactlyOnce:
     def _state_records(self, totals: Totals, cells: NDArray[np.int64], expiry: Expiry) -> Iterator[Record]:
         topic, replica = self._settings.state_topic, self._settings.replica
         values = self._codec.cells(totals.values[cells], totals.created_s[cells], totals.carried_by(cells))
-        for (group, status), value in zip(self._cells(cells), values, strict=True):
+        appeared = totals.appeared
+        for cell, (group, status), value in zip(cells.tolist(), self._cells(cells), values, strict=True):
             key = cell_key(replica, group, status)
-            yield Record(topic, key, value, self._state_partition, [checksum_header(key, value)])
+            headers = [checksum_header(key, value), *appeared_headers(appeared.get(cell, {}))]
+            yield Record(topic, key, value, self._state_partition, headers)
         yield self._replica_record(totals, expiry)
 
     def _replica_record(self, totals: Totals, expiry: Expiry = NOTHING_EXPIRED) -> Record:
@@ -212,6 +215,7 @@ class ExactlyOnce:
         key, value = replica_key(settings.replica), self._codec.replica(settings.replica, settings.source_topic, totals)
         headers = [*replica_headers(value, totals.has_wide_sums), checksum_header(key, value), self._process.header()]
         headers += [Tally.of(totals, expiry).header(), *encode_generations(settings.source_topic, totals.generations)]
+        headers += [shown_header(totals.shown_until_s)]
         return Record(settings.state_topic, key, value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:

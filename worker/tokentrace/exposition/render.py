@@ -6,6 +6,7 @@ Sums are integers in the smallest unit, so they are written as exact decimals.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from tokentrace.exposition.projection import Projection, format_labels
+from tokentrace.exposition.restored import RestoredSeries
 from tokentrace.exposition.zero_init import ClientAddress, ZeroInit
 from tokentrace.model import families
 from tokentrace.model.families import CounterFamily, GaugeFamily, HistogramFamily
@@ -90,7 +92,7 @@ class Renderer:
         zero_init = self._zero_init if by_prometheus else None
         with self._lock:
             snapshot = latest()
-            number = zero_init.begin() if zero_init is not None else 0
+            number = zero_init.begin(snapshot.newest_s, snapshot.shown_until_s) if zero_init is not None else 0
             lines = self._lines(snapshot, form, zero_init.zeros if zero_init is not None else _no_zeros)
             complete = zero_init is None or not zero_init.any_zero
         body = "".join(lines).encode() + _library_text(others(snapshot), form)
@@ -110,7 +112,7 @@ class Renderer:
             return self._zero_init.active()
 
     def restore(self, publish: Callable[[], Snapshot]) -> None:
-        """Publish what an earlier process has exposed, and record that its series are not new.
+        """Publish what an earlier process has counted, and record which of its series are not new.
 
         publish: makes the snapshot that it returns the latest. It runs under the lock: a scrape that came in between
         would show the restored series as new, at 0, and a counter would fall.
@@ -118,7 +120,18 @@ class Renderer:
         with self._lock:
             snapshot = publish()
             if self._zero_init is not None:
-                self._lines(snapshot, "text", self._zero_init.mark_restored)
+                mark = self._zero_init.mark_restored
+                projections = {family.name: self._projections[labels] for family, labels in self._families}
+                for labels in self._projections:
+                    self._projections[labels].update(snapshot)
+                restored = RestoredSeries(snapshot, projections)
+                self._lines(
+                    snapshot, "text", lambda family, series: mark(family, series, restored.find(family, series))
+                )
+
+    def seen_until_s(self) -> float:
+        """Return the Unix time until which series began that may be shown in full; see `ZeroInit`."""
+        return math.inf if self._zero_init is None else self._zero_init.seen_until_s
 
     @property
     def label_sets(self) -> list[frozenset[str]]:

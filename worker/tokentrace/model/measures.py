@@ -140,11 +140,17 @@ class Layout:
 
     The token histograms' sums are the token sums themselves, since a count is observed whenever it is summed.
     fields: field of `Counts` in the durable records -> its columns; one for a sum.
+    appearing: those of its fields whose samples are left out while they are 0.
     """
 
     width: int
     histograms: Mapping[str, Histogram]
     fields: Mapping[str, slice]
+
+    @property
+    def appearing(self) -> tuple[str, ...]:
+        sums = (measure.name for measure in SUM_MEASURES if measure.present_only)
+        return (*sums, *(f"{name}_buckets" for name in self.histograms))
 
     @staticmethod
     def column(name: str) -> int:

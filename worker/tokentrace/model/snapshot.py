@@ -6,6 +6,7 @@ snapshot holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -71,6 +72,9 @@ class Snapshot:
     quality_sum: int64[r + k], millionths; quality_count: int64[r + k]: scores inside the quality window.
     partitions: partition -> audit.
     overflowed_spans: spans that were counted in the overflow group.
+    newest_s: Unix time at which the newest series began. shown_until_s: series that began until then may be shown.
+    appeared: row -> field of the layout -> Unix time at which it began, where that is later than both the row's first
+    count and shown_until_s.
     """
 
     epoch: int
@@ -91,3 +95,6 @@ class Snapshot:
     committed_at_s: float
     expired: Sequence[ExpiredKey] = ()
     carried: CarriedRows = field(default_factory=dict)
+    newest_s: float = 0.0
+    appeared: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    shown_until_s: float = math.inf

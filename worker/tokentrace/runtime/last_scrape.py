@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
+from typing import Final
 
 from tokentrace.exposition import ClientAddress, Renderer, Scrape
 from tokentrace.model.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
+
+SHOW_INTERVAL_S: Final = 0.25
 
 
 class LastScrape:
@@ -20,7 +24,7 @@ class LastScrape:
 
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
-        self._final: Snapshot | None = None
+        self._final: Callable[[], Snapshot] | None = None
         self._received: dict[ClientAddress, Snapshot] = {}
         self._complete = threading.Event()
 
@@ -34,12 +38,18 @@ class LastScrape:
             self._received[scraper] = scrape.snapshot
         self._check()
 
-    def wait(self, final: Snapshot, timeout_s: float) -> None:
-        """Wait until all expected scrapers, or any scraper where none is expected, have received the final totals."""
+    def wait(self, final: Callable[[], Snapshot], timeout_s: float, show: Callable[[], bool] = lambda: False) -> None:
+        """Wait until all expected scrapers, or any scraper where none is expected, have received the final totals.
+
+        final: returns these. show: lets series be shown in full; it is called until it returns False.
+        """
         self._final = final
         self._check()
         log.info("Counting has ended; waiting up to %.0f s for the final values to be scraped.", timeout_s)
-        if self._complete.wait(timeout_s):
+        deadline_s = time.monotonic() + timeout_s
+        while show() and not self._complete.is_set() and time.monotonic() < deadline_s:
+            self._complete.wait(min(SHOW_INTERVAL_S, max(deadline_s - time.monotonic(), 0.0)))
+        if self._complete.wait(max(deadline_s - time.monotonic(), 0.0)):
             log.info("The final values have been scraped." if self._is_complete() else "Not waiting any longer.")
         else:
             log.warning("The final values were not scraped within worker.drain_timeout (%.0f s).", timeout_s)
@@ -53,5 +63,8 @@ class LastScrape:
             self._complete.set()
 
     def _is_complete(self) -> bool:
-        received = {address for address, snapshot in self._received.items() if snapshot is self._final}
+        if self._final is None:
+            return False
+        final = self._final()
+        received = {address for address, snapshot in self._received.items() if snapshot is final}
         return bool(received) and self._renderer.active_servers() <= received

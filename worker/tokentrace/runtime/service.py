@@ -103,6 +103,7 @@ class Service:
                 self._connect_and_count()
             self._hold_for_last_scrape()
         finally:
+            self._close_worker()
             self.serving.clear()
             if self.http is not None:
                 self.http.stop()
@@ -138,7 +139,14 @@ class Service:
     def _hold_for_last_scrape(self) -> None:
         timeout_s = self._config.worker.drain_timeout
         if self.http is not None and self._drain and timeout_s and len(self.snapshot.values):
-            self._last_scrape.wait(self.snapshot, timeout_s)
+            worker = self._replica.worker
+            self._last_scrape.wait(lambda: worker.snapshot, timeout_s, worker.show)
+
+    def _close_worker(self) -> None:
+        if self._connected:
+            self._stop.set()
+            with stopping_in_time(self._stop, STOP_TIMEOUT_S):
+                self._replica.worker.close()
 
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 

@@ -112,6 +112,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         clock=clock,
         expire_after_s=metrics.expire_after,
         label_sets=renderer.label_sets,
+        seen_until_s=renderer.seen_until_s,
     )
     worker = Worker(
         settings=loop_settings(config),

@@ -16,7 +16,7 @@ from typing import Final
 
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.commit import Committer, Outcome
-from tokentrace.errors import ClientFailed, MemberFailed, StopRequested
+from tokentrace.errors import ClientFailed, FatalError, MemberFailed, StopRequested
 from tokentrace.kafka.offsets import Start
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.messages import RawBatch
@@ -122,7 +122,7 @@ class Worker:
         self._stop.set()
 
     def run(self) -> None:
-        """Run until `stop`. Raises FatalError or UsageError when this worker cannot continue."""
+        """Run until `stop`; `close` must follow. Raises FatalError or UsageError when this worker cannot continue."""
         try:
             # A wait that the stop cuts short: what is counted is committed all the same.
             with suppress(StopRequested):
@@ -132,9 +132,25 @@ class Worker:
         finally:
             # Closing runs a last revoke, which commits what the commit above could not.
             self._source.close()
-            self._committer.close()
             self._stats.lag = {}
             self._publish_stats()
+
+    def show(self) -> bool:
+        """Commit that series may be shown in full which every scraper has seen as 0, once `run` has ended.
+
+        Return whether it is worth while to call it again: a commit that fails now is left to the next start.
+        """
+        if self._delta:
+            return False
+        try:
+            return self._commit() is Outcome.COMMITTED
+        except (StopRequested, FatalError) as error:
+            log.warning("%s New series are not shown in full before this worker ends.", error)
+            return False
+
+    def close(self) -> None:
+        """Give up the Kafka clients."""
+        self._committer.close()
 
     def _count_until_stopped(self) -> None:
         try_until_done(self._restore, stop=self._stop, abandon=self._abandon)

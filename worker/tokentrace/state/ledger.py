@@ -6,6 +6,7 @@ applies nothing, so nothing has changed.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -37,8 +38,13 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         expire_after_s: float | None = None,
         label_sets: Sequence[frozenset[str]] = (),
+        seen_until_s: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        """expire_after_s: longest idle time of a group, None: unlimited. label_sets: the exposed families' labels."""
+        """expire_after_s: longest idle time of a group, None: unlimited. label_sets: the exposed families' labels.
+
+        seen_until_s: returns the Unix time until which series began that every scraper has seen.
+        """
+        self._seen_until_s = seen_until_s
         self._expire_after_s = expire_after_s
         self._label_sets = label_sets
         self._search_due_s = 0.0
@@ -64,7 +70,8 @@ class Ledger:
         """Return the totals once `delta` is committed, and the cells that it changes."""
         changes = delta.changes()
         # To the microsecond, as the durable state keeps it: a restart must not move a creation time.
-        return self.totals.plus(delta, changes, round(self._clock(), 6)), changes
+        now_s = round(self._clock(), 6)
+        return self.totals.plus(self._layout, delta, changes, now_s, self._seen_until_s()), changes
 
     def find_expired(self, totals: Totals) -> Expiry:
         """Return the groups that expire with the commit of `totals`. Between two searches, nothing expires."""
@@ -96,11 +103,12 @@ class Ledger:
         cell_group = self._groups.cell_group[:cells]
         quality_sum, quality_count = self._quality.copy(cells)
         values, created_s = totals.values, totals.created_s
-        carried = totals.carried
+        carried, appeared = totals.carried, totals.appeared
         expired = list(totals.expired)
         if expired:
             rows = totals.expired.values()
             carried = {len(expired) + cell: more for cell, more in carried.items()}
+            appeared = {len(expired) + cell: fields for cell, fields in appeared.items()}
             carried.update((number, row.carried) for number, row in enumerate(rows) if row.carried)
             values = np.concatenate([np.stack([row.values for row in rows]), values])
             created_s = np.concatenate([np.array([row.created_s for row in rows]), created_s])
@@ -125,4 +133,7 @@ class Ledger:
             committed_at_s=totals.committed_at_s,
             expired=expired,
             carried=carried,
+            newest_s=totals.newest_s,
+            appeared=appeared,
+            shown_until_s=totals.shown_until_s,
         )

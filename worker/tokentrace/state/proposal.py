@@ -17,11 +17,12 @@ class Proposal:
 
     totals: the replica's totals once this is committed. changes: the cells in which they differ, and by how much.
     by_minute: the increments by event minute and cell.
-    positions: partition -> next offset to read; empty when only idle groups expire.
+    positions: partition -> next offset to read; empty when only idle groups expire or series are shown.
     event_times_us: partition -> event time up to which its spans are counted, microseconds of Unix time.
     clamped: spans whose event time was implausible and was replaced by the broker's.
     dead_letters: messages that must be in the dead-letter topic before the offsets are committed.
     dedup: chunks of span ids to write and to delete. expiry: cells to delete, and where their sums go.
+    shows: whether committed series may be shown in full with this, see `state.appearance`.
 
     Arrays are read-only views of the delta, valid until the delta changes.
     """
@@ -35,6 +36,7 @@ class Proposal:
     dead_letters: Sequence[DeadLetter]
     dedup: DedupChanges
     expiry: Expiry
+    shows: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.positions) or bool(self.expiry)
+        return bool(self.positions) or bool(self.expiry) or self.shows

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Group, Partitio
 from tokentrace.model.spans import STATUSES
 from tokentrace.model.varint import encode_long
 from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows
+from tokentrace.state.appearance import Appeared, presence
 from tokentrace.state.counts import Counts
 from tokentrace.state.schemas import Header, decode_record, encode_record, record_schemas, schema_headers
 from tokentrace.state.totals import Totals
@@ -190,17 +192,21 @@ class StateCodec:
         expired: Mapping[ExpiredKey, ExpiredTotals] = MappingProxyType({}),
         carried: CarriedRows = NOTHING_CARRIED,
         generations: Mapping[int, int] = MappingProxyType({}),
+        appeared: Appeared = MappingProxyType({}),
+        shown_until_s: float | None = None,
     ) -> Totals:
         """Decode a replica's record into its totals, with the rows of its cells and what has expired.
 
+        shown_until_s: None where the record's writer did not say; then everything counts as shown.
         Raises FatalError as `require_same_bounds`.
         """
         record = self.require_same_bounds(value)
         audits = [audit for audit in record["partitions"] if audit["topic"] == topic]
-        return Totals(
+        totals = Totals(
             values=rows,
             created_s=created_s,
             changed_s=changed_s,
+            present=presence(self._layout, rows, carried),
             rejected={reject["reason"]: reject["count"] for reject in record["rejects"]},
             rejected_created_s={reject["reason"]: reject["created_at"] / 1e6 for reject in record["rejects"]},
             partitions={
@@ -212,7 +218,9 @@ class StateCodec:
             expired=expired,
             carried=carried,
             generations=generations,
+            appeared=appeared,
         )
+        return replace(totals, shown_until_s=totals.newest_s if shown_until_s is None else shown_until_s)
 
     # -- increments --------------------------------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ class ReplicaState:
 
     def prepare(self) -> Proposal:
         """Return what committing the delta now makes durable."""
-        delta = self.delta
+        delta, committed = self.delta, self._ledger.totals
         totals, changes = self._ledger.preview(delta)
         return Proposal(
             totals=totals,
@@ -54,6 +54,7 @@ class ReplicaState:
             dead_letters=tuple(delta.dead_letters),
             dedup=self._deduplicator.preview(delta),
             expiry=self._ledger.find_expired(totals),
+            shows=committed.newest_s > committed.shown_until_s < totals.shown_until_s,
         )
 
     def apply(self, proposal: Proposal) -> None:

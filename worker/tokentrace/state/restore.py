@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.model.wide import Carried, carry, put_row
+from tokentrace.state.appearance import appeared_header, decode_appeared, shown_until
 from tokentrace.state.checksums import DAMAGED, is_intact
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.log_generations import decode_generations
@@ -37,12 +39,16 @@ _Decoded = TypeVar("_Decoded")
 
 
 class Written(NamedTuple):
-    """A record of the topic. at_s: Unix time at which it was written. intact: as `checksums.is_intact`."""
+    """A record of the topic. at_s: Unix time at which it was written.
+
+    intact: as `checksums.is_intact`. appeared: as `appearance.appeared_header`.
+    """
 
     value: bytes
     at_s: float
     offset: int
     intact: bool = True
+    appeared: bytes = b""
 
 
 @dataclass(slots=True)
@@ -128,18 +134,31 @@ class StateReader:
         values = np.zeros((len(cells), layout.width), np.int64)
         created_s, changed_s = np.zeros(len(cells), np.float64), np.zeros(len(cells), np.float64)
         carried: dict[int, Carried] = {}
+        appeared: dict[int, dict[str, float]] = {}
         for number, (cell, written) in zip(numbers.tolist(), committed.cells.items(), strict=True):
             row, created_s[number] = self.decoded(replica, committed, cell, codec.cell)
             put_row(values, carried, number, row)
             changed_s[number] = written.at_s
+            if written.appeared:
+                appeared[number] = self.decoded(replica, committed, cell, partial(_appeared, written))
         carry(values, numbers, carried)
         expired = {}
         for key in committed.expired:
             row, since_s = self.decoded(replica, committed, key, codec.cell)
             expired[key] = _expired(row, since_s)
         generations = self.generations(replica, committed, source_topic)
+        shown_until_s = self.decoded(replica, committed, None, lambda _: shown_until(committed.headers))
         totals = codec.totals(
-            committed.replica.value, values, created_s, changed_s, source_topic, expired, carried, generations
+            committed.replica.value,
+            values,
+            created_s,
+            changed_s,
+            source_topic,
+            expired,
+            carried,
+            generations,
+            appeared,
+            shown_until_s,
         )
         self._require_complete(replica, committed, Tally.of(totals))
         return totals
@@ -210,7 +229,9 @@ class StateReader:
             written = None
             if value is not None:
                 intact = is_intact(raw_key, value, headers)
-                written = Written(value, message.timestamp()[1] / 1e3, message_offset(message), intact)
+                written = Written(
+                    value, message.timestamp()[1] / 1e3, message_offset(message), intact, appeared_header(headers)
+                )
             if cell is None:
                 stored.replica, stored.headers = written, headers
                 record_schemas().learn(stored.headers)
@@ -224,6 +245,10 @@ class StateReader:
             for replica, stored in found.items()
             if stored.replica is not None or stored.cells or stored.expired
         }
+
+
+def _appeared(written: Written, _: bytes) -> dict[str, float]:
+    return decode_appeared(written.appeared)
 
 
 def _expired(row: Sequence[int], since_s: float) -> ExpiredTotals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -14,6 +15,7 @@ from tokentrace.model.arrays import resized
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, PartitionAudit
 from tokentrace.model.wide import Carried, CarriedRows, carry, plus_carried
+from tokentrace.state.appearance import Appeared, find_appeared, newest_s, not_yet_shown, presence
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +25,18 @@ class Totals:
     values: int64[k, width]. carried: cell -> what exceeds its row, see `model.wide`.
     created_s: float64[k], Unix time of the cell's first commit, 0 before it.
     changed_s: float64[k], Unix time of the last commit that changed the cell.
+    present: uint32[k], see `appearance.presence`.
     rejected: reason -> messages or parts; rejected_created_s: reason -> Unix time of its first.
     partitions: partition -> audit. positions: partition -> offset up to which this replica has counted.
     expired: sums of expired groups, which no cell contains any more.
     generations: partition -> generation of the log that its position is in, 0 where there is none.
+    appeared: what began after its cell and is not shown yet. shown_until_s: Unix time; see `state.appearance`.
     """
 
     values: NDArray[np.int64]
     created_s: NDArray[np.float64]
     changed_s: NDArray[np.float64]
+    present: NDArray[np.uint32]
     rejected: Mapping[str, int]
     rejected_created_s: Mapping[str, float]
     partitions: Mapping[int, PartitionAudit]
@@ -40,22 +45,43 @@ class Totals:
     expired: Mapping[ExpiredKey, ExpiredTotals] = field(default_factory=dict)
     carried: CarriedRows = field(default_factory=dict)
     generations: Mapping[int, int] = field(default_factory=dict)
+    appeared: Appeared = field(default_factory=dict)
+    shown_until_s: float = 0.0
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
         times_s = np.zeros(0, np.float64)
-        return cls(np.zeros((0, layout.width), np.int64), times_s, times_s, {}, {}, {}, {}, 0.0)
+        none = np.zeros(0, np.uint32)
+        return cls(np.zeros((0, layout.width), np.int64), times_s, times_s, none, {}, {}, {}, {}, 0.0)
 
-    def plus(self, delta: Delta, changes: Changes, now_s: float) -> Totals:
-        """Return the sum of these totals and the delta's."""
-        values, created_s, changed_s = self.values, self.created_s, self.changed_s
+    def plus(
+        self, layout: Layout, delta: Delta, changes: Changes, now_s: float, seen_until_s: float = math.inf
+    ) -> Totals:
+        """Return the sum of these totals and the delta's.
+
+        seen_until_s: Unix time until which series began that may be shown in full once this is committed; infinite for
+        all of them.
+        """
+        values, created_s, changed_s, present = self.values, self.created_s, self.changed_s, self.present
         carried = dict(self.carried)
+        if math.isinf(seen_until_s):
+            seen_until_s = max(self.newest_s, now_s)
+        shown_until_s = max(self.shown_until_s, seen_until_s)
+        appeared = not_yet_shown(self.appeared, shown_until_s)
         cells = changes.cells
         if len(cells):
             size = max(len(values), int(cells[-1]) + 1)
             values = resized(values, size)
             created_s, changed_s = resized(created_s, size), resized(changed_s, size)
+            present = resized(present, size)
             values[cells] += changes.values
+            gained = presence(layout, changes.values, changes.carried)
+            # What begins with its cell needs no beginning of its own.
+            new = np.where(created_s[cells] > 0.0, gained & ~present[cells], np.uint32(0))
+            present[cells] |= gained
+            if now_s > shown_until_s:
+                for cell, fields in find_appeared(layout, cells, new, now_s).items():
+                    appeared[cell] = {**appeared.get(cell, {}), **fields}
             carry(values, cells, carried)
             for index, more in changes.carried.items():
                 cell = int(cells[index])
@@ -82,6 +108,7 @@ class Totals:
             values=values,
             created_s=created_s,
             changed_s=changed_s,
+            present=present,
             rejected=rejected,
             rejected_created_s=rejected_created_s,
             partitions=partitions,
@@ -89,7 +116,14 @@ class Totals:
             committed_at_s=now_s,
             carried=carried,
             generations=generations,
+            appeared=appeared,
+            shown_until_s=shown_until_s,
         )
+
+    @property
+    def newest_s(self) -> float:
+        """Return the Unix time at which the newest series began."""
+        return newest_s(self)
 
     @property
     def has_wide_sums(self) -> bool:
@@ -106,14 +140,25 @@ class Totals:
         """Return these totals without expired cells. before, now: int64[c], old and new numbers of the other cells."""
         size = int(now.max(initial=-1)) + 1
         columns = []
-        for column in (self.values, self.created_s, self.changed_s):
+        for column in (self.values, self.created_s, self.changed_s, self.present):
             moved = np.zeros((size, *column.shape[1:]), column.dtype)
             moved[now] = column[before]
             columns.append(moved)
-        values, created_s, changed_s = columns
+        values, created_s, changed_s, present = columns
         carried = {int(now[index]): more for index, more in self.carried_by(before).items()}
+        appeared = {}
+        if self.appeared:
+            numbers = zip(before.tolist(), now.tolist(), strict=True)
+            appeared = {number: self.appeared[cell] for cell, number in numbers if cell in self.appeared}
         return replace(
-            self, values=values, created_s=created_s, changed_s=changed_s, carried=carried, expired=expiry.expired
+            self,
+            values=values,
+            created_s=created_s,
+            changed_s=changed_s,
+            present=present,
+            carried=carried,
+            expired=expiry.expired,
+            appeared=appeared,
         )
 
 
