@@ -30,7 +30,7 @@ from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import Moment, WorkerStats
-from tokentrace.runtime.allocator import tune_malloc
+from tokentrace.runtime.allocator import release_unused, tune_malloc
 from tokentrace.runtime.last_scrape import LastScrape
 from tokentrace.runtime.recovery import try_until_done
 from tokentrace.runtime.topic_setup import set_up_topics
@@ -93,7 +93,8 @@ class Service:
 
     def run(self) -> None:
         """Serve and count until `stop`. Raises UsageError or FatalError when this replica cannot continue."""
-        tune_malloc()
+        if tune_malloc():
+            release_unused(self._stop)
         if self.http is not None:
             self.http.start()
             self.serving.set()
