@@ -174,6 +174,30 @@ def test_half_open_connections_close_none_from_another_address(serve: Serve, mon
                 client.close()
 
 
+def test_connections_of_a_flood_wait_until_they_are_accepted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = serve()
+    asked, go_on = threading.Event(), threading.Event()
+
+    def health() -> HealthReport:
+        asked.set()
+        assert go_on.wait(60.0)
+        return HealthReport(live=True, ready=True)
+
+    monkeypatch.setattr(served.server._health, "_health", health)
+    with ThreadPoolExecutor(1) as pool:
+        # Answered by the event loop, which accepts nothing meanwhile.
+        probe = pool.submit(served.get, "/health")
+        assert asked.wait(20.0)
+        flood = []
+        try:
+            flood += [served.connect() for _ in range(connection.ACCEPTED + 20)]
+        finally:
+            go_on.set()
+            for client in flood:
+                client.close()
+        assert probe.result()[0] == 200
+
+
 def test_a_page_is_rendered_once_for_all_who_ask_during_another(serve: Serve) -> None:
     served = serve()
     served.go_on.clear()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from operator import itemgetter
 from typing import Any, Final
 
 import h11
@@ -17,8 +18,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 #: Most open connections. More Prometheus servers, probes and people do not look at one replica.
 MAX_CONNECTIONS: Final = 256
-#: Connections that are accepted in one go, and wait to be: far fewer than a process may have descriptors.
-BACKLOG: Final = 100
+#: Connections of an address that are closed last.
+FEW: Final = 8
+#: Connections that are accepted in one go: far fewer than a process may have descriptors.
+ACCEPTED: Final = 100
+#: Connections that wait to be accepted. In a flood, what finds no place is repeated by its client after a second.
+BACKLOG: Final = 2048
 #: Longest time for a whole request, from the connection or from its first byte.
 REQUEST_TIMEOUT_S: Final = 10.0
 #: Longest time for a whole response: Prometheus' own scrape timeout is below a minute.
@@ -43,11 +48,8 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._await_request()
-        others = [connection for connection in self.connections if isinstance(connection, Connection)]
-        if len(others) > MAX_CONNECTIONS:
-            hosts = Counter(connection._host for connection in others)
-            others.remove(self)
-            min(others, key=lambda connection: connection._worth(hosts)).abort()
+        if len(self.connections) > MAX_CONNECTIONS:
+            self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_request_timer()
@@ -89,13 +91,28 @@ class Connection(H11Protocol):
     def _host(self) -> str:
         return self.client[0] if self.client is not None else ""
 
-    def _worth(self, hosts: Counter[str]) -> tuple[bool, bool, int, float]:
-        """Rank below others what waits for a request, first of all for its first.
+    def _make_room(self) -> None:
+        """Close those that have least to lose: several at once, for in a flood it takes time to choose."""
+        youngest_first = sorted(
+            (connection for connection in self.connections if isinstance(connection, Connection)),
+            key=lambda connection: -connection._since_s,
+        )
+        hosts: Counter[str] = Counter()
+        worths = []
+        for connection in youngest_first:
+            worths.append((connection._worth(hosts[connection._host]), connection))
+            hosts[connection._host] += 1
+        worths.sort(key=itemgetter(0))
+        for _, connection in worths[: 1 + MAX_CONNECTIONS // 8]:
+            connection.abort()
 
-        Of those, rank lowest the address that has most connections, and of these the oldest. hosts: how many each has.
+    def _worth(self, younger: int) -> tuple[bool, bool, bool, int]:
+        """Rank below others what waits for a request, first of all for its first, but not the youngest of an address.
+
+        younger: how many connections of its address are younger. Of equals, the one with most ranks lowest.
         """
         serving = self.cycle is not None and not self.cycle.response_complete
-        return serving, self._responses > 0, -hosts[self._host], self._since_s
+        return younger < FEW, serving, self._responses > 0, -younger
 
     def _await_request(self) -> None:
         if self._request_timer is None:

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from tokentrace.errors import UsageError
 from tokentrace.exposition.http.auth import Application, Tokens, require_tokens
-from tokentrace.exposition.http.connection import BACKLOG, Connection, EventLoop
+from tokentrace.exposition.http.connection import ACCEPTED, BACKLOG, Connection, EventLoop
 from tokentrace.exposition.http.endpoints import (
     AlertsApi,
     AlertsEndpoint,
@@ -88,7 +88,7 @@ class HttpServer:
         config = uvicorn.Config(
             self._application(),
             http=Connection,
-            backlog=BACKLOG,
+            backlog=ACCEPTED,
             log_level="warning",
             log_config=None,
             access_log=False,
@@ -106,6 +106,8 @@ class HttpServer:
             time.sleep(0.02)
         if not server.started:
             raise UsageError("The HTTP server did not start; see the log above.")
+        # The event loop has one number for what it accepts in one go and for what waits to be.
+        self._socket.listen(BACKLOG)
 
     def _serve(self, server: uvicorn.Server, tls: ServerTls | None) -> None:
         listener = self._socket
