@@ -15,7 +15,7 @@ from tests.spanfactory import span
 
 Start = Callable[..., WorkerProcess]
 
-WAIT_S = 60.0
+WAIT_S = 120.0
 
 
 def delete(kafka: KafkaBroker, name: str) -> None:

@@ -51,6 +51,13 @@ class Rig:
         return self.watch.look()
 
 
+def test_watch_is_in_doubt_after_one_answer_without_a_topic() -> None:
+    rig = Rig()
+    found = [(rig.look(answer), rig.watch.in_doubt) for answer in ("a", UNKNOWN, UNKNOWN, "a")]
+    assert [doubt for _, doubt in found] == [False, True, False, False]
+    assert found[2][0] == Changes({"state"}, set())
+
+
 def test_watch_tells_a_topic_from_another_of_its_name() -> None:
     rig = Rig()
     assert [rig.look(found) for found in ("a", "a", "b", "b")] == [

@@ -19,6 +19,8 @@ class Watch:
     def __init__(self, *found: Changes | None) -> None:
         self._found = list(found)
 
+    in_doubt = False
+
     def look(self, wait_s: float = 0.0) -> Changes | None:
         return self._found.pop(0) if self._found else Changes(set(), set())
 
@@ -80,3 +82,24 @@ def test_a_topic_that_cannot_be_created_is_tried_again_and_keeps_the_worker_unre
     assert set_up.calls == 2
     assert "cannot be created" in caplog.messages[0]
     assert "is created again" in caplog.messages[1]
+
+
+def test_a_recovery_looks_again_until_it_is_sure_that_the_state_topic_is_gone() -> None:
+    topics = topics_of(SetUp())
+    watch: Any = topics._watch
+    answers = [Changes(set(), set()), None, deleted("g.state")]
+
+    def look(wait_s: float) -> Changes | None:
+        answer = answers.pop(0)
+        watch.in_doubt = bool(answers)
+        return answer
+
+    watch.look = look
+    with pytest.raises(FatalError, match="state' was deleted under this worker"):
+        topics.check_surely()
+
+
+def test_a_recovery_goes_on_where_no_topic_is_missing() -> None:
+    topics = topics_of(SetUp(), None, deleted("g.state"))
+    topics.check_surely()
+    assert topics.problem == ""

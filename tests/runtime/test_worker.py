@@ -698,6 +698,22 @@ def test_worker_ends_when_its_recovery_is_refused(monkeypatch: pytest.MonkeyPatc
     assert rig.counted == 0
 
 
+def test_worker_that_recovers_looks_for_its_topics_before_it_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "FIRST_S", 0.0)
+    rig = Rig(spans(3), None, None)
+    rig.committer.outcomes = [ClientFailed("Fenced.")]
+
+    def check_surely() -> None:
+        raise FatalError("Topic 'g.state' was deleted.")
+
+    rig.worker._own_topics = SimpleNamespace(  # type: ignore[assignment]
+        problem="", check=lambda commits_fail: None, check_surely=check_surely
+    )
+    with pytest.raises(FatalError, match="was deleted"):
+        rig.run()
+    assert "recover" not in rig.events
+
+
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: type(refusal).__name__)
 def test_worker_ends_when_its_start_is_refused(refusal: TokentraceError) -> None:
     rig = Rig(spans(3), None)

@@ -112,6 +112,11 @@ class Prometheus:
             for series in self._get("query_range", parameters)["result"]
         ]
 
+    def samples(self, selector: str, window: str) -> list[tuple[dict[str, str], list[float]]]:
+        """The samples of each series as they were scraped: (labels, values in the order of time)."""
+        found = self._get("query", {"query": f"{selector}[{window}]"})["result"]
+        return [(series["metric"], [float(value) for _, value in series["values"]]) for series in found]
+
     def rules(self) -> list[dict[str, Any]]:
         """Every rule with its health and, of an alert, its state."""
         return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]

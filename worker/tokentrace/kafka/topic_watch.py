@@ -46,6 +46,11 @@ class TopicWatch:
         self._ids: dict[str, str] = {}
         self._missed: Counter[str] = Counter()
 
+    @property
+    def in_doubt(self) -> bool:
+        """Return whether a topic was missing in the last answer, and one more like it would mean that it is deleted."""
+        return any(0 < missed < MISSED for missed in self._missed.values())
+
     def look(self, wait_s: float = 0.0) -> Changes | None:
         """Return what the last request has found, None before its answer. Asks again when it is time.
 

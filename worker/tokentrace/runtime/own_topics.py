@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 #: Longest wait for the answer about the topics while commits fail.
 LOOK_S: Final = 1.0
+#: Longest time and pause for which `check_surely` looks again.
+SURE_S: Final = 10.0
+SURE_PAUSE_S: Final = 0.2
 
 
 def effects_of(config: Config) -> dict[str, str]:
@@ -54,6 +57,19 @@ class OwnTopics:
         self._watch = watch
         #: Reason for which the worker is not ready, empty while every topic exists.
         self.problem = ""
+
+    def check_surely(self) -> None:
+        """Check, and again while it is not sure that a missing topic was deleted. Raises FatalError as `check`.
+
+        It comes before what would wait for the topic.
+        """
+        stop = self._clients.stop
+        deadline_s = stop.clock() + SURE_S
+        self.check(commits_fail=True)
+        while self._watch is not None and self._watch.in_doubt and stop.clock() < deadline_s:
+            if stop.wait(SURE_PAUSE_S):
+                return
+            self.check(commits_fail=True)
 
     def check(self, commits_fail: bool = False) -> None:
         """Create again what was deleted. commits_fail: whether an answer is worth a short wait.

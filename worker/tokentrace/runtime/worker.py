@@ -221,6 +221,8 @@ class Worker:
         self._publish_stats()
 
     def _begin_again(self, failure: ClientFailed) -> None:
+        if self._own_topics is not None:
+            self._own_topics.check_surely()
         totals = self._committer.recover(failure)
         if totals is not None:
             self._state.restart(totals)
