@@ -29,6 +29,7 @@ from tests.harness import published_pricer, span_batch
 from tests.spanfactory import NOW_US, span
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.reasons import MAX_TOKENS
+from tokentrace.model.units import BY_NAME, WHOLES
 from tokentrace.pricing import MAX_CALL_USD, MAX_RATE_PER_1M, SOURCES, Pricer
 from tokentrace.pricing.genai_prices import GenaiPrices, plan_of
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition
@@ -76,7 +77,11 @@ def charged(call: Call) -> tuple[int, str]:
             result = calc_price(usage, call.model, provider_id=call.provider or None, genai_request_timestamp=moment)
         except (LookupError, ValueError):
             return 0, "unpriced"
-        if any(prices.input_mtok is None and prices.output_mtok is None for prices in prices_of(result.model)):
+        if not all(any(price is not None for price in vars(prices).values()) for prices in prices_of(result.model)):
+            return 0, "unpriced"
+        by = result.model_price
+        used = [by.input_mtok] * (call.prompt > 0) + [by.output_mtok] * (call.completion > 0)
+        if used and by.requests_kcount is None and all(price is None for price in used):
             return 0, "unpriced"
         return int((result.total_price * 10**9).quantize(Decimal(1), ROUND_HALF_EVEN)), "computed"
 
@@ -134,9 +139,12 @@ def test_every_model_of_the_table_costs_its_listed_price() -> None:
 def test_no_published_price_exceeds_what_cost_limits_assume() -> None:
     plans = [plan for _, info in MODELS if (plan := plan_of(info)) is not None]
     rows = [tier.rates for plan in plans for price_list in plan for tier in price_list.tiers]
-    assert max(row.call / row.units_per_nano / 1e9 for row in rows) < MAX_CALL_USD
-    highest = max(max(row.prompt, row.prompt + row.cached, row.completion) / row.units_per_nano for row in rows)
-    assert highest / 1e9 * 1e6 < MAX_RATE_PER_1M
+    assert max(row.call / row.per_nano / 1e9 for row in rows) < MAX_CALL_USD
+    for row in rows:
+        for name, rate in row.rates:
+            full = rate + sum(row.rate(whole) for whole in WHOLES[name])
+            # The largest quantity of a unit costs no more than that of tokens at the highest rate.
+            assert full / row.per_nano * BY_NAME[name].most < MAX_RATE_PER_1M * 1000 * MAX_TOKENS
 
 
 def test_a_tier_holds_for_calls_beyond_its_bound_and_not_at_it() -> None:
@@ -251,8 +259,8 @@ def charge(info: ModelInfo, prompt: int, cached: int, completion: int, moment_us
     assert plan is not None
     table = RateTable()
     number = np.array([table.add(plan)], np.int32)
-    counts = [np.array([count]) for count in (prompt, cached, completion)]
-    return int(table.charge(number, *counts, lambda at: np.array([moment_us])[at])[0])
+    usage = {"prompt": np.array([prompt]), "cache_read": np.array([cached]), "completion": np.array([completion])}
+    return int(table.charge(number, usage, lambda at: np.array([moment_us])[at]).nano_usd[0])
 
 
 def by_library(info: ModelInfo, prompt: int, cached: int, completion: int, moment_us: int) -> int:
@@ -302,7 +310,9 @@ def test_prices_after_an_unconditional_one_are_unused() -> None:
     lists = [ConditionalPrice(constraint=None, prices=price(rate, "1")) for rate in ("1", "2")]
     plan = plan_of(entry(lists))
     assert plan is not None
-    assert [(price_list.condition, price_list.tiers[0].rates.prompt) for price_list in plan] == [(ALWAYS, 2_000_000)]
+    assert [(price_list.condition, price_list.tiers[0].rates.rate("prompt")) for price_list in plan] == [
+        (ALWAYS, 2_000_000)
+    ]
 
 
 def test_conditions_are_converted_to_data() -> None:
@@ -333,11 +343,12 @@ def test_every_kind_of_token_may_have_different_tier_bounds(prompt: int) -> None
         assert charge(info, prompt, cached, 77, NOW_US) == by_library(info, prompt, cached, 77, NOW_US)
 
 
-def test_an_entry_without_a_price_for_tokens_has_no_plan() -> None:
-    assert plan_of(entry(price(requests_kcount="5"))) is None
+def test_an_entry_without_a_price_has_no_plan() -> None:
+    assert plan_of(entry(price())) is None
+    assert plan_of(entry(price(web_searches_kcount="5"))) is not None
     mixed = [
         ConditionalPrice(constraint=None, prices=price("1", "1")),
-        ConditionalPrice(constraint=StartDateConstraint(date(2026, 1, 1)), prices=price(requests_kcount="5")),
+        ConditionalPrice(constraint=StartDateConstraint(date(2026, 1, 1)), prices=price()),
     ]
     assert plan_of(entry(mixed)) is None
 

@@ -1,11 +1,12 @@
 """Built-in prices: price plans from the table that is installed with genai-prices. Never uses the network.
 
-The library matches model names, and every rate is the library's own charge for one token of that kind. Only tiers and
+The library matches model names, and every rate is the library's own charge for one more of a unit. Only tiers and
 conditions are converted to data, so that arrays of calls can be charged at once.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -13,13 +14,26 @@ from typing import Final
 
 from genai_prices import Usage
 from genai_prices.data_snapshot import DataSnapshot
-from genai_prices.types import ModelInfo, ModelPrice, StartDateConstraint, TieredPrices, TimeOfDateConstraint
+from genai_prices.types import (
+    ModelInfo,
+    ModelPrice,
+    Provider,
+    StartDateConstraint,
+    TieredPrices,
+    TimeOfDateConstraint,
+)
 
+from tokentrace.model.units import BY_NAME, PARTS, UNITS, WHOLES, Unit
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, PriceList, PricePlan, RateRow, Tier
 
 #: Digits that hold every rate of a token exactly.
 _DIGITS: Final = 60
 _EPOCH: Final = date(1970, 1, 1)
+#: Of prices that do not depend on the time.
+_ANY_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: An hour, so that the price of an hour is charged without a remainder.
+_MANY: Final = 3600
+_NOBODY: Final = Provider(id="", name="", api_pattern="")
 
 
 class GenaiPrices:
@@ -35,22 +49,22 @@ class GenaiPrices:
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
 
     def find(self, model: str, provider: str) -> PricePlan | None:
-        """Return the model's plan; None if the table has no such model, or no price for its tokens.
+        """Return the model's plan; None if the table has no such model, or no price of it.
 
         An empty provider is derived from the model's name. An unknown provider is never replaced by a guess.
         """
         try:
-            _, info = self._snapshot.find_provider_model(model, None, provider or None, None)
+            owner, info = self._snapshot.find_provider_model(model, None, provider or None, None)
         except LookupError:
             return None
         try:
-            return plan_of(info)
+            return plan_of(info, owner)
         except ValueError:  # Contradictory prices, which the library does not charge by.
             return None
 
 
-def plan_of(info: ModelInfo) -> PricePlan | None:
-    """Return the plan of one entry of the table; None if it has no price for tokens.
+def plan_of(info: ModelInfo, provider: Provider = _NOBODY) -> PricePlan | None:
+    """Return the plan of one entry of a provider's table; None where it has no price.
 
     Raises ValueError, as the library does, for prices that it cannot charge by.
     """
@@ -60,20 +74,21 @@ def plan_of(info: ModelInfo) -> PricePlan | None:
         # The library tries the entries from last to first, and falls back to the first.
         conditional = [(_condition(entry.constraint), entry.prices) for entry in reversed(info.prices)]
         conditional.append((ALWAYS, info.prices[0].prices))
-    if any(prices.input_mtok is None and prices.output_mtok is None for _, prices in conditional):
+    if not all(_priced(prices) for _, prices in conditional):
         return None
     lists = []
     for condition, prices in conditional:
-        lists.append(PriceList(_tiers(prices), condition))
+        lists.append(PriceList(_tiers(info, prices, provider), condition))
         if condition == ALWAYS:
             break
     return tuple(lists)
 
 
-def _tiers(prices: ModelPrice) -> tuple[Tier, ...]:
+def _tiers(info: ModelInfo, prices: ModelPrice, provider: Provider) -> tuple[Tier, ...]:
     tiered = [price for price in vars(prices).values() if isinstance(price, TieredPrices)]
     bounds = sorted({-1, *(tier.start for price in tiered for tier in price.tiers)})
-    return tuple(Tier(above, _rates(_without_tiers(prices, above))) for above in bounds)
+    flat = [(above, replace(info, prices=_without_tiers(prices, above), price_variants=None)) for above in bounds]
+    return tuple(Tier(above, _rates(entry, provider, _priced(prices))) for above, entry in flat)
 
 
 def _without_tiers(prices: ModelPrice, above: int) -> ModelPrice:
@@ -87,19 +102,35 @@ def _without_tiers(prices: ModelPrice, above: int) -> ModelPrice:
     return ModelPrice(**flat)
 
 
-def _rates(prices: ModelPrice) -> RateRow:
-    """Return the library's charge for a call, and for one more token of every kind."""
+def _priced(prices: ModelPrice) -> list[Unit]:
+    """Return the units that have a price of their own, wholes before their parts."""
+    return [unit for unit in UNITS if getattr(prices, unit.price) is not None]
+
+
+def _rates(info: ModelInfo, provider: Provider, priced: list[Unit]) -> RateRow:
+    """Return the library's charge for a call, and for one more of every unit."""
+
+    def charge(quantity: int, *units: str) -> Fraction:
+        usage = Usage(**{BY_NAME[name].usage: quantity for name in units})
+        return Fraction(info.calc_price(usage, provider, genai_request_timestamp=_ANY_TIME).total_price)
+
     with localcontext() as context:
         context.prec = _DIGITS
-        call, prompt, cached, completion = (
-            Fraction(
-                prices.calc_price(
-                    Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion),
-                )["total_price"]
-            )
-            for prompt, cached, completion in ((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 0, 1))
-        )
-    return RateRow.of_usd(call, prompt - call, cached - prompt, completion - call)
+        call = charge(0)
+        rates: dict[str, Fraction] = {}
+        least: dict[str, int] = {}
+        for unit in priced:
+            if unit.name == "request":  # `call` has its price: every call is one, and has no quantity of it.
+                continue
+            # A call that uses a part uses its wholes. A quantity of _MANY is charged at the rate alone.
+            wholes = WHOLES[unit.name]
+            together = (charge(2 * _MANY, unit.name, *wholes) - charge(_MANY, unit.name, *wholes)) / _MANY / unit.scale
+            rates[unit.name] = together - sum(rates.get(whole, 0) for whole in wholes)
+            if together and unit.scale > 1:
+                charged = round((charge(1, unit.name, *wholes) - call) / together)
+                least.update({unit.name: charged} if charged > unit.scale else {})
+    covered = {part for unit in priced for part in (unit.name, *PARTS[unit.name])}
+    return RateRow.of_usd(call, rates, frozenset(covered), least)
 
 
 def _condition(constraint: StartDateConstraint | TimeOfDateConstraint | None) -> Condition:

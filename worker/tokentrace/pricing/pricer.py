@@ -73,14 +73,16 @@ class Pricer:
         rows = np.flatnonzero(~reported & (spans.prompt_tokens.present | spans.completion_tokens.present))
         if len(rows):
             plan = self._plans(spans, rows, group[rows], groups)
-            source[rows] = np.where(plan != NO_PLAN, COMPUTED, UNPRICED)
-            cost[rows] = self._table.charge(
-                plan,
-                spans.prompt_tokens.values[rows],
-                spans.cached_prompt_tokens.values[rows],
-                spans.completion_tokens.values[rows],
-                lambda at: self._times_us(spans, rows[at]),
-            )
+            usage = {
+                "prompt": spans.prompt_tokens.values[rows],
+                "cache_read": spans.cached_prompt_tokens.values[rows],
+                "completion": spans.completion_tokens.values[rows],
+                "reasoning": spans.reasoning_tokens.values[rows],
+            }
+            charged = self._table.charge(plan, usage, lambda at: self._times_us(spans, rows[at]))
+            cost[rows] = charged.nano_usd
+            unused = (usage["prompt"] == 0) & (usage["completion"] == 0)
+            source[rows] = np.where(charged.billed | unused & (plan != NO_PLAN), COMPUTED, UNPRICED)
         return Priced(cost, source)
 
     def _times_us(self, spans: SpanBatch, rows: NDArray[np.int64]) -> NDArray[np.int64]:

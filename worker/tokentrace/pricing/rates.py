@@ -1,18 +1,21 @@
 """Price plans: the prices of one model as values. A plan has price lists with conditions; a list has tiers of rates.
 
-Rates are exact integers in a unit that divides the nano-USD. The unit is the pico-USD (one micro-USD per million
-tokens) if that is fine enough, else a smaller one. Rates are never rounded; only the total of a call is.
+Rates are exact integers in a measure that divides the nano-USD. It is the pico-USD (one micro-USD per million tokens)
+if that is fine enough, else a smaller one. Rates are never rounded; only the total of a call is.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Final
 
 from tokentrace.errors import ConfigError
+from tokentrace.model.units import PARTS, UNITS
 
 #: Above every published rate, and low enough for the cost of every validated span to fit in int64.
 MAX_RATE_PER_1M: Final = 10_000
@@ -22,6 +25,8 @@ PICO_PER_USD: Final = 10**12
 NANO_PER_USD: Final = 10**9
 US_PER_DAY: Final = 86_400_000_000
 _TOKENS_PER_1M: Final = 10**6
+#: The units that a price of prompt and of completion tokens covers.
+TOKENS: Final = frozenset({"prompt", "completion", *PARTS["prompt"], *PARTS["completion"]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +52,47 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class RateRow:
-    """Rates as integers, in a unit of which `units_per_nano` make one nano-USD.
+    """Rates as integers, in a measure of which `per_nano` make one nano-USD.
 
-    call: per call, regardless of its tokens. prompt, completion: per token. cached: added per cached prompt token;
-    negative if cached tokens are cheaper.
+    call: per call, regardless of its usage. rates: (unit, what one more of it adds to the charge), without zeros, in
+    the table's order. A part counts in its wholes too, so its rate is the difference, negative where it is cheaper.
+    priced: the units that have a price, their own or that of a whole. least: (unit, quantity that is charged at least
+    where there is any). Quantities are in the unit of the columns, see `model.units`.
     """
 
     call: int
-    prompt: int
-    cached: int
-    completion: int
-    units_per_nano: int
+    rates: tuple[tuple[str, int], ...]
+    per_nano: int
+    priced: frozenset[str] = TOKENS
+    least: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    def of_usd(cls, call: Fraction, prompt: Fraction, cached: Fraction, completion: Fraction) -> RateRow:
-        """Convert amounts in USD, using the largest unit that represents all of them exactly."""
-        amounts = (call, prompt, cached, completion)
-        units_per_usd = math.lcm(PICO_PER_USD, *(amount.denominator for amount in amounts))
-        units = [int(amount * units_per_usd) for amount in amounts]
-        return cls(units[0], units[1], units[2], units[3], units_per_usd // NANO_PER_USD)
+    def of_usd(
+        cls,
+        call: Fraction,
+        rates: Mapping[str, Fraction],
+        priced: frozenset[str] = TOKENS,
+        least: Mapping[str, int] = MappingProxyType({}),
+    ) -> RateRow:
+        """Convert amounts in USD, using the largest measure that represents all of them exactly."""
+        per_usd = math.lcm(PICO_PER_USD, call.denominator, *(rate.denominator for rate in rates.values()))
+        whole = {unit.name: int(rates[unit.name] * per_usd) for unit in UNITS if rates.get(unit.name)}
+        return cls(
+            int(call * per_usd), tuple(whole.items()), per_usd // NANO_PER_USD, priced, tuple(sorted(least.items()))
+        )
 
-    def charge(self, prompt: int, cached: int, completion: int) -> int:
-        """Return the nano-USD of one call: the exact amount, rounded half to even."""
-        units = self.call + prompt * self.prompt + cached * self.cached + completion * self.completion
-        return round(Fraction(units, self.units_per_nano))
+    def rate(self, unit: str) -> int:
+        """Return the rate of a unit, 0 for one that adds nothing."""
+        return dict(self.rates).get(unit, 0)
+
+    def charge(self, usage: Mapping[str, int]) -> int:
+        """Return the nano-USD of one call: the exact amount, rounded half to even. usage: unit -> quantity."""
+        least = dict(self.least)
+        total = self.call
+        for unit, rate in self.rates:
+            quantity = usage.get(unit, 0)
+            total += rate * (max(quantity, least.get(unit, 0)) if quantity else 0)
+        return round(Fraction(total, self.per_nano))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +135,8 @@ def configured_plan(rates: Rates) -> PricePlan:
     """Return the plan of a model with configured rates."""
     prompt = _usd_per_token(rates.prompt_per_1m)
     cached = prompt if rates.cached_prompt_per_1m is None else _usd_per_token(rates.cached_prompt_per_1m)
-    row = RateRow.of_usd(Fraction(0), prompt, cached - prompt, _usd_per_token(rates.completion_per_1m))
+    completion = _usd_per_token(rates.completion_per_1m)
+    row = RateRow.of_usd(Fraction(0), {"prompt": prompt, "cache_read": cached - prompt, "completion": completion})
     return (PriceList((Tier(-1, row),)),)
 
 

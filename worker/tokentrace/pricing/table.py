@@ -7,15 +7,23 @@ while it reaches the next tier.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model.arrays import Ints, grown
-from tokentrace.model.reasons import MAX_TOKENS
-from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, PICO_PER_USD, US_PER_DAY, PriceList, PricePlan, RateRow
+from tokentrace.model.units import BY_NAME
+from tokentrace.pricing.rates import (
+    ALWAYS,
+    NANO_PER_USD,
+    PICO_PER_USD,
+    US_PER_DAY,
+    PriceList,
+    PricePlan,
+    RateRow,
+)
 
 #: Plan id of a model without a price; all its rates are 0.
 NO_PLAN: Final = 0
@@ -23,6 +31,13 @@ _PICO_PER_NANO: Final = PICO_PER_USD // NANO_PER_USD
 _NEVER: Final = (1 << 63) - 1
 #: Bound on the pico-USD of a call that keeps every step of the arithmetic within int64.
 _INT64_SAFE: Final = 1 << 62
+
+
+class Charged(NamedTuple):
+    """nano_usd: int64[k], exact amounts, rounded half to even. billed: bool[k], whether anything had a price."""
+
+    nano_usd: Ints
+    billed: NDArray[np.bool_]
 
 
 class RateTable:
@@ -36,11 +51,17 @@ class RateTable:
         self._lists: Ints = np.zeros((0, 4), np.int64)
         self._conditional: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._rows: list[RateRow] = []
-        #: One row per tier: pico-USD per call, prompt, cached and completion token; `above` of the next tier.
-        self._tiers: Ints = np.zeros((0, 5), np.int64)
+        #: One entry per tier: pico-USD per call, and `above` of the next tier.
+        self._call: Ints = np.zeros(0, np.int64)
+        self._next_above: Ints = np.zeros(0, np.int64)
+        #: Unit -> one entry per tier, pico-USD of one more; a unit that no tier charges for is left out.
+        self._rates: dict[str, Ints] = {}
         #: Tiers that int64 arithmetic in pico-USD cannot charge exactly; these use RateRow.charge.
         self._wide: NDArray[np.bool_] = np.zeros(0, np.bool_)
-        self._add_tier(RateRow(0, 0, 0, 0, _PICO_PER_NANO), _NEVER)
+        #: Tiers that charge for a call itself, and by unit those that have a price for it, even if it is 0.
+        self._per_call: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._priced: dict[str, NDArray[np.bool_]] = {"prompt": self._per_call}
+        self._add_tier(RateRow(0, (), _PICO_PER_NANO, frozenset()), _NEVER)
         self._lists, self._conditional = grown(self._lists, 1), grown(self._conditional, 1)
         self._first_list = grown(self._first_list, 1)
         self._lists[0] = (ALWAYS.since_us, ALWAYS.daily_from_us, ALWAYS.daily_for_us, 0)
@@ -72,30 +93,55 @@ class RateTable:
     def _add_tier(self, rates: RateRow, next_above: int) -> None:
         row = len(self._rows)
         self._rows.append(rates)
-        self._tiers, self._wide = grown(self._tiers, row + 1), grown(self._wide, row + 1)
-        most = rates.call + (rates.prompt + abs(rates.cached) + rates.completion) * MAX_TOKENS
-        self._wide[row] = rates.units_per_nano != _PICO_PER_NANO or most > _INT64_SAFE
-        exact = (0, 0, 0, 0) if self._wide[row] else (rates.call, rates.prompt, rates.cached, rates.completion)
-        self._tiers[row] = (*exact, next_above)
+        self._call, self._next_above = grown(self._call, row + 1), grown(self._next_above, row + 1)
+        self._wide, self._per_call = grown(self._wide, row + 1), grown(self._per_call, row + 1)
+        for unit in {*self._rates, *(unit for unit, _ in rates.rates)}:
+            self._rates[unit] = grown(self._rates.get(unit, self._call[:0]), row + 1)
+        most = rates.call + sum(abs(rate) * BY_NAME[unit].most for unit, rate in rates.rates)
+        wide = rates.per_nano != _PICO_PER_NANO or most > _INT64_SAFE or bool(rates.least)
+        if not wide:
+            self._call[row] = rates.call
+            for unit, rate in rates.rates:
+                self._rates[unit][row] = rate
+        self._wide[row], self._next_above[row] = wide, next_above
+        self._per_call[row] = rates.call > 0
+        for unit in {*self._priced, *rates.priced}:
+            self._priced[unit] = grown(self._priced.get(unit, self._wide[:0]), row + 1)
+            self._priced[unit][row] = unit in rates.priced
 
-    def charge(
-        self, plan: NDArray[np.int32], prompt: Ints, cached: Ints, completion: Ints, times_us: Callable[[Ints], Ints]
-    ) -> Ints:
-        """Charge k calls. Returns int64[k], nano-USD: exact amounts, rounded half to even.
+    def charge(self, plan: NDArray[np.int32], usage: Mapping[str, Ints], times_us: Callable[[Ints], Ints]) -> Charged:
+        """Charge k calls.
 
-        plan: int32[k], plan ids. prompt, cached, completion: int64[k], tokens, at most MAX_TOKENS. times_us: returns
-        the times (int64[c], microseconds since the epoch) of the calls at some indices (int64[c]); called only for
-        calls whose price depends on the time.
+        plan: int32[k], plan ids. usage: unit -> int64[k], quantities, at most the unit's; prompt and completion are
+        among them. times_us: returns the times (int64[c], microseconds since the epoch) of the calls at some indices
+        (int64[c]); called only for calls whose price depends on the time.
         """
+        prompt = usage["prompt"]
         tier = self._tier_of(self._first_list[plan], prompt, times_us)
-        call, prompt_rate, cached_rate, completion_rate, _ = self._tiers[tier].T
-        pico = call + prompt * prompt_rate + cached * cached_rate + completion * completion_rate
+        pico = self._call.take(tier)
+        for unit, quantity in usage.items():
+            rates = self._rates.get(unit)
+            if rates is not None:
+                pico += quantity * rates.take(tier)
         nano: Ints = pico // _PICO_PER_NANO
         # Exact halves round to even, so only an odd floor moves up.
         nano += pico - nano * _PICO_PER_NANO + (nano & 1) > _PICO_PER_NANO // 2
-        for index in np.flatnonzero(self._wide[tier]).tolist():
-            nano[index] = self._rows[tier[index]].charge(int(prompt[index]), int(cached[index]), int(completion[index]))
-        return nano
+        for index in np.flatnonzero(self._wide.take(tier)).tolist():
+            nano[index] = self._rows[tier[index]].charge(_usage_at(usage, index))
+        return Charged(nano, self._billed(tier, usage))
+
+    def _billed(self, tier: Ints, usage: Mapping[str, Ints]) -> NDArray[np.bool_]:
+        """Return bool[k], whether a call is charged for itself or has used anything that has a price."""
+        billed = self._priced["prompt"].take(tier) & (usage["prompt"] > 0)
+        open_ = np.flatnonzero(~billed)
+        if len(open_):
+            tier = tier.take(open_)
+            found = self._per_call.take(tier)
+            for unit, quantity in usage.items():
+                if unit in self._priced:
+                    found |= self._priced[unit].take(tier) & (quantity.take(open_) > 0)
+            billed[open_] = found
+        return billed
 
     def _tier_of(self, list_: Ints, prompt: Ints, times_us: Callable[[Ints], Ints]) -> Ints:
         """Return int64[k], the tier row of every call. list_: int64[k], first list of its plan; changed in place."""
@@ -108,6 +154,11 @@ class RateTable:
                 undecided, moments = undecided[fails], moments[fails]
                 list_[undecided] += 1
         tier: Ints = self._lists[list_, 3]
-        while (reached := prompt > self._tiers[tier, 4]).any():
+        while (reached := prompt > self._next_above.take(tier)).any():
             tier += reached
         return tier
+
+
+def _usage_at(usage: Mapping[str, Ints], index: int) -> dict[str, int]:
+    """Return the quantities of one call that are not 0, by unit."""
+    return {unit: quantity for unit, column in usage.items() if (quantity := int(column[index]))}
