@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -19,6 +22,7 @@ from tokentrace.exposition import Renderer
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.state import StateReader
 from tokentrace.state.appearance import APPEARED_HEADER, SHOWN_HEADER
+from tokentrace.state.label_sets import revised
 
 __all__ = ["topic"]
 
@@ -26,18 +30,27 @@ Series = tuple[str, Label]
 
 
 class Life(Replica):
-    """One process of the replica, from what the topic holds on."""
+    """One process of the replica, from what the topic holds on. labels: of families, where not the default."""
 
-    def __init__(self, topic: Any, now_s: float = 0.0) -> None:
+    def __init__(
+        self, topic: Any, now_s: float = 0.0, labels: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> None:
         super().__init__(topic)
-        self.renderer = Renderer({}, zero_first=True)
+        self.renderer = Renderer(labels, zero_first=True)
         self.ledger._seen_until_s = self.renderer.seen_until_s
+        self.ledger._label_sets = self.renderer.label_sets
         self.clock.now_s = max(self.clock.now_s, now_s)
         if not topic.records:
+            self.committer._label_sets = revised({}, self.renderer.labels, 0.0)
             return
         reader = StateReader(ScriptedClients(producer=ScriptedProducer), "the.state", "g")
-        totals = reader.restore("a", LAYOUT, self.groups, "spans")
-        assert totals is not None
+        found = reader.restore("a", LAYOUT, self.groups, "spans")
+        assert found is not None
+        label_sets = revised(found.label_sets, self.renderer.labels, self.clock.now_s)
+        totals = replace(found, label_sets=label_sets)
+        self.committer._label_sets = label_sets
+        self.committer._claim(totals)
+        self.keep_written()
 
         def publish() -> Snapshot:
             self.state.restore(totals)

@@ -62,6 +62,10 @@ class Replica(Expiring):
         proposal = self.state.prepare()
         assert self.committer.commit(proposal) is Outcome.COMMITTED
         self.state.apply(proposal)
+        self.keep_written()
+
+    def keep_written(self) -> None:
+        """Write to the topic what was committed."""
         keep(self.topic, self.clients.made[0].records, self.older)
         self.clients.made[0].records.clear()
 

@@ -7,12 +7,12 @@ labels share the label sets that are counted, so a histogram by model costs once
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from tokentrace.model.families import CELL_FAMILIES, GROUP_LABELS, CounterFamily, HistogramFamily
+from tokentrace.model.families import FAMILIES_BY_NAME, GROUP_LABELS, CounterFamily, HistogramFamily, revision_label
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Group
+from tokentrace.model.snapshot import Group, LabelSet
 from tokentrace.model.spans import STATUSES
 
 #: Characters of the longest value: an integer of 64 bits, its point, and digits for sums that exceed it.
@@ -56,12 +56,31 @@ class SeriesBudget:
         self.limit: Final = {"series": max_series, "bytes": max_bytes}
         self.use: Final = {"series": 0, "bytes": 0}
         self._lines = _lines_by_labels(layout, labels or {})
+        #: Family -> (its labels, its lines of a label set).
+        self._lines_of = {
+            name: (key, lines.lines)
+            for name in FAMILIES_BY_NAME
+            for key, lines in _lines_by_labels(layout, labels or {}, {name}).items()
+        }
+        self._revised: set[str] = set()
         self.clear()
 
     def clear(self) -> None:
         """Forget all groups."""
         self._spend(Cost(0, 0))
         self._seen: dict[tuple[str, ...], set[tuple[str, ...]]] = {labels: set() for labels in self._lines}
+
+    def add_revisions(self, label_sets: Mapping[str, LabelSet]) -> None:
+        """Count the label that tells the series of families whose labels were changed; a family counts once."""
+        series, size = self.used
+        for name, label_set in label_sets.items():
+            if label_set.revision and name in self._lines_of and name not in self._revised:
+                self._revised.add(name)
+                key, lines = self._lines_of[name]
+                more = lines * (len(revision_label(label_set.revision)) + 1)
+                self._lines[key] = self._lines[key]._replace(size=self._lines[key].size + more)
+                size += more * len(self._seen[key])
+        self._spend(Cost(series, size))
 
     def add(self, group: Group, *, always: bool) -> bool:
         """Add a group that was not added before; return False, and add nothing, where it does not fit.
@@ -96,10 +115,12 @@ def _escaped_bytes(value: str) -> int:
     return len(value.encode()) + value.count("\\") + value.count('"') + value.count("\n")
 
 
-def _lines_by_labels(layout: Layout, chosen: Mapping[str, Sequence[str]]) -> dict[tuple[str, ...], _Lines]:
-    """Return what each set of labels costs, over all families with these labels; status is counted in, not named."""
+def _lines_by_labels(
+    layout: Layout, chosen: Mapping[str, Sequence[str]], names: Collection[str] = FAMILIES_BY_NAME
+) -> dict[tuple[str, ...], _Lines]:
+    """Return what each set of labels costs, over these families with these labels; status is counted in, not named."""
     found: dict[tuple[str, ...], _Lines] = {}
-    for family in CELL_FAMILIES:
+    for family in (FAMILIES_BY_NAME[name] for name in names):
         defaults = [label for label in family.labels if label in GROUP_LABELS]
         labels = chosen.get(family.name.removeprefix("tokentrace_"), defaults)
         sets = len(STATUSES) if "status" in labels else 1

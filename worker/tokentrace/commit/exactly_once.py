@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -25,13 +25,14 @@ from tokentrace.kafka.source import KafkaSource
 from tokentrace.kafka.transaction import Identity, Offsets, TransactionalProducer
 from tokentrace.kafka.waiting import Wait
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Group
+from tokentrace.model.snapshot import Group, LabelSet
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
 from tokentrace.state.appearance import appeared_headers, shown_header
 from tokentrace.state.checksums import checksum_header, record_headers
 from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.identity import fence_first_release, transactional_id
+from tokentrace.state.label_sets import label_sets_header, revised
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import mark_of
 from tokentrace.state.proposal import Proposal
@@ -45,7 +46,10 @@ RIVAL_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExactlyOnceSettings:
-    """source_topic: what the worker consumes. ids_topic: where deduplication keeps its state, empty without it."""
+    """source_topic: what the worker consumes. ids_topic: where deduplication keeps its state, empty without it.
+
+    labels: family without `tokentrace_` -> the labels that it is exposed with.
+    """
 
     group_id: str
     replica: str
@@ -54,6 +58,7 @@ class ExactlyOnceSettings:
     state_topic: str
     rollups_topic: str
     ids_topic: str = ""
+    labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def identity(self) -> Identity:
         """The committer: a second process of the same replica id has the same transactional id and fences the first."""
@@ -100,6 +105,7 @@ class ExactlyOnce:
         self._ids = DedupReader(clients, settings.ids_topic, settings.group_id) if settings.ids_topic else None
         self._process = Process.this(time.time())
         self._state_partition = 0
+        self._label_sets: Mapping[str, LabelSet] = {}
         self._reader = StateReader(clients, settings.state_topic, settings.group_id)
         self._counted = self._reader.counted_positions(settings.source_topic)
         self._transactions = TransactionalProducer(clients, settings.identity())
@@ -139,9 +145,12 @@ class ExactlyOnce:
             fence_first_release(self._clients, settings.replica)
             self._groups.clear()
             totals = self._restore()
+        # To the microsecond, as the durable state keeps it.
+        now_s = self._process.started_at / 1e6
+        self._label_sets = revised({} if totals is None else totals.label_sets, settings.labels, now_s)
         # Before the group is joined: the first look is the long one.
         self._counted.refresh()
-        return totals
+        return None if totals is None else replace(totals, label_sets=self._label_sets)
 
     def _restore(self) -> Totals | None:
         settings = self._settings
@@ -215,7 +224,7 @@ class ExactlyOnce:
         key, value = replica_key(settings.replica), self._codec.replica(settings.replica, settings.source_topic, totals)
         headers = [*replica_headers(value, totals.has_wide_sums), checksum_header(key, value), self._process.header()]
         headers += [Tally.of(totals, expiry).header(), *encode_generations(settings.source_topic, totals.generations)]
-        headers += [shown_header(totals.shown_until_s)]
+        headers += [shown_header(totals.shown_until_s), label_sets_header(self._label_sets)]
         return Record(settings.state_topic, key, value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tokentrace.exposition.alert_metrics import collect_alert_metrics
 from tokentrace.exposition.http import HealthReport, HttpServer, HttpSettings, TlsSettings, Token, Tokens
-from tokentrace.exposition.render import Format, Renderer, Scrape
+from tokentrace.exposition.render import Renderer, Scrape
+from tokentrace.exposition.text import Format
 from tokentrace.exposition.worker_metrics import collect_worker_metrics
 from tokentrace.exposition.zero_init import ClientAddress
 

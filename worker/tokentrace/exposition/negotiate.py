@@ -5,7 +5,7 @@ prometheus_client's `choose_encoder` and `gzip_accepted` ignore quality values.
 
 from __future__ import annotations
 
-from tokentrace.exposition.render import Format
+from tokentrace.exposition.text import Format
 
 CONTENT_TYPES: dict[Format, str] = {
     "text": "text/plain; version=0.0.4; charset=utf-8",

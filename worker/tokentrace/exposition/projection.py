@@ -22,11 +22,13 @@ _NO_SERIES: Final = -1
 class Projection:
     """Series of the label names `labels`, a subset of status, model, provider, caller.
 
-    label_text: series -> `model="gpt-4o",provider="openai"`, escaped, or "" without labels.
+    constant: a label of all of them, as text. label_text: series -> `model="gpt-4o",provider="openai"`, escaped, with
+    the constant, or "" without labels.
     """
 
-    def __init__(self, labels: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], constant: str = "") -> None:
         self.labels = tuple(labels)
+        self._constant = constant
         self.label_text: list[str] = []
         self._epoch = -1
         self._numbers: dict[tuple[str, ...], int] = {}
@@ -109,7 +111,7 @@ class Projection:
         number = self._numbers.get(chosen)
         if number is None:
             number = self._numbers[chosen] = len(self.label_text)
-            self.label_text.append(format_labels(self.labels, chosen))
+            self.label_text.append(",".join(filter(None, [format_labels(self.labels, chosen), self._constant])))
         return number
 
 

@@ -9,34 +9,40 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
-from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from tokentrace.exposition.projection import Projection, format_labels
-from tokentrace.exposition.restored import RestoredSeries
+from tokentrace.exposition.restored import FirstValues, RestoredSeries, is_relabelled
+from tokentrace.exposition.text import (
+    Format,
+    created,
+    head,
+    library_text,
+    number_template,
+    sample,
+    split_decimals,
+    with_extra_label,
+)
 from tokentrace.exposition.zero_init import ClientAddress, ZeroInit
 from tokentrace.model import families
 from tokentrace.model.families import CounterFamily, GaugeFamily, HistogramFamily
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Snapshot
-
-Format = Literal["text", "openmetrics"]
+from tokentrace.model.snapshot import LabelSet, Snapshot
 
 #: Stands for a series' labels in a template; no escaped label value contains it.
 _LABELS: Final = "\x00"
-_EOF: Final = b"# EOF\n"
 
 
-#: (family, extra label value), series (int64[k]) -> bool[k], which of them are exposed as 0.
-Zeros = Callable[[tuple[str, str], NDArray[np.int64]], NDArray[np.bool_]]
+#: (family, extra label value).
+SeriesKey = tuple[str, str]
+#: (family, extra label value), series (int64[k]), their labels as text, arrays of k rows: what the series are exposed
+#: as. The rows of those that Prometheus has yet to see are replaced by what they begin with.
+Hold = Callable[[SeriesKey, NDArray[np.int64], Sequence[str], Sequence[NDArray[Any]]], None]
 
 
 class Scrape(NamedTuple):
@@ -60,13 +66,27 @@ class Renderer:
 
     def __init__(self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False) -> None:
         self._zero_init = ZeroInit() if zero_first else None
+        self._first_values = FirstValues()
         chosen = labels or {}
-        self._families = [
-            (family, tuple(chosen.get(name, _group_labels(family))))
-            for name, family in families.FAMILIES_BY_NAME.items()
-        ]
-        self._projections = {labels: Projection(labels) for _, labels in self._families}
+        #: Family without `tokentrace_` -> its labels.
+        self.labels: Final = {
+            name: tuple(chosen.get(name, _group_labels(family))) for name, family in families.FAMILIES_BY_NAME.items()
+        }
+        self._arrange({})
         self._lock = threading.Lock()
+
+    def _arrange(self, label_sets: Mapping[str, LabelSet]) -> None:
+        """Give each family its projection; those with the same labels share one. A gauge needs no revision."""
+        projections: dict[tuple[tuple[str, ...], int], Projection] = {}
+        self._families = []
+        for name, family in families.FAMILIES_BY_NAME.items():
+            labels = self.labels[name]
+            gauge = isinstance(family, GaugeFamily)
+            revision = 0 if gauge or name not in label_sets else label_sets[name].revision
+            constant = families.revision_label(revision)
+            projection = projections.setdefault((labels, revision), Projection(labels, constant))
+            self._families.append((family, projection))
+        self._projections = list(projections.values())
 
     def render(self, snapshot: Snapshot, others: Iterable[Metric], form: Format) -> bytes:
         """Return the exposition of a snapshot, followed by `others`, which the client library writes.
@@ -74,8 +94,8 @@ class Renderer:
         A snapshot must not be older than the one before it: series are numbered as rows are added.
         """
         with self._lock:
-            lines = self._lines(snapshot, form, _no_zeros)
-        return "".join(lines).encode() + _library_text(others, form)
+            lines = self._lines(snapshot, form, _hold_none)
+        return "".join(lines).encode() + library_text(others, form)
 
     def scrape(
         self,
@@ -93,9 +113,9 @@ class Renderer:
         with self._lock:
             snapshot = latest()
             number = zero_init.begin(snapshot.newest_s, snapshot.shown_until_s) if zero_init is not None else 0
-            lines = self._lines(snapshot, form, zero_init.zeros if zero_init is not None else _no_zeros)
+            lines = self._lines(snapshot, form, self._hold_new if zero_init is not None else _hold_none)
             complete = zero_init is None or not zero_init.any_zero
-        body = "".join(lines).encode() + _library_text(others(snapshot), form)
+        body = "".join(lines).encode() + library_text(others(snapshot), form)
         return Scrape(body, snapshot, number, complete)
 
     def record_scrape(self, client: ClientAddress, number: int, connected: Collection[ClientAddress]) -> None:
@@ -119,15 +139,31 @@ class Renderer:
         """
         with self._lock:
             snapshot = publish()
-            if self._zero_init is not None:
-                mark = self._zero_init.mark_restored
-                projections = {family.name: self._projections[labels] for family, labels in self._families}
-                for labels in self._projections:
-                    self._projections[labels].update(snapshot)
-                restored = RestoredSeries(snapshot, projections)
-                self._lines(
-                    snapshot, "text", lambda family, series: mark(family, series, restored.find(family, series))
-                )
+            self._arrange(snapshot.label_sets)
+            if self._zero_init is None:
+                return
+            for projection in self._projections:
+                projection.update(snapshot)
+            restored = RestoredSeries(snapshot, {family.name: projection for family, projection in self._families})
+            mark, keep = self._zero_init.mark_restored, self._first_values.keep
+
+            def mark_exposed(
+                family: tuple[str, str],
+                series: NDArray[np.int64],
+                labels: Sequence[str],
+                arrays: Sequence[NDArray[Any]],
+            ) -> None:
+                mark(family, series, restored.find(family, series))
+                if is_relabelled(snapshot, family[0]):
+                    keep(family, labels, arrays)
+
+            self._lines(snapshot, "text", mark_exposed)
+
+    def _hold_new(
+        self, family: SeriesKey, series: NDArray[np.int64], labels: Sequence[str], arrays: Sequence[NDArray[Any]]
+    ) -> None:
+        assert self._zero_init is not None
+        self._first_values.fill(family, labels, self._zero_init.zeros(family, series), arrays)
 
     def seen_until_s(self) -> float:
         """Return the Unix time until which series began that may be shown in full; see `ZeroInit`."""
@@ -136,58 +172,35 @@ class Renderer:
     @property
     def label_sets(self) -> list[frozenset[str]]:
         """The labels of each family over groups."""
-        return [frozenset(labels) for _, labels in self._families]
+        return [frozenset(labels) for labels in self.labels.values()]
 
-    def _lines(self, snapshot: Snapshot, form: Format, zeros: Zeros) -> list[str]:
-        new_numbers = {labels: projection.update(snapshot) for labels, projection in self._projections.items()}
+    def _lines(self, snapshot: Snapshot, form: Format, hold: Hold) -> list[str]:
+        new_numbers = {projection: projection.update(snapshot) for projection in self._projections}
         if self._zero_init is not None:
-            for family, labels in self._families:
-                if (numbers := new_numbers[labels]) is not None:
+            for family, projection in self._families:
+                if (numbers := new_numbers[projection]) is not None:
                     self._zero_init.renumber(family.name, numbers)
         lines: list[str] = []
-        for family, labels in self._families:
-            projection = self._projections[labels]
+        for family, projection in self._families:
             counted = projection.sums(snapshot.values[:, Layout.column("spans")]) > 0
             if isinstance(family, HistogramFamily):
-                lines += _histogram(family, projection, snapshot, form, zeros)
+                lines += _histogram(family, projection, snapshot, form, hold)
             elif isinstance(family, CounterFamily):
-                lines += _counter(family, projection, snapshot, counted, form, zeros)
+                lines += _counter(family, projection, snapshot, counted, form, hold)
             else:
                 lines += _quality(projection, snapshot, form)
-        return lines + _global_families(snapshot, form, zeros)
+        return lines + _global_families(snapshot, form, hold)
 
 
-def _no_zeros(_: tuple[str, str], series: NDArray[np.int64]) -> NDArray[np.bool_]:
-    return np.zeros(len(series), np.bool_)
+def _hold_none(
+    family: SeriesKey, series: NDArray[np.int64], labels: Sequence[str], arrays: Sequence[NDArray[Any]]
+) -> None:
+    """Expose all series as they are."""
 
 
 def _group_labels(family: CounterFamily | HistogramFamily | GaugeFamily) -> tuple[str, ...]:
     """Return the default labels that `metrics.labels` can replace: all but a counter's extra label."""
     return tuple(label for label in family.labels if label in families.GROUP_LABELS)
-
-
-def _head(name: str, type_: str, help_: str, form: Format) -> str:
-    if form == "openmetrics" and type_ == "counter":
-        name = name.removesuffix("_total")
-    return f"# HELP {name} {help_}\n# TYPE {name} {type_}\n"
-
-
-def _created(name: str, labels: str, created_s: float) -> str:
-    return f"{name}_created{{{labels}}} {created_s!r}\n" if labels else f"{name}_created {created_s!r}\n"
-
-
-def _number(decimals: int) -> str:
-    """Return the template of a number: whole units, and the decimals after the point."""
-    return f"%d.%0{decimals}d" if decimals else "%d"
-
-
-def _split(units: NDArray[np.int64] | NDArray[np.object_], decimals: int) -> list[list[int]]:
-    """Return the columns that fill the template of `_number`."""
-    if not decimals:
-        return [units.tolist()]
-    # Not by divmod, which takes no array of Python's integers.
-    whole = units // 10**decimals
-    return [whole.tolist(), (units - whole * 10**decimals).tolist()]
 
 
 def _counter(
@@ -196,33 +209,24 @@ def _counter(
     snapshot: Snapshot,
     counted: NDArray[np.bool_],
     form: Format,
-    zeros: Zeros,
+    hold: Hold,
 ) -> list[str]:
-    lines = [_head(family.name, family.type, family.help, form)]
+    lines = [head(family.name, family.type, family.help, form)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
     base = family.name.removesuffix("_total")
     for extra, column in family.columns:
         units = projection.totals(snapshot, Layout.column(column))
         shown = np.flatnonzero(units > 0) if family.present_only else np.flatnonzero(counted)
-        number = _number(family.decimals)
+        number = number_template(family.decimals)
         values = units[shown]
-        values[zeros((family.name, extra), shown)] = 0
-        for series, *value in zip(shown.tolist(), *_split(values, family.decimals), strict=True):
-            labels = _with_extra(projection.label_text[series], family.extra_label, extra)
-            lines.append(_sample(family.name, labels, number % tuple(value)))
+        texts = [projection.label_text[series] for series in shown.tolist()]
+        hold((family.name, extra), shown, texts, [values])
+        for series, text, *value in zip(shown.tolist(), texts, *split_decimals(values, family.decimals), strict=True):
+            labels = with_extra_label(text, family.extra_label, extra)
+            lines.append(sample(family.name, labels, number % tuple(value)))
             if created_s:
-                lines.append(_created(base, labels, created_s[series]))
+                lines.append(created(base, labels, created_s[series]))
     return lines
-
-
-def _with_extra(labels: str, name: str, value: str) -> str:
-    if not name:
-        return labels
-    return f'{labels},{name}="{value}"' if labels else f'{name}="{value}"'
-
-
-def _sample(name: str, labels: str, value: str) -> str:
-    return f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
 
 
 def _histogram(
@@ -230,26 +234,25 @@ def _histogram(
     projection: Projection,
     snapshot: Snapshot,
     form: Format,
-    zeros: Zeros,
+    hold: Hold,
 ) -> list[str]:
     histogram = snapshot.layout.histograms[family.measure]
     counts = np.cumsum(projection.sums(snapshot.values[:, histogram.buckets]), axis=1)
     sums = projection.totals(snapshot, histogram.sum)
     observed = np.flatnonzero(counts[:, -1])
     counts, sums = counts[observed], sums[observed]
-    held = zeros((family.name, ""), observed)
-    counts[held], sums[held] = 0, 0
-    columns = [*counts.T.tolist(), counts[:, -1].tolist(), *_split(sums, family.decimals)]
+    texts = [projection.label_text[series] for series in observed.tolist()]
+    hold((family.name, ""), observed, texts, [counts, sums])
+    columns = [*counts.T.tolist(), counts[:, -1].tolist(), *split_decimals(sums, family.decimals)]
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
     labelled = _histogram_template(family, histogram.bounds, "{" + _LABELS, "{" + _LABELS + "}")
     bare = _histogram_template(family, histogram.bounds, "{", "")
-    lines = [_head(family.name, family.type, family.help, form)]
-    for series, *values in zip(observed.tolist(), *columns, strict=True):
-        labels = projection.label_text[series]
+    lines = [head(family.name, family.type, family.help, form)]
+    for series, labels, *values in zip(observed.tolist(), texts, *columns, strict=True):
         template = labelled.replace(_LABELS, labels.replace("%", "%%")) if labels else bare
         lines.append(template % tuple(values))
         if created_s:
-            lines.append(_created(family.name, labels, created_s[series]))
+            lines.append(created(family.name, labels, created_s[series]))
     return lines
 
 
@@ -260,7 +263,7 @@ def _histogram_template(family: HistogramFamily, bounds: Sequence[float], before
         f'{family.name}_bucket{before_le}{comma}le="{bound}"}} %d\n'
         for bound in (*map(floatToGoString, bounds), "+Inf")
     )
-    return f"{buckets}{family.name}_count{alone} %d\n{family.name}_sum{alone} {_number(family.decimals)}\n"
+    return f"{buckets}{family.name}_count{alone} %d\n{family.name}_sum{alone} {number_template(family.decimals)}\n"
 
 
 def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[str]:
@@ -268,44 +271,26 @@ def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[s
     sums, counts = projection.sums(snapshot.quality_sum), projection.sums(snapshot.quality_count)
     scored = np.flatnonzero(counts)
     means = (sums[scored] / counts[scored] / 1e6).tolist()
-    lines = [_head(family.name, family.type, family.help, form)]
+    lines = [head(family.name, family.type, family.help, form)]
     for series, mean in zip(scored.tolist(), means, strict=True):
-        lines.append(_sample(family.name, projection.label_text[series], repr(mean)))
+        lines.append(sample(family.name, projection.label_text[series], repr(mean)))
     return lines
 
 
-def _global_families(snapshot: Snapshot, form: Format, zeros: Zeros) -> list[str]:
+def _global_families(snapshot: Snapshot, form: Format, hold: Hold) -> list[str]:
     """The families that are not over groups."""
     rejected = families.REJECTED
-    lines = [_head(rejected.name, rejected.type, rejected.help, form)]
+    lines = [head(rejected.name, rejected.type, rejected.help, form)]
     for reason, count in sorted(snapshot.rejected.items()):
-        if zeros((rejected.name, reason), np.zeros(1, np.int64))[0]:
-            count = 0
-        labels = format_labels(rejected.labels, (reason,))
-        lines.append(_sample(rejected.name, labels, str(count)))
+        labels, value = format_labels(rejected.labels, (reason,)), np.array([count])
+        hold((rejected.name, reason), np.zeros(1, np.int64), [labels], [value])
+        lines.append(sample(rejected.name, labels, str(value[0])))
         if form == "openmetrics":
-            lines.append(_created(rejected.name.removesuffix("_total"), labels, snapshot.rejected_created_s[reason]))
-    for family, value in (
+            lines.append(created(rejected.name.removesuffix("_total"), labels, snapshot.rejected_created_s[reason]))
+    for family, number in (
         (families.GROUPS, snapshot.groups_count),
         (families.GROUPS_LIMIT, snapshot.groups_limit),
         (families.OVERFLOWED, snapshot.overflowed_spans),
     ):
-        lines += [_head(family.name, family.type, family.help, form), _sample(family.name, "", str(value))]
+        lines += [head(family.name, family.type, family.help, form), sample(family.name, "", str(number))]
     return lines
-
-
-class _CollectedMetrics(Collector):
-    """A collector of metrics that were collected before."""
-
-    def __init__(self, metrics: Sequence[Metric]) -> None:
-        self._metrics = metrics
-
-    def collect(self) -> Iterable[Metric]:
-        return self._metrics
-
-
-def _library_text(metrics: Iterable[Metric], form: Format) -> bytes:
-    """Return metrics as the client library writes them. In OpenMetrics, its `# EOF` ends the exposition."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_CollectedMetrics(list(metrics)))
-    return generate_openmetrics(registry) if form == "openmetrics" else generate_latest(registry)

@@ -13,6 +13,9 @@ from typing import Final, Literal
 
 from tokentrace.model.measures import MEASURES, MODEL, SUM_MEASURES, Distribution, Sum
 
+#: Label of the series of a family whose labels were changed; its value is the number of the change.
+REVISION_LABEL: Final = "labels_revision"
+
 #: Every label that a family may be given by `metrics.labels.<family>`, in the order in which they are written.
 GROUP_LABELS: Final = ("status", "model", "provider", "caller")
 
@@ -159,6 +162,12 @@ ALERT_FAMILIES: Final = (
     ALERT_FIRINGS, ALERT_DELIVERY_FAILED, ALERT_FIRING, ALERT_LAST_VALUE, ALERT_LAST_FIRED, ALERT_LATE, ALERT_CLAMPED,
     ALERT_UNREADABLE, ALERT_TIME, ALERT_PENDING, ALERT_SECONDS, ALERT_BYTES,
 )  # fmt: skip
+
+
+def revision_label(revision: int) -> str:
+    """Return the label of the series of a revision as text, empty for the first."""
+    return f'{REVISION_LABEL}="{revision}"' if revision else ""
+
 
 #: Families over cells, in the order of exposition. A counter's extra label is not a group label: it cannot be left out.
 CELL_FAMILIES: Final = tuple(_measured())

@@ -58,6 +58,17 @@ class PartitionAudit(NamedTuple):
     duplicates: int = 0
 
 
+class LabelSet(NamedTuple):
+    """The labels of a family. labels: sorted. revision: how often they were changed.
+
+    since_s: Unix time of the last change, 0 where there was none.
+    """
+
+    labels: tuple[str, ...]
+    revision: int = 0
+    since_s: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """Committed totals of r expired rows and k cells over g groups; the expired rows come first.
@@ -75,6 +86,7 @@ class Snapshot:
     newest_s: Unix time at which the newest series began. shown_until_s: series that began until then may be shown.
     appeared: row -> field of the layout -> Unix time at which it began, where that is later than both the row's first
     count and shown_until_s.
+    label_sets: family without `tokentrace_` -> the labels that it is exposed with, where totals were restored.
     """
 
     epoch: int
@@ -98,3 +110,4 @@ class Snapshot:
     newest_s: float = 0.0
     appeared: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     shown_until_s: float = math.inf
+    label_sets: Mapping[str, LabelSet] = field(default_factory=dict)

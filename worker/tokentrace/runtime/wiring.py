@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -129,7 +129,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
             label_bytes=metrics.label_value_length_limit,
         ),
         state=ReplicaState(delta=Delta(layout), ledger=ledger, deduplicator=dedup),
-        committer=committer(config, clients, source, dead_letters, groups, layout),
+        committer=committer(config, clients, source, dead_letters, groups, layout, renderer.labels),
         stats=stats,
         timer=timer,
         stop=clients.stop,
@@ -234,8 +234,9 @@ def committer(
     dead_letters: DeadLetterTopic,
     groups: GroupIndex,
     layout: Layout,
+    labels: Mapping[str, Sequence[str]],
 ) -> Committer:
-    """The commit of the configured guarantee."""
+    """The commit of the configured guarantee. labels: family -> those that it is exposed with."""
     kafka = config.kafka
     if config.worker.guarantee == "at_least_once":
         return AtLeastOnce(clients=clients, source=source, dead_letters=dead_letters, replica=config.worker.replica_id)
@@ -247,6 +248,7 @@ def committer(
         state_topic=kafka.state_topic,
         rollups_topic=kafka.rollups_topic,
         ids_topic=kafka.ids_topic if config.worker.deduplicate is not None else "",
+        labels=labels,
     )
     return ExactlyOnce(
         settings, clients=clients, source=source, dead_letters=dead_letters, groups=groups, layout=layout

@@ -24,9 +24,11 @@ from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
+from tokentrace.state.appearance import SHOWN_HEADER
 from tokentrace.state.checksums import checksum_header
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.identity import fence_first_release, transactional_id
+from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import marks_other_state
 from tokentrace.state.records import (
@@ -40,9 +42,11 @@ from tokentrace.state.records import (
     replica_key,
 )
 from tokentrace.state.restore import StateReader, Stored
-from tokentrace.state.schemas import decode_record
-from tokentrace.state.tally import totals_headers
+from tokentrace.state.schemas import Header, Headers, decode_record, header_items
+from tokentrace.state.tally import TOTALS_HEADER
 
+#: Headers of a replica's own record that hold with other positions too.
+_KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER)
 #: Longest time for which a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
 
@@ -190,7 +194,7 @@ class StateAdmin:
         wide = any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
         generations = self._reader.generations(replica, stored, self._source_topic)
         key = replica_key(replica)
-        headers = [*replica_headers(value, wide), checksum_header(key, value), *totals_headers(stored.headers)]
+        headers = [*replica_headers(value, wide), checksum_header(key, value), *_kept(stored.headers)]
         headers += encode_generations(self._source_topic, generations)
         # Without it, the next start of a worker would take this record for one of release 0.1.0.
         headers.append(Process.this(time.time(), command=True).header())
@@ -288,6 +292,11 @@ def _move(committed: int, counted: int, log: LogBounds, first_since: int) -> Off
     elif log.first < to and first_since == log.first:
         doubt = f"has no record from before the last commit, but spans up to offset {counted} are counted"
     return OffsetMove(committed, to, doubt)
+
+
+def _kept(headers: Headers) -> list[Header]:
+    """Return the headers that are written again as they are, with other positions."""
+    return [header for header in header_items(headers) if header[0] in _KEPT_HEADERS]
 
 
 def _shown(expired: ExpiredKey) -> Group:

@@ -58,6 +58,8 @@ class Ledger:
 
     def restore(self, totals: Totals) -> None:
         """Start from what an earlier run has committed."""
+        if self._groups.budget is not None:
+            self._groups.budget.add_revisions(totals.label_sets)
         self.totals = totals
         self.snapshot = self._snapshot()
 
@@ -136,4 +138,5 @@ class Ledger:
             newest_s=totals.newest_s,
             appeared=appeared,
             shown_until_s=totals.shown_until_s,
+            label_sets=totals.label_sets,
         )

@@ -8,7 +8,7 @@ be split in two.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -26,6 +26,7 @@ from tokentrace.model.wide import Carried, carry, put_row
 from tokentrace.state.appearance import appeared_header, decode_appeared, shown_until
 from tokentrace.state.checksums import DAMAGED, is_intact
 from tokentrace.state.claim import Process, process_of
+from tokentrace.state.label_sets import decode_label_sets
 from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import Cell, StateCodec, parse_key, record_key
@@ -148,6 +149,7 @@ class StateReader:
             expired[key] = _expired(row, since_s)
         generations = self.generations(replica, committed, source_topic)
         shown_until_s = self.decoded(replica, committed, None, lambda _: shown_until(committed.headers))
+        label_sets = self.decoded(replica, committed, None, lambda _: decode_label_sets(committed.headers))
         totals = codec.totals(
             committed.replica.value,
             values,
@@ -160,6 +162,7 @@ class StateReader:
             appeared,
             shown_until_s,
         )
+        totals = replace(totals, label_sets=label_sets)
         self._require_complete(replica, committed, Tally.of(totals))
         return totals
 

@@ -80,8 +80,3 @@ def tally_of(headers: Headers) -> Tally | None:
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise UnreadableRecord(f"The header {TOTALS_HEADER} of a record is damaged ({error!r}).") from error
     return None
-
-
-def totals_headers(headers: Headers) -> list[Header]:
-    """Return the header of the tally among these, as it is, to write it again with the same totals."""
-    return [header for header in header_items(headers) if header[0] == TOTALS_HEADER]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.model.arrays import resized
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, PartitionAudit
+from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, LabelSet, PartitionAudit
 from tokentrace.model.wide import Carried, CarriedRows, carry, plus_carried
 from tokentrace.state.appearance import Appeared, find_appeared, newest_s, not_yet_shown, presence
 
@@ -31,6 +31,7 @@ class Totals:
     expired: sums of expired groups, which no cell contains any more.
     generations: partition -> generation of the log that its position is in, 0 where there is none.
     appeared: what began after its cell and is not shown yet. shown_until_s: Unix time; see `state.appearance`.
+    label_sets: family -> the labels that it is exposed with; see `state.label_sets`.
     """
 
     values: NDArray[np.int64]
@@ -47,6 +48,7 @@ class Totals:
     generations: Mapping[int, int] = field(default_factory=dict)
     appeared: Appeared = field(default_factory=dict)
     shown_until_s: float = 0.0
+    label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:

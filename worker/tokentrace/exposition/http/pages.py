@@ -17,7 +17,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tokentrace.exposition.render import Format, Scrape
+from tokentrace.exposition.render import Scrape
+from tokentrace.exposition.text import Format
 from tokentrace.exposition.zero_init import ClientAddress
 
 log = logging.getLogger(__name__)
