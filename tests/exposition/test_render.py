@@ -93,7 +93,7 @@ def by_the_client_library(spans: list[dict[str, Any]]) -> Samples:
 
 
 def without_gauges(samples: Samples) -> Samples:
-    others = ("tokentrace_groups", "tokentrace_quality", "tokentrace_spans_rejected")
+    others = ("tokentrace_groups", "tokentrace_quality", "tokentrace_spans_rejected", "tokentrace_worker")
     return {
         key: value
         for key, value in samples.items()

@@ -129,6 +129,10 @@ def test_records_that_retention_removed_are_counted_as_lost_and_counting_goes_on
     # Five from before, which the state has kept, and the three that are left.
     assert wait_for(lambda: counted(worker) == 8)
     assert any("7 records" in line for line in worker.messages()), worker.messages()
+    worker.kill()
+    worker.restart()
+    worker.wait_until_ready()
+    assert wait_for(lambda: value(worker, "tokentrace_worker_lost_records_total", partition="0") == 7), worker.log()
 
 
 def test_a_new_group_that_starts_at_the_latest_skips_what_was_there(

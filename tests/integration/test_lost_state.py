@@ -173,6 +173,8 @@ def test_an_offset_that_was_set_ahead_is_counted_as_a_gap_and_said(
     produce(kafka, topic, [span()] * 4)
     assert wait_for(lambda: worker.ready() and counted(worker) == 704, WAIT_S), worker.messages()[-3:]
     assert worker.log().count("to which the group's offset was set") == said == 4, "the gap is committed"
+    gaps = [value(worker, "tokentrace_worker_skipped_records_total", partition=str(number)) for number in range(4)]
+    assert gaps == [125] * 4, "and outlives the process"
 
 
 @pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])

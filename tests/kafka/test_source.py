@@ -146,6 +146,8 @@ class Loop:
         #: The answer to `load_counted`.
         self.known = False
         self.committed_generation = 0
+        #: (kind, partition, records).
+        self.gaps: list[tuple[str, int, int]] = []
         self.counted_offsets: dict[int, int] = {}
 
     def load_counted(self) -> bool:
@@ -161,8 +163,13 @@ class Loop:
     def generation(self, partition: int) -> int:
         return self.committed_generation
 
-    def on_truncated(self, partition: int, end: int) -> None:
+    def on_removed(self, partition: int, first: int, records: int) -> None:
+        self.calls.append(("removed", [(partition, first)]))
+        self.gaps.append(("lost", partition, records))
+
+    def on_truncated(self, partition: int, end: int, records: int) -> None:
         self.calls.append(("truncated", [(partition, end)]))
+        self.gaps.append(("truncated", partition, records))
 
     def refuse_offsets(self, starts: Mapping[int, Start]) -> set[int]:
         return self.refuse & starts.keys()
@@ -440,15 +447,18 @@ def test_a_position_that_retention_removed_moves_on_and_is_counted(parts: Parts)
     consumer.committed_answers = [{0: 5}]
     assert source.poll(10, 0.0) is None
     settle(source)
-    assert source.lost_records == {0: 7}
+    assert loop.gaps == [("lost", 0, 7)]
     assert consumer.calls[-1] == ("incremental_assign", [(0, 12)])
-    assert loop.calls[-1] == ("begin", [(0, 12)])
+    assert loop.calls[-1] == ("removed", [(0, 12)])
     assert source.poll(10, 0.0) is None
-    assert source.lost_records == {0: 7}
+    assert loop.gaps == [("lost", 0, 7)]
 
 
-@pytest.mark.parametrize(("generation", "gap"), [(0, 2), (1, 4)], ids=["commit failed", "committed"])
-def test_a_gap_is_counted_once_though_the_commit_behind_it_fails(parts: Parts, generation: int, gap: int) -> None:
+@pytest.mark.parametrize(("generation", "logged"), [(0, 1), (1, 2)], ids=["commit failed", "committed"])
+def test_a_gap_is_reported_again_where_the_commit_behind_it_failed(
+    parts: Parts, caplog: pytest.LogCaptureFixture, generation: int, logged: int
+) -> None:
+    """The counts that a failed commit loses have the gap among them."""
     source, consumer, loop = parts
     for committed in (0, generation):
         loop.committed_generation = committed
@@ -458,7 +468,8 @@ def test_a_gap_is_counted_once_though_the_commit_behind_it_fails(parts: Parts, g
         source.poll(10, 0.0)
         settle(source)
         assert loop.calls[-1] == ("truncated", [(0, 6)])
-    assert source.truncated_records == {0: gap}
+    assert loop.gaps == [("truncated", 0, 2)] * 2
+    assert caplog.text.count("has lost its tail") == logged
 
 
 @pytest.mark.parametrize(
@@ -481,7 +492,7 @@ def test_a_log_that_lost_its_tail_is_read_on_behind_what_it_kept(
     settle(source)
     assert consumer.calls[-2:] == [("incremental_unassign", [(0, -1001)]), ("incremental_assign", [(0, end)])]
     assert loop.calls[-1] == ("truncated", [(0, end)])
-    assert (source.truncated_records, source.lost_records) == ({0: 8 - end}, {})
+    assert loop.gaps == [("truncated", 0, 8 - end)]
     assert f"Partition 0 has lost its tail, up to offset 8; continuing at its new end, {end}." in caplog.text
     batch = source.poll(10, 0.0)
     assert batch is not None

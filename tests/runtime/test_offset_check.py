@@ -42,9 +42,8 @@ def at(offset: int, metadata: str = "") -> dict[int, Start]:
 @pytest.mark.parametrize("counted", [{}, {0: 20}], ids=["nothing", "less, as a restored copy has"])
 def test_check_refuses_an_offset_whose_state_is_gone(counted: dict[int, int], caplog: pytest.LogCaptureFixture) -> None:
     check = check_of(counted)
-    assert check.check(at(50, mark_of(GONE))) == ({0}, {})
+    assert check.check(at(50, mark_of(GONE))) == ({0}, {}, {})
     assert check.lost == {0}
-    assert check.skipped_records == {}
     [line] = caplog.messages
     assert line.startswith("Partition 0 is not consumed: spans up to offset 50 were counted")
     assert "spans.state" in line
@@ -67,46 +66,44 @@ def test_check_accepts_what_its_state_has_counted_or_may_have(
     counted: dict[int, int], metadata: str, state_id: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     check = check_of(counted, state_id=state_id)
-    assert check.check(at(50, metadata)) == (set(), {})
-    assert (check.lost, check.skipped_records, caplog.messages) == (set(), {}, [])
+    assert check.check(at(50, metadata)) == (set(), {}, {})
+    assert (check.lost, caplog.messages) == (set(), [])
 
 
-def test_check_counts_the_gap_before_an_offset_that_was_set_ahead_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_check_finds_the_gap_before_an_offset_that_was_set_ahead_and_logs_it_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     check = check_of({0: 20})
-    # The second time after a commit that was dropped: the gap is the same one.
-    assert [check.check(at(50)) for _ in range(2)] == [(set(), {0: 50})] * 2
-    assert check.skipped_records == {0: 30}
+    # The second time after a commit that was dropped, and the gap with it.
+    assert [check.check(at(50)) for _ in range(2)] == [(set(), {0: 50}, {0: 30})] * 2
     [line] = caplog.messages
     assert "spans are counted only up to offset 20. Up to 30 records are left out" in line
-    assert check.check(at(60)) == (set(), {0: 60})
-    assert check.skipped_records == {0: 70}
+    assert check.check(at(60)) == (set(), {0: 60}, {0: 40})
 
 
 def test_check_counts_no_gap_of_what_another_replica_has_counted_since_the_first_look() -> None:
     check = check_of({0: 20}, {0: 50})
-    assert check.check(at(50)) == (set(), {})
-    assert check.skipped_records == {}
+    assert check.check(at(50)) == (set(), {}, {})
 
 
 def test_check_refuses_no_offset_of_another_state_that_this_one_has_counted_since_the_first_look() -> None:
     check = check_of({}, {0: 50})
-    assert check.check(at(50, mark_of(GONE))) == (set(), {})
+    assert check.check(at(50, mark_of(GONE))) == (set(), {}, {})
 
 
 def test_check_begins_without_a_gap_where_nothing_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     check = check_of({1: 20})
-    assert check.check(at(50)) == (set(), {0: 50})
-    assert check.skipped_records == {}
+    assert check.check(at(50)) == (set(), {0: 50}, {})
     assert "The state has counted nothing of the partition" in caplog.text
 
 
 def test_check_leaves_an_offset_beyond_the_log_to_the_source(caplog: pytest.LogCaptureFixture) -> None:
     check = check_of({0: 20}, end=30)
-    assert check.check(at(50)) == (set(), {})
-    assert (check.skipped_records, caplog.messages) == ({}, [])
+    assert check.check(at(50)) == (set(), {}, {})
+    assert caplog.messages == []
 
 
 def test_check_without_a_state_finds_no_gap(caplog: pytest.LogCaptureFixture) -> None:
     check = check_of({}, state_id=None)
-    assert check.check(at(50)) == (set(), {})
-    assert (check.skipped_records, caplog.messages) == ({}, [])
+    assert check.check(at(50)) == (set(), {}, {})
+    assert caplog.messages == []

@@ -28,7 +28,7 @@ from tokentrace.errors import (
 )
 from tokentrace.kafka.offsets import Start
 from tokentrace.model.messages import RawBatch
-from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.snapshot import Gap, Snapshot
 from tokentrace.model.worker_stats import Lag, WorkerStats
 from tokentrace.runtime import recovery
 from tokentrace.runtime.worker import (
@@ -68,9 +68,7 @@ class Source:
         self.positions: dict[int, int] = {0: 0, 1: 0}
         self.caught_up: set[int] = set()
         self.blocked: set[int] = set()
-        self.lost_records: dict[int, int] = {}
         self.pending: dict[int, str] = {}
-        self.truncated_records: dict[int, int] = {}
         self.ends: dict[int, int] = {}
         self.refusals: list[Exception] = []
         self.committed: list[dict[int, int]] = []
@@ -522,7 +520,7 @@ def test_worker_accepts_no_offset_below_its_own_commits() -> None:
 
 def test_worker_commits_what_it_has_read_and_the_end_of_a_log_that_lost_its_tail_in_one_commit() -> None:
     def truncated() -> RawBatch | None:
-        rig.worker.on_truncated(0, 1)
+        rig.worker.on_truncated(0, 1, 2)
         return None
 
     rig = Rig(spans(3), truncated, spans(2, offset=1), None)
@@ -534,15 +532,19 @@ def test_worker_commits_what_it_has_read_and_the_end_of_a_log_that_lost_its_tail
     assert (dict(first.positions), rig.proposed) == ({0: 1}, [3, 5])
     assert first.totals.generations == second.totals.generations == {0: 5}
     assert dict(second.positions) == {0: 3}
+    assert first.totals.gaps == second.totals.gaps == {("truncated", 0): Gap(2, first.totals.committed_at_s)}
     assert rig.worker.counted(0) == 3
 
 
 def test_worker_begins_the_generation_of_a_log_again_where_its_commit_was_dropped() -> None:
     rig = Rig()
-    rig.worker.on_truncated(0, 1)
+    rig.worker.on_truncated(0, 1, 2)
+    rig.worker.on_removed(1, 9, 5)
+    assert rig.harness.delta.gaps == {("truncated", 0): 2, ("lost", 1): 5}
     rig.worker.on_lost([0])
     assert rig.accepts(3)
     assert rig.harness.delta.generations == {0: 0}
+    assert not rig.harness.delta.gaps, "the source finds them again"
 
 
 # -- a schema that is unavailable ------------------------------------------------------------------------------------

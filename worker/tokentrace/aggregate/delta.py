@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tokentrace.model.arrays import grown
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter
+from tokentrace.model.snapshot import GapKey
 from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows, carry
 
 #: Most entries of a minute's table for each row that it refers to, and the size up to which it may have any number.
@@ -108,6 +109,7 @@ class Delta:
     polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.
     event_times_us: partition -> its latest event time, Unix time: spans before it are counted, with few exceptions.
     clamped: spans whose event time was implausible and was replaced by the broker's.
+    gaps: (kind, partition) -> records that were passed over or lost; see `state.gaps`.
     counted_ids: partition -> ids of the spans counted in it, where repeated spans are looked for.
     dead_letters: messages that must be in the dead-letter topic before the offsets are committed.
     dead_letter_bytes: of their keys and values.
@@ -121,6 +123,7 @@ class Delta:
         self.rejected: Counter[int] = Counter()
         self.duplicates: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.gaps: Counter[GapKey] = Counter()
         self.dead_letters: list[DeadLetter] = []
         self.dead_letter_bytes = 0
         self.counted_ids: dict[int, list[CountedIds]] = {}
@@ -207,6 +210,7 @@ class Delta:
             self.rejected,
             self.duplicates,
             self.reasons,
+            self.gaps,
             self.counted_ids,
             self.event_times_us,
         ):

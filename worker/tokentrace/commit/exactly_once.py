@@ -31,6 +31,7 @@ from tokentrace.state.appearance import appeared_headers, shown_header
 from tokentrace.state.checksums import checksum_header, record_headers
 from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
+from tokentrace.state.gaps import gap_headers
 from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.label_sets import label_sets_header, revised
 from tokentrace.state.log_generations import LogPosition, encode_generations
@@ -225,6 +226,7 @@ class ExactlyOnce:
         headers = [*replica_headers(value, totals.has_wide_sums), checksum_header(key, value), self._process.header()]
         headers += [Tally.of(totals, expiry).header(), *encode_generations(settings.source_topic, totals.generations)]
         headers += [shown_header(totals.shown_until_s), label_sets_header(self._label_sets)]
+        headers += gap_headers(settings.source_topic, totals.gaps)
         return Record(settings.state_topic, key, value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:

@@ -30,7 +30,7 @@ from tokentrace.exposition.text import (
 )
 from tokentrace.exposition.zero_init import ClientAddress, ZeroInit
 from tokentrace.model import families
-from tokentrace.model.families import CounterFamily, GaugeFamily, HistogramFamily
+from tokentrace.model.families import CounterFamily, GaugeFamily, HistogramFamily, UnlabelledCounter
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import LabelSet, Snapshot
 
@@ -279,18 +279,31 @@ def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[s
 
 def _global_families(snapshot: Snapshot, form: Format, hold: Hold) -> list[str]:
     """The families that are not over groups."""
-    rejected = families.REJECTED
-    lines = [head(rejected.name, rejected.type, rejected.help, form)]
-    for reason, count in sorted(snapshot.rejected.items()):
-        labels, value = format_labels(rejected.labels, (reason,)), np.array([count])
-        hold((rejected.name, reason), np.zeros(1, np.int64), [labels], [value])
-        lines.append(sample(rejected.name, labels, str(value[0])))
-        if form == "openmetrics":
-            lines.append(created(rejected.name.removesuffix("_total"), labels, snapshot.rejected_created_s[reason]))
-    for family, number in (
+    lines = _unlabelled(families.REJECTED, snapshot.rejected, snapshot.rejected_created_s, form, hold)
+    for kind, family in families.GAP_FAMILIES.items():
+        # increase() does not see a series that begins above 0.
+        records = dict.fromkeys(snapshot.partitions, 0)
+        records |= {partition: gap.records for (found, partition), gap in snapshot.gaps.items() if found == kind}
+        created_s = {partition: gap.since_s for (found, partition), gap in snapshot.gaps.items() if found == kind}
+        lines += _unlabelled(family, records, created_s, form, hold)
+    for gauge, number in (
         (families.GROUPS, snapshot.groups_count),
         (families.GROUPS_LIMIT, snapshot.groups_limit),
         (families.OVERFLOWED, snapshot.overflowed_spans),
     ):
-        lines += [head(family.name, family.type, family.help, form), sample(family.name, "", str(number))]
+        lines += [head(gauge.name, gauge.type, gauge.help, form), sample(gauge.name, "", str(number))]
+    return lines
+
+
+def _unlabelled(
+    family: UnlabelledCounter, values: Mapping[Any, int], created_s: Mapping[Any, float], form: Format, hold: Hold
+) -> list[str]:
+    """Return a counter that is not over groups. values: value of its label -> count. created_s: -> Unix time."""
+    lines = [head(family.name, family.type, family.help, form)]
+    for key, count in sorted(values.items()):
+        labels, value = format_labels(family.labels, (str(key),)), np.array([count])
+        hold((family.name, str(key)), np.zeros(1, np.int64), [labels], [value])
+        lines.append(sample(family.name, labels, str(value[0])))
+        if form == "openmetrics" and key in created_s:
+            lines.append(created(family.name.removesuffix("_total"), labels, created_s[key]))
     return lines

@@ -36,6 +36,9 @@ class RestoredSeries:
         if name == families.REJECTED.name:
             shown = snapshot.rejected_created_s[extra] <= snapshot.shown_until_s
             return np.full(len(series), shown, np.bool_)
+        if kind := _KINDS.get(name):
+            gap = snapshot.gaps.get((kind, int(extra)))
+            return np.full(len(series), gap is not None and gap.since_s <= snapshot.shown_until_s, np.bool_)
         rows = self._rows
         if field := _FIELDS.get(family):
             columns = snapshot.layout.fields[field]
@@ -100,3 +103,5 @@ def _fields() -> dict[tuple[str, str], str]:
 
 
 _FIELDS: Final = _fields()
+#: Name of a family of gaps -> their kind.
+_KINDS: Final = {family.name: kind for kind, family in families.GAP_FAMILIES.items()}

@@ -28,11 +28,7 @@ CUT_WAIT_S: Final = 2.0
 
 
 class LogCheck:
-    """The check of one member.
-
-    lost_records: partition -> records that retention removed before they were read. truncated_records: partition ->
-    records that were counted and that the log has lost.
-    """
+    """The check of one member."""
 
     def __init__(self, assignment: Assignment, monotonic: Callable[[], float]) -> None:
         self._assignment = assignment
@@ -40,12 +36,10 @@ class LogCheck:
         #: Partitions without a record at their position -> where the brokers say that their log was cut off.
         self._cut: dict[int, int | None] = {}
         self._cut_due_s = 0.0
-        #: Partition -> (committed generation of its log, from, to) of the last gap that was counted.
+        #: Partition -> (committed generation of its log, from, to) of the last gap that was logged.
         self._reported: dict[int, tuple[int, int, int]] = {}
         #: Partition -> position that it was moved from last: what is still reported about that has been done.
         self._moved_from: dict[int, int] = {}
-        self.lost_records: dict[int, int] = {}
-        self.truncated_records: dict[int, int] = {}
 
     def forget(self, partition: int) -> None:
         """Forget what was found about an assignment of a partition."""
@@ -132,14 +126,12 @@ class LogCheck:
             return
         # A commit that fails after it leads here again: the gap is the same one.
         found = listener.generation(partition), position, to
-        is_new = self._reported.get(partition) != found
-        self._reported[partition] = found
-        gap = move.records if is_new else 0
-        if is_new:
+        if self._reported.get(partition) != found:
+            self._reported[partition] = found
             log.error(MESSAGES[move.kind], partition, position, to, move.records)
         if move.kind in ("truncated", "recreated"):
-            self.truncated_records[partition] = self.truncated_records.get(partition, 0) + gap
-            listener.on_truncated(partition, to)
-            return
-        self.lost_records[partition] = self.lost_records.get(partition, 0) + gap
-        listener.begin({partition: to})
+            listener.on_truncated(partition, to, move.records)
+        elif move.kind == "removed":
+            listener.on_removed(partition, to, move.records)
+        else:
+            listener.begin({partition: to})

@@ -242,16 +242,6 @@ class KafkaSource:
         """Consumed partitions whose end was reached by the last fetch."""
         return self._assignment.caught_up
 
-    @property
-    def lost_records(self) -> dict[int, int]:
-        """Partition -> records that retention removed before they were read."""
-        return self._log_check.lost_records
-
-    @property
-    def truncated_records(self) -> dict[int, int]:
-        """Partition -> records that were counted and that the log has lost."""
-        return self._log_check.truncated_records
-
     def commit(self, positions: Mapping[int, int]) -> Outcome:
         """Commit offsets for the group, outside any transaction. Raises FatalError if this member is fenced."""
         epochs = self._assignment.epochs

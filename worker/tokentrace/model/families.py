@@ -112,6 +112,22 @@ QUALITY: Final = GaugeFamily(
 REJECTED: Final = UnlabelledCounter(
     "tokentrace_spans_rejected_total", "Messages, or parts of a span, that were not counted, by reason.", ("reason",)
 )
+#: Kind of a gap -> its family.
+GAP_FAMILIES: Final = {
+    "lost": UnlabelledCounter(
+        "tokentrace_worker_lost_records_total", "Records that retention removed before they were read.", ("partition",)
+    ),
+    "truncated": UnlabelledCounter(
+        "tokentrace_worker_truncated_records_total",
+        "Records that were counted and that the partition's log has lost since.",
+        ("partition",),
+    ),
+    "skipped": UnlabelledCounter(
+        "tokentrace_worker_skipped_records_total",
+        "Records not counted, since the group's offset was set ahead of what is counted.",
+        ("partition",),
+    ),
+}
 GROUPS: Final = GaugeFamily("tokentrace_groups", "Groups (model, provider, caller) that have series of their own.", ())
 GROUPS_LIMIT: Final = GaugeFamily("tokentrace_groups_limit", "Most groups that get series of their own.", ())
 OVERFLOWED: Final = UnlabelledCounter(
@@ -171,7 +187,13 @@ def revision_label(revision: int) -> str:
 
 #: Families over cells, in the order of exposition. A counter's extra label is not a group label: it cannot be left out.
 CELL_FAMILIES: Final = tuple(_measured())
-GLOBAL_FAMILIES: Final = (REJECTED, GROUPS, GROUPS_LIMIT, OVERFLOWED)
+GLOBAL_FAMILIES: Final[tuple[UnlabelledCounter | GaugeFamily, ...]] = (
+    REJECTED,
+    *GAP_FAMILIES.values(),
+    GROUPS,
+    GROUPS_LIMIT,
+    OVERFLOWED,
+)
 
 #: Names that `metrics.labels` takes: the family's own, without the prefix.
 FAMILIES_BY_NAME: Final = {family.name.removeprefix("tokentrace_"): family for family in CELL_FAMILIES}

@@ -58,6 +58,17 @@ class PartitionAudit(NamedTuple):
     duplicates: int = 0
 
 
+class Gap(NamedTuple):
+    """Records of an input partition that were passed over or lost. since_s: Unix time of the first."""
+
+    records: int
+    since_s: float
+
+
+#: (kind, input partition). kind: "lost", "truncated" or "skipped"; see `families.GAP_FAMILIES`.
+GapKey = tuple[str, int]
+
+
 class LabelSet(NamedTuple):
     """The labels of a family. labels: sorted. revision: how often they were changed.
 
@@ -87,6 +98,7 @@ class Snapshot:
     appeared: row -> field of the layout -> Unix time at which it began, where that is later than both the row's first
     count and shown_until_s.
     label_sets: family without `tokentrace_` -> the labels that it is exposed with, where totals were restored.
+    gaps: (kind, partition) -> records that are missing in the log or in the totals.
     """
 
     epoch: int
@@ -111,3 +123,4 @@ class Snapshot:
     appeared: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     shown_until_s: float = math.inf
     label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
+    gaps: Mapping[GapKey, Gap] = field(default_factory=dict)

@@ -66,9 +66,6 @@ class WorkerStats:
     started_s, last_turn_s, last_commit_s: the same moments and the last turn of the loop on the monotonic clock, from
     which ages are computed: the other one may be set. not_ready: why this replica is not ready, empty when it is.
     unreachable: why no broker can be reached, empty while one can.
-    lost_records: partition -> records that the topic's retention removed before they were read.
-    truncated_records: partition -> records that were counted and that the partition's log has lost.
-    skipped_records: partition -> records that were left out, since the group's offset was set ahead.
     recoveries: times that the Kafka clients failed and were replaced.
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
@@ -102,9 +99,6 @@ class WorkerStats:
     paused: bool = False
     not_ready: str = "starting"
     unreachable: str = ""
-    lost_records: Mapping[int, int] = field(default_factory=dict)
-    truncated_records: Mapping[int, int] = field(default_factory=dict)
-    skipped_records: Mapping[int, int] = field(default_factory=dict)
     refused_partitions: tuple[int, ...] = ()
     pending_partitions: Mapping[int, str] = field(default_factory=dict)
     remembered: Mapping[int, DedupStats] = field(default_factory=dict)
@@ -194,11 +188,6 @@ def _ordered(values: Mapping[Any, Any], attribute: str = "") -> dict[Any, Any]:
     return {key: getattr(value, attribute) if attribute else value for key, value in sorted(values.items())}
 
 
-def _from_zero(counts: Mapping[int, int], moment: Moment) -> dict[int, int]:
-    """The counts by partition, 0 for the other assigned ones: increase() does not see a series that begins higher."""
-    return dict(sorted({**dict.fromkeys(moment.stats.lag, 0), **counts}.items()))
-
-
 def _build(moment: Moment) -> dict[str, str]:
     return {"version": __version__, "python": platform.python_version(), "replica_id": moment.stats.replica_id}
 
@@ -237,12 +226,6 @@ WORKER_METRICS: Final = (
         lambda m: _ordered(m.snapshot.partitions, "duplicates"), "partition"),
     _counter("truncated_dead_letters", "Dead letters that refer to a message too large for their topic.",
         lambda m: _ordered(m.stats.truncated_letters), "reason"),
-    _counter("lost_records", "Records that retention removed before they were read.",
-        lambda m: _from_zero(m.stats.lost_records, m), "partition"),
-    _counter("truncated_records", "Records that were counted and that the partition's log has lost since.",
-        lambda m: _from_zero(m.stats.truncated_records, m), "partition"),
-    _counter("skipped_records", "Records not counted, since the group's offset was set ahead of what is counted.",
-        lambda m: _from_zero(m.stats.skipped_records, m), "partition"),
     _gauge("remembered_spans", "Spans that would be recognised.",
         lambda m: _ordered(m.stats.remembered, "ids"), "partition"),
     _gauge("remembered_seconds", "How far back spans would be recognised.",

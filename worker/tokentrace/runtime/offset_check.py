@@ -52,14 +52,18 @@ FIRST: Final = (
 
 
 class Checked(NamedTuple):
-    """Partitions that must not be consumed, and positions of others that are to be committed with this turn."""
+    """Partitions that must not be consumed, and what is to be committed with this turn of others.
+
+    begun: partition -> position. skipped: partition -> records that an offset which was set ahead leaves out.
+    """
 
     refused: set[int]
     begun: dict[int, int]
+    skipped: dict[int, int]
 
 
 class OffsetCheck:
-    """The check of one worker. skipped_records: partition -> records that an offset which was set ahead left out."""
+    """The check of one worker."""
 
     def __init__(
         self,
@@ -73,8 +77,7 @@ class OffsetCheck:
         self._own_position = own_position
         self._log_end = log_end
         self._counted: Mapping[int, LogPosition] = {}
-        self.skipped_records: dict[int, int] = {}
-        #: Partition -> (counted offset, group's offset) of the last gap that was counted.
+        #: Partition -> (counted offset, group's offset) of the last gap that was logged.
         self._reported: dict[int, tuple[int, int]] = {}
         #: Partitions that were refused at their last check, since their state is gone.
         self.lost: set[int] = set()
@@ -97,13 +100,13 @@ class OffsetCheck:
         if any(self._is_ahead(partition, start) for partition, start in starts.items()):
             # Other replicas count on. What the offsets include is in the state by now, maybe not at the look before.
             self.load()
-        checked = Checked(set(), {})
+        checked = Checked(set(), {}, {})
         for partition, start in starts.items():
             self.lost.discard(partition)
             if (start.committed or 0) < self.known(partition).offset:
                 self._refuse(partition, start.committed)
                 checked.refused.add(partition)
-            elif self._is_ahead(partition, start) and not self._accept_ahead(partition, start, checked.begun):
+            elif self._is_ahead(partition, start) and not self._accept_ahead(partition, start, checked):
                 self.lost.add(partition)
                 checked.refused.add(partition)
         return checked
@@ -122,7 +125,7 @@ class OffsetCheck:
         else:
             log.error(SET_BACK, partition, found, counted)
 
-    def _accept_ahead(self, partition: int, start: Start, begun: dict[int, int]) -> bool:
+    def _accept_ahead(self, partition: int, start: Start, checked: Checked) -> bool:
         """Return whether to consume a partition from an offset that is ahead of the state; see `offset_mark`."""
         topic = self._committer.state_topic
         assert topic is not None
@@ -140,8 +143,9 @@ class OffsetCheck:
             self._reported[partition] = counted, offset
             if counted:
                 log.error(SET_AHEAD, partition, offset, counted, offset - counted)
-                self.skipped_records[partition] = self.skipped_records.get(partition, 0) + offset - counted
             else:
                 log.warning(FIRST, partition, offset)
-        begun[partition] = offset
+        if counted:
+            checked.skipped[partition] = offset - counted
+        checked.begun[partition] = offset
         return True

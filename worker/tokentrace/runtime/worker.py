@@ -381,10 +381,7 @@ class Worker:
         if self._source.assigned:
             stats.lag = self._source.lag()
         stats.unreachable = self._source.unreachable
-        stats.lost_records = dict(self._source.lost_records)
         stats.remembered = self._state.dedup_stats()
-        stats.truncated_records = dict(self._source.truncated_records)
-        stats.skipped_records = dict(self._offsets.skipped_records)
         stats.pending_partitions = dict(self._source.pending)
         stats.refused_partitions = tuple(sorted(self._source.blocked))
         self.stats = stats.copy()
@@ -403,6 +400,8 @@ class Worker:
         checked = self._offsets.check(starts)
         for partition in starts:
             self._delta.generations[partition] = self._offsets.known(partition).generation
+        for partition, records in checked.skipped.items():
+            self._delta.gaps["skipped", partition] += records
         if checked.begun:
             self.begin(checked.begun)
         return checked.refused
@@ -416,11 +415,18 @@ class Worker:
         """Return the generation of a partition's log that this replica has committed, 0 for the first."""
         return self._state.generation(partition)
 
-    def on_truncated(self, partition: int, end: int) -> None:
+    def on_removed(self, partition: int, first: int, records: int) -> None:
+        """Commit, with this turn, that a partition goes on at `first`, since records before it were removed unread."""
+        self._delta.gaps["lost", partition] += records
+        self.begin({partition: first})
+
+    def on_truncated(self, partition: int, end: int, records: int) -> None:
         """Commit, with this turn, that a partition's log has ended at `end`, before what is counted of it.
 
-        Everything read of it is counted. A new generation of the log begins: its offsets from here on are uncounted.
+        Everything read of it is counted, with records that are gone. A new generation of the log begins: its offsets
+        from here on are uncounted.
         """
+        self._delta.gaps["truncated", partition] += records
         self._delta.generations[partition] = self._delta.generations.get(partition, 0) + 1
         self.begin({partition: end})
 

@@ -27,6 +27,7 @@ from tokentrace.model.spans import STATUSES
 from tokentrace.state.appearance import SHOWN_HEADER
 from tokentrace.state.checksums import checksum_header
 from tokentrace.state.claim import Process, process_of
+from tokentrace.state.gaps import GAPS_HEADER
 from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
@@ -46,7 +47,7 @@ from tokentrace.state.schemas import Header, Headers, decode_record, header_item
 from tokentrace.state.tally import TOTALS_HEADER
 
 #: Headers of a replica's own record that hold with other positions too.
-_KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER)
+_KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER, GAPS_HEADER)
 #: Longest time for which a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
 

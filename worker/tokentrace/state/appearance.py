@@ -72,6 +72,7 @@ def newest_s(totals: Totals) -> float:
         float(totals.created_s.max(initial=0.0)),
         max(totals.rejected_created_s.values(), default=0.0),
         max((at_s for fields in totals.appeared.values() for at_s in fields.values()), default=0.0),
+        max((gap.since_s for gap in totals.gaps.values()), default=0.0),
         max((label_set.since_s for label_set in totals.label_sets.values()), default=0.0),
     )
 

@@ -139,4 +139,5 @@ class Ledger:
             appeared=appeared,
             shown_until_s=totals.shown_until_s,
             label_sets=totals.label_sets,
+            gaps=totals.gaps,
         )

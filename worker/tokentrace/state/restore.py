@@ -26,6 +26,7 @@ from tokentrace.model.wide import Carried, carry, put_row
 from tokentrace.state.appearance import appeared_header, decode_appeared, shown_until
 from tokentrace.state.checksums import DAMAGED, is_intact
 from tokentrace.state.claim import Process, process_of
+from tokentrace.state.gaps import decode_gaps
 from tokentrace.state.label_sets import decode_label_sets
 from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
@@ -162,7 +163,8 @@ class StateReader:
             appeared,
             shown_until_s,
         )
-        totals = replace(totals, label_sets=label_sets)
+        gaps = self.decoded(replica, committed, None, lambda _: decode_gaps(committed.headers, source_topic))
+        totals = replace(totals, label_sets=label_sets, gaps=gaps)
         self._require_complete(replica, committed, Tally.of(totals))
         return totals
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.model.arrays import resized
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, LabelSet, PartitionAudit
+from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Gap, GapKey, LabelSet, PartitionAudit
 from tokentrace.model.wide import Carried, CarriedRows, carry, plus_carried
 from tokentrace.state.appearance import Appeared, find_appeared, newest_s, not_yet_shown, presence
 
@@ -31,7 +31,7 @@ class Totals:
     expired: sums of expired groups, which no cell contains any more.
     generations: partition -> generation of the log that its position is in, 0 where there is none.
     appeared: what began after its cell and is not shown yet. shown_until_s: Unix time; see `state.appearance`.
-    label_sets: family -> the labels that it is exposed with; see `state.label_sets`.
+    label_sets: family -> the labels that it is exposed with; see `state.label_sets`. gaps: see `state.gaps`.
     """
 
     values: NDArray[np.int64]
@@ -49,6 +49,7 @@ class Totals:
     appeared: Appeared = field(default_factory=dict)
     shown_until_s: float = 0.0
     label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
+    gaps: Mapping[GapKey, Gap] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
@@ -103,6 +104,10 @@ class Totals:
                 before.rejected + delta.rejected[partition],
                 before.duplicates + delta.duplicates[partition],
             )
+        gaps = dict(self.gaps)
+        for key, records in delta.gaps.items():
+            known = gaps.get(key, Gap(0, now_s))
+            gaps[key] = Gap(known.records + records, known.since_s)
         positions = {**self.positions, **delta.positions}
         generations = {**self.generations, **{p: delta.generations.get(p, 0) for p in delta.positions}}
         return replace(
@@ -120,6 +125,7 @@ class Totals:
             generations=generations,
             appeared=appeared,
             shown_until_s=shown_until_s,
+            gaps=gaps,
         )
 
     @property
