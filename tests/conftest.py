@@ -17,6 +17,7 @@ from tests.services import Unavailable
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus, Target
 from tests.services.registry import SchemaRegistry
+from tests.services.victoriametrics import VictoriaMetrics
 from tests.services.workers import PROGRAM, WorkerProcess, write_config
 
 settings.register_profile(
@@ -157,6 +158,25 @@ def start_prometheus(real_service: None, tmp_path: Path) -> Iterator[Callable[..
     yield start
     for prometheus in started:
         prometheus.stop()
+
+
+@pytest.fixture
+def start_victoriametrics(real_service: None, tmp_path: Path) -> Iterator[Callable[[list[str]], VictoriaMetrics]]:
+    """Starts a real VictoriaMetrics that scrapes these targets every second."""
+    started: list[VictoriaMetrics] = []
+
+    def start(targets: list[str]) -> VictoriaMetrics:
+        try:
+            victoriametrics = VictoriaMetrics(tmp_path / f"victoriametrics{len(started)}", targets)
+        except Unavailable as error:
+            unavailable(str(error))
+        started.append(victoriametrics)
+        victoriametrics.start()
+        return victoriametrics
+
+    yield start
+    for victoriametrics in started:
+        victoriametrics.stop()
 
 
 @pytest.fixture

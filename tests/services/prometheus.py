@@ -42,6 +42,9 @@ class Target(NamedTuple):
 class Prometheus:
     """Scrapes `targets` (host:port, the `instance` label -> host:port, or Target) into a folder of its own."""
 
+    program = "prometheus"
+    config = _CONFIG
+
     def __init__(
         self,
         folder: Path,
@@ -51,15 +54,15 @@ class Prometheus:
         scrape_s: int = 1,
         evaluation_s: int = 1,
     ) -> None:
-        """Raises Unavailable where Prometheus is not installed. scrape_s, evaluation_s: seconds between two of them."""
-        if shutil.which("prometheus") is None:
-            raise Unavailable("Prometheus is not installed (Debian: apt-get install prometheus)")
+        """Raises Unavailable where it is not installed. scrape_s, evaluation_s: seconds between two of them."""
+        if shutil.which(self.program) is None:
+            raise Unavailable(f"{self.program} is not installed (Debian: apt-get install {self.program})")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         paths = json.dumps([str(path) for path in rules])
-        config = _CONFIG.format(rules=paths, scrape_s=scrape_s, evaluation_s=evaluation_s)
+        config = self.config.format(rules=paths, scrape_s=scrape_s, evaluation_s=evaluation_s)
         (folder / "prometheus.yml").write_text(config)
         self.scrape(targets)
         self._process: subprocess.Popen[bytes] | None = None
@@ -74,16 +77,18 @@ class Prometheus:
         written.write_text(json.dumps(groups))
         written.rename(self._folder / "targets.json")
 
+    def _arguments(self) -> list[str]:
+        """Of the command line."""
+        return [
+            f"--config.file={self._folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={self._folder / 'data'}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+
     def start(self, timeout_s: float = 30.0) -> None:
         with (self._folder / "prometheus.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    *ENDS_WITH_PARENT,
-                    "prometheus",
-                    f"--config.file={self._folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={self._folder / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{self.port}",
-                ],
+                [*ENDS_WITH_PARENT, self.program, *self._arguments()],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + timeout_s
@@ -94,7 +99,7 @@ class Prometheus:
             except (urllib.error.URLError, OSError):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     text = (self._folder / "prometheus.log").read_text(errors="replace")[-2000:]
-                    raise RuntimeError(f"Prometheus did not start:\n{text}") from None
+                    raise RuntimeError(f"{self.program} did not start:\n{text}") from None
                 time.sleep(0.05)
 
     def query(self, expression: str, at_s: float | None = None) -> list[tuple[dict[str, str], float]]:
