@@ -102,6 +102,23 @@ def test_gap_begins_at_0_for_prometheus_over_kills_too(topic: Any) -> None:
     assert lost(life) == {"0": 12.0}
 
 
+def test_overflow_begins_at_0_for_prometheus_too(topic: Any) -> None:
+    def overflowed(life: Life) -> float:
+        scrape = life.renderer.scrape(lambda: life.state.snapshot, "text", by_prometheus=True)
+        life.renderer.record_scrape(("one", 1), scrape.number, {("one", 1)})
+        return parse(scrape.body.decode())["tokentrace_groups_overflowed_total", ()]
+
+    life = Life(topic)
+    life.groups.max_groups = 1
+    life.counted([message(span(model="first")), message(span(model="second")), message(span(model="third"))])
+    life.write()
+    life = Life(topic, life.clock.now_s + 1.0)
+    assert overflowed(life) == 0.0, "no scrape came before the kill"
+    life.write()
+    assert overflowed(life) == 2.0
+    assert overflowed(Life(topic, life.clock.now_s + 1.0)) == 2.0
+
+
 def test_gap_is_exposed_with_the_time_at_which_it_was_first_passed(topic: Any) -> None:
     life = Life(topic)
     pass_gap(life, 7)

@@ -286,22 +286,19 @@ def _global_families(snapshot: Snapshot, form: Format, hold: Hold) -> list[str]:
         records |= {partition: gap.records for (found, partition), gap in snapshot.gaps.items() if found == kind}
         created_s = {partition: gap.since_s for (found, partition), gap in snapshot.gaps.items() if found == kind}
         lines += _unlabelled(family, records, created_s, form, hold)
-    for gauge, number in (
-        (families.GROUPS, snapshot.groups_count),
-        (families.GROUPS_LIMIT, snapshot.groups_limit),
-        (families.OVERFLOWED, snapshot.overflowed_spans),
-    ):
+    for gauge, number in ((families.GROUPS, snapshot.groups_count), (families.GROUPS_LIMIT, snapshot.groups_limit)):
         lines += [head(gauge.name, gauge.type, gauge.help, form), sample(gauge.name, "", str(number))]
-    return lines
+    return lines + _unlabelled(families.OVERFLOWED, {"": snapshot.overflowed_spans}, {}, form, hold)
 
 
 def _unlabelled(
     family: UnlabelledCounter, values: Mapping[Any, int], created_s: Mapping[Any, float], form: Format, hold: Hold
 ) -> list[str]:
-    """Return a counter that is not over groups. values: value of its label -> count. created_s: -> Unix time."""
+    """Return a counter that is not over groups. values: value of its label, or "" -> count. created_s: -> Unix time."""
     lines = [head(family.name, family.type, family.help, form)]
     for key, count in sorted(values.items()):
-        labels, value = format_labels(family.labels, (str(key),)), np.array([count])
+        labels = format_labels(family.labels, (str(key),)) if family.labels else ""
+        value = np.array([count])
         hold((family.name, str(key)), np.zeros(1, np.int64), [labels], [value])
         lines.append(sample(family.name, labels, str(value[0])))
         if form == "openmetrics" and key in created_s:

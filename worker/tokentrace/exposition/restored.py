@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokentrace.exposition.projection import Projection
 from tokentrace.model import families
 from tokentrace.model.families import CounterFamily, HistogramFamily
-from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.snapshot import OVERFLOW_GROUP, Snapshot
 
 
 class RestoredSeries:
@@ -39,6 +39,9 @@ class RestoredSeries:
         if kind := _KINDS.get(name):
             gap = snapshot.gaps.get((kind, int(extra)))
             return np.full(len(series), gap is not None and gap.since_s <= snapshot.shown_until_s, np.bool_)
+        if name == families.OVERFLOWED.name:
+            overflow = self._rows[len(snapshot.expired) :] & (snapshot.cell_group == OVERFLOW_GROUP)
+            return np.full(len(series), overflow.any(), np.bool_)
         rows = self._rows
         if field := _FIELDS.get(family):
             columns = snapshot.layout.fields[field]
