@@ -52,10 +52,11 @@ class Served:
         )
         self.server.start()
 
-    def connect(self, sent: bytes = b"") -> socket.socket:
+    def connect(self, sent: bytes = b"", source: str = "") -> socket.socket:
         client = socket.socket()
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(30.0)
+        client.bind((source, 0))
         client.connect(("127.0.0.1", self.server.port))
         client.sendall(sent)
         return client
@@ -218,10 +219,9 @@ def test_a_page_is_rendered_once_for_all_who_ask_during_another(serve: Serve) ->
 
 
 def test_pages_that_nobody_reads_are_few_and_their_connections_are_closed(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve,
 ) -> None:
-    monkeypatch.setattr(pages, "MAX_PAGES_BYTES", 4 << 20)
-    served = serve(bytes(16 << 20))
+    served = serve(bytes(16 << 20), pages_bytes=4 << 20)
     request = f"GET {METRICS} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
     clients = []
     for number in range(12):

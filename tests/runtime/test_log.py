@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from tests.harness import Clock
-from tokentrace.runtime.log import RepeatFilter
+from tokentrace.runtime.log import MOST_A_MINUTE, RepeatFilter
 
 
 def record(level: int, text: str) -> logging.LogRecord:
@@ -37,6 +37,23 @@ def test_a_name_in_a_message_writes_neither_lines_nor_codes(form: Literal["text"
     [line] = done.stderr.splitlines()
     assert line.isprintable()
     assert r"x\n12:00:00 ERROR forged" in line
+
+
+def test_different_warnings_of_one_place_are_few_and_the_rest_is_counted() -> None:
+    """As one that names its client does in a flood from many addresses."""
+    clock = Clock(0.0)
+    lines = RepeatFilter(clock=clock)
+    logged = []
+    for number in range(10_000):
+        clock.now_s = number / 100
+        line = record(logging.WARNING, f"client {number}")
+        if lines.filter(line):
+            logged.append((clock.now_s, line.getMessage()))
+    assert len(logged) == 2 * MOST_A_MINUTE
+    assert logged[MOST_A_MINUTE] == (60.0, "client 6000 is down (5980 lines like it were left out.)")
+    assert len(lines._logged_s) <= MOST_A_MINUTE
+    elsewhere = logging.LogRecord("tokentrace", logging.WARNING, "other.py", 1, "another", (), None)
+    assert lines.filter(elsewhere)
 
 
 def test_information_is_logged_every_time() -> None:

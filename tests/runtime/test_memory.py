@@ -16,7 +16,7 @@ from tokentrace.kafka.source import KafkaSource
 from tokentrace.runtime import memory
 from tokentrace.runtime.batch_size import BatchSize
 from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
-from tokentrace.runtime.wiring import series_budget
+from tokentrace.runtime.wiring import http_settings, series_budget
 
 MIB = 1 << 20
 V2, V1 = "sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"
@@ -47,7 +47,7 @@ def test_librdkafka_takes_what_is_derived(limit: int) -> None:
     derived = fetch_properties(limit)
     Consumer({"group.id": "g", "bootstrap.servers": "127.0.0.1:1", **derived}).close()
     assert derived["queued.max.messages.kbytes"] * 1024 <= limit // 16
-    assert sum(memory_shares(limit)) <= 3 * (limit // 16)
+    assert sum(memory_shares(limit)) <= 4 * (limit // 16)
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,10 @@ def test_the_size_of_a_batch_leaves_tombstones_out() -> None:
 def test_the_limit_of_a_scrape_follows_from_a_small_memory(limit: int, expected: int) -> None:
     config = Config.model_validate({"worker": {"memory_limit": limit}})
     assert series_budget(config, LAYOUT).max_bytes == expected
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(256 * MIB, 16 * MIB), (16 * 1024 * MIB, 64 * MIB)])
+def test_the_pages_in_flight_follow_the_memory(limit: int, expected: int) -> None:
+    config = Config.model_validate({"worker": {"memory_limit": limit}})
+    assert http_settings(config).pages_bytes == expected
+    assert shown_shares(limit)["pages"] == expected

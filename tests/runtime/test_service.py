@@ -55,3 +55,19 @@ def test_service_ends_at_once_when_its_topics_are_refused(started: Any) -> None:
     with pytest.raises(FatalError, match="Missing Kafka ACLs"):
         started(FatalError("Missing Kafka ACLs: Write on dead."))
     assert started.shown == []
+
+
+@pytest.mark.parametrize(("limit_mib", "lines"), [(256, 1), (1024, 0)])
+def test_service_says_where_memory_lowers_the_limit_of_a_scrape(
+    caplog: pytest.LogCaptureFixture, limit_mib: int, lines: int
+) -> None:
+    sections = {
+        "kafka": {"bootstrap_servers": "x:1", "topic": "spans"},
+        "worker": {"memory_limit": limit_mib << 20},
+        "http_server": {"addr": "127.0.0.1:0"},
+    }
+    service = Service(Config.model_validate(sections))
+    service.stop(drain=False)
+    with caplog.at_level("INFO"):
+        service.run()
+    assert caplog.text.count("16777216 bytes at most, not the 64000000 of metrics.max_exposition_bytes") == lines

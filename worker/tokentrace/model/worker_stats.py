@@ -70,8 +70,8 @@ class WorkerStats:
     refused_partitions: assigned, but not consumed, since the group's offsets are behind what is counted already.
     pending_partitions: assigned, but not read yet -> why: their offsets are not known, or the topic has no such one.
     remembered: partition -> its deduplication state; empty without worker.deduplicate.
-    memory_limit: bytes that this process may use. memory_shares: place (queue, answer, batch, dead_letters) -> bytes of
-    messages at most.
+    memory_limit: bytes that this process may use. memory_shares: place (queue, answer, batch, dead_letters, pages) ->
+    bytes at most.
     budget_used, budget_limit: unit (series, bytes) -> what the groups can come to in a scrape, and the most of it.
     max_commit_age_s: time for which records of a partition may wait, and none be committed, in a replica that is ready.
     """
@@ -261,6 +261,7 @@ WORKER_METRICS: Final = (
     _gauge("memory_limit_bytes", "Memory that this process may use: worker.memory_limit, or what it was found to be.",
         lambda m: m.stats.memory_limit),
     _gauge("memory_share_bytes",
-        "Most bytes of messages: fetched ahead, in a broker's answer, polled, and as dead letters before their commit.",
+        "Most bytes of messages: fetched ahead, in a broker's answer, polled, and as dead letters before their commit; "
+        "and of pages on their way to scrapers.",
         lambda m: m.stats.memory_shares, "place"),
 )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -14,6 +15,8 @@ from tokentrace.model.text import printable
 
 #: A warning or an error that is the same as one before is logged again after this time.
 REPEAT_S: Final = 10.0
+#: One line of code logs so many warnings and errors a minute: clients and messages can cause any number.
+MOST_A_MINUTE: Final = 20
 
 
 class _Json(logging.Formatter):
@@ -42,8 +45,19 @@ class _Text(logging.Formatter):
         return hide_secrets(super().formatException(ei))
 
 
+class _Place:
+    """A line of code that logs. logged_s: when it did in the last minute. left_out: its lines dropped since."""
+
+    def __init__(self) -> None:
+        self.logged_s: deque[float] = deque()
+        self.left_out = 0
+
+
 class RepeatFilter(logging.Filter):
-    """Drops a warning or an error that was logged a moment ago with the same words."""
+    """Drops a warning or an error that was logged a moment ago with the same words, or is one of too many of its kind.
+
+    The next line of the kind says how many were left out.
+    """
 
     def __init__(self, interval_s: float = REPEAT_S, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -51,11 +65,28 @@ class RepeatFilter(logging.Filter):
         self._clock = clock
         #: Message -> when it was logged last.
         self._logged_s: dict[str, float] = {}
+        #: By file and line.
+        self._places: defaultdict[tuple[str, int], _Place] = defaultdict(_Place)
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno < logging.WARNING:
             return True
         now_s, message = self._clock(), record.getMessage()
+        place = self._places[record.pathname, record.lineno]
+        while place.logged_s and now_s >= place.logged_s[0] + 60.0:
+            place.logged_s.popleft()
+        # What is left out is not remembered, so a flood of different lines takes neither memory nor time.
+        if len(place.logged_s) >= MOST_A_MINUTE or not self._is_new(message, now_s):
+            place.left_out += 1
+            return False
+        place.logged_s.append(now_s)
+        if place.left_out:
+            record.msg, record.args = f"{message} ({place.left_out} lines like it were left out.)", ()
+            place.left_out = 0
+        return True
+
+    def _is_new(self, message: str, now_s: float) -> bool:
+        """Remember that a message is logged now, unless it was a moment ago."""
         self._logged_s = {text: at_s for text, at_s in self._logged_s.items() if now_s < at_s + self._interval_s}
         return self._logged_s.setdefault(message, now_s) == now_s
 

@@ -28,11 +28,15 @@ _MIB: Final = 1 << 20
 
 
 class MemoryShares(NamedTuple):
-    """Bytes: of the messages of one poll, of the dead letters that await their commit, and of a scrape's text."""
+    """Bytes: of the messages of one poll, of the dead letters that await their commit, and of a scrape's text.
+
+    pages_bytes: of the pages on their way to clients.
+    """
 
     batch_bytes: int
     dead_letter_bytes: int
     exposition_bytes: int
+    pages_bytes: int
 
 
 def detected_limit(root: Path = Path("/")) -> int:
@@ -50,9 +54,9 @@ def detected_limit(root: Path = Path("/")) -> int:
 
 
 def memory_shares(limit: int) -> MemoryShares:
-    """Return what messages and a scrape may take of a limit in bytes: a sixteenth each, messages 64 MiB at most."""
+    """Return the shares of a limit in bytes: a sixteenth each, and 64 MiB at most, but for a scrape's text."""
     share = min(limit // 16, 64 * _MIB)
-    return MemoryShares(batch_bytes=share, dead_letter_bytes=share, exposition_bytes=limit // 16)
+    return MemoryShares(share, share, exposition_bytes=limit // 16, pages_bytes=share)
 
 
 def fetch_properties(limit: int, properties: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def fetch_properties(limit: int, properties: Mapping[str, Any] | None = None) ->
 
 
 def shown_shares(limit: int, properties: Mapping[str, Any] | None = None) -> dict[str, int]:
-    """Return place -> the most bytes of messages there, for a limit in bytes and the configured properties."""
+    """Return place -> the most bytes of messages or pages there, for a limit in bytes and the configured properties."""
     shares, chosen = memory_shares(limit), properties or {}
     fetch = {name: _integer(chosen.get(name), value) for name, value in fetch_properties(limit, chosen).items()}
     return {
@@ -84,6 +88,7 @@ def shown_shares(limit: int, properties: Mapping[str, Any] | None = None) -> dic
         "answer": fetch["fetch.max.bytes"],
         "batch": shares.batch_bytes,
         "dead_letters": shares.dead_letter_bytes,
+        "pages": shares.pages_bytes,
     }
 
 

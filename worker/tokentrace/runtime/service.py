@@ -34,7 +34,7 @@ from tokentrace.runtime.allocator import release_unused, tune_malloc
 from tokentrace.runtime.last_scrape import LastScrape
 from tokentrace.runtime.recovery import try_until_done
 from tokentrace.runtime.topic_setup import set_up_topics
-from tokentrace.runtime.wiring import build_replica, http_settings
+from tokentrace.runtime.wiring import build_replica, exposition_limit, http_settings, memory_limit
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class Service:
         if self.http is not None:
             self.http.start()
             self.serving.set()
+            self._log_lower_limit()
             log.info("Serving metrics at %s", _metrics_url(self._config, self.http.port))
         try:
             with stopping_in_time(self._stop, STOP_TIMEOUT_S), suppress(StopRequested):
@@ -108,6 +109,15 @@ class Service:
             self.serving.clear()
             if self.http is not None:
                 self.http.stop()
+
+    def _log_lower_limit(self) -> None:
+        configured, limit = self._config.metrics.max_exposition_bytes, exposition_limit(self._config)
+        if limit < configured:
+            log.info(
+                "A scrape of the groups has %d bytes at most, not the %d of metrics.max_exposition_bytes: a 16th of "
+                "the memory limit of %d bytes. Raise worker.memory_limit, or the container's, for more.",
+                limit, configured, memory_limit(self._config),
+            )  # fmt: skip
 
     def _connect_and_count(self) -> None:
         if self._replica.source.connect():

@@ -178,10 +178,15 @@ def series_budget(config: Config, layout: Layout) -> SeriesBudget:
     metrics = config.metrics
     return SeriesBudget(
         max_series=metrics.max_series,
-        max_bytes=min(metrics.max_exposition_bytes, memory_shares(memory_limit(config)).exposition_bytes),
+        max_bytes=exposition_limit(config),
         layout=layout,
         labels=metrics.labels,
     )
+
+
+def exposition_limit(config: Config) -> int:
+    """Return the most bytes of a scrape of the groups: as configured, but no more than the memory's share."""
+    return min(config.metrics.max_exposition_bytes, memory_shares(memory_limit(config)).exposition_bytes)
 
 
 def loop_settings(config: Config) -> LoopSettings:
@@ -309,6 +314,7 @@ def http_settings(config: Config) -> HttpSettings:
         if http.tls is None
         else TlsSettings(http.tls.certificate, http.tls.key, http.tls.min_version, http.tls.client_ca),
         keep_alive_s=http.keep_alive_timeout,
+        pages_bytes=memory_shares(memory_limit(config)).pages_bytes,
     )
 
 

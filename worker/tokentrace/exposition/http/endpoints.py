@@ -37,9 +37,13 @@ class MetricsEndpoint:
         on_scraped: OnScraped,
         open_clients: Callable[[], Collection[ClientAddress]],
         disconnect: Callable[[ClientAddress], None],
+        pages_bytes: int,
     ) -> None:
-        """open_clients: addresses of the open connections. disconnect: closes one. Both run on the event loop."""
-        self._pages = Pages(render, disconnect)
+        """open_clients: addresses of the open connections. disconnect: closes one. Both run on the event loop.
+
+        pages_bytes: most bytes of pages on their way to clients, see `Pages`.
+        """
+        self._pages = Pages(render, disconnect, pages_bytes)
         self._on_scraped = on_scraped
         self._open_clients = open_clients
 

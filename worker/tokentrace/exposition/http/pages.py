@@ -31,7 +31,6 @@ MAX_RENDERING: Final = 2
 PIECE_BYTES: Final = 1 << 17
 #: Different pages in flight: so many of any size, and more while they are small together.
 MAX_PAGES: Final = 3
-MAX_PAGES_BYTES: Final = 64 << 20
 
 Render = Callable[[Format, bool], Scrape]
 OnScraped = Callable[[Scrape, ClientAddress, Collection[ClientAddress]], None]
@@ -57,10 +56,14 @@ class Page:
 class Pages:
     """Renders pages, and knows those in flight. Used on the server's event loop only."""
 
-    def __init__(self, render: Render, disconnect: Callable[[ClientAddress], None]) -> None:
-        """render: called on other threads. disconnect: closes the connection of a client at once."""
+    def __init__(self, render: Render, disconnect: Callable[[ClientAddress], None], most_bytes: int) -> None:
+        """render: called on other threads. disconnect: closes the connection of a client at once.
+
+        most_bytes: of the pages in flight, where there are more than `MAX_PAGES`.
+        """
         self._render = render
         self._disconnect = disconnect
+        self._most_bytes = most_bytes
         self._rendering: asyncio.Semaphore | None = None
         #: Kind -> a page whose rendering has not begun.
         self._next: dict[PageKind, asyncio.Task[Page]] = {}
@@ -98,7 +101,7 @@ class Pages:
         page.clients.append(client)
         if page not in self._in_flight:
             self._in_flight.append(page)
-        while len(self._in_flight) > MAX_PAGES and sum(len(other.body) for other in self._in_flight) > MAX_PAGES_BYTES:
+        while len(self._in_flight) > MAX_PAGES and sum(len(page.body) for page in self._in_flight) > self._most_bytes:
             oldest = self._in_flight.pop(0)
             for slow in oldest.clients:
                 log.warning("The client %s takes the metrics too slowly; its connection is closed.", slow[0])

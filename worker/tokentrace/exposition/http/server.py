@@ -37,7 +37,10 @@ START_TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Address, paths, tokens and TLS. port 0: a free one. keep_alive_s: how long a connection may be idle."""
+    """Address, paths, tokens and TLS. port 0: a free one. keep_alive_s: how long a connection may be idle.
+
+    pages_bytes: most bytes of pages on their way to clients, see `Pages`.
+    """
 
     host: str = "0.0.0.0"
     port: int = 9090
@@ -46,6 +49,7 @@ class HttpSettings:
     tokens: Tokens = field(default_factory=Tokens)
     tls: TlsSettings | None = None
     keep_alive_s: float = 75.0
+    pages_bytes: int = 64 << 20
 
 
 class HttpServer:
@@ -66,7 +70,11 @@ class HttpServer:
         """
         self._settings = settings
         self._metrics = MetricsEndpoint(
-            render, on_scraped=on_scraped, open_clients=self._open_clients, disconnect=self._disconnect
+            render,
+            on_scraped=on_scraped,
+            open_clients=self._open_clients,
+            disconnect=self._disconnect,
+            pages_bytes=settings.pages_bytes,
         )
         self._health = HealthEndpoint(health)
         self._alerts = AlertsEndpoint(alerts) if alerts is not None else None
