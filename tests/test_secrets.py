@@ -137,12 +137,22 @@ def test_public_property_hides_a_secret(name: str) -> None:
     assert MARK not in str(public_property(name, PROPERTIES[name]))
 
 
+@pytest.mark.parametrize("value", [12345678, 1.5, True])
+def test_public_property_hides_a_secret_that_is_a_number(value: float) -> None:
+    assert public_property("sasl.password", value) == HIDDEN
+    assert public_property("linger.ms", value) == value
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("at https://user:PLANT@host:1/path", f"at https://{HIDDEN}@host:1/path"),
+        ("at https://user:PL@PLANT@host:1/path", f"at https://{HIDDEN}@host:1/path"),
         ("GET 'https://host/path?token=PLANT'", f"GET 'https://host/path?{HIDDEN}'"),
         ("Authorization: Bearer PLANT.a-b", f"Authorization: Bearer {HIDDEN}"),
+        ("authorization: bearer PLANT.a-b", f"authorization: bearer {HIDDEN}"),
+        ("{'sasl.password': 'PLANT, x', 'a': 'b'}", f"{{'sasl.password': '{HIDDEN}', 'a': 'b'}}"),
+        ('{"access_token":"PLANT"}', f'{{"access_token":"{HIDDEN}"}}'),
         ("sasl.password=PLANT, sasl.username=u", f"sasl.password={HIDDEN}, sasl.username=u"),
         ("-----BEGIN RSA PRIVATE KEY-----\nPLANT", HIDDEN),
         ("Topic 'a.b' at 127.0.0.1:9092", "Topic 'a.b' at 127.0.0.1:9092"),
@@ -160,6 +170,10 @@ def test_hide_secrets_knows_them_by_their_shape(text: str, shown: str) -> None:
         ("http://registry/api", f"http://registry/{HIDDEN}"),
         ("http://registry?key=PLANT", f"http://registry/{HIDDEN}"),
         ("http://[::1", HIDDEN),
+        ("http://user:PL/ANT@registry", HIDDEN),
+        ("http://user:PL?ANT@registry", HIDDEN),
+        ("http://user:12#PLANT@registry", HIDDEN),
+        ("user:PLANT@registry", HIDDEN),
     ],
 )
 def test_public_url_keeps_scheme_host_and_port(url: str, shown: str) -> None:

@@ -179,6 +179,23 @@ def test_an_unset_token_never_disables_authentication(tmp_path: Path) -> None:
     assert empty.startswith("http_server.auth_token: ")
 
 
+@pytest.mark.parametrize("name", ["auth_token", "admin_token"])
+@pytest.mark.parametrize("value", ["", " &PLANT", " #PLANT", " null", " !!str"])
+def test_a_token_that_yaml_reads_as_nothing_never_disables_authentication(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    (problem,) = problems(tmp_path, f"http_server:\n  {name}:{value}\n")
+    assert problem.startswith(f"http_server.{name}: is empty, which would disable authentication")
+
+
+@pytest.mark.parametrize("value", ["*PLANT", "!PLANT", "!PLANT!x", "!!python/PLANT x", "!x PLANT"])
+def test_a_secret_that_is_not_quoted_is_not_in_the_problem(tmp_path: Path, value: str) -> None:
+    (problem,) = problems(tmp_path, f"http_server:\n  auth_token: {value}\n")
+    assert "PLANT" not in problem
+    assert "(line 2)" in problem
+    assert "\n" not in problem
+
+
 def test_variables_may_default_to_empty_and_be_escaped(tmp_path: Path) -> None:
     config = load(tmp_path, "kafka: {dead_letter_topic: '${X:-}', topic: 'a$${b}', group_id: 'c$d'}")
     assert (config.kafka.dead_letter_topic, config.kafka.topic, config.kafka.group_id) == ("", "a${b}", "c$d")

@@ -20,6 +20,9 @@ KeyPath = tuple[str | int, ...]
 
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
+#: In what YAML says of a value that is not quoted.
+_NAME: Final = re.compile(r"(?<=alias )'.*'|(?<=handle )'.*'")
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -50,7 +53,9 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark is not None else ""
-        raise ConfigError([f"{path}: is not valid YAML: {error.problem}{line}"]) from error
+        # A quoted name may be a secret that begins with "*" or "!".
+        problem = _NAME.sub("of a value that begins with * or !; quote it", error.problem or "")
+        raise ConfigError([f"{path}: is not valid YAML: {problem}{line}"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
     reader = _Reader(environment)
@@ -100,7 +105,11 @@ class _Reader:
             node = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark, node.style)
         try:
             return self._constructor.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
+        except yaml.YAMLError:
+            # YAML's own words quote the line, and the tag may be a secret.
+            self._problem(path, "begins with !, which is a tag in YAML; quote the value", node)
+            return None
+        except ValueError as error:
             self._problem(path, f"cannot be read ({error})", node)
             return None
 

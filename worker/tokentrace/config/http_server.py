@@ -51,7 +51,8 @@ class HttpServer(Section):
     @field_validator("auth_token", "admin_token")
     @classmethod
     def _not_empty(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().strip():
+        # YAML reads a token that begins with "&" or "#", and is not quoted, as nothing.
+        if value is None or not value.get_secret_value().strip():
             raise ValueError("is empty, which would disable authentication; set a token or remove the key")
         return value
 

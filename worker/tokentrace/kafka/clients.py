@@ -124,8 +124,8 @@ class KafkaClients:
         except KafkaException as failure:
             problem = error_of(failure).str()
             for name, value in config.items():
-                if isinstance(value, str) and value and public_property(name, value) == HIDDEN:
-                    problem = problem.replace(value, HIDDEN)
+                if str(value) and public_property(name, value) == HIDDEN:
+                    problem = problem.replace(str(value), HIDDEN)
             raise UsageError(f"kafka.properties: {problem}.") from failure
 
 
