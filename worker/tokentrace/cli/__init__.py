@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "demo": "Run a broker, traffic and a worker in one process, and show the metrics.",
     "produce": "Publish realistic synthetic spans.",
     "top": "Watch the metrics of one or more replicas.",
+    "price": "Explain the price of a call.",
     "config": "Check the configuration, or print its JSON Schema.",
     "dlq": "List or replay dead letters.",
     "alerts": "Backtest the alert rules, or show their state.",

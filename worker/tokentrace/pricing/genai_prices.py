@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 from genai_prices import Usage
 from genai_prices.data_snapshot import DataSnapshot
@@ -24,6 +24,7 @@ from genai_prices.types import (
 )
 
 from tokentrace.model.units import BY_NAME, PARTS, UNITS, WHOLES, Unit
+from tokentrace.pricing.model_names import ModelNames, Reading
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, PriceList, PricePlan, RateRow, Tier
 
 #: Digits that hold every rate of a token exactly.
@@ -34,6 +35,15 @@ _ANY_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: An hour, so that the price of an hour is charged without a remainder.
 _MANY: Final = 3600
 _NOBODY: Final = Provider(id="", name="", api_pattern="")
+
+
+class Match(NamedTuple):
+    """An entry of the price table. provider, model: its ids there. reading: how the name that was sent is read."""
+
+    provider: str
+    model: str
+    reading: Reading
+    plan: PricePlan
 
 
 class GenaiPrices:
@@ -47,20 +57,32 @@ class GenaiPrices:
         from genai_prices.data import providers  # A large module, loaded only if needed.
 
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
+        self._names = ModelNames(frozenset(provider.id for provider in providers), self._provider)
 
-    def find(self, model: str, provider: str) -> PricePlan | None:
-        """Return the model's plan; None if the table has no such model, or no price of it.
-
-        An empty provider is derived from the model's name. An unknown provider is never replaced by a guess.
-        """
+    def _provider(self, model: str | None, provider: str | None) -> str | None:
+        """Return the provider that the table's own rules find by one of the two, None where none applies."""
         try:
-            owner, info = self._snapshot.find_provider_model(model, None, provider or None, None)
+            return self._snapshot.find_provider(model, provider, None).id
         except LookupError:
             return None
-        try:
-            return plan_of(info, owner)
-        except ValueError:  # Contradictory prices, which the library does not charge by.
-            return None
+
+    def find(self, model: str, provider: str) -> Match | None:
+        """Return the entry of the table for a model, as the application names it, and its provider.
+
+        None if the table has no such model, or no price of it. An empty provider is derived from the model's name. An
+        unknown provider is never replaced by a guess.
+        """
+        for reading in self._names.readings(model, provider):
+            try:
+                owner, info = self._snapshot.find_provider_model(reading.model, None, reading.provider or None, None)
+            except LookupError:
+                continue
+            try:
+                plan = plan_of(info, owner)
+            except ValueError:  # Contradictory prices, which the library does not charge by.
+                return None
+            return None if plan is None else Match(owner.id, info.id, reading, plan)
+        return None
 
 
 def plan_of(info: ModelInfo, provider: Provider = _NOBODY) -> PricePlan | None:

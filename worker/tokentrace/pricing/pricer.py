@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from tokentrace.model.arrays import grown
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import SpanBatch, Strings
-from tokentrace.pricing.genai_prices import GenaiPrices
+from tokentrace.pricing.genai_prices import GenaiPrices, Match
 from tokentrace.pricing.rates import PricePlan, Rates, configured_plan
 from tokentrace.pricing.table import NO_PLAN, RateTable
+
+log = logging.getLogger(__name__)
 
 #: Sources of a cost, indexed by the codes in `Priced.source`.
 SOURCES: Final = ("reported", "computed", "unpriced")
@@ -25,6 +28,8 @@ REPORTED, COMPUTED, UNPRICED = (np.uint8(code) for code in range(3))
 
 _NANO_USD: Final = 1e9
 _NOT_LOOKED_UP: Final = -1
+#: Most unpriced models that the log names.
+_MAX_NAMED: Final = 100
 #: Most names with a cached plan. At this size the cache is cleared, and names are looked up again.
 _MAX_NAMES: Final = 20_000
 
@@ -35,6 +40,14 @@ class Priced:
 
     cost_nano_usd: NDArray[np.int64]
     source: NDArray[np.uint8]
+
+
+class Price(NamedTuple):
+    """The plan of a model, and where it is from: a configured glob, or an entry of the built-in table."""
+
+    plan: PricePlan
+    glob: str = ""
+    match: Match | None = None
 
 
 class Pricer:
@@ -48,13 +61,14 @@ class Pricer:
         self, rates: Mapping[str, Rates], builtin: bool = True, clock: Callable[[], float] = time.time
     ) -> None:
         self._configured = [
-            (re.compile(fnmatch.translate(glob.lower())), configured_plan(model_rates))
+            (glob, re.compile(fnmatch.translate(glob.lower())), configured_plan(model_rates))
             for glob, model_rates in rates.items()
         ]
         self._builtin = GenaiPrices() if builtin else None
         self._clock = clock
         self._table = RateTable()
         self._plan_of_name: dict[tuple[str, str], int] = {}
+        self._unpriced: set[tuple[str, str]] = set()
         self._groups: Sequence[Group] = ()
         self._plan_of_group: NDArray[np.int32] = np.zeros(0, np.int32)
         self._looked_up = 0
@@ -122,8 +136,10 @@ class Pricer:
         """Return the id of a model's plan, from the cache of names or by a lookup."""
         plan_id = self._plan_of_name.get((model, provider))
         if plan_id is None:
-            plan = self._find_plan(model, provider)
-            plan_id = NO_PLAN if plan is None else self._table.add(plan)
+            price = self.find(model, provider)
+            plan_id = NO_PLAN if price is None else self._table.add(price.plan)
+            if price is None:
+                self._name_unpriced(model, provider)
             if len(self._plan_of_name) >= _MAX_NAMES:
                 self._plan_of_name.clear()
                 if self._builtin:
@@ -131,12 +147,25 @@ class Pricer:
             self._plan_of_name[model, provider] = plan_id
         return plan_id
 
-    def _find_plan(self, model: str, provider: str) -> PricePlan | None:
+    def _name_unpriced(self, model: str, provider: str) -> None:
+        """Log a model without a price once."""
+        if (model, provider) in self._unpriced or len(self._unpriced) >= _MAX_NAMED:
+            return
+        self._unpriced.add((model, provider))
+        log.warning(
+            "No price for model %r of provider %r: its spans without cost_usd cost 0. Set pricing.models, or see "
+            "`tokentrace price`.%s",
+            model, provider, " Further models are not named here." if len(self._unpriced) == _MAX_NAMED else "",
+        )  # fmt: skip
+
+    def find(self, model: str, provider: str) -> Price | None:
+        """Return the price of a model, as its application names it and its provider; None for an unpriced one."""
         lowered = model.lower()
-        for pattern, plan in self._configured:
+        for glob, pattern, plan in self._configured:
             if pattern.match(lowered):
-                return plan
-        return self._builtin.find(model, provider) if self._builtin else None
+                return Price(plan, glob=glob)
+        match = self._builtin.find(model, provider) if self._builtin else None
+        return None if match is None else Price(match.plan, match=match)
 
 
 def _texts(spans: SpanBatch, strings: Strings, rows: NDArray[np.int64]) -> list[str]:

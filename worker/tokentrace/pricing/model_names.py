@@ -1,0 +1,205 @@
+"""Model names: what applications send as model and provider, read as the names that the price table has.
+
+Instrumentations, gateways and clouds write one model in many ways: `gpt-4o` of `azure.ai.openai`, `azure/eu/gpt-4o`,
+`us.anthropic.claude-sonnet-4-5-20250929-v1:0`, the ARN of an inference profile. Each way is read as the provider that
+bills the call. A name that cannot be read has no price: no call is charged by the prices of another provider, of the
+base of a fine-tuned model, or of tokens where capacity is billed by the hour.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+
+class Reading(NamedTuple):
+    """A name in the terms of the price table. provider: its id there, "" to find it by the model.
+
+    how: what was read besides the plain name, in words.
+    """
+
+    provider: str
+    model: str
+    how: str = ""
+
+
+#: Id of a provider in the price table -> its other names, without case and punctuation.
+_ALIASES: Final = {
+    "anthropic": "anthropictext claude",
+    "aws": "awsbedrock bedrock amazonbedrock bedrockconverse bedrockruntime amazonbedrockruntime amazon amazonaws",
+    "azure": "azureopenai azureaiopenai azaiopenai azureaiinference azaiinference azureai azuretext azurefoundry "
+    "azureaifoundry azureaifoundryopenai microsoft microsoftazure microsoftfoundry azureopenaiservice",
+    "cloudflare": "cloudflareworkersai workersai",
+    "cohere": "coherechat",
+    "fireworks": "fireworksai",
+    "github-copilot": "copilot",
+    "google": "gcpgemini gcpgenai gcpvertexai gcp vertexai vertex vertexaibeta googlevertex googlevertexai gemini "
+    "googlegenai googlegenerativeai googleai googleaistudio googlegemini googlecloud geminiapi vertexaianthropic "
+    "vertexaianthropicmodels vertexailanguagemodels vertexaichatmodels vertexanthropic googlevertexanthropic",
+    "mistral": "mistralai codestral textcompletioncodestral",
+    "moonshotai": "moonshot kimi",
+    "novita": "novitaai",
+    "openai": "textcompletionopenai openaicompletions",
+    "perplexity": "perplexityai",
+    "together": "togetherai togethercomputer",
+    "voyageai": "voyage",
+    "x-ai": "grok",
+    "zhipuai": "zhipu bigmodel",
+}
+#: Gateways that bill nothing themselves: the model's prefix names the provider.
+_GATEWAYS: Final = frozenset(
+    {"litellm", "litellmproxy", "portkey", "helicone", "kong", "bifrost", "gateway", "aigateway"}
+)
+#: Endings that an SDK appends to the provider, for the kind of its API.
+_APIS: Final = (
+    "chat",
+    "responses",
+    "messages",
+    "completion",
+    "completions",
+    "embedding",
+    "embeddings",
+    "image",
+    "speech",
+)
+#: Parts of names of servers that answer in a provider's protocol, and bill nothing.
+_SELF_HOSTED: Final = ("compatible", "local", "selfhosted", "vllm", "ollama", "sglang", "lmstudio", "llamacpp")
+#: Parts of a provider's name that decide over others in it: a cloud sells the models of other providers.
+_CLOUDS: Final = {"azure": "azure", "bedrock": "aws", "vertex": "google", "openrouter": "openrouter"}
+
+#: Prefixes that only a gateway writes, and no model's name begins with: they decide over the provider.
+_ROUTES: Final = frozenset({
+    "azure", "azure_ai", "azure_text", "bedrock", "bedrock_converse", "vertex_ai", "vertex_ai_beta", "gemini",
+    "openrouter", "groq", "together_ai", "fireworks_ai", "perplexity", "cerebras", "databricks", "cloudflare", "novita",
+    "cohere_chat", "codestral", "text-completion-openai", "text-completion-codestral", "github_copilot", "voyage",
+})  # fmt: skip
+#: Behind such a prefix: the region, the zone or the API, which are not part of the model's name.
+_ROUTE_PARTS: Final = re.compile(
+    r"(?:converse|invoke|chat|responses|eu|us|global|global-standard|data-?zone|[a-z]{2}(?:-gov)?-[a-z]+-\d)/"
+)
+#: Behind such a prefix: capacity that is billed by the hour.
+_COMMITMENT: Final = re.compile(r"(?:^|/)\d+-month-commitment/")
+
+_ARN: Final = re.compile(r"arn:aws[a-z-]*:bedrock:[a-z0-9-]*:\d*:(?P<kind>[a-z-]+)/(?P<model>.+)")
+#: Kinds of resources that an ARN names by the model: all others have ids of their own, and some are billed by the hour.
+_ARN_KINDS: Final = ("foundation-model", "inference-profile")
+_VENDORS: Final = (
+    "ai21|amazon|anthropic|cohere|deepseek|google|luma|meta|minimax|mistral|moonshot|nvidia|openai|qwen|stability|writer"
+    "|zai"
+)
+_BEDROCK: Final = re.compile(
+    rf"(?:(?P<region>us|us-gov|eu|apac|au|jp|ca|sa|me|af|uk|global)\.)?(?:{_VENDORS})\.[a-z0-9]"
+)
+_BEDROCK_VERSION: Final = re.compile(r"-v\d+(?::\d+)?(?::\d+k)?$")
+_PUBLISHER: Final = re.compile(r"(?:projects/[^/]+/locations/[^/]+/)?publishers/[^/]+/models/(?P<model>.+)")
+
+
+def _plain(name: str) -> str:
+    """Return a provider's name without case and punctuation."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+class ModelNames:
+    """Reads names.
+
+    providers: the ids of the price table. find: the table's own rules, (model, None) or (None, provider as sent) -> id
+    of the provider, None where none applies.
+    """
+
+    def __init__(
+        self, providers: frozenset[str], find: Callable[[str | None, str | None], str | None] = lambda *_: None
+    ) -> None:
+        self._find = find
+        self._id_of = {_plain(provider): provider for provider in sorted(providers)}
+        for provider, names in _ALIASES.items():
+            if provider in providers:
+                self._id_of.update(dict.fromkeys(names.split(), provider))
+
+    def provider(self, name: str) -> str | None:
+        """Return the id of a provider in the table, "" where the model tells it, None for one that it does not have."""
+        plain = _plain(name)
+        if not name.strip() or plain in _GATEWAYS:
+            return ""
+        if plain in self._id_of:
+            return self._id_of[plain]
+        for ending in _APIS:
+            if plain.endswith(ending) and plain.removesuffix(ending) in self._id_of:
+                return self._id_of[plain.removesuffix(ending)]
+        if any(part in plain for part in _SELF_HOSTED):
+            return None
+        cloud = next((provider for part, provider in _CLOUDS.items() if part in plain), None)
+        return cloud or self._find(None, name)
+
+    def readings(self, model: str, provider: str) -> Iterator[Reading]:
+        """Yield what the name can mean, the most literal first. provider: as sent."""
+        lowered = model.strip().lower()
+        if lowered.startswith("arn:"):
+            if (arn := _ARN.fullmatch(lowered)) and arn["kind"] in _ARN_KINDS:
+                yield from self._bedrock(arn["model"], f"the ARN of a Bedrock {arn['kind'].replace('-', ' ')}")
+            return
+        if published := _PUBLISHER.fullmatch(lowered):
+            yield Reading("google", published["model"], "a model of Vertex AI's Model Garden")
+            return
+        if _COMMITMENT.search(lowered):
+            return
+        known = self.provider(provider)
+        bedrock = _BEDROCK.match(lowered)
+        if bedrock and (known in ("", "aws") or bedrock["region"] or _BEDROCK_VERSION.search(lowered)):
+            yield from self._bedrock(lowered, "a model id of Bedrock")
+            return
+        prefixed = list(self._prefixed(lowered, known))
+        if known or not prefixed:
+            yield from self._plain_name(lowered, provider, known)
+        yield from prefixed
+
+    def _plain_name(self, model: str, provider: str, known: str | None) -> Iterator[Reading]:
+        """Yield the readings of a name as it is."""
+        if known is None:
+            if _plain(provider) == "huggingface" and ":" in model:
+                # The router of Hugging Face: the provider is behind the colon.
+                name, _, server = model.rpartition(":")
+                yield Reading(f"huggingface_{server}", name, f"served by {server} for Hugging Face")
+            return
+        if known:
+            how = "" if known == provider else f"provider {provider!r} is {known!r} in the price table"
+            yield Reading(known, model, how)
+            return
+        if model.startswith("ft:"):
+            # It has the provider of its base, and never its price.
+            base = self._find(model.split(":")[1], None)
+            if base:
+                yield Reading(base, model, "a fine-tuned model")
+        elif re.search(r"@(?:\d{8}|default|latest|\d{3})$", model):
+            yield Reading("google", model, "a version of Vertex AI")
+        else:
+            yield Reading("", model)
+
+    def _prefixed(self, model: str, known: str | None) -> Iterator[Reading]:
+        """Yield the readings of a name behind a prefix that names who bills it."""
+        head, _, rest = model.partition("/")
+        if not rest:
+            return
+        if head == "models":
+            yield Reading(known or "google", rest, "prefix 'models/'")
+            return
+        named = self._id_of.get(_plain(head))
+        if named is None:
+            return
+        if head in _ROUTES or known in ("", named):
+            how = f"prefix '{head}/'"
+            while part := _ROUTE_PARTS.match(rest):
+                rest = rest[part.end() :]
+            if named == "aws":
+                yield from self._bedrock(rest, how)
+            elif published := _PUBLISHER.fullmatch(rest):
+                yield Reading("google", published["model"], how)
+            else:
+                yield Reading(named, rest, how)
+
+    def _bedrock(self, model: str, how: str) -> Iterator[Reading]:
+        """Yield the readings of a model id of Bedrock. The prices of `global.` differ from those of a region."""
+        yield Reading("aws", model, how)
+        match = _BEDROCK.match(model)
+        if match and match["region"] and match["region"] != "global":
+            yield Reading("aws", model.removeprefix(f"{match['region']}."), f"{how}, region {match['region']}")
