@@ -148,6 +148,7 @@ def test_public_property_hides_a_secret_that_is_a_number(value: float) -> None:
     [
         ("at https://user:PLANT@host:1/path", f"at https://{HIDDEN}@host:1/path"),
         ("at https://user:PL@PLANT@host:1/path", f"at https://{HIDDEN}@host:1/path"),
+        ("at https://user:PL/PLANT@host:1/path", f"at https://{HIDDEN}@host:1/path"),
         ("GET 'https://host/path?token=PLANT'", f"GET 'https://host/path?{HIDDEN}'"),
         ("Authorization: Bearer PLANT.a-b", f"Authorization: Bearer {HIDDEN}"),
         ("authorization: bearer PLANT.a-b", f"authorization: bearer {HIDDEN}"),

@@ -123,6 +123,8 @@ ERRORS = {
     "a: [": None,
     "kafka: {topic: a}\nkafka: {topic: b}": ["kafka: is defined twice (line 2)"],
     "kafka: text": None,
+    "http_server: {auth_token: '${TOKEN-secret}'}": ["http_server.auth_token: has a ${ that begins no variable; write ${NAME}, ${NAME:-default}, or $${ for a literal ${ (line 1)"],
+    "worker: {replica_id: '${POD'}": ["worker.replica_id: has a ${ that begins no variable; write ${NAME}, ${NAME:-default}, or $${ for a literal ${ (line 1)"],
     "worker:\n  replica_id: ${POD_NAME}": ["worker.replica_id: the environment variable POD_NAME is not set; set it or use ${POD_NAME:-default} (line 2)"],
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from tokentrace.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
 
-_VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{([^}]*)\}?")
 
 #: In what YAML says of a value that is not quoted.
 _NAME: Final = re.compile(r"(?<=alias )'.*'|(?<=handle )'.*'")
@@ -116,6 +116,11 @@ class _Reader:
     def _variable(self, match: re.Match[str], path: KeyPath, node: yaml.Node) -> str:
         if match[0] == "$${":
             return "${"
+        if match[3] is not None:
+            self._problem(
+                path, "has a ${ that begins no variable; write ${NAME}, ${NAME:-default}, or $${ for a literal ${", node
+            )
+            return "unset"
         name, default = match[1], match[2]
         value = self._environment.get(name, default)
         if value is None:

@@ -17,7 +17,7 @@ _SECRET_NAME: Final = re.compile(
 #: (shape, what it is replaced with), for text that could quote a value.
 _SHAPES: Final = (
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/'\"]*@", re.IGNORECASE), rf"\1{HIDDEN}@"),
+    (re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s'\"]*@", re.IGNORECASE), rf"\1{HIDDEN}@"),
     (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?'\"]*\?)[^\s'\")]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(r"\b(Bearer|Basic) [\w.~+/=-]{4,}", re.IGNORECASE), rf"\1 {HIDDEN}"),
     (re.compile(r"([\w.]*(?:password|passphrase|secret|token)['\"]?: ?(['\"])).*?\2", re.IGNORECASE), rf"\1{HIDDEN}\2"),
