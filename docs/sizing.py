@@ -28,8 +28,8 @@ CELL_US: Final = (
 EVALUATE_US: Final = 2.0  # one cell of a rollup, decoded by the replica that evaluates the alerts
 STATE_BYTES: Final = 172  # a cell's total with its key
 ROLLUP_BYTES: Final = 124  # a cell's increment
-SERIES_OF_CALLER: Final = 5  # cost, prompt, completion, cached, reasoning tokens of a (model, provider, caller)
-SERIES_OF_MODEL: Final = 80  # spans by status, five histograms, quality, pricing of a (model, provider)
+SERIES_OF_CALLER: Final = 9  # cost, prompt, completion, cached, reasoning tokens, units of a (model, provider, caller)
+SERIES_OF_MODEL: Final = 83  # spans by status, five histograms, quality, pricing, repairs of a (model, provider)
 SERIES_OF_WORKER: Final = 90
 # What librdkafka holds ready for a replica that is behind: queued.max.messages.kbytes.
 QUEUE_MB: Final = 64.0

@@ -20,13 +20,14 @@ from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.arrays import PADDING
-from tokentrace.model.measures import SUMS, Layout
+from tokentrace.model.measures import RARE_SUMS, SUMS, UNIT_OF, Layout
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.spans import (
     FLOAT_FIELDS,
     INT_FIELDS,
+    OPTIONAL_FIELDS,
     STATUSES,
     STRING_FIELDS,
     UNKNOWN_STATUS,
@@ -34,7 +35,7 @@ from tokentrace.model.spans import (
     SpanColumns,
 )
 from tokentrace.model.worker_stats import STAGES
-from tokentrace.pricing import SOURCES, Pricer
+from tokentrace.pricing import SOURCE_SUMS, SOURCES, Pricer
 from tokentrace.state.ledger import Ledger
 from tokentrace.state.replica_state import ReplicaState
 
@@ -65,6 +66,11 @@ def span_batch(*records: dict[str, Any]) -> SpanBatch:
             if value is not None:
                 column = getattr(columns, name)
                 column.values[row], column.present[row] = value, True
+        for name in OPTIONAL_FIELDS:
+            if (value := record.get(name)) is not None:
+                columns.optional(name).values[row], columns.optional(name).present[row] = value, True
+        for unit, value in record.get("usage", {}).items():
+            columns.mapped(unit).values[row], columns.mapped(unit).present[row] = value, True
         status = record.get("status", "ok")
         columns.status[row] = STATUSES.index(status) if status in STATUSES else UNKNOWN_STATUS
     return columns.select(np.ones(len(records), np.bool_))
@@ -171,7 +177,11 @@ def exact(snapshot: Snapshot) -> Row:
 
 def plain(row: Row, layout: Layout = LAYOUT) -> dict[str, Any]:
     """A cell's row by name: every sum that is not 0, every histogram that is not empty as (buckets, sum)."""
-    named: dict[str, Any] = {name: int(row[layout.column(name)]) for name in SUMS}
+    named: dict[str, Any] = {
+        name: int(row[layout.fields[name].start])
+        for name in (*SUMS, *RARE_SUMS)
+        if layout.fields[name].start < len(row)
+    }
     for name, histogram in layout.histograms.items():
         named[f"histogram {name}"] = (row[histogram.buckets].tolist(), int(row[histogram.sum]))
     return {
@@ -198,7 +208,8 @@ def samples(snapshot: Snapshot) -> Counter[Key]:
         two = {"model": labels["model"], "provider": labels["provider"]}
 
         def sum_of(name: str, row: Row = row) -> int:
-            return int(row[Layout.column(name)])
+            column = snapshot.layout.fields[name].start
+            return int(row[column]) if column < len(row) else 0
 
         totals[key("tokentrace_cost_total", **labels)] += sum_of("cost_nano_usd")
         totals[key("tokentrace_spans_total", status=STATUSES[status], **two)] += sum_of("spans")
@@ -206,7 +217,11 @@ def samples(snapshot: Snapshot) -> Counter[Key]:
             totals[key("tokentrace_tokens_total", token_type=kind, **labels)] += sum_of(f"{kind}_tokens")
         for name in ("cached_prompt_tokens", "reasoning_tokens"):
             totals[key(f"tokentrace_{name}_total", **labels)] += sum_of(name)
-        for source, column in zip(SOURCES, ("priced_reported", "priced_computed", "unpriced"), strict=True):
+        for name, unit in UNIT_OF.items():
+            totals[key("tokentrace_usage_total", unit=unit.name, **labels)] += sum_of(name)
+        for reason in ("prompt_excludes_cache", "whole_below_parts"):
+            totals[key("tokentrace_spans_repaired_total", reason=reason, **two)] += sum_of(f"repaired_{reason}")
+        for source, column in zip(SOURCES, SOURCE_SUMS, strict=True):
             totals[key("tokentrace_span_pricing_total", source=source, **two)] += sum_of(column)
         for name, histogram in snapshot.layout.histograms.items():
             cumulative = np.cumsum(row[histogram.buckets]).tolist()

@@ -23,6 +23,15 @@ MODELS = [
     ("house-llm", "vllm"),
     ("modèle-été", "maison"),
 ]
+#: Models whose prices are of other units, or of more of them.
+UNIT_MODELS = [
+    ("gpt-4o-audio-preview", "openai"),
+    ("gpt-realtime", "openai"),
+    ("whisper-large-v3", "groq"),
+    ("mistral-ocr-latest", "mistral"),
+    ("sonar-deep-research", "perplexity"),
+    ("gemini-2.5-flash", "google"),
+]
 CALLERS = ["", "search", "support-bot", "batch"]
 NOW_US = 1_790_000_000_000_000
 
@@ -81,6 +90,41 @@ def random_span(rng: random.Random) -> dict[str, Any]:
         started_at=started,
         ended_at=started + rng.randrange(90_000_000),
         attributes=attributes,
+    )
+
+
+def unit_span(rng: random.Random) -> dict[str, Any]:
+    """A valid span with units of every kind, counts that are absent, and counts that contradict each other."""
+
+    def some(most: int) -> int | None:
+        return rng.choice([None, None, 0, rng.randrange(most)])
+
+    usage = {"page": 3, "annotated_page": 1, "second": 12.5, "prompt_second": 2.25, "video_prompt": 70,
+             "character": 900, "audio_cache_read": 30, "citation": 12, "audio_prompt": 5, "unknown": 1.0}  # fmt: skip
+    model, provider = rng.choice([*MODELS, *UNIT_MODELS])
+    return (
+        random_span(rng)
+        | {
+            "model": model,
+            "provider": provider,
+            "prompt_tokens": rng.choice([None, 0, 40, rng.randrange(9000)]),
+            "completion_tokens": some(900),
+            "total_tokens": rng.choice([None, None, 0, rng.randrange(20_000)]),
+            "cached_prompt_tokens": some(9000),
+            "reasoning_tokens": some(900),
+            # So that each of them can be counted.
+            "cost_usd": rng.choice([0.0, 0.25]),
+            "prompt_tokens_include_cache": rng.choice([None, None, True, False]),
+            "cache_write_tokens": some(4000),
+            "cache_write_1h_tokens": some(2000),
+            "audio_prompt_tokens": some(500),
+            "audio_completion_tokens": some(500),
+            "image_prompt_tokens": some(300),
+            "image_completion_tokens": some(300),
+            "web_searches": some(4),
+            "usage": {unit: usage[unit] for unit in rng.sample(list(usage), rng.choice([0, 0, 1, 4]))},
+        }
+        | rng.choice([{}, {"cost_usd": None, "audio_prompt_tokens": 1}, {"cost_usd": None, "status": "error"}])
     )
 
 

@@ -58,14 +58,14 @@ def test_a_dead_letter_of_a_computed_cost_is_counted_when_it_is_replayed_under_a
     """It is not remembered as counted, and makes no group."""
     dedup = Deduplicator(600.0, 1000)
     rig = rig_of(1.0, deduplicator=dedup)
-    value = message(span(model="dear", prompt_tokens=6_000_000, cached_prompt_tokens=7_000_000))
+    value = message(span(model="dear", prompt_tokens=6_000_000, reasoning_tokens=70))
     rig.count([value])
     assert (rig.delta.counted_ids, rig.delta.reasons) == ({}, {"cost_out_of_range": 1})
     assert len(rig.groups.groups) == 1
     rig.commit()
     again = rig_of(100.0, deduplicator=dedup)
     again.count([value], offset=1)
-    assert again.delta.reasons == {"cached_tokens_invalid": 1}
+    assert again.delta.reasons == {"reasoning_tokens_invalid": 1}
     assert again.delta.counted == {0: 1}
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tests.decode.helpers import record_schema, string, write, zigzag
 from tests.decode.test_framing import confluent
 from tests.harness import NOW_S, Harness, cells_of, raw_batch, samples, span_batch
-from tests.oracle import Key, key, recount
-from tests.spanfactory import NOW_US, message, random_span, single_object_header, span
+from tests.oracle import USAGE, recount
+from tests.spanfactory import NOW_US, message, random_span, single_object_header, span, unit_span
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.pipeline import AHEAD_US, EARLIEST_US, StageTimer, event_times
 from tokentrace.decode.schemas.files import fingerprint_of
@@ -60,6 +60,31 @@ def committed(*batches: Sequence[bytes | None], **rig: Any) -> Snapshot:
 
 
 # The laws.
+
+
+def test_units_are_counted_and_priced_as_the_independent_recount_says() -> None:
+    records = [unit_span(random.Random(seed)) for seed in range(3000)]
+    expected = recount(records)
+    assert samples(committed(list(map(message, records)))) == expected
+    sources = {dict(labels)["source"] for name, labels in expected if name == "tokentrace_span_pricing_total"}
+    reasons_ = {dict(labels)["reason"] for name, labels in expected if name == "tokentrace_spans_repaired_total"}
+    units = {dict(labels)["unit"] for name, labels in expected if name == "tokentrace_usage_total"}
+    assert sources == {"reported", "computed", "unpriced", "estimated"}
+    assert reasons_ == {"prompt_excludes_cache", "whole_below_parts"}
+    assert units == set(USAGE)
+
+
+def test_units_are_counted_the_same_however_the_spans_are_batched() -> None:
+    records = [unit_span(random.Random(seed)) for seed in range(60)] + [span(caller="late", usage={"page": 2})]
+    values = list(map(message, records))
+    together = samples(committed(values))
+    assert samples(committed(values[:1], values[1:20], values[20:])) == together
+    alone = Harness()
+    for value in values:
+        alone.count([value])
+        alone.commit()
+    assert samples(alone.state.snapshot) == together == recount(records)
+
 
 SEEDS = st.lists(st.integers(0, 299), max_size=25)
 
@@ -199,9 +224,7 @@ WHOLE: dict[str, bytes | None] = {
 }
 PART: dict[str, bytes] = {
     "eval_score_invalid": message(span(attributes={"eval.score": "good"})),
-    "cached_tokens_invalid": message(span(cached_prompt_tokens=101)),
     "reasoning_tokens_invalid": message(span(reasoning_tokens=21)),
-    "total_tokens_unsplit": by(BARE, {"model": "m", "total_tokens": 9}),
 }
 
 
@@ -238,13 +261,7 @@ def test_a_span_without_a_part_is_counted_and_the_part_is_counted_by_its_reason(
     assert (rig.delta.reasons, rig.delta.dead_letters) == ({reason: 1}, [])
     snapshot = rig.commit()
     assert (snapshot.partitions, snapshot.rejected) == ({0: PartitionAudit(2, 2, 0)}, {reason: 1})
-    if reason == "total_tokens_unsplit":
-        expected: Counter[Key] = Counter()
-        for name, labels in (("spans_total", {"status": "ok"}), ("span_pricing_total", {"source": "unpriced"})):
-            expected[key(f"tokentrace_{name}", model="m", provider="", **labels)] = 1
-    else:
-        expected = recount([span()])
-    assert samples(snapshot) == expected + recount(records_of([1]))
+    assert samples(snapshot) == recount([span()]) + recount(records_of([1]))
 
 
 def test_a_batch_of_rejects_alone_moves_the_positions() -> None:

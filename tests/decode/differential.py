@@ -68,6 +68,10 @@ def assert_agreement(
         assert np.array_equal(numbers.present, others.present), f"{name}: {case}"
         # Bits are compared: NaN equals NaN, and -0.0 differs from 0.0.
         assert np.array_equal(numbers.values.view(np.int64), others.values.view(np.int64)), f"{name}: {case}"
+    assert got.optional.keys() == want.optional.keys(), case
+    for name, column in want.optional.items():
+        assert np.array_equal(got.optional[name].present, column.present), f"{name}: {case}"
+        assert np.array_equal(got.optional[name].values, column.values), f"{name}: {case}"
     return len(rejects)
 
 

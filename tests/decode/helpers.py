@@ -9,7 +9,8 @@ import fastavro
 
 from tests.decode.differential import THOROUGH, assert_agreement, both_decoders, run
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STATUSES, STRING_FIELDS, SpanBatch
+from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, SpanBatch
+from tokentrace.model.units import UNITS
 
 #: A span without values, in the form of `spans_of`.
 ABSENT: dict[str, Any] = {
@@ -75,6 +76,10 @@ def spans_of(batch: SpanBatch) -> list[dict[str, Any]]:
         for name in (*INT_FIELDS, *FLOAT_FIELDS):
             column = getattr(batch, name)
             span[name] = column.values[index].item() if column.present[index] else None
+        # Optional columns are there where any span of the batch has one.
+        for name, column in sorted(batch.optional.items()):
+            if column.present[index]:
+                span[name] = column.values[index].item()
         code = int(batch.status[index])
         span["status"] = STATUSES[code] if code < len(STATUSES) else "unknown"
         spans.append(span)
@@ -88,6 +93,13 @@ def expected(record: dict[str, Any]) -> dict[str, Any]:
         span[name] = record[name].encode()
     for name in (*INT_FIELDS, *FLOAT_FIELDS):
         span[name] = record.get(name.removesuffix("_us"))
+    for name in OPTIONAL_FIELDS:
+        if record.get(name) is not None:
+            span[name] = int(record[name])
+    for unit in UNITS:
+        quantity = record.get("usage", {}).get(unit.name)
+        if quantity is not None and span.get(unit.column) is None:
+            span[unit.column] = round(quantity * unit.scale)
     score = record["attributes"].get("eval.score")
     span["eval_score"] = None if score is None else float(score)
     return span

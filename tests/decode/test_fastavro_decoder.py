@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.decode.helpers import ABSENT, decode, expected, only, reason, record_schema, string, write, zigzag
-from tests.spanfactory import SPAN_SCHEMA, datum, random_span, span
+from tests.spanfactory import SPAN_SCHEMA, datum, random_span, span, unit_span
 from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
@@ -30,7 +30,7 @@ ENUM = {"type": "enum", "name": "E", "symbols": ["ok", "error"]}
 
 def test_every_column_holds_what_the_writer_wrote() -> None:
     rng = random.Random(1)
-    records = [random_span(rng) for _ in range(300)]
+    records = [random_span(rng) if number % 2 else unit_span(rng) for number in range(300)]
     assert decode(SPAN_SCHEMA, *map(datum, records)) == ([expected(record) for record in records], [])
 
 
@@ -44,8 +44,44 @@ def test_fields_may_come_in_any_order() -> None:
     rng = random.Random(2)
     for _ in range(20):
         schema = {**SPAN_SCHEMA, "fields": rng.sample(SPAN_SCHEMA["fields"], len(SPAN_SCHEMA["fields"]))}
-        record = random_span(rng)
+        record = unit_span(rng)
         assert only(schema, write(schema, record)) == expected(record)
+
+
+@pytest.mark.parametrize("values", ["int", "long", "float", "double", ["null", "long", "double"]], ids=str)
+@pytest.mark.parametrize("optional", [False, True])
+def test_units_are_read_from_a_map_of_any_numbers(values: Any, optional: bool) -> None:
+    usage = {"type": "map", "values": values}
+    schema = record_schema(model="string", prompt_tokens="int", usage=["null", usage] if optional else usage)
+    maps = [
+        {"page": 2, "x" * 20: 7, "text_cache_write_5m": 3},
+        {},
+        {"second": 4, "prompt": 9},
+        {"annotated_page": 1},
+    ] * 9
+    records = [{"model": "m", "prompt_tokens": 1, "usage": units} for units in maps]
+    spans, rejects = decode(schema, *[write(schema, record) for record in records])
+    counted = [{"page": 2, "text_cache_write_5m": 3}, {}, {"second": 4000}, {"annotated_page": 1}] * 9
+    assert rejects == []
+    assert spans == [{**ABSENT, "model": b"m", "prompt_tokens": 1, **units} for units in counted]
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "value"),
+    [
+        ("usage", "string", "x"),
+        ("usage", {"type": "map", "values": "string"}, {"page": "x"}),
+        ("usage", record_schema("Usage", page="long"), {"page": 1}),
+        ("web_searches", "string", "x"),
+        ("prompt_tokens_include_cache", ["null", "long"], 7),
+        ("cache_write_tokens", ["null", "long", "string"], 7),
+    ],
+    ids=str,
+)
+def test_fields_that_had_other_types_before_the_span_had_them_are_skipped(name: str, type_: Any, value: Any) -> None:
+    schema = record_schema(model="string", prompt_tokens="long", **{name: type_})
+    data = write(schema, {"model": "m", "prompt_tokens": 7, name: value})
+    assert only(schema, data) == {**ABSENT, "model": b"m", "prompt_tokens": 7}
 
 
 EXTRA_TYPES: dict[str, tuple[Any, Any]] = {

@@ -19,8 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from tests.harness import Harness
 from tests.oracle import DURATIONS, SCORES, TOKENS, Key, cost_of, recount
+from tests.oracle import counted as counted_by_oracle
 from tests.services.workers import in_units
-from tests.spanfactory import message, random_span, span
+from tests.spanfactory import message, random_span, span, unit_span
 from tokentrace.exposition import Format, Renderer, collect_worker_metrics
 from tokentrace.model.families import CELL_FAMILIES
 from tokentrace.model.snapshot import Snapshot
@@ -63,6 +64,7 @@ def by_the_client_library(spans: list[dict[str, Any]]) -> Samples:
     tokens = counter("tokens", [*three, "token_type"])
     cached, reasoning = counter("cached_prompt_tokens", three), counter("reasoning_tokens", three)
     pricing = counter("span_pricing", ["source", *two])
+    usage, repaired = counter("usage", [*three, "unit"]), counter("spans_repaired", ["reason", *two])
     latency, ttft = histogram("latency_ms", DURATIONS), histogram("ttft_ms", DURATIONS)
     prompt, completion = histogram("prompt_tokens", TOKENS), histogram("completion_tokens", TOKENS)
     score = histogram("eval_score", SCORES)
@@ -72,13 +74,20 @@ def by_the_client_library(spans: list[dict[str, Any]]) -> Samples:
         nano, source = cost_of(record)
         cost.labels(**caller).inc(nano / 1e9)
         total.labels(status=record["status"], **model).inc()
-        tokens.labels(token_type="prompt", **caller).inc(record["prompt_tokens"])
-        tokens.labels(token_type="completion", **caller).inc(record["completion_tokens"])
-        cached.labels(**caller).inc(record["cached_prompt_tokens"] or 0)
-        reasoning.labels(**caller).inc(record["reasoning_tokens"] or 0)
+        counts = counted_by_oracle(record)
+        tokens.labels(token_type="prompt", **caller).inc(counts.usage.get("prompt", 0))
+        tokens.labels(token_type="completion", **caller).inc(counts.usage.get("completion", 0))
+        cached.labels(**caller).inc(counts.usage.get("cache_read", 0))
+        reasoning.labels(**caller).inc(counts.usage.get("reasoning", 0))
+        for unit, quantity in counts.usage.items():
+            if quantity:
+                usage.labels(unit=unit, **caller).inc(quantity)
+        for reason in counts.repaired:
+            repaired.labels(reason=reason, **model).inc()
         pricing.labels(source=source, **model).inc()
-        prompt.labels(**model).observe(record["prompt_tokens"])
-        completion.labels(**model).observe(record["completion_tokens"])
+        for metric, unit in ((prompt, "prompt"), (completion, "completion")):
+            if unit in counts.usage:
+                metric.labels(**model).observe(counts.usage[unit])
         for metric, name in ((latency, "latency_ms"), (ttft, "ttft_ms")):
             if record[name]:
                 metric.labels(**model).observe(record[name])
@@ -102,8 +111,9 @@ def without_gauges(samples: Samples) -> Samples:
 
 
 def random_spans(count: int, seed: int) -> list[dict[str, Any]]:
+    """Spans of which every third has units of many kinds."""
     rng = random.Random(seed)
-    return [random_span(rng) for _ in range(count)]
+    return [unit_span(rng) if number % 3 == 2 else random_span(rng) for number in range(count)]
 
 
 @pytest.mark.parametrize("form", ["text", "openmetrics"])
@@ -119,7 +129,9 @@ def test_exposition_equals_that_of_the_client_library(form: Format) -> None:
 @pytest.mark.parametrize("form", ["text", "openmetrics"])
 def test_every_number_is_exact(form: Format) -> None:
     spans = random_spans(2000, 2)
-    found = {key: in_units(key[0], value) for key, value in without_gauges(rendered(counted(spans), form)).items()}
+    found = {
+        key: in_units(key[0], value, key[1]) for key, value in without_gauges(rendered(counted(spans), form)).items()
+    }
     assert {key: value for key, value in found.items() if value} == {
         key: value for key, value in recount(spans).items() if value
     }
@@ -141,13 +153,13 @@ def test_other_labels_are_a_projection_that_keeps_every_sum(labels: list[str]) -
     snapshot = counted(spans)
     names = [family.name.removeprefix("tokentrace_") for family in CELL_FAMILIES]
     found = without_gauges(rendered(snapshot, **dict.fromkeys(names, labels)))
-    kept = {*labels, "le", "token_type", "source"}
+    kept = {*labels, "le", "token_type", "source", "unit", "reason"}
     finest = ["status", "model", "provider", "caller"]
     everything = without_gauges(rendered(snapshot, **dict.fromkeys(names, finest)))
     expected: dict[Key, int] = defaultdict(int)
     for (name, series), value in everything.items():
-        expected[name, frozenset(pair for pair in series if pair[0] in kept)] += in_units(name, value)
-    assert {key: in_units(key[0], value) for key, value in found.items()} == dict(expected)
+        expected[name, frozenset(pair for pair in series if pair[0] in kept)] += in_units(name, value, series)
+    assert {key: in_units(key[0], value, key[1]) for key, value in found.items()} == dict(expected)
 
 
 def test_quality_is_the_mean_of_the_scores_and_absent_without_any() -> None:

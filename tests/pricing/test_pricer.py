@@ -145,8 +145,21 @@ def test_reasoning_tokens_are_not_charged_twice() -> None:
         ({"completion_tokens": None}, (100_000, "computed")),
         ({"prompt_tokens": None}, (40_000, "computed")),
         ({"prompt_tokens": None, "total_tokens": 120}, BY_ONE_AND_TWO),
-        ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": 120}, UNPRICED),
-        ({"prompt_tokens": 0, "completion_tokens": 0}, (0, "computed")),
+        ({"prompt_tokens": None, "completion_tokens": None, "total_tokens": 120}, (120_000, "estimated")),
+        # As a publisher writes them who leaves out what it does not know, with a schema that has no null.
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 120}, (120_000, "estimated")),
+        ({"prompt_tokens": 0, "completion_tokens": 20, "total_tokens": 120}, BY_ONE_AND_TWO),
+        ({"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 120}, BY_ONE_AND_TWO),
+        ({"prompt_tokens": 0, "completion_tokens": 0}, UNPRICED),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "status": "error"}, (0, "computed")),
+        ({"prompt_tokens": None, "completion_tokens": None, "status": "timeout"}, (0, "computed")),
+        ({"prompt_tokens": None, "completion_tokens": None, "cached_prompt_tokens": 50}, (50_000, "computed")),
+        ({"cached_prompt_tokens": 300}, (440_000, "computed")),
+        ({"cached_prompt_tokens": 30, "prompt_tokens_include_cache": 0}, (170_000, "computed")),
+        ({"cached_prompt_tokens": 300, "prompt_tokens_include_cache": 1}, (340_000, "computed")),
+        ({"cached_prompt_tokens": 60, "cache_write_tokens": 60}, (260_000, "computed")),
+        ({"web_searches": 3}, BY_ONE_AND_TWO),
+        ({"prompt_tokens": None, "completion_tokens": None, "web_searches": 3}, UNPRICED),
     ],
 )
 def test_a_call_is_priced_by_the_counts_that_it_has(fields: dict[str, Any], expected: tuple[int, str]) -> None:

@@ -16,10 +16,10 @@ from tests.services import ROOT, unmeasured
 
 #: The trial measure: one line in the table gives a counter, a second one the histogram of the same count.
 TRIAL_MEASURES = """\
-    Sum("audio_prompt_tokens", "Prompt tokens that were audio; part of the prompt tokens.", CALLER),
-    Distribution("audio_prompt_tokens", "Audio prompt tokens of a call.", TOKEN_BOUNDS),
+    Sum("tool_prompt_tokens", "Prompt tokens of tools; part of the prompt tokens.", CALLER),
+    Distribution("tool_prompt_tokens", "Prompt tokens of a call's tools.", TOKEN_BOUNDS),
 """
-TRIAL_FIELD = {"name": "audio_prompt_tokens", "type": ["null", "long"], "default": None}
+TRIAL_FIELD = {"name": "tool_prompt_tokens", "type": ["null", "long"], "default": None}
 
 
 def release_package(release: str, folder: Path) -> Path:

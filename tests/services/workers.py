@@ -161,8 +161,10 @@ class Value(float):
         return value
 
 
-def in_units(name: str, value: float) -> int:
+def in_units(name: str, value: float, labels: frozenset[tuple[str, str]] = frozenset()) -> int:
     """A sample's value as the recount's integer."""
+    if any(label == "unit" and "second" in unit for label, unit in labels):
+        return round((value.exact if isinstance(value, Value) else value) * 1000)
     scale = next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), 1)
     return round((value.exact if isinstance(value, Value) else value) * scale)
 
@@ -175,7 +177,7 @@ def span_totals(workers: list[WorkerProcess]) -> dict[Key, int]:
             if name.startswith("tokentrace_") and not re.match(
                 r"tokentrace_(worker|groups|quality|alert|spans_rejected)", name
             ):
-                totals[name, labels] = totals.get((name, labels), 0) + in_units(name, value)
+                totals[name, labels] = totals.get((name, labels), 0) + in_units(name, value, labels)
     return totals
 
 

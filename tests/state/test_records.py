@@ -106,12 +106,17 @@ def test_rollups_add_up_to_the_changes_and_come_back_by_name(rig: Harness) -> No
     assert (total == changes.values.sum(axis=0)).all()
 
 
-def test_records_can_be_read_with_the_schema_files_alone(rig: Harness) -> None:
+@pytest.mark.parametrize(
+    ("units", "file"), [({}, "history/0.1.0/state-cell.avsc"), ({"usage": {"page": 2}}, "state-cell.avsc")]
+)
+def test_records_can_be_read_with_the_schema_files_alone(units: dict[str, Any], file: str) -> None:
     """As a warehouse would: by fastavro, with the file whose fingerprint the value names."""
+    rig = Harness()
+    rig.count([message({**random_span(random.Random(1)), **units})])
     rig.commit()
     totals = rig.ledger.totals
     value = next(iter(StateCodec(LAYOUT).cells(totals.values, totals.created_s)))
-    schema = json.loads((ROOT / "schemas" / "state-cell.avsc").read_text())
+    schema = json.loads((ROOT / "schemas" / file).read_text())
     header = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
     assert value[:10] == header
     record = fastavro.schemaless_reader(io.BytesIO(value[10:]), fastavro.parse_schema(schema), None)

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokentrace.aggregate.validate import repair
+from tokentrace.aggregate.repair import repair
 from tokentrace.model import reasons
+from tokentrace.model.measures import UNIT_OF
 from tokentrace.model.messages import Reject
+from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import SpanBatch
 from tokentrace.pricing import MAX_CALL_USD, MAX_RATE_PER_1M, Pricer
 
 _REASON = "cost_out_of_range"
+_TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens")
 
 
 class ComputedCostLimit:
@@ -31,10 +34,16 @@ class ComputedCostLimit:
 
     def reject(self, spans: SpanBatch, groups: Sequence[Group]) -> tuple[SpanBatch, list[Reject]]:
         """Return (the spans within the limit, the others). spans: valid, not repaired. groups: all that are known."""
-        counts = (spans.prompt_tokens, spans.completion_tokens, spans.total_tokens)
-        if sum(int(count.values.max(initial=0)) for count in counts) <= self._cheap_tokens:
+        counts = [getattr(spans, name).values for name in _TOKENS]
+        # Quantities of other units cost up to so many tokens each.
+        counts += [
+            column.values * (MAX_TOKENS // UNIT_OF[name].most)
+            for name, column in spans.optional.items()
+            if name in UNIT_OF
+        ]
+        if sum(int(count.max(initial=0)) for count in counts) <= self._cheap_tokens:
             return spans, []
-        tokens = counts[0].values + counts[1].values + counts[2].values
+        tokens = sum(counts)
         rows = np.flatnonzero(~spans.cost_usd.present & (tokens > self._cheap_tokens))
         suspects, _ = repair(spans.take(rows))
         # Spans of the overflow group are priced by their own names: a rejected span makes no group.

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.arrays import grown
+from tokentrace.model.arrays import grown, widened
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter
 from tokentrace.model.snapshot import GapKey
@@ -150,9 +150,10 @@ class Delta:
             self._starts.append(self._rows)
 
     def add(self, minute: int, cells: NDArray[np.int64], values: NDArray[np.int64]) -> None:
-        """Add values (int64[t, width]) to cells (int64[t], distinct) of one event minute."""
+        """Add values (int64[t, layout.width or full]) to cells (int64[t], distinct) of one event minute."""
         if not len(cells):
             return
+        self._values = widened(self._values, values.shape[1])
         known = self._rows_of.setdefault(minute, _Rows())
         rows = known.find(cells, int(cells.max()) + 1)
         new = np.flatnonzero(rows < 0)
@@ -165,7 +166,10 @@ class Delta:
             self._cells[self._rows : end] = cells[new]
             self._values[self._rows : end] = 0
             self._rows = end
-        self._values[rows] += values
+        if values.shape[1] < self._values.shape[1]:
+            self._values[rows, : values.shape[1]] += values
+        else:
+            self._values[rows] += values
 
     def _reserve(self, rows: int) -> None:
         self._minutes = grown(self._minutes, rows)

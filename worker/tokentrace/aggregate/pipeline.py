@@ -7,6 +7,7 @@ unchanged and the caller offers the same batch again later.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping, Sequence
@@ -19,23 +20,36 @@ from tokentrace.aggregate.cost_limit import ComputedCostLimit
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.repair import repair
 from tokentrace.aggregate.shorten import shorten
 from tokentrace.aggregate.sums import aggregate_parts
-from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits, reject_invalid, repair
+from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits, reject_invalid
 from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter, RawBatch, Reject
 from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import OVERFLOW_GROUP
-from tokentrace.model.spans import SpanBatch
+from tokentrace.model.spans import BELOW_PARTS, EXCLUDES_CACHE, SpanBatch
 from tokentrace.pricing import Priced, Pricer
+
+log = logging.getLogger(__name__)
 
 MINUTE_US: Final = 60_000_000
 #: Longest time by which a span may end after its message was published: clocks differ.
 AHEAD_US: Final = 60_000_000
 #: 2020-01-01. An earlier time is in another unit, or of a clock that was never set.
 EARLIEST_US: Final = 1_577_836_800_000_000
+
+
+#: Most models that the log names for a repair.
+_MOST_NOTED: Final = 1000
+#: Repair -> what is logged of it.
+_REPAIRED: Final = {
+    EXCLUDES_CACHE: "have more cached than prompt tokens: their prompt tokens are taken to exclude the cached ones. "
+    "Set prompt_tokens_include_cache to false in them.",
+    BELOW_PARTS: "have a count below the sum of its parts: it is raised to that.",
+}
 
 
 class StageTimer:
@@ -81,6 +95,8 @@ class Pipeline:
         self._timer = timer
         self._clock = clock
         self._limits = limits
+        #: (repair, model, provider) that the log has named.
+        self._noted: set[tuple[str, str, str]] = set()
         self._cost_limit = ComputedCostLimit(limits.cost_usd, pricer)
 
     def count(self, batch: RawBatch, delta: Delta) -> None:
@@ -106,6 +122,7 @@ class Pipeline:
         short, renamed = shorten(spans, self._label_bytes)
         group = self._groups.lookup(short)
         cell = self._groups.cells(group, spans.status)
+        self._note_repairs(spans, group)
         timer.mark("index")
         # A shortened name has no price: such spans are priced by their own names, as those of the overflow group are.
         priced_as = group if renamed is None else np.where(renamed, OVERFLOW_GROUP, group)
@@ -128,6 +145,18 @@ class Pipeline:
         _tally(delta.rejected, batch.partitions[[reject.row for reject in rejects]] if rejects else [])
         delta.positions.update(batch.positions)
         timer.mark("aggregate")
+
+    def _note_repairs(self, spans: SpanBatch, group: NDArray[np.int64]) -> None:
+        """Log once for each model who sends counts that contradict each other. group: int64[m]."""
+        for name, how in _REPAIRED.items():
+            column = spans.optional.get(name)
+            if column is None:
+                continue
+            for number in np.unique(group[column.present]).tolist():
+                model, provider, caller = self._groups.groups[number]
+                if (name, model, provider) not in self._noted and len(self._noted) < _MOST_NOTED:
+                    self._noted.add((name, model, provider))
+                    log.warning("Spans of model %r, provider %r, caller %r %s", model, provider, caller, how)
 
     def _add(
         self, minute: NDArray[np.int64], spans: SpanBatch, cell: NDArray[np.int64], priced: Priced, delta: Delta

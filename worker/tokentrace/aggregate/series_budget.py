@@ -22,6 +22,8 @@ _PUNCTUATION: Final = 4
 #: `le="1.048576e+06",` at most.
 _LE: Final = 20
 _BUCKET: Final = len("_bucket")
+#: Most units that a group is taken to have. Providers bill text in four; the rest is for calls of other kinds.
+UNITS_OF_A_GROUP: Final = 8
 #: `_created` in place of `_total`, and a Unix time to the microsecond.
 _CREATED: Final = len("_created")
 _STATUS_BYTES: Final = len('status="",') + max(map(len, STATUSES))
@@ -128,7 +130,8 @@ def _lines_by_labels(
         if isinstance(family, HistogramFamily):
             series, extra = len(layout.histograms[family.measure].bounds) + 3, _LE + _BUCKET
         elif isinstance(family, CounterFamily):
-            series = len(family.columns)
+            # Few calls have more than some of the units.
+            series = min(len(family.columns), UNITS_OF_A_GROUP)
             extra = len(family.extra_label) + 4 + max(len(value) for value, _ in family.columns)
         else:
             series, extra = 1, 0

@@ -12,22 +12,32 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.measures import DISTRIBUTIONS, SUMMED_FIELDS, Histogram, Layout
+from tokentrace.model.measures import (
+    DISTRIBUTIONS,
+    RARE_SUMS,
+    SUMMED_FIELDS,
+    USAGE_SUMS,
+    Histogram,
+    Layout,
+)
 from tokentrace.model.reasons import MAX_LATENCY_MS
-from tokentrace.model.spans import SpanBatch
+from tokentrace.model.spans import REPAIRS, SpanBatch
 from tokentrace.model.wide import LIMIT
-from tokentrace.pricing import SOURCES, Priced
+from tokentrace.pricing import SOURCE_SUMS, SOURCES, Priced
 
 _EXACT: Final = 1 << 53
 _HALF_BITS: Final = 26
 #: The largest amount that one span adds to a column other than its cost.
 _LARGEST_AMOUNT: Final = int(MAX_LATENCY_MS) * 1000
 #: Columns that count spans by the source of their cost, in the order of its codes.
-_SOURCE_COLUMNS: Final = [Layout.column(name) for name in ("priced_reported", "priced_computed", "unpriced")]
+_SOURCE_COLUMNS: Final = [Layout.column(name) for name in SOURCE_SUMS]
+#: Sums of optional columns, and those of them that need a row's full width.
+_OPTIONAL_SUMS: Final = frozenset({*USAGE_SUMS, *REPAIRS})
+_RARE: Final = frozenset(RARE_SUMS)
 
 
 class Aggregate(NamedTuple):
-    """keys: int64[t], distinct, ascending. values: int64[t, layout.width]. largest: no sum over them exceeds it."""
+    """keys: int64[t], distinct, ascending. values: int64[t, layout.width or full]. largest: no sum exceeds it."""
 
     keys: NDArray[np.int64]
     values: NDArray[np.int64]
@@ -51,7 +61,8 @@ def aggregate(spans: SpanBatch, key: NDArray[np.int64], priced: Priced, layout: 
     """Sum m validated, priced spans by key: int64[m], nonnegative. No sum may reach `wide.LIMIT`."""
     keys, local = _densify(key)
     t = len(keys)
-    values = np.zeros((t, layout.width), np.int64)
+    optional = [name for name in spans.optional if name in _OPTIONAL_SUMS]
+    values = np.zeros((t, layout.full if _RARE.intersection(optional) else layout.width), np.int64)
     column = layout.column
     values[:, column("spans")] = np.bincount(local, minlength=t)
     values[:, column("cost_nano_usd")], largest = _sums(local, priced.cost_nano_usd, t)
@@ -59,6 +70,10 @@ def aggregate(spans: SpanBatch, key: NDArray[np.int64], priced: Priced, layout: 
     values[:, _SOURCE_COLUMNS] = _counts(local, priced.source, t, len(SOURCES))
     for name in SUMMED_FIELDS:
         values[:, column(name)], largest = _sums(local, spans.numbers(name).values, t)
+        bounds.append(largest)
+    for name in optional:
+        columns = layout.fields[name]
+        values[:, columns.start], largest = _sums(local, spans.optional[name].values, t)
         bounds.append(largest)
     for measure in DISTRIBUTIONS:
         numbers = spans.numbers(measure.name)

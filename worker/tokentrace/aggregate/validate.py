@@ -1,7 +1,7 @@
-"""Validate: reject spans that cannot be counted and repair the rest, all spans of a batch at once.
+"""Validate: reject spans that cannot be counted, all spans of a batch at once.
 
-A WHOLE reason rejects the span; a PART reason drops only the field. A missing prompt or completion count is derived
-from the total where the other counts allow it. The reasons and the bounds are those of `reasons`.
+A WHOLE reason rejects the span; a PART reason drops only the field (`aggregate.repair`). The reasons and the bounds are
+those of `reasons`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.aggregate.repair import repair
 from tokentrace.model import reasons
-from tokentrace.model.measures import SUM_MEASURES, SUMMED_FIELDS
+from tokentrace.model.measures import SUMMED_FIELDS, UNIT_OF
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import UNKNOWN_STATUS, Numbers, SpanBatch
+from tokentrace.model.spans import STATUSES, UNKNOWN_STATUS, SpanBatch
 
 TOKEN_FIELDS = (*SUMMED_FIELDS, "total_tokens")
 DURATION_FIELDS = ("latency_ms", "ttft_ms")
+_OK: Final = STATUSES.index("ok")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,54 +66,6 @@ def reject_invalid(spans: SpanBatch, limits: Limits = DEFAULT_LIMITS) -> tuple[S
     return spans, rejects
 
 
-def repair(spans: SpanBatch) -> tuple[SpanBatch, dict[str, int]]:
-    """Return (spans with implausible fields cleared and missing counts derived, PART reason -> spans)."""
-    parts: dict[str, int] = {}
-    spans = _split_totals(spans, parts)
-    for measure in SUM_MEASURES:
-        if measure.part_of is not None:
-            spans = _drop_excess(spans, measure.name, *measure.part_of, parts)
-    score = spans.eval_score
-    # Written so that NaN, which stands for an attribute that is not a number, fails.
-    bad_score = score.present & ~((score.values >= 0.0) & (score.values <= 1.0))
-    if bad_score.any():
-        spans = spans.replace({"eval_score": _without(score, bad_score, "eval_score_invalid", parts)})
-    return spans, parts
-
-
-def _split_totals(spans: SpanBatch, parts: dict[str, int]) -> SpanBatch:
-    """Derive a missing prompt or completion count from the total and the other."""
-    prompt, completion, total = spans.prompt_tokens, spans.completion_tokens, spans.total_tokens
-    lacking = total.present & ~(prompt.present & completion.present)
-    if not lacking.any():
-        return spans
-    unsplit = lacking & ~prompt.present & ~completion.present
-    if unsplit.any():
-        parts["total_tokens_unsplit"] = int(unsplit.sum())
-    rest = total.values - prompt.values - completion.values
-    usable = lacking & ~unsplit & (rest >= 0)
-
-    def filled(column: Numbers) -> Numbers:
-        fill = usable & ~column.present
-        return Numbers(np.where(fill, rest, column.values), column.present | fill)
-
-    return spans.replace({"prompt_tokens": filled(prompt), "completion_tokens": filled(completion)})
-
-
-def _drop_excess(spans: SpanBatch, part: str, whole: str, reason: str, parts: dict[str, int]) -> SpanBatch:
-    """Drop a token count that exceeds the count that it is part of."""
-    column = spans.numbers(part)
-    excess = column.present & (column.values > spans.numbers(whole).values)
-    if not excess.any():
-        return spans
-    return spans.replace({part: _without(column, excess, reason, parts)})
-
-
-def _without(column: Numbers, bad: NDArray[np.bool_], reason: str, parts: dict[str, int]) -> Numbers:
-    parts[reason] = int(bad.sum())
-    return Numbers(np.where(bad, 0, column.values), column.present & ~bad)
-
-
 # -- whole-span checks, in the order of reasons.WHOLE ------------------------------------------------------------------
 
 Check = Callable[[SpanBatch, Limits], NDArray[np.bool_]]
@@ -131,15 +85,32 @@ def _label_too_long(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
 
 
 def _no_token_count(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
-    return ~(spans.prompt_tokens.present | spans.completion_tokens.present | spans.total_tokens.present)
+    given: NDArray[np.bool_] = spans.total_tokens.present | spans.cost_usd.present | (spans.status != _OK)
+    for name in (*SUMMED_FIELDS, *_units(spans)):
+        given = given | spans.numbers(name).present
+    return ~given
 
 
 def _negative_tokens(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
-    return _any(spans, TOKEN_FIELDS, lambda values: values < 0)
+    return _any(spans, (*TOKEN_FIELDS, *_units(spans)), lambda values: values < 0)
 
 
 def _tokens_out_of_range(spans: SpanBatch, limits: Limits) -> NDArray[np.bool_]:
-    return _any(spans, TOKEN_FIELDS, lambda values: values > limits.tokens)
+    bad = _any(spans, TOKEN_FIELDS, lambda values: values > limits.tokens)
+    tokens = np.zeros(len(spans), np.int64)
+    for name in _units(spans):
+        values, unit = spans.numbers(name).values, UNIT_OF[name]
+        if unit.is_token:
+            # Together, so that a count which is raised to the sum of its parts stays in range.
+            tokens = tokens + np.minimum(values, reasons.MAX_TOKENS + 1)
+        else:
+            bad = bad | (values > unit.most)
+    return bad | (tokens > limits.tokens)
+
+
+def _units(spans: SpanBatch) -> tuple[str, ...]:
+    """Return the batch's optional columns that are quantities."""
+    return tuple(sorted(name for name in spans.optional if name in UNIT_OF))
 
 
 def _cost_invalid(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
@@ -162,9 +133,9 @@ def _any(
     spans: SpanBatch, fields: tuple[str, ...], test: Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 ) -> NDArray[np.bool_]:
     """Test the fields of every span. Absent values are 0 and pass."""
-    bad = test(getattr(spans, fields[0]).values)
+    bad = test(spans.numbers(fields[0]).values)
     for name in fields[1:]:
-        bad = bad | test(getattr(spans, name).values)
+        bad = bad | test(spans.numbers(name).values)
     return bad
 
 
@@ -200,8 +171,8 @@ def _reject(spans: SpanBatch, index: int, reason: str) -> Reject:
     """Make the reject, with the values that were tested."""
     values = [
         f"{name}={column.values[index].item()!r}"
-        for name in _FIELDS_OF.get(reason, ())
-        if (column := getattr(spans, name)).present[index]
+        for name in (*_FIELDS_OF.get(reason, ()), *(_units(spans) if "tokens" in reason else ()))
+        if (column := spans.numbers(name)).present[index]
     ]
     tested = f" ({', '.join(values)})" if values else ""
     return Reject(int(spans.row[index]), reason, reasons.WHOLE[reason].rstrip(".") + f"{tested}.")

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.files import bundled_schema
 from tokentrace.errors import UnreadableRecord
-from tokentrace.model.arrays import Ints
+from tokentrace.model.arrays import Ints, widened
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
@@ -55,13 +55,51 @@ class _NotPlain(Exception):
     """The record has to be read the slow way."""
 
 
+class _Form:
+    """Layout of the rows of a record.
+
+    leading: sums before the first array. arrays: (size, sums that follow it) of each array.
+    """
+
+    def __init__(self, fields: Sequence[Field], layout: Layout, columns: Ints) -> None:
+        self.leading, self.arrays = _arrays_of(fields)
+        self._fields, self._layout, self._columns = fields, layout, columns
+        self._patterns: dict[int, Ints] = {}
+
+    def offsets(self, pattern: int) -> Ints:
+        """Return column -> its distance from the first sum in numbers, -1 where it is 0 and not written.
+
+        pattern: bit i is set where histogram i is written.
+        """
+        found = self._patterns.get(pattern)
+        if found is None:
+            offsets = np.full(self._layout.full, -1, np.int64)
+            end = array = 0
+            for field in self._fields:
+                if not field.is_array:
+                    offsets[field.columns] = end
+                    end += 1
+                    continue
+                if pattern >> array & 1:
+                    offsets[field.columns] = range(end + 1, end + 1 + field.size)
+                    end += field.size + 1
+                end += 1
+                array += 1
+            found = self._patterns[pattern] = offsets[self._columns]
+        return found
+
+
 class RollupReader:
     """Reads the columns that are needed of rollup records."""
 
     def __init__(self, layout: Layout, columns: Ints, number: Callable[[Group], int]) -> None:
         """columns: int64[c], numbers of columns of the layout. number: group -> the number to give it."""
         schema = bundled_schema("rollup")
-        self._prefix = record_schemas().prefix("rollup")
+        #: Beginning of a record -> how its rows are laid out: by today's schema, or by the first release's.
+        self._forms = {
+            record_schemas().first_prefix("rollup"): _Form(fields_of(layout, first=True), layout, columns),
+            record_schemas().prefix("rollup"): _Form(fields_of(layout), layout, columns),
+        }
         # Everything but the rows, which are the last field.
         self._head = parse_schema({**schema, "fields": schema["fields"][:-1]})
         self._layout = layout
@@ -71,10 +109,6 @@ class RollupReader:
         self._names: dict[bytes, int] = {}
         self._warned = False
         self._counts = Counts(layout)
-        self._fields = fields_of(layout)
-        #: The array fields of a row: buckets, and how many sums follow before the next array or the row's end.
-        self._leading, self._arrays = _arrays_of(self._fields)
-        self._patterns: dict[int, Ints] = {}
 
     def read(self, value: bytes, headers: Headers = None) -> Rollup:
         """Read a record of the rollups topic. headers: of its message.
@@ -93,7 +127,8 @@ class RollupReader:
         return rollup
 
     def _read(self, value: bytes, headers: Headers) -> Rollup:
-        if value[:PREFIX_BYTES] != self._prefix:
+        form = self._forms.get(value[:PREFIX_BYTES])
+        if form is None:
             return self._resolved(decode_record(value, "rollup", headers))
         stream = io.BytesIO(value)
         stream.seek(PREFIX_BYTES)
@@ -101,49 +136,27 @@ class RollupReader:
         if head["bounds"] == self._bounds:
             # Where the bytes are damaged, fastavro says how.
             with suppress(_NotPlain, IndexError, ValueError, OverflowError, EOFError):
-                return _rollup(head, *self._rows(value, stream.tell()))
+                return _rollup(head, *self._rows(value, stream.tell(), form))
         return self._resolved(decode_record(value, "rollup"))
 
-    def _rows(self, value: bytes, first: int) -> tuple[Ints, Ints, Ints, Ints]:
+    def _rows(self, value: bytes, first: int, form: _Form) -> tuple[Ints, Ints, Ints, Ints]:
         found = _Numbers(np.frombuffer(value, np.uint8, offset=first))
-        rows = found.rows(self._leading, self._arrays)
+        rows = found.rows(form.leading, form.arrays)
         spans = zip((rows.names_begin + first).tolist(), (rows.names_end + first).tolist(), strict=True)
         names = [value[begin:end] for begin, end in spans]
         groups = list(map(self._names.get, names))
         for row in [row for row, group in enumerate(groups) if group is None]:
             groups[row] = self._new_group(names[row])
         # Histograms that are written, as one number: rows of the same have their columns at the same places.
-        patterns, which = np.unique(rows.present @ (1 << np.arange(len(self._arrays))), return_inverse=True)
+        patterns, which = np.unique(rows.present @ (1 << np.arange(len(form.arrays))), return_inverse=True)
         offsets = np.zeros((len(patterns), len(self._columns)), np.int64)
         for number, pattern in enumerate(patterns.tolist()):
-            offsets[number] = self._offsets(pattern)
+            offsets[number] = form.offsets(pattern)
         offsets = offsets[which]
         places = rows.sums[:, None] + offsets
         values = found.numbered(places.ravel()).reshape(places.shape)
         values[offsets < 0] = 0
         return rows.minutes, np.array(groups, np.int64), rows.statuses, values
-
-    def _offsets(self, pattern: int) -> Ints:
-        """Return column -> its distance from the first sum in numbers, -1 where it is 0 and not written.
-
-        pattern: bit i is set where histogram i is written.
-        """
-        found = self._patterns.get(pattern)
-        if found is None:
-            offsets = np.full(self._layout.width, -1, np.int64)
-            end = array = 0
-            for field in self._fields:
-                if not field.is_array:
-                    offsets[field.columns] = end
-                    end += 1
-                    continue
-                if pattern >> array & 1:
-                    offsets[field.columns] = range(end + 1, end + 1 + field.size)
-                    end += field.size + 1
-                end += 1
-                array += 1
-            found = self._patterns[pattern] = offsets[self._columns]
-        return found
 
     def _new_group(self, name: bytes) -> int:
         """name: three strings, each behind its length."""
@@ -163,13 +176,13 @@ class RollupReader:
                 "metrics.buckets.",
                 ", ".join(other),
             )
-        values = np.array([self._counts.row(row["counts"], other) for row in rows], np.int64)
+        values = widened(self._counts.rows([row["counts"] for row in rows], other), self._layout.full)
         return _rollup(
             record,
             np.array([row["minute"] for row in rows], np.int64),
             np.array([self._number(Group(row["model"], row["provider"], row["caller"])) for row in rows], np.int64),
             np.array([STATUSES.index(row["status"]) for row in rows], np.int64),
-            values.reshape(len(rows), self._layout.width)[:, self._columns],
+            values[:, self._columns],
         )
 
 

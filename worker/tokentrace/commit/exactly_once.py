@@ -223,7 +223,11 @@ class ExactlyOnce:
     def _replica_record(self, totals: Totals, expiry: Expiry = NOTHING_EXPIRED) -> Record:
         settings = self._settings
         key, value = replica_key(settings.replica), self._codec.replica(settings.replica, settings.source_topic, totals)
-        headers = [*replica_headers(value, totals.has_wide_sums), checksum_header(key, value), self._process.header()]
+        headers = [
+            *replica_headers(value, totals.has_wide_sums, self._codec.is_plain(totals)),
+            checksum_header(key, value),
+            self._process.header(),
+        ]
         headers += [Tally.of(totals, expiry).header(), *encode_generations(settings.source_topic, totals.generations)]
         headers += [shown_header(totals.shown_until_s), label_sets_header(self._label_sets)]
         headers += gap_headers(settings.source_topic, totals.gaps)

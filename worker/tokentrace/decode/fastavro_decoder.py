@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.datum_check import Malformed, branch_at, check_datum
-from tokentrace.decode.resolve import Resolution, accepted_in_words, accepted_kinds, resolve, timestamp_scale
+from tokentrace.decode.resolve import USAGE, Resolution, accepted_in_words, accepted_kinds, resolve, timestamp_scale
 from tokentrace.decode.schema_tree import Type, parse_schema
 from tokentrace.model import reasons
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
+from tokentrace.model.spans import OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
+from tokentrace.model.units import BY_NAME
 
 LABEL_FIELDS = ("model", "provider", "caller")
 
@@ -64,7 +65,11 @@ class FastavroDecoder:
         values = []
         for index, name, column, type_ in self._fields:
             branch = branch_at(type_, data, starts[index])
-            if column != "attributes" and branch.kind != "null" and branch.kind not in accepted_kinds(column):
+            if (
+                column not in ("attributes", USAGE)
+                and branch.kind != "null"
+                and branch.kind not in accepted_kinds(column)
+            ):
                 why = f"Field {name!r} holds a value of type {branch.kind}; {column} takes {accepted_in_words(column)}."
                 return Reject(row, "type_mismatch", why)
             values.append((name, column, branch))
@@ -76,6 +81,7 @@ class FastavroDecoder:
         except Exception as error:
             # Fastavro raises exceptions of many types. The datum was checked, so the message is at fault.
             return _malformed(row, f"{type(error).__name__}: {error}"[:200])
+        columns.clear_optional(row)
         for name, column, branch in values:
             if not _store(columns, row, column, branch, record[name]):
                 return Reject(row, "invalid_utf8", f"Field {name!r} is not valid UTF-8.")
@@ -100,12 +106,20 @@ def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any
     if column == "status":
         columns.status[row] = 0 if value is None else _status_code(_bytes(value))
         return True
+    if column == USAGE:
+        for unit, quantity in (value or {}).items():
+            if unit in BY_NAME and quantity is not None:
+                mapped = columns.mapped(unit)
+                mapped.values[row], mapped.present[row] = quantity, True
+        return True
     if column == "attributes":
         column, value = "eval_score", _score(value) if branch.kind == "map" else None
     elif column.endswith("_at_us") and value is not None:
         multiply, divide = timestamp_scale(branch)
         value = min(max(value * multiply // divide, _INT64_MIN), _INT64_MAX)
-    numbers = getattr(columns, column)
+    if value is None and column in OPTIONAL_FIELDS:
+        return True
+    numbers = columns.column(column)
     numbers.values[row] = 0 if value is None else value
     numbers.present[row] = value is not None
     return True

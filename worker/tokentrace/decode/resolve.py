@@ -17,7 +17,14 @@ from typing import Any, Final
 
 from tokentrace.decode.schema_tree import Type, read_tree, unusable
 from tokentrace.decode.schemas.files import bundled_schema
-from tokentrace.model.spans import FLOAT_FIELDS, IDENTITY_FIELDS, INT_FIELDS, STRING_FIELDS
+from tokentrace.model.spans import (
+    FLOAT_FIELDS,
+    IDENTITY_FIELDS,
+    INCLUDES_CACHE,
+    INT_FIELDS,
+    OPTIONAL_FIELDS,
+    STRING_FIELDS,
+)
 
 #: Timestamp logical type -> (multiply, divide) that turn its unit into microseconds.
 TIMESTAMP_UNITS: Final[dict[str, tuple[int, int]]] = {
@@ -26,11 +33,15 @@ TIMESTAMP_UNITS: Final[dict[str, tuple[int, int]]] = {
     for unit, scale in (("millis", (1000, 1)), ("micros", (1, 1)), ("nanos", (1, 1000)))
 }
 
+#: Stands for all columns that the map of units fills.
+USAGE: Final = "usage"
+
 #: Column type -> kinds of writer types that can fill it.
 ACCEPTED: Final[dict[str, frozenset[str]]] = {
     "int": frozenset({"int", "long"}),
     "float": frozenset({"int", "long", "float", "double"}),
     "string": frozenset({"string", "bytes", "enum"}),
+    "flag": frozenset({"boolean"}),
     "status": frozenset({"string", "bytes", "enum"}),
 }
 
@@ -39,7 +50,8 @@ ACCEPTED: Final[dict[str, frozenset[str]]] = {
 class Resolution:
     """A writer schema that can be read as spans.
 
-    root: the record. field_columns: writer field name -> column of SpanColumns (`attributes` fills eval_score).
+    root: the record. field_columns: writer field name -> column of SpanColumns (`attributes` fills eval_score, and
+    `usage` the column of each unit in it).
     recursive, unbounded: see SchemaTree.
     """
 
@@ -67,6 +79,8 @@ def accepted_kinds(column: str) -> frozenset[str]:
         return ACCEPTED["status"]
     if column in STRING_FIELDS:
         return ACCEPTED["string"]
+    if column == INCLUDES_CACHE:
+        return ACCEPTED["flag"]
     return ACCEPTED["float" if column in FLOAT_FIELDS else "int"]
 
 
@@ -107,6 +121,13 @@ def _can_fill(name: str, column: str, type_: Type) -> bool:
     kinds = {option.kind for option in type_.options()}
     if column == "attributes":
         return "map" in kinds
+    # Writers may have had a field of this name before the span had it: one of another type is not the span's.
+    if column == USAGE:
+        numbers = ACCEPTED["float"] | {"null"}
+        maps = [option.items for option in type_.options() if option.items is not None]
+        return kinds - {"null"} == {"map"} and all({item.kind for item in items.options()} <= numbers for items in maps)
+    if column in OPTIONAL_FIELDS:
+        return bool(kinds - {"null"}) and kinds - {"null"} <= accepted_kinds(column)
     if kinds & accepted_kinds(column):
         return True
     # A trace id that is not text is ignored, because the span id identifies a span.
@@ -118,7 +139,7 @@ def _can_fill(name: str, column: str, type_: Type) -> bool:
 @cache
 def _columns() -> tuple[dict[str, str], dict[str, str]]:
     """Return (field name -> column, alias -> column) of the span's fields that tokentrace reads."""
-    columns = {*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS, "status", "attributes"}
+    columns = {*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS, *OPTIONAL_FIELDS, "status", "attributes", USAGE}
     named, aliased = {}, {}
     for field in bundled_schema("span")["fields"]:
         column = {"started_at": "started_at_us", "ended_at": "ended_at_us"}.get(field["name"], field["name"])

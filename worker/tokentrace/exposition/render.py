@@ -215,13 +215,18 @@ def _counter(
     created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
     base = family.name.removesuffix("_total")
     for extra, column in family.columns:
-        units = projection.totals(snapshot, Layout.column(column))
+        place = snapshot.layout.fields[column].start
+        # Rows that are not full have none of the rare sums.
+        if place >= snapshot.values.shape[1]:
+            continue
+        units = projection.totals(snapshot, place)
         shown = np.flatnonzero(units > 0) if family.present_only else np.flatnonzero(counted)
-        number = number_template(family.decimals)
+        decimals = family.decimals_of.get(column, family.decimals)
+        number = number_template(decimals)
         values = units[shown]
         texts = [projection.label_text[series] for series in shown.tolist()]
         hold((family.name, extra), shown, texts, [values])
-        for series, text, *value in zip(shown.tolist(), texts, *split_decimals(values, family.decimals), strict=True):
+        for series, text, *value in zip(shown.tolist(), texts, *split_decimals(values, decimals), strict=True):
             labels = with_extra_label(text, family.extra_label, extra)
             lines.append(sample(family.name, labels, number % tuple(value)))
             if created_s:

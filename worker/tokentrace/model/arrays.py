@@ -27,6 +27,15 @@ def resized(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
     return copy
 
 
+def widened(array: NDArray[ScalarT], width: int) -> NDArray[ScalarT]:
+    """The array itself when its rows have `width` columns or more, else a copy with columns of zeros behind its own."""
+    if array.shape[-1] >= width:
+        return array
+    copy = np.zeros((*array.shape[:-1], width), array.dtype)
+    copy[..., : array.shape[-1]] = array
+    return copy
+
+
 def grown(array: NDArray[ScalarT], size: int) -> NDArray[ScalarT]:
     """The array itself when it has `size` rows, else a larger one; doubling keeps the cost linear in total."""
     return array if len(array) >= size else resized(array, max(size, 2 * len(array), 64))

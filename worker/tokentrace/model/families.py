@@ -7,11 +7,12 @@ and `docs/metrics.md` are derived from these tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from tokentrace.model.measures import MEASURES, MODEL, SUM_MEASURES, Distribution, Sum
+from tokentrace.model.units import UNITS
 
 #: Label of the series of a family whose labels were changed; its value is the number of the change.
 REVISION_LABEL: Final = "labels_revision"
@@ -24,7 +25,7 @@ GROUP_LABELS: Final = ("status", "model", "provider", "caller")
 class CounterFamily:
     """A counter over cells. columns: (value of the extra label, or "", column of measures.SUMS).
 
-    decimals: the column holds the family's unit times 10 ** decimals.
+    decimals: the column holds the family's unit times 10 ** decimals; decimals_of: column -> its own, where another.
     present_only: a sample is left out while it is 0.
     """
 
@@ -35,6 +36,7 @@ class CounterFamily:
     extra_label: str = ""
     decimals: int = 0
     present_only: bool = False
+    decimals_of: Mapping[str, int] = field(default_factory=dict)
     type: Literal["counter"] = "counter"
 
 
@@ -82,6 +84,18 @@ def _counter(first: Sum, sums: Sequence[Sum]) -> CounterFamily:
     )
 
 
+def _usage(first: Sum) -> CounterFamily:
+    """The family over all units, also those that have families of their own."""
+    sums = {sum_.unit: sum_ for sum_ in SUM_MEASURES if sum_.unit}
+    ordered = [sums[unit.name] for unit in UNITS]
+    return replace(
+        _counter(first, ordered),
+        columns=tuple((sum_.unit, sum_.name) for sum_ in ordered),
+        decimals=0,
+        decimals_of={sum_.name: _decimals(sum_.scale) for sum_ in ordered if sum_.scale > 1},
+    )
+
+
 def _histogram(measure: Distribution) -> HistogramFamily:
     return HistogramFamily(
         f"tokentrace_{measure.name}", measure.help, measure.labels, measure.name, _decimals(measure.scale)
@@ -102,8 +116,9 @@ def _measured() -> Iterator[CounterFamily | HistogramFamily | GaugeFamily]:
                 yield QUALITY
             continue
         sums = [other for other in SUM_MEASURES if other.family == measure.family] if measure.family else [measure]
-        if sums[0] is measure:
-            yield _counter(measure, sums)
+        if sums[0] is not measure:
+            continue
+        yield _usage(measure) if measure.unit and measure.family == "usage" else _counter(measure, sums)
 
 
 QUALITY: Final = GaugeFamily(

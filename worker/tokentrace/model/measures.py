@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final, Literal, NamedTuple
 
+from tokentrace.model.units import BY_NAME, UNITS, Unit
+
 MODEL: Final = ("model", "provider")
 CALLER: Final = ("model", "provider", "caller")
 
@@ -43,6 +45,8 @@ class Sum:
     computed: not a field of the span; `aggregate` computes it. scale: the column holds the family's unit times this.
     label: (extra label, value), where several sums share a family; the first of them declares its help and labels.
     present_only: a sample is left out while it is 0. part_of: see `PartOf`. doc: of the field, where help is not its.
+    unit: value of the label of `tokentrace_usage_total`, which is over all sums that have one, empty for none.
+    rare: few spans have it. Its column is behind all others, in rows that need it; in the records it shares a field.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Sum:
     present_only: bool = False
     part_of: PartOf | None = None
     doc: str = ""
+    unit: str = ""
+    rare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +82,36 @@ class Distribution:
     observed: Literal["present", "positive"] = "present"
 
 
+#: The extra label of the families below, and the help of that over all units.
+_UNIT_FAMILY: Final = "usage"
+_USAGE_HELP: Final = "Quantity of everything that providers bill, by unit; a part is also in its whole."
+
+
+def _unit_sum(unit: Unit) -> Sum:
+    """The sum of a unit that no other measure counts."""
+    return Sum(
+        unit.column, _USAGE_HELP, CALLER, _UNIT_FAMILY, ("unit", unit.name), scale=unit.scale, present_only=True,
+        doc=f"Quantity of the unit {unit.name}.", unit=unit.name, rare=not unit.field,
+    )  # fmt: skip
+
+
+#: Units that are counted by a measure with a family of its own.
+_COUNTED: Final = frozenset({"prompt", "completion", "cache_read", "reasoning"})
+
 #: In the order of the exposition. One line is one measure.
 MEASURES: Final[tuple[Sum | Distribution, ...]] = (
     Sum("cost_nano_usd", "Total cost in USD.", CALLER, family="cost", computed=True, scale=10**9,
         doc="Total cost, nano-USD."),
     Sum("spans", "Total spans recorded.", ("status", *MODEL), computed=True),
     Sum("prompt_tokens", "Total tokens, prompt and completion.", CALLER, "tokens", ("token_type", "prompt"),
-        doc="Prompt tokens."),
-    Sum("completion_tokens", family="tokens", label=("token_type", "completion"), doc="Completion tokens."),
+        doc="Prompt tokens.", unit="prompt"),
+    Sum("completion_tokens", family="tokens", label=("token_type", "completion"), doc="Completion tokens.",
+        unit="completion"),
     Sum("cached_prompt_tokens", "Prompt tokens that were read from a cache; part of the prompt tokens.", CALLER,
-        part_of=PartOf("prompt_tokens", "cached_tokens_invalid")),
+        unit="cache_read"),
     Sum("reasoning_tokens", "Completion tokens that were spent on reasoning; part of the completion tokens.", CALLER,
-        part_of=PartOf("completion_tokens", "reasoning_tokens_invalid")),
+        part_of=PartOf("completion_tokens", "reasoning_tokens_invalid"), unit="reasoning"),
+    *(_unit_sum(unit) for unit in UNITS if unit.name not in _COUNTED),
     Distribution("latency_ms", "Latency of a call in milliseconds.", DURATION_MS_BOUNDS,
                  sum="latency_us_sum", scale=1000, observed="positive"),
     Distribution("ttft_ms", "Time to the first token in milliseconds.", DURATION_MS_BOUNDS,
@@ -103,14 +127,30 @@ MEASURES: Final[tuple[Sum | Distribution, ...]] = (
         doc="Spans whose cost was computed."),
     Sum("unpriced", family="span_pricing", label=("source", "unpriced"), computed=True, present_only=True,
         doc="Spans without a price, cost 0."),
+    Sum("priced_estimated", family="span_pricing", label=("source", "estimated"), computed=True, present_only=True,
+        doc="Spans whose cost was computed from total_tokens alone."),
+    Sum("repaired_prompt_excludes_cache", "Spans whose counts contradicted each other, by how they were read.",
+        ("reason", *MODEL), "spans_repaired", ("reason", "prompt_excludes_cache"), computed=True, present_only=True,
+        doc="Spans whose prompt tokens were read as those beside the cached ones."),
+    Sum("repaired_whole_below_parts", family="spans_repaired", label=("reason", "whole_below_parts"), computed=True,
+        present_only=True, doc="Spans with a count below the sum of its parts, which was raised to it."),
 )  # fmt: skip
 
 SUM_MEASURES: Final = tuple(measure for measure in MEASURES if isinstance(measure, Sum))
 DISTRIBUTIONS: Final = tuple(measure for measure in MEASURES if isinstance(measure, Distribution))
-#: The plain sums, in column order.
-SUMS: Final = tuple(measure.name for measure in SUM_MEASURES)
-#: The sums that are taken of a field of the span, and the fields that they are taken of: token counts, all of them.
-SUMMED_FIELDS: Final = tuple(measure.name for measure in SUM_MEASURES if not measure.computed)
+#: The plain sums, in column order, and those behind the histograms.
+SUMS: Final = tuple(measure.name for measure in SUM_MEASURES if not measure.rare)
+RARE_SUMS: Final = tuple(measure.name for measure in SUM_MEASURES if measure.rare)
+#: The sums of a unit that only some spans have: a batch has a column of it only where any of its spans does.
+USAGE_SUMS: Final = tuple(measure.name for measure in SUM_MEASURES if measure.family == _UNIT_FAMILY)
+#: The sums that are taken of a field that every batch has a column of: token counts, all of them.
+SUMMED_FIELDS: Final = tuple(
+    measure.name for measure in SUM_MEASURES if not measure.computed and measure.family != _UNIT_FAMILY
+)
+#: Sum -> its unit, of those that have one.
+UNIT_OF: Final = {measure.name: BY_NAME[measure.unit] for measure in SUM_MEASURES if measure.unit}
+#: The field of the durable records that has the rare sums, an array in their order.
+RARE_FIELD: Final = "usage"
 DEFAULT_BOUNDS: Final = {measure.name: measure.bounds for measure in DISTRIBUTIONS}
 
 
@@ -138,18 +178,20 @@ class Histogram:
 class Layout:
     """Columns of a cell's row: SUMS first, then each histogram's buckets and, where it has its own, its sum.
 
+    Behind them are RARE_SUMS, in rows of `full` columns. Rows that need none of these have `width` columns.
     The token histograms' sums are the token sums themselves, since a count is observed whenever it is summed.
     fields: field of `Counts` in the durable records -> its columns; one for a sum.
     appearing: those of its fields whose samples are left out while they are 0.
     """
 
     width: int
+    full: int
     histograms: Mapping[str, Histogram]
     fields: Mapping[str, slice]
 
     @property
     def appearing(self) -> tuple[str, ...]:
-        sums = (measure.name for measure in SUM_MEASURES if measure.present_only)
+        sums = (measure.name for measure in SUM_MEASURES if measure.present_only or measure.unit)
         return (*sums, *(f"{name}_buckets" for name in self.histograms))
 
     @staticmethod
@@ -172,13 +214,22 @@ class Layout:
                 end += 1
             total = fields[measure.sum or measure.name].start
             histograms[measure.name] = Histogram(measure.name, chosen[measure.name], first, total, measure.scale)
-        return cls(end, histograms, fields)
+        full = end + len(RARE_SUMS)
+        fields |= {name: slice(end + place, end + place + 1) for place, name in enumerate(RARE_SUMS)}
+        fields[RARE_FIELD] = slice(end, full)
+        return cls(end, full, histograms, fields)
 
 
 def record_fields() -> list[dict[str, object]]:
     """The fields of `Counts` in the durable records, as Avro has them, in the table's order."""
-    sums = [_field(measure.name, measure.doc or measure.help) for measure in SUM_MEASURES]
-    return [*sums, *chain.from_iterable(map(_distribution_fields, DISTRIBUTIONS))]
+    sums = [_field(measure.name, measure.doc or measure.help) for measure in SUM_MEASURES if not measure.rare]
+    rare: dict[str, object] = {
+        "name": RARE_FIELD,
+        "type": {"type": "array", "items": "long"},
+        "default": [],
+        "doc": f"Quantities of {', '.join(RARE_SUMS)}, in this order; seconds times 1,000. Empty: none.",
+    }
+    return [*sums, *chain.from_iterable(map(_distribution_fields, DISTRIBUTIONS)), rare]
 
 
 def _distribution_fields(measure: Distribution) -> list[dict[str, object]]:

@@ -29,9 +29,9 @@ WHOLE: Final[dict[str, str]] = {
     "unknown_status": "The status is none of ok, error, timeout.",
     "model_missing": "The span names no model.",
     "label_too_long": "A label field (model, provider or caller) is longer than 1024 bytes.",
-    "no_token_count": "The span has none of prompt_tokens, completion_tokens and total_tokens.",
-    "negative_tokens": "A token count is negative.",
-    "tokens_out_of_range": "A token count is over limits.max_tokens.",
+    "no_token_count": "The call succeeded, and the span has neither a token count nor any other usage nor a cost.",
+    "negative_tokens": "A token count or another quantity is negative, or not a number.",
+    "tokens_out_of_range": "A token count is over limits.max_tokens, or another quantity over what one call can use.",
     "cost_invalid": "cost_usd is NaN, infinite or negative.",
     "cost_out_of_range": "cost_usd, or the computed cost, is over limits.max_cost_usd.",
     "latency_invalid": "latency_ms or ttft_ms is NaN, infinite or negative.",
@@ -41,9 +41,7 @@ WHOLE: Final[dict[str, str]] = {
 #: Part reasons: the span is counted without that part.
 PART: Final[dict[str, str]] = {
     "eval_score_invalid": "attributes['eval.score'] is not a number in [0, 1]; the span is counted without it.",
-    "cached_tokens_invalid": "cached_prompt_tokens is larger than prompt_tokens; counted without it.",
     "reasoning_tokens_invalid": "reasoning_tokens is larger than completion_tokens; counted without it.",
-    "total_tokens_unsplit": "Only total_tokens is given; its split is unknown, so no tokens are counted.",
 }
 
 #: Limit of a label value: longer ones would inflate every scrape.

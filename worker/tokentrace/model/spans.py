@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model.arrays import LOW_BYTES, PADDING, unaligned_words
-from tokentrace.model.measures import SUMMED_FIELDS
+from tokentrace.model.measures import SUMMED_FIELDS, USAGE_SUMS
+from tokentrace.model.units import BY_NAME
 
 #: The token counts that are summed are declared in the table of measures.
 INT_FIELDS: Final = (*SUMMED_FIELDS, "total_tokens", "started_at_us", "ended_at_us")
@@ -24,7 +25,20 @@ STRING_FIELDS: Final = ("model", "provider", "caller", "trace_id", "span_id")
 #: Fields that identify a span; decoded only for deduplication.
 IDENTITY_FIELDS: Final = ("trace_id", "span_id")
 
+#: Flag: prompt_tokens includes what was read from and written to a cache. 1 or 0, absent where nothing says so.
+INCLUDES_CACHE: Final = "prompt_tokens_include_cache"
+#: Columns that a batch has only where any of its spans does: units, and the flag.
+OPTIONAL_FIELDS: Final = (*USAGE_SUMS, INCLUDES_CACHE)
+#: Optional columns that repairs add, 1 for a span that was repaired so: see `aggregate.repair`.
+ESTIMATED: Final = "estimated"
+EXCLUDES_CACHE: Final = "repaired_prompt_excludes_cache"
+BELOW_PARTS: Final = "repaired_whole_below_parts"
+REPAIRS: Final = (EXCLUDES_CACHE, BELOW_PARTS)
+
 _COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+
+#: Larger than the limit of any quantity.
+_HUGE: Final = 1e15
 
 #: Codes of `status`, in the order of the schema's enum; UNKNOWN_STATUS for a writer's symbol outside it.
 STATUSES: Final = ("ok", "error", "timeout")
@@ -87,9 +101,11 @@ class SpanBatch:
     latency_ms, ttft_ms: milliseconds. cost_usd: US dollars.
     eval_score: attributes["eval.score"]; present and NaN where the attribute is not a number.
         A null attribute is absent. Where a map repeats the key, its last entry holds.
+    optional: columns of OPTIONAL_FIELDS, and of repairs; one that is absent in every span is left out. Quantities are
+        in the unit of the columns of sums, see `model.units`; one that is not a quantity is negative.
     """
 
-    __slots__ = ("buffer", "row", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+    __slots__ = ("buffer", "optional", "row", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 
     buffer: NDArray[np.uint8]
     row: NDArray[np.int64]
@@ -118,9 +134,10 @@ class SpanBatch:
         row: NDArray[np.int64],
         status: NDArray[np.uint8],
         columns: Mapping[str, Strings | Numbers],
+        optional: Mapping[str, Numbers],
     ) -> None:
         """columns: one of every name in STRING_FIELDS, INT_FIELDS and FLOAT_FIELDS."""
-        self.buffer, self.row, self.status = buffer, row, status
+        self.buffer, self.row, self.status, self.optional = buffer, row, status, optional
         for name in _COLUMNS:
             setattr(self, name, columns[name])
 
@@ -128,14 +145,17 @@ class SpanBatch:
         return len(self.row)
 
     def numbers(self, name: str) -> Numbers:
-        """The column of one of INT_FIELDS or FLOAT_FIELDS."""
-        column: Numbers = getattr(self, name)
+        """The column of one of INT_FIELDS or FLOAT_FIELDS, or an optional one that the batch has."""
+        column: Numbers = self.optional.get(name) or getattr(self, name)
         return column
 
     def take(self, index: NDArray[np.int64]) -> SpanBatch:
         """The spans at `index` (int64[k], positions in this batch), in that order."""
         columns = {name: getattr(self, name).take(index) for name in _COLUMNS}
-        return SpanBatch(buffer=self.buffer, row=self.row[index], status=self.status[index], columns=columns)
+        optional = {name: column.take(index) for name, column in self.optional.items()}
+        return SpanBatch(
+            buffer=self.buffer, row=self.row[index], status=self.status[index], columns=columns, optional=optional
+        )
 
     def replace(
         self, changes: Mapping[str, Strings] | Mapping[str, Numbers], buffer: NDArray[np.uint8] | None = None
@@ -145,18 +165,21 @@ class SpanBatch:
         buffer: one that begins with the bytes of this batch's and ends with PADDING; None for the same.
         """
         columns = {name: changes.get(name, getattr(self, name)) for name in _COLUMNS}
+        optional: dict[str, Any] = dict(self.optional)
+        optional.update((name, column) for name, column in changes.items() if name not in _COLUMNS)
         buffer = self.buffer if buffer is None else buffer
-        return SpanBatch(buffer=buffer, row=self.row, status=self.status, columns=columns)
+        return SpanBatch(buffer=buffer, row=self.row, status=self.status, columns=columns, optional=optional)
 
 
 class SpanColumns:
     """The columns of n messages while decoders fill them; every field starts absent, every status `ok`.
 
     A decoder writes `columns.model.offset[rows] = ...`, `columns.cost_usd.values[rows] = ...` and so on for the rows
-    that it decoded. A string that is not in the buffer (from the slow path) goes in by `put_string`.
+    that it decoded. A string that is not in the buffer (from the slow path) goes in by `put_string`. Columns of
+    OPTIONAL_FIELDS are made by `optional`, and those of a map of units by `mapped`, when a message first has one.
     """
 
-    __slots__ = ("_arena", "buffer", "n", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+    __slots__ = ("_arena", "_mapped", "_optional", "buffer", "n", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 
     model: Strings
     provider: Strings
@@ -179,6 +202,8 @@ class SpanColumns:
         self.n = n
         self.buffer = buffer
         self._arena = bytearray()
+        self._optional: dict[str, Numbers] = {}
+        self._mapped: dict[str, Numbers] = {}
         self.status: NDArray[np.uint8] = np.zeros(n, np.uint8)
         for name in STRING_FIELDS:
             setattr(self, name, Strings(np.zeros(n, np.int64), np.zeros(n, np.int64)))
@@ -186,6 +211,29 @@ class SpanColumns:
             setattr(self, name, Numbers(np.zeros(n, np.int64), np.zeros(n, np.bool_)))
         for name in FLOAT_FIELDS:
             setattr(self, name, Numbers(np.zeros(n, np.float64), np.zeros(n, np.bool_)))
+
+    def optional(self, name: str) -> Numbers:
+        """The column of one of OPTIONAL_FIELDS: int64[n]."""
+        return self._lazy(self._optional, name, np.int64)
+
+    def mapped(self, unit: str) -> Numbers:
+        """The quantities of a unit in the spans' maps: float64[n], as they are written."""
+        return self._lazy(self._mapped, unit, np.float64)
+
+    def _lazy(self, columns: dict[str, Numbers], name: str, dtype: type[np.generic]) -> Numbers:
+        column = columns.get(name)
+        if column is None:
+            column = columns[name] = Numbers(np.zeros(self.n, dtype), np.zeros(self.n, np.bool_))
+        return column
+
+    def clear_optional(self, row: int) -> None:
+        """Make all optional columns of a row absent."""
+        for column in (*self._optional.values(), *self._mapped.values()):
+            column.values[row], column.present[row] = 0, False
+
+    def column(self, name: str) -> Any:
+        """The column of any name, `status` included."""
+        return self.optional(name) if name in OPTIONAL_FIELDS else getattr(self, name)
 
     def put_string(self, column: Strings, row: int, data: bytes) -> None:
         """Store `data` beside the buffer and point `column` at it for one row."""
@@ -200,5 +248,26 @@ class SpanColumns:
             arena = np.frombuffer(bytes(self._arena) + bytes(PADDING), np.uint8)
             buffer = np.concatenate([buffer, arena])
         columns = {name: getattr(self, name) for name in _COLUMNS}
-        whole = SpanBatch(buffer=buffer, row=np.arange(self.n, dtype=np.int64), status=self.status, columns=columns)
+        for unit, column in self._mapped.items():
+            self._take_mapped(columns, unit, column)
+        # Rows that are left out may hold anything.
+        optional = {name: column for name, column in self._optional.items() if (column.present & keep).any()}
+        row = np.arange(self.n, dtype=np.int64)
+        whole = SpanBatch(buffer=buffer, row=row, status=self.status, columns=columns, optional=optional)
         return whole if keep.all() else whole.take(np.flatnonzero(keep))
+
+    def _take_mapped(self, columns: dict[str, Any], unit: str, mapped: Numbers) -> None:
+        """Move a unit's quantities from the maps to its column, where the span's own field does not have it."""
+        name, scale = BY_NAME[unit].column, BY_NAME[unit].scale
+        usual = name in columns
+        field = columns[name] if usual else self.optional(name)
+        # Beyond every limit, and an integer; what is not a number is negative.
+        scaled = np.nan_to_num(mapped.values * scale, nan=-1.0, posinf=_HUGE, neginf=-1.0)
+        quantity = np.rint(np.clip(scaled, -1.0, _HUGE)).astype(np.int64)
+        quantity[(scaled < 0.0) & (quantity == 0)] = -1
+        fill = mapped.present & ~field.present
+        filled = Numbers(np.where(fill, quantity, field.values), field.present | fill)
+        if usual:
+            columns[name] = filled
+        else:
+            self._optional[name] = filled

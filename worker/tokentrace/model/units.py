@@ -39,6 +39,11 @@ class Unit:
     most: int = MAX_TOKENS
 
     @property
+    def is_token(self) -> bool:
+        """True for a kind of prompt or completion tokens."""
+        return not self.kind.isdisjoint(("prompt", "completion"))
+
+    @property
     def column(self) -> str:
         """Name of the column that holds the unit: the span's field, else the unit's name."""
         return self.field or self.name

@@ -48,12 +48,15 @@ def plus_carried(first: Carried, second: Carried) -> Carried:
 
 
 def put_row(values: Ints, carried: dict[int, Carried], row: int, numbers: Sequence[int]) -> None:
-    """Set a row of values (int64[t, c]) to exact numbers. `carry` has to follow, once all rows are set."""
+    """Set a row of zeros in values (int64[t, c]) to exact numbers, at most c.
+
+    `carry` has to follow, once all rows are set.
+    """
     try:
-        values[row] = numbers
+        values[row, : len(numbers)] = numbers
     except OverflowError:
         carried[row] = {column: number // LIMIT for column, number in enumerate(numbers) if number >= LIMIT}
-        values[row] = [number % LIMIT for number in numbers]
+        values[row, : len(numbers)] = [number % LIMIT for number in numbers]
 
 
 def sum_runs(values: Ints, starts: Ints) -> Ints | NDArray[np.object_]:

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model.arrays import grown
+from tokentrace.model.measures import SUMMED_FIELDS, UNIT_OF
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
-from tokentrace.model.spans import SpanBatch, Strings
+from tokentrace.model.spans import ESTIMATED as ESTIMATED_FIELD
+from tokentrace.model.spans import STATUSES, SpanBatch, Strings
 from tokentrace.pricing.genai_prices import GenaiPrices, Match
 from tokentrace.pricing.rates import PricePlan, Rates, configured_plan
 from tokentrace.pricing.table import NO_PLAN, RateTable
@@ -23,13 +25,16 @@ from tokentrace.pricing.table import NO_PLAN, RateTable
 log = logging.getLogger(__name__)
 
 #: Sources of a cost, indexed by the codes in `Priced.source`.
-SOURCES: Final = ("reported", "computed", "unpriced")
-REPORTED, COMPUTED, UNPRICED = (np.uint8(code) for code in range(3))
+SOURCES: Final = ("reported", "computed", "unpriced", "estimated")
+#: The sum that counts the spans of each source.
+SOURCE_SUMS: Final = ("priced_reported", "priced_computed", "unpriced", "priced_estimated")
+REPORTED, COMPUTED, UNPRICED, ESTIMATED = (np.uint8(code) for code in range(4))
 
 _NANO_USD: Final = 1e9
 _NOT_LOOKED_UP: Final = -1
 #: Most unpriced models that the log names.
 _MAX_NAMED: Final = 100
+_OK: Final = STATUSES.index("ok")
 #: Most names with a cached plan. At this size the cache is cleared, and names are looked up again.
 _MAX_NAMES: Final = 20_000
 
@@ -83,21 +88,30 @@ class Pricer:
         reported = spans.cost_usd.present
         if reported.all():
             return Priced(cost, np.full(len(spans), REPORTED))
-        source = np.where(reported, REPORTED, UNPRICED)
-        rows = np.flatnonzero(~reported & (spans.prompt_tokens.present | spans.completion_tokens.present))
-        if len(rows):
-            plan = self._plans(spans, rows, group[rows], groups)
-            usage = {
-                "prompt": spans.prompt_tokens.values[rows],
-                "cache_read": spans.cached_prompt_tokens.values[rows],
-                "completion": spans.completion_tokens.values[rows],
-                "reasoning": spans.reasoning_tokens.values[rows],
-            }
-            charged = self._table.charge(plan, usage, lambda at: self._times_us(spans, rows[at]))
-            cost[rows] = charged.nano_usd
-            unused = (usage["prompt"] == 0) & (usage["completion"] == 0)
-            source[rows] = np.where(charged.billed | unused & (plan != NO_PLAN), COMPUTED, UNPRICED)
+        source = np.full(len(spans), REPORTED)
+        rows = np.flatnonzero(~reported)
+        plan = self._plans(spans, rows, group[rows], groups)
+        usage = _usage(spans, rows)
+        charged = self._table.charge(plan, usage, lambda at: self._times_us(spans, rows[at]))
+        cost[rows], source[rows] = charged.nano_usd, np.where(charged.billed, COMPUTED, UNPRICED)
+        failed = rows[~charged.billed | self._table.per_call(plan)]
+        failed = failed[spans.status[failed] != _OK]
+        if len(failed):
+            self._price_failures(spans, failed, plan[np.searchsorted(rows, failed)], Priced(cost, source))
+        if (estimated := spans.optional.get(ESTIMATED_FIELD)) is not None:
+            source[(source == COMPUTED) & (estimated.values > 0)] = ESTIMATED
         return Priced(cost, source)
+
+    @staticmethod
+    def _price_failures(spans: SpanBatch, rows: NDArray[np.int64], plan: NDArray[np.int32], priced: Priced) -> None:
+        """Set the price of failed calls that have used nothing to 0, which is computed where the model has a price.
+
+        rows: int64[f], of failed calls. plan: int32[f], their plans. priced: of all spans, changed in place.
+        """
+        used = np.logical_or.reduce([quantity > 0 for quantity in _usage(spans, rows).values()])
+        unused = rows[~used]
+        priced.cost_nano_usd[unused] = 0
+        priced.source[unused] = np.where(plan[~used] != NO_PLAN, COMPUTED, UNPRICED)
 
     def _times_us(self, spans: SpanBatch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64[len(rows)], the time of each request, since prices depend on it."""
@@ -166,6 +180,12 @@ class Pricer:
                 return Price(plan, glob=glob)
         match = self._builtin.find(model, provider) if self._builtin else None
         return None if match is None else Price(match.plan, match=match)
+
+
+def _usage(spans: SpanBatch, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+    """Return unit -> int64[len(rows)], of the units that any span of the batch may have used."""
+    names = (*SUMMED_FIELDS, *spans.optional)
+    return {UNIT_OF[name].name: spans.numbers(name).values[rows] for name in names if name in UNIT_OF}
 
 
 def _texts(spans: SpanBatch, strings: Strings, rows: NDArray[np.int64]) -> list[str]:

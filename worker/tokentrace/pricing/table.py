@@ -29,6 +29,8 @@ from tokentrace.pricing.rates import (
 NO_PLAN: Final = 0
 _PICO_PER_NANO: Final = PICO_PER_USD // NANO_PER_USD
 _NEVER: Final = (1 << 63) - 1
+#: A count that was raised to the sum of its parts is at most so many times the largest count of a span.
+_RAISED: Final = 4
 #: Bound on the pico-USD of a call that keeps every step of the arithmetic within int64.
 _INT64_SAFE: Final = 1 << 62
 
@@ -46,6 +48,7 @@ class RateTable:
     def __init__(self) -> None:
         self._id_of: dict[PricePlan, int] = {}
         self._first_list: Ints = np.zeros(0, np.int64)
+        self._plan_per_call: NDArray[np.bool_] = np.zeros(1, np.bool_)
         self._list_count = 0
         #: One row per list: since_us, daily_from_us, daily_for_us, first tier. Conditional: not ALWAYS.
         self._lists: Ints = np.zeros((0, 4), np.int64)
@@ -75,6 +78,8 @@ class RateTable:
         plan_id = self._id_of[plan] = len(self._id_of) + 1
         self._first_list = grown(self._first_list, plan_id + 1)
         self._first_list[plan_id] = self._list_count
+        self._plan_per_call = grown(self._plan_per_call, plan_id + 1)
+        self._plan_per_call[plan_id] = any(tier.rates.call for price_list in plan for tier in price_list.tiers)
         for price_list in plan:
             self._add_list(price_list)
         return plan_id
@@ -97,7 +102,7 @@ class RateTable:
         self._wide, self._per_call = grown(self._wide, row + 1), grown(self._per_call, row + 1)
         for unit in {*self._rates, *(unit for unit, _ in rates.rates)}:
             self._rates[unit] = grown(self._rates.get(unit, self._call[:0]), row + 1)
-        most = rates.call + sum(abs(rate) * BY_NAME[unit].most for unit, rate in rates.rates)
+        most = rates.call + sum(abs(rate) * _RAISED * BY_NAME[unit].most for unit, rate in rates.rates)
         wide = rates.per_nano != _PICO_PER_NANO or most > _INT64_SAFE or bool(rates.least)
         if not wide:
             self._call[row] = rates.call
@@ -112,7 +117,7 @@ class RateTable:
     def charge(self, plan: NDArray[np.int32], usage: Mapping[str, Ints], times_us: Callable[[Ints], Ints]) -> Charged:
         """Charge k calls.
 
-        plan: int32[k], plan ids. usage: unit -> int64[k], quantities, at most the unit's; prompt and completion are
+        plan: int32[k], plan ids. usage: unit -> int64[k], quantities, at most _RAISED times the unit's; prompt is
         among them. times_us: returns the times (int64[c], microseconds since the epoch) of the calls at some indices
         (int64[c]); called only for calls whose price depends on the time.
         """
@@ -129,6 +134,10 @@ class RateTable:
         for index in np.flatnonzero(self._wide.take(tier)).tolist():
             nano[index] = self._rows[tier[index]].charge(_usage_at(usage, index))
         return Charged(nano, self._billed(tier, usage))
+
+    def per_call(self, plan: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return bool[k], the plans that may charge for a call itself."""
+        return self._plan_per_call.take(plan)
 
     def _billed(self, tier: Ints, usage: Mapping[str, Ints]) -> NDArray[np.bool_]:
         """Return bool[k], whether a call is charged for itself or has used anything that has a price."""

@@ -21,7 +21,7 @@ from tokentrace.kafka.offsets import Committed
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.transaction import Identity, TransactionalProducer
-from tokentrace.model.measures import SUMS
+from tokentrace.model.measures import RARE_FIELD, RARE_SUMS, SUMS
 from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.appearance import SHOWN_HEADER
@@ -232,7 +232,9 @@ class StateAdmin:
         keys += [(_shown(key), key.status, key) for key in stored.expired]
         for group, status, key in keys:
             counts, _ = self._reader.decoded(replica, stored, key, decode_cell)
-            sums.setdefault((group, STATUSES[status]), Counter()).update({name: counts[name] for name in SUMS})
+            sums.setdefault((group, STATUSES[status]), Counter()).update(
+                {name: counts[name] for name in SUMS} | dict(zip(RARE_SUMS, counts[RARE_FIELD], strict=False))
+            )
         positions = _positions(record) if record else {}
         return ReplicaTotals(replica, record["committed_at"] / 1e6 if record else 0.0, positions, sums)
 

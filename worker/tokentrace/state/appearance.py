@@ -34,26 +34,28 @@ APPEARED_HEADER: Final = "tokentrace.appeared"
 Appeared = Mapping[int, Mapping[str, float]]
 
 
-def presence(layout: Layout, values: NDArray[np.int64], carried: CarriedRows = NOTHING_CARRIED) -> NDArray[np.uint32]:
-    """Return which of `layout.appearing` are not 0 in rows, a bit each: int64[t, width] -> uint32[t]."""
-    bits = np.zeros(len(values), np.uint32)
+def presence(layout: Layout, values: NDArray[np.int64], carried: CarriedRows = NOTHING_CARRIED) -> NDArray[np.bool_]:
+    """Return which of `layout.appearing` are not 0 in rows: int64[t, width or full] -> bool[t, a]."""
+    found = np.zeros((len(values), len(layout.appearing)), np.bool_)
     for place, name in enumerate(layout.appearing):
         columns = layout.fields[name]
-        bits |= values[:, columns].any(axis=1).astype(np.uint32) << np.uint32(place)
+        if columns.start >= values.shape[1]:
+            continue
+        found[:, place] = values[:, columns].any(axis=1)
         for row, more in carried.items():
             if not more.keys().isdisjoint(range(columns.start, columns.stop)):
-                bits[row] |= np.uint32(1 << place)
-    return bits
+                found[row, place] = True
+    return found
 
 
 def find_appeared(
-    layout: Layout, cells: NDArray[np.int64], new: NDArray[np.uint32], now_s: float
+    layout: Layout, cells: NDArray[np.int64], new: NDArray[np.bool_], now_s: float
 ) -> dict[int, dict[str, float]]:
-    """Return cell -> field -> `now_s`. cells: int64[t]. new: uint32[t], what of `layout.appearing` began in each."""
-    some = np.flatnonzero(new)
+    """Return cell -> field -> `now_s`. cells: int64[t]. new: bool[t, a], what of `layout.appearing` began in each."""
+    some = np.flatnonzero(new.any(axis=1))
     return {
-        cell: {name: now_s for place, name in enumerate(layout.appearing) if bits >> place & 1}
-        for cell, bits in zip(cells[some].tolist(), new[some].tolist(), strict=True)
+        cell: {name: now_s for name, began in zip(layout.appearing, row, strict=True) if began}
+        for cell, row in zip(cells[some].tolist(), new[some].tolist(), strict=True)
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.model.arrays import widened
 from tokentrace.model.snapshot import OVERFLOW_GROUP, ExpiredKey, ExpiredTotals, Group
 from tokentrace.model.wide import Carried, carry, plus_carried
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry
@@ -99,7 +100,8 @@ def _labels(labelled: Group | ExpiredKey, labels: frozenset[str]) -> tuple[str, 
 def _add(expired: dict[ExpiredKey, ExpiredTotals], key: ExpiredKey, more: ExpiredTotals) -> None:
     before = expired.get(key)
     if before is not None:
-        values = (before.values + more.values)[None]
+        full = max(len(before.values), len(more.values))
+        values = (widened(before.values, full) + widened(more.values, full))[None]
         carried: dict[int, Carried] = {0: plus_carried(before.carried, more.carried)}
         carry(values, np.zeros(1, np.int64), carried)
         more = ExpiredTotals(values[0], min(before.created_s, more.created_s), carried[0])

@@ -15,6 +15,7 @@ import numpy as np
 
 from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.model.arrays import widened
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.state.expiry import find_expired
@@ -112,7 +113,8 @@ class Ledger:
             carried = {len(expired) + cell: more for cell, more in carried.items()}
             appeared = {len(expired) + cell: fields for cell, fields in appeared.items()}
             carried.update((number, row.carried) for number, row in enumerate(rows) if row.carried)
-            values = np.concatenate([np.stack([row.values for row in rows]), values])
+            full = max(values.shape[1], *(len(row.values) for row in rows))
+            values = np.concatenate([np.stack([widened(row.values, full) for row in rows]), widened(values, full)])
             created_s = np.concatenate([np.array([row.created_s for row in rows]), created_s])
             none = np.zeros(len(expired), np.int64)
             quality_sum, quality_count = np.concatenate([none, quality_sum]), np.concatenate([none, quality_count])

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from tokentrace import __version__
 from tokentrace.errors import FatalError, UnreadableRecord
-from tokentrace.model.measures import Layout
+from tokentrace.model.measures import RARE_FIELD, RARE_SUMS, Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Group, PartitionAudit
 from tokentrace.model.spans import STATUSES
 from tokentrace.model.varint import encode_long
 from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows
 from tokentrace.state.appearance import Appeared, presence
 from tokentrace.state.counts import Counts
-from tokentrace.state.schemas import Header, decode_record, encode_record, record_schemas, schema_headers
+from tokentrace.state.schemas import PREFIX_BYTES, Header, decode_record, encode_record, record_schemas, schema_headers
 from tokentrace.state.totals import Totals
 
 #: Bytes of the rows in a rollup record: it stays well below the megabyte that a broker takes by default.
@@ -118,15 +118,27 @@ class StateCodec:
     ) -> Iterator[bytes]:
         """Encode cells, a record each. values: int64[t, width]. created_s: float64[t], Unix time. carried: by row.
 
-        Only a cell that carries something is a wide record, which release 0.1.0 rejects instead of losing a part of it.
+        A cell with nothing but what release 0.1.0 knows is written with its schema, so that a roll-back reads it. Only
+        a cell that carries something is a wide record, which 0.1.0 rejects instead of losing a part of it.
         """
-        prefix, wide = record_schemas().prefix("state-cell"), record_schemas().prefix("state-cell-wide")
-        times_us = np.rint(created_s * 1e6).astype(np.int64)
-        for row, (created_at, counts) in enumerate(zip(times_us.tolist(), self._counts.encode(values), strict=True)):
-            if row in carried:
-                yield wide + encode_long(created_at) + counts + self._carried(carried[row])
+        schemas = record_schemas()
+        prefix, wide, first = schemas.prefix("state-cell"), schemas.prefix("state-cell-wide"), schemas.first_prefix
+        times_us = np.rint(created_s * 1e6).astype(np.int64).tolist()
+        plain = self._counts.plain(values)
+        plain[list(carried)] = False
+        with_all, with_some = self._counts.encode(values[~plain]), self._counts.encode(values[plain], plain=True)
+        for row, (created_at, is_plain) in enumerate(zip(times_us, plain.tolist(), strict=True)):
+            if is_plain:
+                yield first("state-cell") + encode_long(created_at) + next(with_some)
+            elif row in carried:
+                yield wide + encode_long(created_at) + next(with_all) + self._carried(carried[row])
             else:
-                yield prefix + encode_long(created_at) + counts
+                yield prefix + encode_long(created_at) + next(with_all)
+
+    def is_plain(self, totals: Totals) -> bool:
+        """Return whether no cell of these totals has anything but what release 0.1.0 knows."""
+        rows = [totals.values, *(row.values[None] for row in totals.expired.values())]
+        return all(bool(self._counts.plain(values).all()) for values in rows)
 
     def _carried(self, carried: Carried) -> bytes:
         """Encode the last field of a wide cell, a map."""
@@ -241,7 +253,9 @@ class StateCodec:
         """
         names: dict[Group, bytes] = {}
         rows = []
-        for minute, (group, status), counts in zip(minutes.tolist(), cells, self._counts.encode(values), strict=True):
+        plain = bool(self._counts.plain(values).all())
+        encoded = self._counts.encode(values, plain=plain)
+        for minute, (group, status), counts in zip(minutes.tolist(), cells, encoded, strict=True):
             name = names.get(group)
             if name is None:
                 name = names[group] = b"".join(map(_string, group))
@@ -257,8 +271,9 @@ class StateCodec:
             "clamped": 0,
             "rows": [],
         }
-        # The last field is an array, which is empty: its end is one byte.
-        head = encode_record("rollup", head_fields)[:-1]
+        # The last field is an array, which is empty: its end is one byte. What is before it is as in 0.1.0.
+        prefix = record_schemas().first_prefix("rollup") if plain else record_schemas().prefix("rollup")
+        head = prefix + encode_record("rollup", head_fields)[PREFIX_BYTES:-1]
         *parts, last = _parts(rows, starts)
         for part in parts:
             yield b"".join([head, encode_long(len(part)), *part, b"\0"])
@@ -267,18 +282,15 @@ class StateCodec:
             for partition, time_us in sorted(progress.reached_us.items())
         ]
         head_fields["clamped"] = progress.clamped
-        head = encode_record("rollup", head_fields)[:-1]
+        head = prefix + encode_record("rollup", head_fields)[PREFIX_BYTES:-1]
         yield b"".join([head, encode_long(len(last)), *last, b"\0"]) if last else head + b"\0"
 
     def rollup_rows(self, record: Mapping[str, Any]) -> tuple[NDArray[np.int64], list[Cell], NDArray[np.int64]]:
-        """Return (minutes int64[r], r cells, values int64[r, width]) of a decoded rollup record."""
+        """Return (minutes int64[r], r cells, values int64[r, width or full]) of a decoded rollup record."""
         rows = record["rows"]
         minutes = np.array([row["minute"] for row in rows], np.int64)
         cells = [(Group(row["model"], row["provider"], row["caller"]), STATUSES.index(row["status"])) for row in rows]
-        values = np.array([self._counts.row(row["counts"]) for row in rows], np.int64).reshape(
-            len(rows), self._layout.width
-        )
-        return minutes, cells, values
+        return minutes, cells, self._counts.rows([row["counts"] for row in rows])
 
 
 def _parts(rows: Sequence[bytes], starts: Sequence[int]) -> list[Sequence[bytes]]:
@@ -308,6 +320,9 @@ def decode_cell(value: bytes) -> tuple[dict[str, Any], int]:
     counts = record["counts"]
     if wide:
         for name, count in record["carried"].items():
+            if name in RARE_SUMS and counts[RARE_FIELD]:
+                counts[RARE_FIELD][RARE_SUMS.index(name)] += LIMIT * count
+                continue
             if name not in counts:
                 raise UnreadableRecord(f"A state-cell-wide record is damaged (it carries a sum {name!r}).")
             counts[name] += LIMIT * count
@@ -330,10 +345,11 @@ def encode_replica(record: Mapping[str, Any]) -> bytes:
     return encode_record("state-replica", record)
 
 
-def replica_headers(value: bytes, wide: bool = False) -> list[Header]:
+def replica_headers(value: bytes, wide: bool = False, plain: bool = False) -> list[Header]:
     """Return the headers to write a replica's own record with. They describe its cells too.
 
-    wide: whether any record of it is a wide cell.
+    wide: whether any record of it is a wide cell. plain: whether every cell has the first release's schema.
     """
     names = ["state-cell", "state-cell-wide"] if wide else ["state-cell"]
-    return [*schema_headers(value), *record_schemas().headers_of(names)]
+    unused = ["state-cell"] if plain else []
+    return [*schema_headers(value), *record_schemas().headers_of(names, unused)]

@@ -20,6 +20,7 @@ from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import partition_of
 from tokentrace.kafka.reader import TopicReader
+from tokentrace.model.arrays import widened
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.model.wide import Carried, carry, put_row
@@ -139,6 +140,7 @@ class StateReader:
         appeared: dict[int, dict[str, float]] = {}
         for number, (cell, written) in zip(numbers.tolist(), committed.cells.items(), strict=True):
             row, created_s[number] = self.decoded(replica, committed, cell, codec.cell)
+            values = widened(values, len(row))
             put_row(values, carried, number, row)
             changed_s[number] = written.at_s
             if written.appeared:

@@ -56,6 +56,9 @@ class RecordSchemas:
         self._prefixes = {name: _prefix(schema) for name, schema in current.items()}
         # Parsed without logical types: timestamps stay the integers that they are.
         self._current = {name: parse_schema(schema) for name, schema in current.items()}
+        self._first = {
+            name: _prefix(schema) for (release, name), schema in released.items() if release == FIRST_RELEASE
+        }
         self._names = {_full_name(schema): name for name, schema in current.items()}
         #: Prefix -> (name, writer's schema), and prefix -> header of those that travel.
         self._known: dict[bytes, tuple[str, Any]] = {}
@@ -76,6 +79,10 @@ class RecordSchemas:
     def prefix(self, name: str) -> bytes:
         """Return the bytes that records of this schema begin with."""
         return self._prefixes[name]
+
+    def first_prefix(self, name: str) -> bytes:
+        """Return the bytes that records of the first release's schema begin with."""
+        return self._first[name]
 
     def name(self, value: bytes) -> str | None:
         """Return the name of a record's schema, None if the schema is not known."""
@@ -129,10 +136,17 @@ class RecordSchemas:
         header = self._headers.get((value or b"")[:PREFIX_BYTES])
         return [] if header is None else [header]
 
-    def headers_of(self, names: Iterable[str]) -> list[Header]:
-        """Return headers for all known schemas of these names that have to travel."""
-        wanted = set(names)
-        return [header for prefix, header in self._headers.items() if self._known[prefix][0] in wanted]
+    def headers_of(self, names: Iterable[str], unused: Iterable[str] = ()) -> list[Header]:
+        """Return headers for all known schemas of these names that have to travel.
+
+        unused: names of which no record has today's schema, which is then left out.
+        """
+        wanted, without = set(names), {self._prefixes[name] for name in unused}
+        return [
+            header
+            for prefix, header in self._headers.items()
+            if self._known[prefix][0] in wanted and prefix not in without
+        ]
 
     def _add(self, schema: Any, *, travels: bool) -> None:
         name = self._names.get(_full_name(schema))

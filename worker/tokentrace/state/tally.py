@@ -41,7 +41,7 @@ class Tally(NamedTuple):
         cells = np.count_nonzero(totals.created_s) - np.count_nonzero(totals.created_s[expiry.expired_cells])
         values, rows = totals.values[:, _COLUMNS], totals.expired.values()
         if rows:
-            values = np.concatenate([values, np.stack([row.values for row in rows])[:, _COLUMNS]])
+            values = np.concatenate([values, np.stack([row.values[_COLUMNS] for row in rows])])
         low, high = words(values)
         sums = joined(low.sum(axis=0), high.sum(axis=0)).tolist()
         carried = [*totals.carried.values(), *(row.carried for row in rows)]

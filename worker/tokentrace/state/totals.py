@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.aggregate.delta import Changes, Delta
-from tokentrace.model.arrays import resized
+from tokentrace.model.arrays import resized, widened
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Gap, GapKey, LabelSet, PartitionAudit
 from tokentrace.model.wide import Carried, CarriedRows, carry, plus_carried
@@ -22,10 +22,10 @@ from tokentrace.state.appearance import Appeared, find_appeared, newest_s, not_y
 class Totals:
     """Everything that was ever counted by this replica; immutable.
 
-    values: int64[k, width]. carried: cell -> what exceeds its row, see `model.wide`.
+    values: int64[k, layout.width or full]. carried: cell -> what exceeds its row, see `model.wide`.
     created_s: float64[k], Unix time of the cell's first commit, 0 before it.
     changed_s: float64[k], Unix time of the last commit that changed the cell.
-    present: uint32[k], see `appearance.presence`.
+    present: bool[k, a], see `appearance.presence`.
     rejected: reason -> messages or parts; rejected_created_s: reason -> Unix time of its first.
     partitions: partition -> audit. positions: partition -> offset up to which this replica has counted.
     expired: sums of expired groups, which no cell contains any more.
@@ -37,7 +37,7 @@ class Totals:
     values: NDArray[np.int64]
     created_s: NDArray[np.float64]
     changed_s: NDArray[np.float64]
-    present: NDArray[np.uint32]
+    present: NDArray[np.bool_]
     rejected: Mapping[str, int]
     rejected_created_s: Mapping[str, float]
     partitions: Mapping[int, PartitionAudit]
@@ -54,7 +54,7 @@ class Totals:
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
         times_s = np.zeros(0, np.float64)
-        none = np.zeros(0, np.uint32)
+        none = np.zeros((0, len(layout.appearing)), np.bool_)
         return cls(np.zeros((0, layout.width), np.int64), times_s, times_s, none, {}, {}, {}, {}, 0.0)
 
     def plus(
@@ -77,10 +77,11 @@ class Totals:
             values = resized(values, size)
             created_s, changed_s = resized(created_s, size), resized(changed_s, size)
             present = resized(present, size)
-            values[cells] += changes.values
+            values = widened(values, changes.values.shape[1])
+            values[cells, : changes.values.shape[1]] += changes.values
             gained = presence(layout, changes.values, changes.carried)
             # What begins with its cell needs no beginning of its own.
-            new = np.where(created_s[cells] > 0.0, gained & ~present[cells], np.uint32(0))
+            new = gained & ~present[cells] & (created_s[cells] > 0.0)[:, None]
             present[cells] |= gained
             if now_s > shown_until_s:
                 for cell, fields in find_appeared(layout, cells, new, now_s).items():

@@ -6,9 +6,13 @@ step. A recursive schema, or one whose array items may take no bytes, has no col
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Final, Literal
 
+from tokentrace.decode.columnar.optional import MOST_ABSENT, Boolean, UnitValues
 from tokentrace.decode.columnar.steps import (
+    Absent,
     Blocks,
     Enum,
     FixedWidth,
@@ -21,9 +25,9 @@ from tokentrace.decode.columnar.steps import (
     Union,
     Unsupported,
 )
-from tokentrace.decode.resolve import Resolution, accepted_kinds, timestamp_scale
+from tokentrace.decode.resolve import USAGE, Resolution, accepted_kinds, timestamp_scale
 from tokentrace.decode.schema_tree import Type, children
-from tokentrace.model.spans import FLOAT_FIELDS
+from tokentrace.model.spans import FLOAT_FIELDS, OPTIONAL_FIELDS
 
 #: Deepest nesting of types, since a step calls the steps inside it. Fastavro may go deeper (datum_check.MAX_DEPTH).
 MAX_DEPTH: Final = 50
@@ -31,6 +35,10 @@ MAX_DEPTH: Final = 50
 #: Largest constant width in bytes: larger than any Kafka message, and small enough for sums to fit in 64 bits.
 MAX_WIDTH: Final = 1 << 31
 
+#: Kinds of the values of a map of units.
+_KINDS: Final[Mapping[str, Literal["int", "float", "double", "other"]]] = {
+    "int": "int", "long": "int", "float": "float", "double": "double",
+}  # fmt: skip
 _WIDTHS: Final = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 
 
@@ -47,12 +55,24 @@ def compile_program(resolution: Resolution) -> Program | None:
     try:
         if _height(resolution.root, {}) > MAX_DEPTH:
             return None
-        for name, type_ in resolution.root.fields:
-            column = resolution.field_columns.get(name)
-            steps += compiler.skip(type_) if column is None else compiler.extract(type_, column)
+        for optional, fields in groupby(resolution.root.fields, lambda item: _may_be_absent(resolution, *item)):
+            if optional:
+                steps += compiler.absent([(type_, resolution.field_columns[name]) for name, type_ in fields])
+                continue
+            for name, type_ in fields:
+                column = resolution.field_columns.get(name)
+                steps += compiler.skip(type_) if column is None else compiler.extract(type_, column)
         return _joined(steps)
     except (_NotColumnar, RecursionError):
         return None
+
+
+def _may_be_absent(resolution: Resolution, name: str, type_: Type) -> bool:
+    """Return whether a field fills optional columns, and is one zero byte where it is absent."""
+    column = resolution.field_columns.get(name)
+    if column == USAGE:
+        return type_.kind == "map" or (type_.kind == "union" and type_.branches[0].kind == "null")
+    return column in OPTIONAL_FIELDS and type_.kind == "union" and type_.branches[0].kind == "null"
 
 
 def _height(type_: Type, known: dict[int, int]) -> int:
@@ -93,6 +113,8 @@ class _Compiler:
 
     def extract(self, type_: Type, column: str) -> Program:
         """Compile the steps that store a field's value in a column; a null leaves the column absent."""
+        if column == USAGE or column in OPTIONAL_FIELDS:
+            return self._optional(type_, column)
         if column == "attributes":
             column, store = "eval_score", self._attributes
         else:
@@ -102,6 +124,28 @@ class _Compiler:
         if column == "eval_score":
             return (SetNull(column), *store(type_, column))
         return store(type_, column)
+
+    def absent(self, fields: Sequence[tuple[Type, str]]) -> Program:
+        """Compile the steps of adjacent optional fields: (type, column) of each."""
+        steps: Program = ()
+        for first in range(0, len(fields), MOST_ABSENT):
+            some = fields[first : first + MOST_ABSENT]
+            inside = _joined(tuple(step for type_, column in some for step in self._optional(type_, column)))
+            steps += (Absent(len(some), inside),)
+        return steps
+
+    def _optional(self, type_: Type, column: str) -> Program:
+        """Compile the steps of an optional column, which is absent until a value is stored."""
+        if type_.kind == "union":
+            return (Union(tuple(self._optional(branch, column) for branch in type_.branches)),)
+        if type_.kind == "null":
+            return ()
+        if column == USAGE:
+            assert type_.items is not None
+            return (
+                Blocks(self.skip(type_.items), keyed=True, units=UnitValues(_KINDS.get(type_.items.kind, "other"))),
+            )
+        return (Boolean(column),) if type_.kind == "boolean" else _number(type_, column)
 
     def _attributes(self, type_: Type, column: str) -> Program:
         if type_.kind != "map" or type_.items is None:

@@ -39,13 +39,15 @@ class MessageChunk:
     """Data shared by all cursors over n messages.
 
     words: uint64[len(buffer) - 7], the eight bytes from each position on. end: int64[n], the end of each datum.
-    outputs: column name -> its arrays, n entries each. columns: stores the strings that are not in the buffer.
+    rows: int64[n], the messages' rows in `columns`. outputs: column name -> its arrays, n entries each.
+    columns: stores the strings that are not in the buffer, and has the optional columns.
     sparse_rows: a round over fewer rows is sparse. sparse_rounds_left: see `Cursors.spend_round`.
     """
 
     buffer: NDArray[np.uint8]
     words: NDArray[np.uint64]
     end: NDArray[np.int64]
+    rows: NDArray[np.int64]
     outputs: Mapping[str, Any]
     columns: SpanColumns
     sparse_rows: int
@@ -99,6 +101,10 @@ class Cursors:
     def end(self) -> NDArray[np.int64]:
         """Return int64[k], the end of each datum."""
         return self.chunk.end if self.index is None else self.chunk.end.take(self.index)
+
+    def message_rows(self) -> NDArray[np.int64]:
+        """Return int64[k], the rows of the messages in the chunk's columns."""
+        return self.chunk.rows if self.index is None else self.chunk.rows.take(self.index)
 
     def write(self, column: NDArray[Any], values: Any) -> None:
         """Write values (an array of k, or a scalar) into the rows of a column."""

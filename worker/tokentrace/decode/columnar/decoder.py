@@ -19,10 +19,10 @@ from tokentrace.decode.columnar.cursors import Cursors, MessageChunk
 from tokentrace.decode.columnar.steps import Program, run
 from tokentrace.decode.columnar.utf8 import NonAscii, invalid_utf8
 from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, FastavroDecoder
-from tokentrace.decode.resolve import Resolution
+from tokentrace.decode.resolve import USAGE, Resolution
 from tokentrace.model.arrays import unaligned_words
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import Numbers, SpanColumns, Strings
+from tokentrace.model.spans import OPTIONAL_FIELDS, Numbers, SpanColumns, Strings
 
 #: Messages decoded together: each temporary array stays below 128 KiB, from which on malloc maps new pages.
 CHUNK_ROWS: Final = 12_000
@@ -62,8 +62,11 @@ class ColumnarDecoder:
         program = compile_program(resolution)
         if program is None:
             return None
+        # Optional columns are made when a message first has one.
         output_columns = {
-            "eval_score" if column == "attributes" else column for column in resolution.field_columns.values()
+            "eval_score" if column == "attributes" else column
+            for column in resolution.field_columns.values()
+            if column != USAGE and column not in OPTIONAL_FIELDS
         }
         fallback = fallback or FastavroDecoder(schema, resolution)
         return cls(fallback, program, tuple(sorted(output_columns)), **options)
@@ -100,7 +103,9 @@ class ColumnarDecoder:
             outputs = {name: _part(getattr(columns, name), slice(first, first + count)) for name in self.output_columns}
         else:
             outputs = {name: _part(getattr(columns, name), rows) for name in self.output_columns}
-        chunk = MessageChunk(columns.buffer, words, end, outputs, columns, self.sparse_rows, self.max_sparse_rounds)
+        chunk = MessageChunk(
+            columns.buffer, words, end, rows, outputs, columns, self.sparse_rows, self.max_sparse_rounds
+        )
         cursors = Cursors(chunk, start.copy())
         # Converting a signalling NaN to a quiet one must not warn.
         with np.errstate(invalid="ignore"):

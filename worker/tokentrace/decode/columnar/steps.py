@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.cursors import Cursors
-from tokentrace.model.spans import STATUSES, UNKNOWN_STATUS, Numbers, Strings
+from tokentrace.decode.columnar.optional import UnitValues, store_optional
+from tokentrace.model.arrays import LOW_BYTES
+from tokentrace.model.spans import OPTIONAL_FIELDS, STATUSES, UNKNOWN_STATUS, Numbers, Strings
 
 SCORE: Final = b"eval.score"
 _SCORE_HEAD: Final = np.uint64(int.from_bytes(SCORE[:8], "little"))
@@ -202,15 +204,42 @@ class Union:
 
 
 @dataclass(frozen=True, slots=True)
+class Absent:
+    """Reads adjacent optional fields, each of which is one zero byte where it is absent: a null, or an empty map.
+
+    count: fields, at most MOST_ABSENT. fields: their program, for messages in which any of them is there.
+    """
+
+    count: int
+    fields: Program
+
+    def run(self, cursors: Cursors) -> None:
+        some = (cursors.words() & LOW_BYTES[self.count]) != 0
+        if not some.any():
+            cursors.advance(self.count)
+            return
+        rows = np.flatnonzero(some)
+        if len(rows) == len(cursors):
+            run(self.fields, cursors)
+            return
+        part = cursors.select(rows)
+        run(self.fields, part)
+        cursors.advance(self.count)
+        cursors.pos[rows] = part.pos
+
+
+@dataclass(frozen=True, slots=True)
 class Blocks:
     """Reads the blocks of an array or map. items: the program of an item or value. keyed: True for a map.
 
     score: runs before `items` on the value whose key is SCORE; it need not move past the value.
+    units: reads the values whose keys are units.
     """
 
     items: Program
     keyed: bool = False
     score: Program = ()
+    units: UnitValues | None = None
 
     def run(self, cursors: Cursors) -> None:
         # part: the cursors with blocks left. rows: their positions in `cursors`, None while part is `cursors`.
@@ -250,6 +279,8 @@ class Blocks:
 
     def _key(self, cursors: Cursors) -> None:
         length = cursors.length()
+        if self.units is not None:
+            self.units.read(cursors, length)
         if self.score:
             rows = np.flatnonzero(length == len(SCORE))
             if len(rows):
@@ -262,6 +293,9 @@ class Blocks:
 
 
 def _store(cursors: Cursors, column: str, values: object) -> None:
+    if column in OPTIONAL_FIELDS:
+        store_optional(cursors, column, np.asarray(values))
+        return
     numbers: Numbers = cursors.chunk.outputs[column]
     cursors.write(numbers.values, values)
     cursors.write(numbers.present, True)
