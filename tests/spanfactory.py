@@ -70,7 +70,7 @@ def random_span(rng: random.Random) -> dict[str, Any]:
     attributes: dict[str, Any] = {"user": f"u{rng.randrange(99)}", "retry": rng.randrange(3), "stream": True}
     if rng.random() < 0.3:
         attributes["eval.score"] = rng.choice([0.0, 1.0, 0.1, 0.75, rng.random(), 1])
-    started = NOW_US + rng.randrange(600_000_000)
+    started = NOW_US - 900_000_000 + rng.randrange(600_000_000)
     return span(
         trace_id=f"{rng.getrandbits(128):032x}",
         span_id=f"{rng.getrandbits(64):016x}",

@@ -7,11 +7,13 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
+from genai_prices import Usage, calc_price
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -339,7 +341,7 @@ def test_a_span_belongs_to_the_moment_in_which_it_ended_where_that_can_be_true(
 ) -> None:
     spans = span_batch(span(started_at=started_us, ended_at=ended_us))
     times_us, count = event_times(spans, raw_batch([b""], now_s=PUBLISHED_US / 1e6), PUBLISHED_US / 1e6 + 3600)
-    assert (times_us.tolist(), count) == ([moment_us], clamped)
+    assert (times_us.tolist(), count.sum()) == ([moment_us], clamped)
 
 
 def test_each_span_is_compared_with_its_own_message() -> None:
@@ -353,7 +355,8 @@ def test_each_span_is_compared_with_its_own_message() -> None:
     ends = [PUBLISHED_US + hour_us, PUBLISHED_US + hour_us, PUBLISHED_US + 9 * hour_us]
     now_us = PUBLISHED_US + 2 * hour_us
     times_us, clamped = event_times(span_batch(*(span(ended_at=end) for end in ends)), batch, now_us / 1e6)
-    assert (times_us.tolist(), clamped) == ([PUBLISHED_US, PUBLISHED_US + hour_us, now_us], 2)
+    assert times_us.tolist() == [PUBLISHED_US, PUBLISHED_US + hour_us, now_us]
+    assert clamped.tolist() == [True, False, True]
 
 
 def test_a_batch_tells_how_far_event_time_has_come_by_partition() -> None:
@@ -392,3 +395,38 @@ def test_a_batch_takes_time_of_every_stage_of_the_engine_and_of_no_other() -> No
     rig.count(values_of(range(50)))
     used = {stage for stage, seconds in rig.seconds.items() if seconds > 0.0}
     assert used == {"decode", "validate", "deduplicate", "index", "price", "aggregate"}
+
+
+@pytest.mark.parametrize(
+    ("ended_us", "priced_us", "clamped"),
+    [
+        (NOW_US, NOW_US, 0),
+        (NOW_US // 1000, NOW_US, 1),
+        (1, NOW_US, 1),
+        (NOW_US + 400 * 86_400_000_000, NOW_US, 1),
+        (NOW_US - 300 * 86_400_000_000, NOW_US - 300 * 86_400_000_000, 0),
+        (0, NOW_US, 0),
+    ],
+    ids=["true", "milliseconds", "1970", "next year", "an old backlog", "none"],
+)
+def test_price_list_is_that_of_the_time_at_which_a_span_counts(ended_us: int, priced_us: int, clamped: int) -> None:
+    """Each of these models has prices that depend on the time."""
+    rig = Harness()
+    dated = ["claude-opus-4-6", "gpt-5.6-sol", "deepseek-chat", "gemini-3.7-flash"]
+    providers = ["anthropic", "openai", "deepseek", "google"]
+    calls = [
+        span(model=model, provider=provider, caller="c", prompt_tokens=300_000, started_at=ended_us, ended_at=ended_us)
+        for model, provider in zip(dated, providers, strict=True)
+    ]
+    rig.clock.now_s = NOW_US / 1e6
+    rig.count([message(call) for call in calls])
+    snapshot = rig.commit()
+    expected = []
+    for model, provider in zip(dated, providers, strict=True):
+        charged = calc_price(
+            Usage(input_tokens=300_000, output_tokens=20), model, provider_id=provider,
+            genai_request_timestamp=datetime.fromtimestamp(priced_us / 1e6, UTC),
+        )  # fmt: skip
+        expected.append(round(charged.total_price * 10**9))
+    assert snapshot.values[:, Layout.column("cost_nano_usd")].tolist() == expected
+    assert snapshot.values[:, Layout.column("clamped_times")].tolist() == [clamped] * 4

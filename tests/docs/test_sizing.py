@@ -37,6 +37,8 @@ def test_the_series_of_a_group_are_those_of_the_families() -> None:
     for family in CELL_FAMILIES:
         if isinstance(family, HistogramFamily):
             series = len(DEFAULT_BOUNDS[family.measure]) + 3
+        elif family.name == "tokentrace_spans_clamped_total":
+            series = 0  # Only publishers with a wrong clock have it.
         elif isinstance(family, CounterFamily):
             # Most models are billed by four units.
             series = min(len(family.columns), 4) * (len(STATUSES) if "status" in family.labels else 1)

@@ -30,7 +30,7 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter, RawBatch, Reject
 from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import OVERFLOW_GROUP
-from tokentrace.model.spans import BELOW_PARTS, EXCLUDES_CACHE, SpanBatch
+from tokentrace.model.spans import BELOW_PARTS, CLAMPED, EVENT_TIME, EXCLUDES_CACHE, Numbers, SpanBatch
 from tokentrace.pricing import Priced, Pricer
 
 log = logging.getLogger(__name__)
@@ -109,6 +109,8 @@ class Pipeline:
         decoded = self._decoder.decode(batch.values)
         timer.mark("decode")
         spans, rejected = reject_invalid(decoded.spans, self._limits)
+        # Which prices apply depends on them.
+        spans = with_event_times(spans, batch, self._clock())
         spans, costly = self._cost_limit.reject(spans, self._groups.groups)
         timer.mark("validate")
         # After validation: a span that was rejected may be published again, corrected. Before parts are counted.
@@ -129,8 +131,9 @@ class Pipeline:
         priced = self._pricer.price(spans, priced_as, self._groups.groups)
         timer.mark("price")
         if len(spans):
-            times_us, clamped = event_times(spans, batch, self._clock())
-            delta.clamped += clamped
+            times_us = spans.numbers(EVENT_TIME).values
+            if CLAMPED in spans.optional:
+                delta.clamped += int(spans.optional[CLAMPED].present.sum())
             self._add(times_us // MINUTE_US, spans, cell, priced, delta)
             _advance_event_times(batch.partitions[spans.row], times_us, delta)
         # Dead letters keep the order of the log.
@@ -171,8 +174,18 @@ class Pipeline:
                 delta.add(first + int(keys[0]) // cells, keys % cells, values)
 
 
-def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArray[np.int64], int]:
-    """Return (int64[m], the end of each span, microseconds of Unix time; the number of them that were clamped).
+def with_event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> SpanBatch:
+    """Add the event times, and where any was clamped, a column of that: 1 for a span that had a time, 0 without one."""
+    times_us, clamped = event_times(spans, batch, now_s)
+    changes = {EVENT_TIME: Numbers(times_us, np.ones(len(spans), np.bool_))}
+    if clamped.any():
+        untrue = clamped & ((spans.ended_at_us.values != 0) | (spans.started_at_us.values != 0))
+        changes[CLAMPED] = Numbers(untrue.astype(np.int64), clamped)
+    return spans.replace(changes)
+
+
+def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return (int64[m], the end of each span, microseconds of Unix time; bool[m], whether it was clamped).
 
     A span without an end is counted at its start. A time that is absent, before EARLIEST_US, or more than AHEAD_US
     after the message was published is clamped to the time of publication.
@@ -187,13 +200,15 @@ def event_times(spans: SpanBatch, batch: RawBatch, now_s: float) -> tuple[NDArra
         first_us[partition] = min(first_ms * 1000, now_us)
     limit_us = first_us[batch.partitions[spans.row]] + AHEAD_US
     suspects = np.flatnonzero((times_us > limit_us) | (times_us < EARLIEST_US))
+    clamped = np.zeros(len(spans), np.bool_)
     if not len(suspects):
-        return times_us, 0
+        return times_us, clamped
     published_us = np.minimum(batch.timestamps_ms(spans.row[suspects]) * 1000, now_us)
     claimed_us = times_us[suspects]
     wrong = (claimed_us > published_us + AHEAD_US) | (claimed_us < EARLIEST_US)
     times_us[suspects[wrong]] = published_us[wrong]
-    return times_us, int(wrong.sum())
+    clamped[suspects[wrong]] = True
+    return times_us, clamped
 
 
 def _advance_event_times(partitions: NDArray[np.int32], times_us: NDArray[np.int64], delta: Delta) -> None:

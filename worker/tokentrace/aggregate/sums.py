@@ -21,7 +21,7 @@ from tokentrace.model.measures import (
     Layout,
 )
 from tokentrace.model.reasons import MAX_LATENCY_MS
-from tokentrace.model.spans import REPAIRS, SpanBatch
+from tokentrace.model.spans import CLAMPED, REPAIRS, SpanBatch
 from tokentrace.model.wide import LIMIT
 from tokentrace.pricing import SOURCE_SUMS, SOURCES, Priced
 
@@ -32,7 +32,7 @@ _LARGEST_AMOUNT: Final = int(MAX_LATENCY_MS) * 1000
 #: Columns that count spans by the source of their cost, in the order of its codes.
 _SOURCE_COLUMNS: Final = [Layout.column(name) for name in SOURCE_SUMS]
 #: Sums of optional columns, and those of them that need a row's full width.
-_OPTIONAL_SUMS: Final = frozenset({*USAGE_SUMS, *REPAIRS})
+_OPTIONAL_SUMS: Final = frozenset({*USAGE_SUMS, *REPAIRS, CLAMPED})
 _RARE: Final = frozenset(RARE_SUMS)
 
 

@@ -134,6 +134,9 @@ MEASURES: Final[tuple[Sum | Distribution, ...]] = (
         doc="Spans whose prompt tokens were read as those beside the cached ones."),
     Sum("repaired_whole_below_parts", family="spans_repaired", label=("reason", "whole_below_parts"), computed=True,
         present_only=True, doc="Spans with a count below the sum of its parts, which was raised to it."),
+    Sum("clamped_times", "Spans whose time cannot be true; they count, and are priced, when they were published.",
+        CALLER, "spans_clamped", computed=True, present_only=True,
+        doc="Spans whose time was replaced by that of their publication."),
 )  # fmt: skip
 
 SUM_MEASURES: Final = tuple(measure for measure in MEASURES if isinstance(measure, Sum))

@@ -34,6 +34,10 @@ ESTIMATED: Final = "estimated"
 EXCLUDES_CACHE: Final = "repaired_prompt_excludes_cache"
 BELOW_PARTS: Final = "repaired_whole_below_parts"
 REPAIRS: Final = (EXCLUDES_CACHE, BELOW_PARTS)
+#: Optional columns that the event times add: microseconds of Unix time, of every span; 1 for a span whose time was
+#: replaced, present also where it had none.
+EVENT_TIME: Final = "event_time_us"
+CLAMPED: Final = "clamped_times"
 
 _COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 

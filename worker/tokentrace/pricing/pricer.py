@@ -17,7 +17,7 @@ from tokentrace.model.arrays import grown
 from tokentrace.model.measures import SUMMED_FIELDS, UNIT_OF
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import ESTIMATED as ESTIMATED_FIELD
-from tokentrace.model.spans import STATUSES, SpanBatch, Strings
+from tokentrace.model.spans import EVENT_TIME, STATUSES, SpanBatch, Strings
 from tokentrace.pricing.genai_prices import GenaiPrices, Match
 from tokentrace.pricing.rates import PricePlan, Rates, configured_plan
 from tokentrace.pricing.table import NO_PLAN, RateTable
@@ -114,7 +114,9 @@ class Pricer:
         priced.source[unused] = np.where(plan[~used] != NO_PLAN, COMPUTED, UNPRICED)
 
     def _times_us(self, spans: SpanBatch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return int64[len(rows)], the time of each request, since prices depend on it."""
+        """Return int64[len(rows)], the time of each call, on which prices depend: its event time where it has one."""
+        if EVENT_TIME in spans.optional:
+            return spans.optional[EVENT_TIME].values[rows]
         started_us, ended_us = spans.started_at_us.values[rows], spans.ended_at_us.values[rows]
         times_us = np.where(started_us > 0, started_us, ended_us)
         return np.where(times_us > 0, times_us, int(self._clock() * 1e6))
