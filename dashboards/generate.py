@@ -259,6 +259,25 @@ def unpriced_spans() -> ts.Panel:
     ).no_value("none")
 
 
+def doubtful_spans() -> ts.Panel:
+    pricing = f'tokentrace_span_pricing_total{{source="estimated", {BY_MODEL}}}'
+    counters = {
+        "estimated": pricing,
+        "repaired": f"tokentrace_spans_repaired_total{{{BY_MODEL}}}",
+        "clamped": f"tokentrace_spans_clamped_total{{{BY_CALLER}}}",
+    }
+    return lines(
+        "Estimated, repaired and clamped spans",
+        "Calls a second with a total of tokens alone, with counts that contradict each other, or an impossible time.",
+        "reqps",
+        [
+            target(f"sum by (model, provider) (rate({counter}[$__rate_interval]))", f"{{{{model}}}} {what}", letter)
+            for letter, (what, counter) in zip("ABC", counters.items(), strict=True)
+        ],
+        24,
+    ).no_value("none")
+
+
 # Tokens.
 
 
@@ -501,7 +520,7 @@ def build(source: str) -> dict[str, Any]:
             "Overview",
             [cost_over_time(), latency_heatmap(), model_usage_breakdown(), quality_over_time(), alert_history()],
         ),
-        ("Attribution", [cost_by_caller(), bill_by_caller(), cost_per_span(), unpriced_spans()]),
+        ("Attribution", [cost_by_caller(), bill_by_caller(), cost_per_span(), unpriced_spans(), doubtful_spans()]),
         ("Tokens", [token_rate(), prompt_p95(), cached_share()]),
         ("Reliability", [error_rate(), latency_quantiles(), quality_now()]),
         ("Worker", list(worker_panels())),
