@@ -147,3 +147,14 @@ _HEADER = single_object_header()
 def message(record: dict[str, Any]) -> bytes:
     """A span as a message value, in single-object encoding."""
     return _HEADER + datum(record)
+
+
+#: Version 1 of the span's schema, which every release reads.
+FIRST_SCHEMA: dict[str, Any] = json.loads((ROOT / "schemas" / "history" / "0.1.0" / "span.avsc").read_text())
+_PARSED_FIRST = fastavro.parse_schema(json.loads(json.dumps(FIRST_SCHEMA)))
+_HEADER_FIRST = single_object_header(FIRST_SCHEMA)
+
+
+def first_message(record: dict[str, Any]) -> bytes:
+    """A span as a message value of version 1, which has no units."""
+    return _HEADER_FIRST + datum(record, _PARSED_FIRST)

@@ -109,7 +109,7 @@ class Scraper(threading.Thread):
         for values in self._last.values():
             shown.update(values)
         truth = self._load.truth()
-        for key, value in shown.items():
+        for key, value in without(shown, self._load).items():
             if value > truth.get(key, 0):
                 self.above_truth.append(f"{key}: {value} of {truth.get(key, 0)}")
 
@@ -153,13 +153,19 @@ def differences(found: dict[Key, int], truth: dict[Key, int]) -> dict[str, tuple
     }
 
 
+def without(found: dict[Key, int], load: Any) -> dict[Key, int]:
+    """Leave out the families that a load does not compare."""
+    ignored = getattr(load, "ignored", frozenset())
+    return {key: value for key, value in found.items() if key[0] not in ignored}
+
+
 def settle(replicas: list[Replica], load: Any, timeout_s: float = 90.0) -> dict[str, tuple[int, int]]:
     """Wait until the replicas show what was published; what differs at the end."""
     truth = {key: value for key, value in load.truth().items() if value}
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            found = differences(totals(replicas), truth)
+            found = differences(without(totals(replicas), load), truth)
         except (OSError, AssertionError) as error:
             found = {str(error): (0, 0)}
         if not found or time.monotonic() > deadline:

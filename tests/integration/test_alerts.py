@@ -70,10 +70,16 @@ def traffic(seed: str, minutes: int, spans_a_minute: int, end_s: float | None = 
     return spans
 
 
-def produce(kafka: KafkaBroker, topic: str, spans: list[dict[str, Any]], partitions: int = 4) -> None:
+def produce(
+    kafka: KafkaBroker,
+    topic: str,
+    spans: list[dict[str, Any]],
+    encode: Callable[[dict[str, Any]], bytes] = message,
+    partitions: int = 4,
+) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
     for index, span in enumerate(spans):
-        producer.produce(topic, message(span), partition=index % partitions, timestamp=span["ended_at"] // 1000)
+        producer.produce(topic, encode(span), partition=index % partitions, timestamp=span["ended_at"] // 1000)
         producer.poll(0)
     assert producer.flush(30) == 0
 

@@ -90,12 +90,15 @@ IN_PART: dict[str, tuple[dict[str, Any], str]] = {
     "eval.score not a number": (span(attributes={"eval.score": "good"}), "eval_score_invalid"),
     "eval.score NaN": (span(attributes={"eval.score": NAN}), "eval_score_invalid"),
     "eval.score true": (span(attributes={"eval.score": True}), "eval_score_invalid"),
-    "more cached than prompt": (span(prompt_tokens=10, cached_prompt_tokens=11), "cached_tokens_invalid"),
     "more reasoning than completion": (span(completion_tokens=1, reasoning_tokens=2), "reasoning_tokens_invalid"),
 }
 
 #: Unusual, and counted whole.
 WHOLE = {
+    "more cached than prompt": span(prompt_tokens=10, cached_prompt_tokens=11),
+    "a total alone": span(prompt_tokens=None, completion_tokens=None, total_tokens=70),
+    "a failed call without usage": span(prompt_tokens=None, completion_tokens=None, status="error"),
+    "pages alone": span(prompt_tokens=None, completion_tokens=None, usage={"page": 3.0}),
     "a name of 1 MiB": span(name="n" * (1 << 20)),
     "10 000 attributes": span(attributes={**{f"k{i}": i for i in range(10_000)}, "eval.score": 0.5}),
 }
