@@ -57,12 +57,12 @@ class GenaiPrices:
         from genai_prices.data import providers  # A large module, loaded only if needed.
 
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
-        self._names = ModelNames(frozenset(provider.id for provider in providers), self._provider)
+        self._names = ModelNames(frozenset(provider.id for provider in providers), self._owner)
 
-    def _provider(self, model: str | None, provider: str | None) -> str | None:
-        """Return the provider that the table's own rules find by one of the two, None where none applies."""
+    def _owner(self, model: str) -> str | None:
+        """Return the provider that the table's own rules find by a model's name, None where none applies."""
         try:
-            return self._snapshot.find_provider(model, provider, None).id
+            return self._snapshot.find_provider(model, None, None).id
         except LookupError:
             return None
 

@@ -62,9 +62,12 @@ _APIS: Final = (
     "embeddings",
     "image",
     "speech",
+    "api",
 )
 #: Parts of names of servers that answer in a provider's protocol, and bill nothing.
-_SELF_HOSTED: Final = ("compatible", "local", "selfhosted", "vllm", "ollama", "sglang", "lmstudio", "llamacpp")
+_SELF_HOSTED: Final = (
+    "compatible", "local", "selfhost", "vllm", "ollama", "sglang", "lmstudio", "llamacpp", "custom", "like", "proxy",
+)  # fmt: skip
 #: Parts of a provider's name that decide over others in it: a cloud sells the models of other providers.
 _CLOUDS: Final = {"azure": "azure", "bedrock": "aws", "vertex": "google", "openrouter": "openrouter"}
 
@@ -103,14 +106,12 @@ def _plain(name: str) -> str:
 class ModelNames:
     """Reads names.
 
-    providers: the ids of the price table. find: the table's own rules, (model, None) or (None, provider as sent) -> id
-    of the provider, None where none applies.
+    providers: the ids of the price table. owner: the table's own rules, model -> id of its provider, None where none
+    applies.
     """
 
-    def __init__(
-        self, providers: frozenset[str], find: Callable[[str | None, str | None], str | None] = lambda *_: None
-    ) -> None:
-        self._find = find
+    def __init__(self, providers: frozenset[str], owner: Callable[[str], str | None] = lambda _: None) -> None:
+        self._owner = owner
         self._id_of = {_plain(provider): provider for provider in sorted(providers)}
         for provider, names in _ALIASES.items():
             if provider in providers:
@@ -128,8 +129,7 @@ class ModelNames:
                 return self._id_of[plain.removesuffix(ending)]
         if any(part in plain for part in _SELF_HOSTED):
             return None
-        cloud = next((provider for part, provider in _CLOUDS.items() if part in plain), None)
-        return cloud or self._find(None, name)
+        return next((provider for part, provider in _CLOUDS.items() if part in plain), None)
 
     def readings(self, model: str, provider: str) -> Iterator[Reading]:
         """Yield what the name can mean, the most literal first. provider: as sent."""
@@ -167,7 +167,7 @@ class ModelNames:
             return
         if model.startswith("ft:"):
             # It has the provider of its base, and never its price.
-            base = self._find(model.split(":")[1], None)
+            base = self._owner(model.split(":")[1])
             if base:
                 yield Reading(base, model, "a fine-tuned model")
         elif re.search(r"@(?:\d{8}|default|latest|\d{3})$", model):
@@ -179,6 +179,9 @@ class ModelNames:
         """Yield the readings of a name behind a prefix that names who bills it."""
         head, _, rest = model.partition("/")
         if not rest:
+            return
+        if _plain(head) in _GATEWAYS:
+            yield from self.readings(rest, "")
             return
         if head == "models":
             yield Reading(known or "google", rest, "prefix 'models/'")

@@ -196,7 +196,7 @@ def as_json(found: Quote) -> dict[str, Any]:
         "tier": found.tier or None,
         "call_usd": decimal(found.call_usd),
         "prices": [
-            {"unit": price.unit, "usd": decimal(price.usd), "per": price.per, "quantity": float(price.quantity)}
+            {"unit": price.unit, "usd": decimal(price.usd), "per": price.per, "quantity": decimal(price.quantity)}
             for price in found.prices
         ],
         "unpriced": found.unpriced,
