@@ -28,7 +28,7 @@ MIB = 1 << 20
 #: Of the shipped Kubernetes manifests.
 LIMIT = 1024 * MIB
 PARTITIONS = 4
-MODELS, CALLERS = 1500, 6
+MODELS, CALLERS = 1200, 5
 #: Spans a second, a part of what two cores hold beside the publisher, the broker and the attack.
 RATE = 20_000
 WINDOW_S = 10.0
