@@ -129,7 +129,7 @@ class Scraper(threading.Thread):
 def counters(samples: dict[Key, float]) -> dict[Key, int]:
     """The samples of the span families that are counters, as the recount's integers."""
     return {
-        (name, labels): in_units(name, value)
+        (name, labels): in_units(name, value, labels)
         for (name, labels), value in samples.items()
         if name.startswith("tokentrace_")
         and not re.match(r"tokentrace_(worker|groups|quality|alert|spans_rejected)", name)

@@ -33,7 +33,7 @@ CURRENT = ROOT / "worker"
 LATER_SUMS = {
     "tool_prompt_tokens", "cache_write_tokens", "cache_write_1h_tokens", "audio_prompt_tokens", "image_prompt_tokens",
     "audio_completion_tokens", "image_completion_tokens", "web_searches", "priced_estimated",
-    "repaired_prompt_excludes_cache", "repaired_whole_below_parts",
+    "repaired_prompt_excludes_cache", "repaired_whole_below_parts", "clamped_times",
 }  # fmt: skip
 UPGRADES = ["0.1.0 to this", "this to one with a measure more"]
 

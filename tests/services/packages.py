@@ -32,11 +32,15 @@ def release_package(release: str, folder: Path) -> Path:
 def trial_package(folder: Path) -> Path:
     """Copy this version and add the trial measure, as CONTRIBUTING says; return what to put on PYTHONPATH.
 
+    The schemas of this version are those of a release before it, as they will be then.
     What is edited: the table of measures, and the field in schemas/span.avsc. `make docs` writes the other schemas.
     """
     source = folder / "worker" / "tokentrace"
     shutil.copytree(ROOT / "worker" / "tokentrace", source, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "schemas", folder / "schemas")
+    shutil.copytree(
+        ROOT / "schemas", folder / "schemas" / "history" / "this", ignore=shutil.ignore_patterns("history", "*.json")
+    )
     table = source / "model" / "measures.py"
     before, row, after = table.read_text().partition('    Distribution("latency_ms"')
     assert row
