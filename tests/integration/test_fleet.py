@@ -62,7 +62,7 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
         if value
     }
     names = {name for name, _ in expected}
-    assert len(names) == 21  # 6 counters, and bucket, count and sum of 5 histograms
+    assert len(names) == 22  # 7 counters, and bucket, count and sum of 5 histograms
 
     def settled() -> bool:
         return sum(value for _, value in prometheus.query("sum(tokentrace_spans_total)")) == len(spans)

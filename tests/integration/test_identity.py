@@ -49,7 +49,7 @@ def test_two_installations_with_the_same_replica_id_count_one_topic_side_by_side
 def test_a_process_of_release_0_1_0_that_wakes_up_after_the_upgrade_is_fenced_and_totals_are_kept(
     kafka: KafkaBroker, topic: str, tmp_path: Path
 ) -> None:
-    load = Load(kafka.bootstrap, topic, PARTITIONS, seed=19)
+    load = Load(kafka.bootstrap, topic, PARTITIONS, seed=19, first=True)
     sections = {
         "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
         "worker": {"session_timeout": "6s"},

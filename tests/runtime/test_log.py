@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from tests.harness import Clock
-from tokentrace.runtime.log import MOST_A_MINUTE, RepeatFilter
+from tokentrace.runtime.log import MOST_A_MINUTE, RepeatFilter, left_out
 
 
 def record(level: int, text: str) -> logging.LogRecord:
@@ -48,7 +48,8 @@ def test_different_warnings_of_one_place_are_few_and_the_rest_is_counted() -> No
         clock.now_s = number / 100
         line = record(logging.WARNING, f"client {number}")
         if lines.filter(line):
-            logged.append((clock.now_s, line.getMessage()))
+            assert line.getMessage() == f"client {number} is down", "other handlers get it as it is"
+            logged.append((clock.now_s, line.getMessage() + left_out(line)))
     assert len(logged) == 2 * MOST_A_MINUTE
     assert logged[MOST_A_MINUTE] == (60.0, "client 6000 is down (5980 lines like it were left out.)")
     assert len(lines._logged_s) <= MOST_A_MINUTE

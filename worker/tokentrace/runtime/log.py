@@ -19,6 +19,12 @@ REPEAT_S: Final = 10.0
 MOST_A_MINUTE: Final = 20
 
 
+def left_out(record: logging.LogRecord) -> str:
+    """Return what a line adds about lines like it that were not logged, see `RepeatFilter`; empty without any."""
+    count = getattr(record, "left_out", 0)
+    return f" ({count} lines like it were left out.)" if count else ""
+
+
 class _Json(logging.Formatter):
     """Formats a record as one JSON object: time, level, logger, message and, if any, exception."""
 
@@ -27,7 +33,7 @@ class _Json(logging.Formatter):
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": hide_secrets(record.getMessage()),
+            "message": hide_secrets(record.getMessage()) + left_out(record),
         }
         if record.exc_info:
             entry["exception"] = hide_secrets(self.formatException(record.exc_info))
@@ -38,7 +44,7 @@ class _Text(logging.Formatter):
     """Formats a record as one line, and a traceback below it. Names from messages cannot forge or hide lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        record.message = printable(hide_secrets(record.message))
+        record.message = printable(hide_secrets(record.message)) + left_out(record)
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
@@ -56,7 +62,7 @@ class _Place:
 class RepeatFilter(logging.Filter):
     """Drops a warning or an error that was logged a moment ago with the same words, or is one of too many of its kind.
 
-    The next line of the kind says how many were left out.
+    The next record of the kind says how many were left out, in its attribute `left_out`.
     """
 
     def __init__(self, interval_s: float = REPEAT_S, clock: Callable[[], float] = time.monotonic) -> None:
@@ -80,9 +86,8 @@ class RepeatFilter(logging.Filter):
             place.left_out += 1
             return False
         place.logged_s.append(now_s)
-        if place.left_out:
-            record.msg, record.args = f"{message} ({place.left_out} lines like it were left out.)", ()
-            place.left_out = 0
+        # Not in the message: other handlers get the record as well.
+        record.left_out, place.left_out = place.left_out, 0
         return True
 
     def _is_new(self, message: str, now_s: float) -> bool:
