@@ -29,7 +29,7 @@ from tokentrace.errors import FatalError
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.state.checksums import checksum_header
-from tokentrace.state.schemas import Header
+from tokentrace.state.headers import Header
 
 SETTINGS = EvaluatorSettings(group_id=GROUP_ID, replica="r", rollups_topic="rollups", alerts_topic="alerts")
 

@@ -19,8 +19,9 @@ from tokentrace.kafka.producer import partition_of
 from tokentrace.state import StateCodec, admin, cell_key, replica_key
 from tokentrace.state.admin import OffsetMove, StateAdmin, summed
 from tokentrace.state.claim import Process, process_of
+from tokentrace.state.headers import Header
 from tokentrace.state.offset_mark import mark_of
-from tokentrace.state.schemas import Header, decode_record
+from tokentrace.state.schemas import decode_record
 
 PARTITIONS = 12
 STATE_ID, OTHER_ID = "AjqRLwqYRoWmxd", "K1psQw0wSCe3QA"

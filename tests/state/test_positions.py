@@ -13,9 +13,9 @@ from tests.harness import LAYOUT, Harness
 from tokentrace.kafka.producer import partition_of
 from tokentrace.model.snapshot import ExpiredKey, Group
 from tokentrace.state import StateCodec, cell_key, expired_key, replica_key
+from tokentrace.state.headers import Header
 from tokentrace.state.log_generations import decode_generations, encode_generations
 from tokentrace.state.positions import CountedPositions
-from tokentrace.state.schemas import Header
 from tokentrace.state.totals import Totals
 
 

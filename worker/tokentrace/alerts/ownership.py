@@ -27,7 +27,7 @@ from tokentrace.alerts.store import AlertStore, TopicRecord, parse_key, rule_rec
 from tokentrace.alerts.watermark import MINUTE_US, Watermark
 from tokentrace.config.alerts import Delivery
 from tokentrace.model.measures import Layout
-from tokentrace.state.schemas import Headers
+from tokentrace.state.headers import Headers
 
 log = logging.getLogger(__name__)
 

@@ -28,8 +28,9 @@ from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.model.varint import decode_at
 from tokentrace.state.counts import Counts, Field, fields_of
+from tokentrace.state.headers import Headers
 from tokentrace.state.records import other_bounds
-from tokentrace.state.schemas import PREFIX_BYTES, Headers, decode_record, record_schemas
+from tokentrace.state.schemas import PREFIX_BYTES, decode_record, record_schemas
 
 log = logging.getLogger(__name__)
 

@@ -28,6 +28,7 @@ from tokentrace.state.appearance import SHOWN_HEADER
 from tokentrace.state.checksums import checksum_header
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.gaps import GAPS_HEADER
+from tokentrace.state.headers import Header, Headers, header_items
 from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
@@ -43,7 +44,7 @@ from tokentrace.state.records import (
     replica_key,
 )
 from tokentrace.state.restore import StateReader, Stored
-from tokentrace.state.schemas import Header, Headers, decode_record, header_items
+from tokentrace.state.schemas import decode_record
 from tokentrace.state.tally import TOTALS_HEADER
 
 #: Headers of a replica's own record that hold with other positions too.

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.errors import UnreadableRecord
 from tokentrace.model.measures import Layout
 from tokentrace.model.wide import NOTHING_CARRIED, CarriedRows
-from tokentrace.state.schemas import Header, Headers, header_items
+from tokentrace.state.headers import Header, Headers, decode_header, header_items, read_header
 
 if TYPE_CHECKING:
     from tokentrace.state.totals import Totals
@@ -89,13 +88,7 @@ def shown_until(headers: Headers) -> float | None:
 
     Raises UnreadableRecord for a header that is not one of these.
     """
-    for key, value in header_items(headers):
-        if key == SHOWN_HEADER and value is not None:
-            try:
-                return int(value) / 1e6
-            except ValueError as error:
-                raise UnreadableRecord(f"The header {SHOWN_HEADER} of a record is damaged ({error!r}).") from error
-    return None
+    return read_header(headers, SHOWN_HEADER, lambda value: int(value) / 1e6)
 
 
 def appeared_headers(fields: Mapping[str, float]) -> list[Header]:
@@ -114,7 +107,8 @@ def appeared_header(headers: Headers) -> bytes:
 
 def decode_appeared(value: bytes) -> dict[str, float]:
     """Return field -> Unix time from a cell's header. Raises UnreadableRecord if it is damaged."""
-    try:
-        return {str(name): int(at_us) / 1e6 for name, at_us in json.loads(value).items()} if value else {}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UnreadableRecord(f"The header {APPEARED_HEADER} of a record is damaged ({error!r}).") from error
+    return decode_header(APPEARED_HEADER, value, _decode) if value else {}
+
+
+def _decode(value: bytes) -> dict[str, float]:
+    return {str(name): int(at_us) / 1e6 for name, at_us in json.loads(value).items()}

@@ -10,7 +10,8 @@ import zlib
 from typing import Final
 
 from tokentrace.errors import UnreadableRecord
-from tokentrace.state.schemas import Header, Headers, header_items, schema_headers
+from tokentrace.state.headers import Header, Headers, header_items
+from tokentrace.state.schemas import schema_headers
 
 #: Header of a record: CRC-32 (ISO 3309, as in zlib) over its key and then its value, 4 bytes, big-endian.
 CHECKSUM_HEADER: Final = "tokentrace.crc32"

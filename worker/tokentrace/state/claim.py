@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-from tokentrace.state.schemas import Header, Headers, header_items
+from tokentrace.errors import UnreadableRecord
+from tokentrace.state.headers import Header, Headers, read_header
 
 #: Header of a replica's own record. Release 0.1.0 neither writes nor reads it.
 PROCESS_HEADER: Final = "tokentrace.process"
@@ -46,12 +48,12 @@ class Process(NamedTuple):
 
 def process_of(headers: Headers) -> Process | None:
     """Return the process that a record's headers name, None if they name none."""
-    for key, value in header_items(headers):
-        if key == PROCESS_HEADER and value is not None:
-            try:
-                fields = json.loads(value)
-                command = bool(fields.get("command", False))
-                return Process(str(fields["host"]), int(fields["pid"]), int(fields["started_at"]), command)
-            except (ValueError, TypeError, KeyError, AttributeError):
-                return None
+    with suppress(UnreadableRecord):
+        return read_header(headers, PROCESS_HEADER, _decode)
     return None
+
+
+def _decode(value: bytes) -> Process:
+    fields = json.loads(value)
+    command = bool(fields.get("command", False))
+    return Process(str(fields["host"]), int(fields["pid"]), int(fields["started_at"]), command)

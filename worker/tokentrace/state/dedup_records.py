@@ -16,7 +16,8 @@ from tokentrace.errors import UnreadableRecord
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import Message, TopicReader
 from tokentrace.state.checksums import require_intact
-from tokentrace.state.schemas import Headers, decode_record, encode_record
+from tokentrace.state.headers import Headers
+from tokentrace.state.schemas import decode_record, encode_record
 from tokentrace.state.unreadable import RecordPlace
 
 

@@ -10,9 +10,8 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from tokentrace.errors import UnreadableRecord
 from tokentrace.model.snapshot import Gap, GapKey
-from tokentrace.state.schemas import Header, Headers, header_items
+from tokentrace.state.headers import Header, Headers, read_header
 
 #: Header of a replica's own record: JSON, the input topic, and kind -> partition -> [records, time in microseconds].
 GAPS_HEADER: Final = "tokentrace.gaps"
@@ -33,16 +32,14 @@ def decode_gaps(headers: Headers, topic: str) -> dict[GapKey, Gap]:
 
     Raises UnreadableRecord for a header that does not hold gaps.
     """
-    for key, value in header_items(headers):
-        if key == GAPS_HEADER and value is not None:
-            try:
-                found = json.loads(value)
-                if found["topic"] == topic:
-                    return {
-                        (str(kind), int(partition)): Gap(int(records), int(since_us) / 1e6)
-                        for kind, partitions in found["gaps"].items()
-                        for partition, (records, since_us) in partitions.items()
-                    }
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise UnreadableRecord(f"The header {GAPS_HEADER} of a record is damaged ({error!r}).") from error
-    return {}
+
+    def decode(value: bytes) -> dict[GapKey, Gap]:
+        found = json.loads(value)
+        gaps = found["gaps"] if found["topic"] == topic else {}
+        return {
+            (str(kind), int(partition)): Gap(int(records), int(since_us) / 1e6)
+            for kind, partitions in gaps.items()
+            for partition, (records, since_us) in partitions.items()
+        }
+
+    return read_header(headers, GAPS_HEADER, decode) or {}

@@ -14,9 +14,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from tokentrace.errors import UnreadableRecord
 from tokentrace.model.snapshot import LabelSet
-from tokentrace.state.schemas import Header, Headers, header_items
+from tokentrace.state.headers import Header, Headers, read_header
 
 #: Header of a replica's own record: JSON, family -> [labels, revision, microseconds of Unix time of its beginning].
 LABELS_HEADER: Final = "tokentrace.labels"
@@ -55,13 +54,11 @@ def decode_label_sets(headers: Headers) -> dict[str, LabelSet]:
 
     Raises UnreadableRecord for a header that is not one of these.
     """
-    for key, value in header_items(headers):
-        if key == LABELS_HEADER and value is not None:
-            try:
-                return {
-                    str(family): LabelSet(tuple(map(str, labels)), int(revision), int(since_us) / 1e6)
-                    for family, (labels, revision, since_us) in json.loads(value).items()
-                }
-            except (ValueError, TypeError, AttributeError) as error:
-                raise UnreadableRecord(f"The header {LABELS_HEADER} of a record is damaged ({error!r}).") from error
-    return {}
+    return read_header(headers, LABELS_HEADER, _decode) or {}
+
+
+def _decode(value: bytes) -> dict[str, LabelSet]:
+    return {
+        str(family): LabelSet(tuple(map(str, labels)), int(revision), int(since_us) / 1e6)
+        for family, (labels, revision, since_us) in json.loads(value).items()
+    }

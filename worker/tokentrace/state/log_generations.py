@@ -11,8 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from tokentrace.errors import UnreadableRecord
-from tokentrace.state.schemas import Header, Headers, header_items
+from tokentrace.state.headers import Header, Headers, read_header
 
 #: Header of a replica's own record: JSON, the input topic and its partitions with their generations.
 HEADER: Final = "tokentrace.generations"
@@ -36,12 +35,10 @@ def decode_generations(headers: Headers, topic: str) -> dict[int, int]:
 
     Raises UnreadableRecord for a header that is not one of these.
     """
-    for key, value in header_items(headers):
-        if key == HEADER and value is not None:
-            try:
-                found = json.loads(value)
-                if found["topic"] == topic:
-                    return {int(partition): int(number) for partition, number in found["partitions"].items()}
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise UnreadableRecord(f"The header {HEADER} of a record is damaged ({error!r}).") from error
-    return {}
+
+    def decode(value: bytes) -> dict[int, int]:
+        found = json.loads(value)
+        partitions = found["partitions"] if found["topic"] == topic else {}
+        return {int(partition): int(number) for partition, number in partitions.items()}
+
+    return read_header(headers, HEADER, decode) or {}

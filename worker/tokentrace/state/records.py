@@ -25,7 +25,8 @@ from tokentrace.model.varint import encode_long
 from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows
 from tokentrace.state.appearance import Appeared, presence
 from tokentrace.state.counts import Counts
-from tokentrace.state.schemas import PREFIX_BYTES, Header, decode_record, encode_record, record_schemas, schema_headers
+from tokentrace.state.headers import Header
+from tokentrace.state.schemas import PREFIX_BYTES, decode_record, encode_record, record_schemas, schema_headers
 from tokentrace.state.totals import Totals
 
 #: Bytes of the rows in a rollup record: it stays well below the megabyte that a broker takes by default.

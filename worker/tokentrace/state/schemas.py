@@ -25,6 +25,7 @@ from tokentrace.decode.framing import SINGLE_OBJECT_MARKER
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of, released_schemas
 from tokentrace.errors import UnreadableRecord
+from tokentrace.state.headers import Header, Headers, header_items
 
 #: The schemas of the durable records, by the name of their file.
 RECORDS: Final = (
@@ -37,15 +38,6 @@ FIRST_RELEASE: Final = "0.1.0"
 SCHEMA_HEADER: Final = "tokentrace.schema"
 #: Marker and fingerprint, before the datum.
 PREFIX_BYTES: Final = 10
-
-Header = tuple[str, str | bytes | None]
-#: As the Kafka client gives them.
-Headers = dict[str, str | bytes | None] | list[Header] | None
-
-
-def header_items(headers: Headers) -> Iterable[Header]:
-    """Return the headers of a record one by one."""
-    return headers.items() if isinstance(headers, dict) else headers or ()
 
 
 class RecordSchemas:

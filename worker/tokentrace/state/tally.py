@@ -13,10 +13,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tokentrace.errors import UnreadableRecord
 from tokentrace.model.measures import Layout
 from tokentrace.model.wide import LIMIT, joined, words
-from tokentrace.state.schemas import Header, Headers, header_items
+from tokentrace.state.headers import Header, Headers, read_header
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
 #: Header of a replica's own record: JSON, the numbers of records, and sums as decimal text. Release 0.1.0 neither
@@ -71,12 +70,10 @@ def tally_of(headers: Headers) -> Tally | None:
 
     Raises UnreadableRecord for a header that does not hold one.
     """
-    for key, value in header_items(headers):
-        if key == TOTALS_HEADER and value is not None:
-            try:
-                found = json.loads(value)
-                sums = {str(name): int(number) for name, number in found["sums"].items()}
-                return Tally(int(found["cells"]), int(found["expired"]), sums)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                raise UnreadableRecord(f"The header {TOTALS_HEADER} of a record is damaged ({error!r}).") from error
-    return None
+    return read_header(headers, TOTALS_HEADER, _decode)
+
+
+def _decode(value: bytes) -> Tally:
+    found = json.loads(value)
+    sums = {str(name): int(number) for name, number in found["sums"].items()}
+    return Tally(int(found["cells"]), int(found["expired"]), sums)
