@@ -28,8 +28,9 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.model.worker_stats import STAGES
 from tokentrace.pricing import Pricer
+from tokentrace.state.keys import cell_key
 from tokentrace.state.ledger import Ledger
-from tokentrace.state.records import StateCodec, cell_key, decode_record
+from tokentrace.state.records import StateCodec, decode_record
 from tokentrace.tools.publish import span_message
 from tokentrace.tools.traffic import Traffic
 

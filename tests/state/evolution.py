@@ -21,7 +21,8 @@ from tokentrace.exposition import Renderer
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, cell_key, replica_key
-from tokentrace.state.records import Progress, parse_key, replica_headers
+from tokentrace.state.keys import parse_key
+from tokentrace.state.records import Progress, replica_headers
 from tokentrace.state.schemas import record_schemas, schema_headers
 
 Record = tuple[bytes, bytes, list[tuple[str, bytes]]]

@@ -18,8 +18,8 @@ from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.dedup_records import _parse_key, decode_dedup_chunk
+from tokentrace.state.keys import parse_key as parse_state_key
 from tokentrace.state.records import StateCodec
-from tokentrace.state.records import parse_key as parse_state_key
 from tokentrace.state.schemas import RECORDS
 
 pytestmark = pytest.mark.parametrize("release", RELEASES)

@@ -20,7 +20,8 @@ from tokentrace.kafka.producer import partition_of
 from tokentrace.model.measures import SUMS, Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec, cell_key, replica_key
-from tokentrace.state.records import ROLLUP_BYTES, Progress, decode_positions, parse_key
+from tokentrace.state.keys import parse_key
+from tokentrace.state.records import ROLLUP_BYTES, Progress, decode_positions
 from tokentrace.state.schemas import decode_record
 
 

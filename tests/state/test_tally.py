@@ -24,7 +24,8 @@ from tokentrace.errors import FatalError, UnreadableRecord
 from tokentrace.model.wide import LIMIT
 from tokentrace.state import StateReader, replica_key
 from tokentrace.state.admin import StateAdmin
-from tokentrace.state.records import decode_cell, parse_key
+from tokentrace.state.keys import parse_key
+from tokentrace.state.records import decode_cell
 from tokentrace.state.tally import TOTALS_HEADER, Tally, tally_of
 from tokentrace.state.totals import Totals
 

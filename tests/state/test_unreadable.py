@@ -23,9 +23,10 @@ from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
 from tokentrace.state import StateReader, expired_key, replica_key
 from tokentrace.state.dedup_records import DedupReader, decode_dedup_chunk, dedup_key, encode_dedup_chunk
 from tokentrace.state.headers import Header
+from tokentrace.state.keys import parse_key
 from tokentrace.state.log_generations import HEADER as GENERATIONS
 from tokentrace.state.positions import CountedPositions
-from tokentrace.state.records import is_wide, parse_key
+from tokentrace.state.records import is_wide
 from tokentrace.state.schemas import decode_record, encode_record, record_schemas
 
 __all__ = ["parts", "positions", "state", "topic"]

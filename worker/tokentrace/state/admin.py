@@ -30,19 +30,11 @@ from tokentrace.state.claim import Process, process_of
 from tokentrace.state.gaps import GAPS_HEADER
 from tokentrace.state.headers import Header, Headers, header_items
 from tokentrace.state.identity import fence_first_release, transactional_id
+from tokentrace.state.keys import Cell, cell_key, expired_key, replica_key
 from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import marks_other_state
-from tokentrace.state.records import (
-    Cell,
-    cell_key,
-    decode_cell,
-    encode_replica,
-    expired_key,
-    is_wide,
-    replica_headers,
-    replica_key,
-)
+from tokentrace.state.records import decode_cell, encode_replica, is_wide, replica_headers
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import decode_record
 from tokentrace.state.tally import TOTALS_HEADER

@@ -13,8 +13,9 @@ from typing import Final
 from tokentrace.errors import UnreadableRecord
 from tokentrace.kafka.reader import Message, TopicReader
 from tokentrace.state.checksums import require_intact
+from tokentrace.state.keys import parse_key
 from tokentrace.state.log_generations import LogPosition, decode_generations
-from tokentrace.state.records import decode_positions, parse_key
+from tokentrace.state.records import decode_positions
 from tokentrace.state.schemas import record_schemas
 from tokentrace.state.unreadable import RecordPlace, remedy
 

@@ -7,7 +7,6 @@ these files. Fields are resolved by name: a sum that is added later is 0 in olde
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -26,13 +25,12 @@ from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows
 from tokentrace.state.appearance import Appeared, presence
 from tokentrace.state.counts import Counts
 from tokentrace.state.headers import Header
+from tokentrace.state.keys import Cell
 from tokentrace.state.schemas import PREFIX_BYTES, decode_record, encode_record, record_schemas, schema_headers
 from tokentrace.state.totals import Totals
 
 #: Bytes of the rows in a rollup record: it stays well below the megabyte that a broker takes by default.
 ROLLUP_BYTES: Final = 700_000
-
-Cell = tuple[Group, int]
 
 
 class Progress(NamedTuple):
@@ -43,61 +41,9 @@ class Progress(NamedTuple):
     clamped: int = 0
 
 
-#: Made once: `json.dumps` makes one for every call that does not want its defaults.
-_JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
-def cell_key(replica: str, group: Group, status: int) -> bytes:
-    """The key of a cell's record: a JSON array."""
-    return _json([replica, *group, STATUSES[status]])
-
-
-def replica_key(replica: str) -> bytes:
-    """The key of a replica's record: a JSON array."""
-    return _json([replica])
-
-
-def expired_key(replica: str, expired: ExpiredKey) -> bytes:
-    """The key of a record of expired groups: a JSON array without the labels that were folded together."""
-    labels = [] if expired.model is None else [expired.model, expired.provider or ""]
-    return _json([replica, *labels, STATUSES[expired.status]])
-
-
-def record_key(replica: str, key: Cell | ExpiredKey | None) -> bytes:
-    """The key of any record of a replica; None is the replica's own."""
-    if key is None:
-        return replica_key(replica)
-    return expired_key(replica, key) if isinstance(key, ExpiredKey) else cell_key(replica, *key)
-
-
-def parse_key(key: bytes | None) -> tuple[str, Cell | ExpiredKey | None] | None:
-    """Parse a key: (replica, its cell, its expired groups or, for the replica's own record, None).
-
-    Returns None for a key that is not of this topic.
-    """
-    try:
-        parts = json.loads(key or b"")
-    except ValueError:
-        return None
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        return None
-    if len(parts) == 1:
-        return parts[0], None
-    if len(parts) == 5 and parts[4] in STATUSES:
-        return parts[0], (Group(*parts[1:4]), STATUSES.index(parts[4]))
-    if len(parts) in (2, 4) and parts[-1] in STATUSES:
-        model, provider = parts[1:3] if len(parts) == 4 else (None, None)
-        return parts[0], ExpiredKey(model, provider, STATUSES.index(parts[-1]))
-    return None
-
-
 def other_bounds(ours: Mapping[str, Sequence[float]], written: Mapping[str, Sequence[float]]) -> list[str]:
     """Return the histograms that a writer counted with other bounds. One that it did not know is empty, and fits."""
     return [name for name, bounds in ours.items() if name in written and written[name] != bounds]
-
-
-def _json(parts: list[str]) -> bytes:
-    return _JSON.encode(parts).encode()
 
 
 class StateCodec:
@@ -123,14 +69,15 @@ class StateCodec:
         a cell that carries something is a wide record, which 0.1.0 rejects instead of losing a part of it.
         """
         schemas = record_schemas()
-        prefix, wide, first = schemas.prefix("state-cell"), schemas.prefix("state-cell-wide"), schemas.first_prefix
+        prefix, wide = schemas.prefix("state-cell"), schemas.prefix("state-cell-wide")
+        first = schemas.first_prefix("state-cell")
         times_us = np.rint(created_s * 1e6).astype(np.int64).tolist()
         plain = self._counts.plain(values)
         plain[list(carried)] = False
         with_all, with_some = self._counts.encode(values[~plain]), self._counts.encode(values[plain], plain=True)
         for row, (created_at, is_plain) in enumerate(zip(times_us, plain.tolist(), strict=True)):
             if is_plain:
-                yield first("state-cell") + encode_long(created_at) + next(with_some)
+                yield first + encode_long(created_at) + next(with_some)
             elif row in carried:
                 yield wide + encode_long(created_at) + next(with_all) + self._carried(carried[row])
             else:
@@ -274,7 +221,11 @@ class StateCodec:
         }
         # The last field is an array, which is empty: its end is one byte. What is before it is as in 0.1.0.
         prefix = record_schemas().first_prefix("rollup") if plain else record_schemas().prefix("rollup")
-        head = prefix + encode_record("rollup", head_fields)[PREFIX_BYTES:-1]
+
+        def encode_head() -> bytes:
+            return prefix + encode_record("rollup", head_fields)[PREFIX_BYTES:-1]
+
+        head = encode_head()
         *parts, last = _parts(rows, starts)
         for part in parts:
             yield b"".join([head, encode_long(len(part)), *part, b"\0"])
@@ -283,7 +234,7 @@ class StateCodec:
             for partition, time_us in sorted(progress.reached_us.items())
         ]
         head_fields["clamped"] = progress.clamped
-        head = prefix + encode_record("rollup", head_fields)[PREFIX_BYTES:-1]
+        head = encode_head()
         yield b"".join([head, encode_long(len(last)), *last, b"\0"]) if last else head + b"\0"
 
     def rollup_rows(self, record: Mapping[str, Any]) -> tuple[NDArray[np.int64], list[Cell], NDArray[np.int64]]:

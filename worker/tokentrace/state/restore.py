@@ -29,10 +29,11 @@ from tokentrace.state.checksums import DAMAGED, is_intact
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.gaps import decode_gaps
 from tokentrace.state.headers import Headers
+from tokentrace.state.keys import Cell, parse_key, record_key
 from tokentrace.state.label_sets import decode_label_sets
 from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
-from tokentrace.state.records import Cell, StateCodec, parse_key, record_key
+from tokentrace.state.records import StateCodec
 from tokentrace.state.schemas import record_schemas
 from tokentrace.state.tally import Tally, tally_of
 from tokentrace.state.totals import Totals
