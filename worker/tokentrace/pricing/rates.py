@@ -115,6 +115,10 @@ class Condition:
     daily_from_us: int = 0
     daily_for_us: int = US_PER_DAY
 
+    def applies(self, at_us: int) -> bool:
+        """Return whether the list is valid at a time, microseconds since the epoch."""
+        return at_us >= self.since_us and (at_us - self.daily_from_us) % US_PER_DAY < self.daily_for_us
+
 
 ALWAYS: Final = Condition()
 

@@ -10,15 +10,12 @@ from fractions import Fraction
 from importlib.metadata import version
 from typing import Any, Final
 
-import numpy as np
-
 from tokentrace.errors import UsageError
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.model.units import BY_NAME, UNITS, WHOLES
 from tokentrace.pricing import Pricer
 from tokentrace.pricing.pricer import Price
-from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, PricePlan, RateRow, Tier
-from tokentrace.pricing.table import RateTable
+from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, US_PER_DAY, Condition, RateRow, Tier
 
 _MINUTE_US: Final = 60_000_000
 
@@ -75,10 +72,8 @@ def parse_usage(text: str) -> dict[str, int]:
         for whole in WHOLES[name]:
             if whole in usage and usage[whole] < amount:
                 raise UsageError(f"--usage: {name} is part of {whole}, and larger.")
-        if "prompt" in WHOLES[name] and "prompt" not in usage:
-            raise UsageError(f"--usage: {name} is part of prompt, which is missing.")
-        if "completion" in WHOLES[name] and "completion" not in usage:
-            raise UsageError(f"--usage: {name} is part of completion, which is missing.")
+            if whole in ("prompt", "completion") and whole not in usage:
+                raise UsageError(f"--usage: {name} is part of {whole}, which is missing.")
     return usage
 
 
@@ -100,30 +95,21 @@ def quote(pricer: Pricer, model: str, provider: str, at_us: int, usage: Mapping[
     price = pricer.find(model, provider)
     if price is None:
         return None
-    price_list = next(one for one in price.plan if _applies(one.condition, at_us))
-    tiers = price_list.tiers
-    reached = sum((usage or {}).get("prompt", 0) > tier.above for tier in tiers[1:])
-    row = tiers[reached].rates
-    per_usd = row.per_nano * 10**9
     used = usage or {}
+    price_list = next(one for one in price.plan if one.condition.applies(at_us))
+    tiers = price_list.tiers
+    reached = sum(used.get("prompt", 0) > tier.above for tier in tiers[1:])
+    row = tiers[reached].rates
     return Quote(
         origin=_origin(price),
         reading="" if price.match is None else price.match.reading.how,
         validity=_validity(price_list.condition),
         tier=_bounds(tiers, reached),
-        call_usd=Fraction(row.call, per_usd),
+        call_usd=Fraction(row.call, row.per_nano * NANO_PER_USD),
         prices=[_unit_price(row, unit.name, used.get(unit.name, 0)) for unit in UNITS if _has_rate(row, unit.name)],
-        nano_usd=None if usage is None else _charge(price.plan, used, at_us),
+        nano_usd=None if usage is None else row.charge(used),
         unpriced=[name for name, quantity in used.items() if quantity and name not in row.priced],
     )
-
-
-def _charge(plan: PricePlan, usage: Mapping[str, int], at_us: int) -> int:
-    """Return the nano-USD of a call, as the worker charges it."""
-    table = RateTable()
-    columns = {name: np.array([usage.get(name, 0)], np.int64) for name in {"prompt", "completion", *usage}}
-    ids = np.array([table.add(plan)], np.int32)
-    return int(table.charge(ids, columns, lambda at: np.full(len(at), at_us)).nano_usd[0])
 
 
 def _has_rate(row: RateRow, unit: str) -> bool:
@@ -136,13 +122,8 @@ def _unit_price(row: RateRow, unit: str, quantity: int) -> UnitPrice:
     declared = BY_NAME[unit]
     rate = sum(row.rate(name) for name in (unit, *WHOLES[unit]))
     per = 10**6 if declared.most == MAX_TOKENS and declared.scale == 1 else 1
-    usd = Fraction(rate * declared.scale * per, row.per_nano * 10**9)
+    usd = Fraction(rate * declared.scale * per, row.per_nano * NANO_PER_USD)
     return UnitPrice(unit, usd, per, Fraction(quantity, declared.scale))
-
-
-def _applies(condition: Condition, at_us: int) -> bool:
-    within = (at_us - condition.daily_from_us) % US_PER_DAY < condition.daily_for_us
-    return at_us >= condition.since_us and within
 
 
 def _bounds(tiers: tuple[Tier, ...], reached: int) -> str:
@@ -200,5 +181,5 @@ def as_json(found: Quote) -> dict[str, Any]:
             for price in found.prices
         ],
         "unpriced": found.unpriced,
-        "cost_usd": None if found.nano_usd is None else decimal(Fraction(found.nano_usd, 10**9)),
+        "cost_usd": None if found.nano_usd is None else decimal(Fraction(found.nano_usd, NANO_PER_USD)),
     }
