@@ -28,6 +28,7 @@ from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter, RawBatch, Reject
+from tokentrace.model.once import Once
 from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import OVERFLOW_GROUP
 from tokentrace.model.spans import BELOW_PARTS, CLAMPED, EVENT_TIME, EXCLUDES_CACHE, Numbers, SpanBatch
@@ -96,7 +97,7 @@ class Pipeline:
         self._clock = clock
         self._limits = limits
         #: (repair, model, provider) that the log has named.
-        self._noted: set[tuple[str, str, str]] = set()
+        self._noted = Once[tuple[str, str, str]](_MOST_NOTED)
         self._cost_limit = ComputedCostLimit(limits.cost_usd, pricer)
 
     def count(self, batch: RawBatch, delta: Delta) -> None:
@@ -157,8 +158,7 @@ class Pipeline:
                 continue
             for number in np.unique(group[column.present]).tolist():
                 model, provider, caller = self._groups.groups[number]
-                if (name, model, provider) not in self._noted and len(self._noted) < _MOST_NOTED:
-                    self._noted.add((name, model, provider))
+                if self._noted.first((name, model, provider)):
                     log.warning("Spans of model %r, provider %r, caller %r %s", model, provider, caller, how)
 
     def _add(

@@ -17,11 +17,10 @@ from tokentrace.aggregate.repair import repair
 from tokentrace.model import reasons
 from tokentrace.model.measures import SUMMED_FIELDS, UNIT_OF
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import STATUSES, UNKNOWN_STATUS, SpanBatch
+from tokentrace.model.spans import OK, UNKNOWN_STATUS, SpanBatch
 
 TOKEN_FIELDS = (*SUMMED_FIELDS, "total_tokens")
 DURATION_FIELDS = ("latency_ms", "ttft_ms")
-_OK: Final = STATUSES.index("ok")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ def _label_too_long(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
 
 
 def _no_token_count(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
-    given: NDArray[np.bool_] = spans.total_tokens.present | spans.cost_usd.present | (spans.status != _OK)
+    given: NDArray[np.bool_] = spans.total_tokens.present | spans.cost_usd.present | (spans.status != OK)
     for name in (*SUMMED_FIELDS, *_units(spans)):
         given = given | spans.numbers(name).present
     return ~given

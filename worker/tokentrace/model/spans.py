@@ -46,6 +46,7 @@ _HUGE: Final = 1e15
 
 #: Codes of `status`, in the order of the schema's enum; UNKNOWN_STATUS for a writer's symbol outside it.
 STATUSES: Final = ("ok", "error", "timeout")
+OK: Final = STATUSES.index("ok")
 UNKNOWN_STATUS: Final = 255
 
 

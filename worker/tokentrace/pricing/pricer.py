@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from tokentrace.model.arrays import grown
 from tokentrace.model.measures import SUMMED_FIELDS, UNIT_OF
+from tokentrace.model.once import Once
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import ESTIMATED as ESTIMATED_FIELD
-from tokentrace.model.spans import EVENT_TIME, STATUSES, SpanBatch, Strings
+from tokentrace.model.spans import EVENT_TIME, OK, SpanBatch, Strings
 from tokentrace.pricing.genai_prices import GenaiPrices, Match
 from tokentrace.pricing.rates import PricePlan, Rates, configured_plan
 from tokentrace.pricing.table import NO_PLAN, RateTable
@@ -34,7 +35,6 @@ _NANO_USD: Final = 1e9
 _NOT_LOOKED_UP: Final = -1
 #: Most unpriced models that the log names.
 _MAX_NAMED: Final = 100
-_OK: Final = STATUSES.index("ok")
 #: Most names with a cached plan. At this size the cache is cleared, and names are looked up again.
 _MAX_NAMES: Final = 20_000
 
@@ -73,7 +73,8 @@ class Pricer:
         self._clock = clock
         self._table = RateTable()
         self._plan_of_name: dict[tuple[str, str], int] = {}
-        self._unpriced: set[tuple[str, str]] = set()
+        #: (model, provider) that the log has named.
+        self._unpriced = Once[tuple[str, str]](_MAX_NAMED)
         self._groups: Sequence[Group] = ()
         self._plan_of_group: NDArray[np.int32] = np.zeros(0, np.int32)
         self._looked_up = 0
@@ -95,7 +96,7 @@ class Pricer:
         charged = self._table.charge(plan, usage, lambda at: self._times_us(spans, rows[at]))
         cost[rows], source[rows] = charged.nano_usd, np.where(charged.billed, COMPUTED, UNPRICED)
         failed = rows[~charged.billed | self._table.per_call(plan)]
-        failed = failed[spans.status[failed] != _OK]
+        failed = failed[spans.status[failed] != OK]
         if len(failed):
             self._price_failures(spans, failed, plan[np.searchsorted(rows, failed)], Priced(cost, source))
         if (estimated := spans.optional.get(ESTIMATED_FIELD)) is not None:
@@ -165,14 +166,12 @@ class Pricer:
 
     def _name_unpriced(self, model: str, provider: str) -> None:
         """Log a model without a price once."""
-        if (model, provider) in self._unpriced or len(self._unpriced) >= _MAX_NAMED:
-            return
-        self._unpriced.add((model, provider))
-        log.warning(
-            "No price for model %r of provider %r: its spans without cost_usd cost 0. Set pricing.models, or see "
-            "`tokentrace price`.%s",
-            model, provider, " Further models are not named here." if len(self._unpriced) == _MAX_NAMED else "",
-        )  # fmt: skip
+        if self._unpriced.first((model, provider)):
+            log.warning(
+                "No price for model %r of provider %r: its spans without cost_usd cost 0. Set pricing.models, or see "
+                "`tokentrace price`.%s",
+                model, provider, " Further models are not named here." if self._unpriced.full else "",
+            )  # fmt: skip
 
     def find(self, model: str, provider: str) -> Price | None:
         """Return the price of a model, as its application names it and its provider; None for an unpriced one."""

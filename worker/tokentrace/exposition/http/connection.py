@@ -36,11 +36,11 @@ _SWITCH_S: Final = sys.getswitchinterval()
 FLOOD_SWITCH_S: Final = 0.0005
 FLOOD_S: Final = 5.0
 
-_until: asyncio.TimerHandle | None = None
-
 
 class Connection(H11Protocol):
     """One client's connection."""
+
+    loop: EventLoop
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
@@ -58,7 +58,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         self._await_request()
         if len(self.connections) > MAX_CONNECTIONS:
-            _switch_sooner(self.loop)
+            self.loop.switch_sooner()
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,21 +139,21 @@ class Connection(H11Protocol):
             self._response_timer = None
 
 
-def _switch_sooner(loop: asyncio.AbstractEventLoop) -> None:
-    """Let the loop have the interpreter sooner for a while.
-
-    It gives it up at each connection of a flood, thousands of times, and then waits for other threads, such as one that
-    renders a page: with Python's 5 ms, a probe behind a flood of 2,000 waited for seconds.
-    """
-    global _until
-    if _until is not None:
-        _until.cancel()
-    sys.setswitchinterval(FLOOD_SWITCH_S)
-    _until = loop.call_later(FLOOD_S, sys.setswitchinterval, _SWITCH_S)
-
-
 class EventLoop(asyncio.SelectorEventLoop):
     """An event loop whose servers also limit the time of a TLS handshake, which precedes the connection."""
+
+    _usual_again: asyncio.TimerHandle | None = None
+
+    def switch_sooner(self) -> None:
+        """Let the loop have the interpreter sooner for a while.
+
+        It gives it up at each connection of a flood, thousands of times, and then waits for other threads, such as one
+        that renders a page: with Python's 5 ms, a probe behind a flood of 2,000 waited for seconds.
+        """
+        if self._usual_again is not None:
+            self._usual_again.cancel()
+        sys.setswitchinterval(FLOOD_SWITCH_S)
+        self._usual_again = self.call_later(FLOOD_S, sys.setswitchinterval, _SWITCH_S)
 
     async def create_server(self, *arguments: Any, **keywords: Any) -> asyncio.Server:
         if keywords.get("ssl") is not None:
