@@ -196,7 +196,8 @@ def test_a_configured_cost_is_exact_to_the_nano_dollar(configured: Rates, counts
         span(prompt_tokens=prompt, cached_prompt_tokens=cached, completion_tokens=completion)
         for prompt, cached, completion in calls
     ]
-    expected = [(exact_nano_usd(configured, *call), "computed") for call in calls]
+    # A call that has used nothing is not said to be priced.
+    expected = [(exact_nano_usd(configured, *call), "computed" if call[0] or call[2] else "unpriced") for call in calls]
     assert prices(Pricer({"*": configured}), *records) == expected
 
 
