@@ -8,7 +8,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +19,8 @@ from tests.services.prometheus import Prometheus, Target
 from tests.services.registry import SchemaRegistry
 from tests.services.victoriametrics import VictoriaMetrics
 from tests.services.workers import PROGRAM, WorkerProcess, write_config
+
+P = TypeVar("P", bound=Prometheus)
 
 settings.register_profile(
     "default", max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -138,45 +140,35 @@ def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
     return _registry_or_reason
 
 
+def _starting(kind: type[P], folder: Path) -> Iterator[Callable[..., P]]:
+    """Yield what starts servers of a kind in folders of their own, and stop them afterwards."""
+    started: list[P] = []
+    number = itertools.count()
+
+    def start(targets: Iterable[str | Target] | dict[str, str], rules: Sequence[Path] = (), **intervals: int) -> P:
+        try:
+            server = kind(folder / f"{kind.program}{next(number)}", targets, rules=rules, **intervals)
+        except Unavailable as error:
+            unavailable(str(error))
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+
+
 @pytest.fixture
 def start_prometheus(real_service: None, tmp_path: Path) -> Iterator[Callable[..., Prometheus]]:
     """Starts a real Prometheus that scrapes these targets, with these rules and intervals in seconds."""
-    started: list[Prometheus] = []
-    number = itertools.count()
-
-    def start(
-        targets: Iterable[str | Target] | dict[str, str], rules: Sequence[Path] = (), **intervals: int
-    ) -> Prometheus:
-        try:
-            prometheus = Prometheus(tmp_path / f"prometheus{next(number)}", targets, rules=rules, **intervals)
-        except Unavailable as error:
-            unavailable(str(error))
-        started.append(prometheus)
-        prometheus.start()
-        return prometheus
-
-    yield start
-    for prometheus in started:
-        prometheus.stop()
+    yield from _starting(Prometheus, tmp_path)
 
 
 @pytest.fixture
-def start_victoriametrics(real_service: None, tmp_path: Path) -> Iterator[Callable[[list[str]], VictoriaMetrics]]:
+def start_victoriametrics(real_service: None, tmp_path: Path) -> Iterator[Callable[..., VictoriaMetrics]]:
     """Starts a real VictoriaMetrics that scrapes these targets every second."""
-    started: list[VictoriaMetrics] = []
-
-    def start(targets: list[str]) -> VictoriaMetrics:
-        try:
-            victoriametrics = VictoriaMetrics(tmp_path / f"victoriametrics{len(started)}", targets)
-        except Unavailable as error:
-            unavailable(str(error))
-        started.append(victoriametrics)
-        victoriametrics.start()
-        return victoriametrics
-
-    yield start
-    for victoriametrics in started:
-        victoriametrics.stop()
+    yield from _starting(VictoriaMetrics, tmp_path)
 
 
 @pytest.fixture

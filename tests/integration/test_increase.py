@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -57,13 +58,20 @@ def test_increments_that_prometheus_sees_are_what_was_published(
         time.sleep(2.0)
         estimated = prometheus.query("sum by (model) (increase(tokentrace_spans_total[2m]))")
         print(f"increase(), which extrapolates, {'with' if restarts else 'without'} restarts: {estimated}, of {truth}")
-        found: Counter[str] = Counter()
-        for labels, values in prometheus.samples("tokentrace_spans_total", "10m"):
-            found[labels["model"]] += sum(map(rise, values, values[1:]))
-        assert found == truth
+        assert rises(prometheus, "tokentrace_spans_total", "model") == truth
     finally:
         for replica in replicas:
             replica.end()
+
+
+def rises(prometheus: Prometheus, selector: str, by: str) -> Counter[str]:
+    """Return value of a label -> what increase() adds up over all samples, without its extrapolation."""
+    found: Counter[str] = Counter()
+    for labels, samples in prometheus.samples(selector, "10m"):
+        # NaN marks where VictoriaMetrics could not scrape.
+        values = [value for value in samples if not math.isnan(value)]
+        found[labels.get(by, "")] += sum(map(rise, values, values[1:]))
+    return found
 
 
 def rise(before: float, after: float) -> int:

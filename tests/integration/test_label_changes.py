@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 
 from tests.chaos.fleet import Replica
 from tests.integration.test_group import produce
-from tests.integration.test_increase import rise
+from tests.integration.test_increase import rises
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import wait_for
@@ -61,7 +60,7 @@ def test_changes_of_labels_are_no_traffic_to_prometheus(
             assert wait_for(lambda: total(prometheus, "tokentrace_spans_total") == spans)  # noqa: B023
             for family, amount in COUNTED.items():
                 assert total(prometheus, family) == amount * spans
-                assert rises(prometheus, family) == amount * spans, (number, family)
+                assert rises(prometheus, family, "instance").total() == amount * spans, (number, family)
             assert names(prometheus) == set(chosen) | ({"labels_revision"} if number else set())
     finally:
         replica.end()
@@ -87,14 +86,6 @@ def publish(kafka: KafkaBroker, topic: str, rounds: int) -> int:
 
 def total(prometheus: Prometheus, family: str) -> float:
     return sum(value for _, value in prometheus.query(f"sum({family})"))
-
-
-def rises(prometheus: Prometheus, family: str) -> int:
-    """Return what increase() adds up over all samples, without its extrapolation."""
-    found: Counter[str] = Counter()
-    for series, values in prometheus.samples(family, "10m"):
-        found[str(series)] += sum(map(rise, values, values[1:]))
-    return found.total()
 
 
 def names(prometheus: Prometheus) -> set[str]:

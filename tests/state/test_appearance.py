@@ -64,11 +64,15 @@ class Life(Replica):
             super().write()
 
     def scrape(self, arrives: bool = True) -> dict[Series, float]:
+        body = self.expose(arrives)
+        return counters(body) if arrives else {}
+
+    def expose(self, arrives: bool = True) -> bytes:
+        """As a Prometheus sees it that comes again. arrives: whether it receives all of it."""
         scrape = self.renderer.scrape(lambda: self.state.snapshot, "text", by_prometheus=True)
-        if not arrives:
-            return {}
-        self.renderer.record_scrape(("one", 1), scrape.number, {("one", 1)})
-        return counters(scrape.body)
+        if arrives:
+            self.renderer.record_scrape(("one", 1), scrape.number, {("one", 1)})
+        return scrape.body
 
 
 def counters(body: bytes) -> dict[Series, float]:

@@ -32,10 +32,7 @@ def pass_gap(life: Life, records: int, partition: int = 0) -> None:
 
 def lost(life: Life) -> dict[str, float]:
     """Return what Prometheus sees, by partition."""
-    scrape = life.renderer.scrape(lambda: life.state.snapshot, "text", by_prometheus=True)
-    life.renderer.record_scrape(("one", 1), scrape.number, {("one", 1)})
-    found = parse(scrape.body.decode()).items()
-    return {dict(labels)["partition"]: value for (name, labels), value in found if name == LOST}
+    return {dict(labels)["partition"]: value for (name, labels), value in life.scrape().items() if name == LOST}
 
 
 def test_header_gives_back_what_it_was_written_from() -> None:
@@ -104,9 +101,7 @@ def test_gap_begins_at_0_for_prometheus_over_kills_too(topic: Any) -> None:
 
 def test_overflow_begins_at_0_for_prometheus_too(topic: Any) -> None:
     def overflowed(life: Life) -> float:
-        scrape = life.renderer.scrape(lambda: life.state.snapshot, "text", by_prometheus=True)
-        life.renderer.record_scrape(("one", 1), scrape.number, {("one", 1)})
-        return parse(scrape.body.decode())["tokentrace_groups_overflowed_total", ()]
+        return parse(life.expose().decode())["tokentrace_groups_overflowed_total", ()]
 
     life = Life(topic)
     life.groups.max_groups = 1
