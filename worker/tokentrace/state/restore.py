@@ -154,7 +154,6 @@ class StateReader:
             expired[key] = _expired(row, since_s)
         generations = self.generations(replica, committed, source_topic)
         shown_until_s = self.decoded(replica, committed, None, lambda _: shown_until(committed.headers))
-        label_sets = self.decoded(replica, committed, None, lambda _: decode_label_sets(committed.headers))
         totals = codec.totals(
             committed.replica.value,
             values,
@@ -167,6 +166,7 @@ class StateReader:
             appeared,
             shown_until_s,
         )
+        label_sets = self.decoded(replica, committed, None, lambda _: decode_label_sets(committed.headers))
         gaps = self.decoded(replica, committed, None, lambda _: decode_gaps(committed.headers, source_topic))
         totals = replace(totals, label_sets=label_sets, gaps=gaps)
         self._require_complete(replica, committed, Tally.of(totals))
