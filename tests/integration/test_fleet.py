@@ -8,12 +8,14 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from tests.chaos.test_attack import Committed
 from tests.conftest import unavailable
 from tests.oracle import Key, recount
 from tests.services.kafka import KafkaBroker
@@ -190,5 +192,8 @@ def test_sigterm_does_not_wait_longer_than_the_drain_timeout(
     worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "1s"})
     worker.wait_for_log("Partitions assigned", 30.0)
     assert wait_for(lambda: "ready" in worker.get("/health/ready")[1].decode())
+    # A worker that has counted nothing has nothing to be scraped, and a look at its metrics would be a scrape.
+    with closing(Committed(kafka, topic)) as committed:
+        assert wait_for(lambda: committed.spans() == 1)
     assert worker.terminate() == 0
     assert any("not scraped within worker.drain_timeout" in message for message in worker.messages())
