@@ -27,6 +27,7 @@ class Reading(NamedTuple):
 #: Id of a provider in the price table -> its other names, without case and punctuation.
 _ALIASES: Final = {
     "anthropic": "anthropictext claude",
+    "arcee": "arceeai",
     "aws": "awsbedrock bedrock amazonbedrock bedrockconverse bedrockruntime amazonbedrockruntime amazon amazonaws",
     "azure": "azureopenai azureaiopenai azaiopenai azureaiinference azaiinference azureai azuretext azurefoundry "
     "azureaifoundry azureaifoundryopenai microsoft microsoftazure microsoftfoundry azureopenaiservice",
