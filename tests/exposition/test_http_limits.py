@@ -15,7 +15,7 @@ from tests.exposition.test_http import METRICS
 from tests.harness import Harness
 from tests.services.workers import wait_for
 from tokentrace.exposition import ClientAddress, Format, HealthReport, HttpServer, HttpSettings, Scrape, TlsSettings
-from tokentrace.exposition.http import connection, pages
+from tokentrace.exposition.http import connection, listener, pages
 
 HALF_REQUESTS = {
     "silent": b"",
@@ -183,28 +183,62 @@ def test_half_open_connections_close_none_from_another_address(serve: Serve, mon
                 client.close()
 
 
-def test_connections_of_a_flood_wait_until_they_are_accepted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    served = serve()
-    asked, go_on = threading.Event(), threading.Event()
+class Stopped:
+    """An event loop that answers a health request, and so accepts nothing, until `go_on`."""
 
-    def health() -> HealthReport:
-        asked.set()
-        assert go_on.wait(60.0)
+    def __init__(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on = threading.Event()
+        self._asked = threading.Event()
+        monkeypatch.setattr(served.server._health, "_health", self._report)
+        self._pool = ThreadPoolExecutor(1)
+        self._request = self._pool.submit(served.get, "/health")
+        assert self._asked.wait(20.0)
+
+    def _report(self) -> HealthReport:
+        self._asked.set()
+        assert self.go_on.wait(60.0)
         return HealthReport(live=True, ready=True)
 
-    monkeypatch.setattr(served.server._health, "_health", health)
-    with ThreadPoolExecutor(1) as pool:
-        # Answered by the event loop, which accepts nothing meanwhile.
-        probe = pool.submit(served.get, "/health")
-        assert asked.wait(20.0)
-        flood = []
+    def end(self) -> tuple[int, bytes]:
+        self.go_on.set()
         try:
-            flood += [served.connect() for _ in range(connection.ACCEPTED + 20)]
+            return self._request.result()
         finally:
-            go_on.set()
-            for client in flood:
+            self._pool.shutdown()
+
+
+def test_connections_of_a_flood_wait_until_they_are_accepted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    served = serve()
+    stopped = Stopped(served, monkeypatch)
+    flood = []
+    try:
+        flood += [served.connect() for _ in range(listener.ACCEPTED + 20)]
+    finally:
+        assert stopped.end()[0] == 200
+        for client in flood:
+            client.close()
+
+
+def test_a_flood_is_closed_as_it_is_accepted_but_for_its_latest_and_other_addresses(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    stopped = Stopped(served, monkeypatch)
+    request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.server.port), 30.0, ("127.0.0.2", 0)) as probe:
+        probe.sendall(request)
+        flood = [served.connect() for _ in range(500)]
+        latest = served.connect(request)
+        try:
+            assert stopped.end()[0] == 200
+            assert probe.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            assert latest.recv(1 << 16).startswith(b"HTTP/1.1 200")
+            assert wait_for(lambda: sum(map(is_closed, flood)) >= 500 - listener.ACCEPTED)
+            # Those that are left were accepted: far fewer than the server's limit of connections.
+            assert not all(map(is_closed, flood))
+        finally:
+            for client in (*flood, latest):
                 client.close()
-        assert probe.result()[0] == 200
 
 
 def test_a_page_is_rendered_once_for_all_who_ask_during_another(serve: Serve) -> None:

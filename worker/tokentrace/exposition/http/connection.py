@@ -21,10 +21,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MAX_CONNECTIONS: Final = 256
 #: Connections of an address that are closed last.
 FEW: Final = 8
-#: Connections that are accepted in one go: far fewer than a process may have descriptors.
-ACCEPTED: Final = 100
-#: Connections that wait to be accepted. In a flood, what finds no place is repeated by its client after a second.
-BACKLOG: Final = 2048
 #: Longest time for a whole request, from the connection or from its first byte.
 REQUEST_TIMEOUT_S: Final = 10.0
 #: Longest time for a whole response: Prometheus' own scrape timeout is below a minute.
@@ -33,7 +29,7 @@ RESPONSE_TIMEOUT_S: Final = 60.0
 
 #: Interval at which Python's threads take turns, as it was, and during a flood and the time after it.
 _SWITCH_S: Final = sys.getswitchinterval()
-FLOOD_SWITCH_S: Final = 0.0005
+FLOOD_SWITCH_S: Final = 0.0001
 FLOOD_S: Final = 5.0
 
 

@@ -19,7 +19,7 @@ from starlette.applications import Starlette
 
 from tokentrace.errors import UsageError
 from tokentrace.exposition.http.auth import Application, Tokens, require_tokens
-from tokentrace.exposition.http.connection import ACCEPTED, BACKLOG, Connection, EventLoop
+from tokentrace.exposition.http.connection import Connection, EventLoop
 from tokentrace.exposition.http.endpoints import (
     AlertsApi,
     AlertsEndpoint,
@@ -28,6 +28,7 @@ from tokentrace.exposition.http.endpoints import (
     MetricsEndpoint,
     index_route,
 )
+from tokentrace.exposition.http.listener import ACCEPTED, BACKLOG, Listener
 from tokentrace.exposition.http.pages import OnScraped, Render
 from tokentrace.exposition.http.tls import ServerTls, TlsSettings
 from tokentrace.exposition.zero_init import ClientAddress
@@ -78,7 +79,7 @@ class HttpServer:
         )
         self._health = HealthEndpoint(health)
         self._alerts = AlertsEndpoint(alerts) if alerts is not None else None
-        self._socket: socket.socket | None = None
+        self._socket: Listener | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -96,7 +97,7 @@ class HttpServer:
         config = uvicorn.Config(
             self._application(),
             http=Connection,
-            backlog=ACCEPTED,
+            backlog=ACCEPTED + 1,
             log_level="warning",
             log_config=None,
             access_log=False,
@@ -122,6 +123,9 @@ class HttpServer:
         assert listener is not None
 
         async def serve() -> None:
+            loop = asyncio.get_running_loop()
+            assert isinstance(loop, EventLoop)
+            listener.on_flood = loop.switch_sooner
             following = asyncio.create_task(tls.follow()) if tls is not None else None
             await server.serve(sockets=[listener])
             if following is not None:
@@ -138,10 +142,10 @@ class HttpServer:
         if self._socket is not None:
             self._socket.close()
 
-    def _bind(self) -> socket.socket:
+    def _bind(self) -> Listener:
         settings = self._settings
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener = Listener(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((settings.host, settings.port))
