@@ -27,6 +27,7 @@ from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.spans import (
     FLOAT_FIELDS,
     INT_FIELDS,
+    MODIFIERS,
     OPTIONAL_FIELDS,
     STATUSES,
     STRING_FIELDS,
@@ -69,6 +70,9 @@ def span_batch(*records: dict[str, Any]) -> SpanBatch:
         for name in OPTIONAL_FIELDS:
             if (value := record.get(name)) is not None:
                 columns.optional(name).values[row], columns.optional(name).present[row] = value, True
+        for name in MODIFIERS:
+            if text := record.get(name):
+                columns.put_string(columns.modifier(name), row, text.encode())
         for unit, value in record.get("usage", {}).items():
             columns.mapped(unit).values[row], columns.mapped(unit).present[row] = value, True
         status = record.get("status", "ok")

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from tests.services import ROOT
 from tokentrace.aggregate.validate import Limits
 from tokentrace.config import Config, load_config
-from tokentrace.config.docs import _section, json_schema
+from tokentrace.config.docs import _sections, json_schema
 from tokentrace.config.kafka import MANAGED_PROPERTIES
 from tokentrace.errors import ConfigError
 from tokentrace.model.durations import format_duration
@@ -43,8 +43,8 @@ def test_shipped_file_has_every_key_with_its_default() -> None:
     config = load_config(ROOT / "tokentrace.yml", {})
     assert config == Config()
     text = (ROOT / "tokentrace.yml").read_text()
-    for key, _ in keys(Config):
-        leaf = re.escape(key.replace("[]", "").rsplit(".", 1)[-1])
+    for key, field in keys(Config):
+        leaf = re.escape(field.alias or key.replace("[]", "").rsplit(".", 1)[-1])
         assert re.search(rf"\b{leaf}\b", text), f"{key} is not in tokentrace.yml"
 
 
@@ -266,11 +266,11 @@ def test_managed_properties_are_rejected(tmp_path: Path, name: str) -> None:
 def keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield every key with its field."""
     for name, field in model.model_fields.items():
-        inner, suffix = _section(field.annotation)
-        if inner is None:
-            yield f"{prefix}{name}", field
-        else:
+        sections = list(_sections(field.annotation))
+        for inner, suffix in sections:
             yield from keys(inner, f"{prefix}{name}{suffix}.")
+        if not sections:
+            yield f"{prefix}{name}", field
 
 
 @pytest.mark.parametrize("key", [key for key, _ in keys(Config)])
@@ -290,7 +290,7 @@ def test_the_schema_for_editors_knows_every_key_and_accepts_the_shipped_file() -
     assert schema == json.loads((ROOT / "schemas" / "tokentrace.schema.json").read_text())
     text = json.dumps(schema)
     for key, field in keys(Config):
-        assert f'"{key.rsplit(".", 1)[-1]}"' in text
+        assert f'"{field.alias or key.rsplit(".", 1)[-1]}"' in text
         assert field.description is not None
 
 

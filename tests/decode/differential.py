@@ -72,11 +72,14 @@ def assert_agreement(
     for name, column in want.optional.items():
         assert np.array_equal(got.optional[name].present, column.present), f"{name}: {case}"
         assert np.array_equal(got.optional[name].values, column.values), f"{name}: {case}"
+    assert got.modifiers.keys() == want.modifiers.keys(), case
+    for name in want.modifiers:
+        assert texts(got, name) == texts(want, name), f"{name}: {case}"
     return len(rejects)
 
 
 def texts(batch: SpanBatch, name: str) -> list[bytes]:
-    data, strings = batch.buffer.tobytes(), getattr(batch, name)
+    data, strings = batch.buffer.tobytes(), batch.modifiers.get(name) or getattr(batch, name)
     return [
         data[offset : offset + length]
         for offset, length in zip(strings.offset.tolist(), strings.length.tolist(), strict=True)

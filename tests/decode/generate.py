@@ -31,7 +31,7 @@ STAMPS: Final = [f"{prefix}timestamp-{unit}" for prefix in ("", "local-") for un
 
 INT_COLUMNS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens", "reasoning_tokens")
 REAL_COLUMNS: Final = ("cost_usd", "cost", "latency_ms", "ttft_ms")
-TEXT_COLUMNS: Final = ("model", "provider", "caller", "span_id")
+TEXT_COLUMNS: Final = ("model", "provider", "caller", "span_id", "service_tier")
 COLUMN_KINDS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(INT_COLUMNS, ("int", "long")),
     **dict.fromkeys(REAL_COLUMNS, ("int", "long", "float", "double")),

@@ -9,7 +9,15 @@ import fastavro
 
 from tests.decode.differential import THOROUGH, assert_agreement, both_decoders, run
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, SpanBatch
+from tokentrace.model.spans import (
+    FLOAT_FIELDS,
+    INT_FIELDS,
+    MODIFIERS,
+    OPTIONAL_FIELDS,
+    STATUSES,
+    STRING_FIELDS,
+    SpanBatch,
+)
 from tokentrace.model.units import UNITS
 
 #: A span without values, in the form of `spans_of`.
@@ -80,6 +88,10 @@ def spans_of(batch: SpanBatch) -> list[dict[str, Any]]:
         for name, column in sorted(batch.optional.items()):
             if column.present[index]:
                 span[name] = column.values[index].item()
+        for name, strings in sorted(batch.modifiers.items()):
+            first = int(strings.offset[index])
+            if text := batch.buffer[first : first + int(strings.length[index])].tobytes():
+                span[name] = text
         code = int(batch.status[index])
         span["status"] = STATUSES[code] if code < len(STATUSES) else "unknown"
         spans.append(span)
@@ -96,6 +108,9 @@ def expected(record: dict[str, Any]) -> dict[str, Any]:
     for name in OPTIONAL_FIELDS:
         if record.get(name) is not None:
             span[name] = int(record[name])
+    for name in MODIFIERS:
+        if record.get(name):
+            span[name] = record[name].encode()
     for unit in UNITS:
         quantity = record.get("usage", {}).get(unit.name)
         if quantity is not None and span.get(unit.column) is None:

@@ -30,7 +30,8 @@ class ComputedCostLimit:
         self._max_nano_usd = round(max_cost_usd * 1e9)
         self._pricer = pricer
         #: Tokens that cost no more than the limit at any rate.
-        self._cheap_tokens = int((max_cost_usd - MAX_CALL_USD) * 1e6 / MAX_RATE_PER_1M)
+        factor = pricer.largest_factor
+        self._cheap_tokens = int((max_cost_usd - MAX_CALL_USD * factor) * 1e6 / (MAX_RATE_PER_1M * factor))
 
     def reject(self, spans: SpanBatch, groups: Sequence[Group]) -> tuple[SpanBatch, list[Reject]]:
         """Return (the spans within the limit, the others). spans: valid, not repaired. groups: all that are known."""

@@ -25,7 +25,9 @@ def check(config_path: Path, print_: bool) -> None:
     if print_:
         import yaml
 
-        click.echo(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(
+            yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True), nl=False
+        )
         return
     kafka, http = config.kafka, config.http_server
     where = f"{http.addr}{http.prometheus_path}" if http.enabled else "nowhere (http_server.enabled is false)"

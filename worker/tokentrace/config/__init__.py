@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from tokentrace.config.document import Document, KeyPath, dotted, read_document
 from tokentrace.config.kafka import Kafka
 from tokentrace.config.models import Config
+from tokentrace.config.price_checks import pricing_problems
 from tokentrace.errors import ConfigError
 
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -27,17 +29,21 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Con
     """
     document = read_document(path, os.environ if environment is None else environment)
     problems = list(document.problems)
+    config = None
+    # A value with an unset variable is reported once, and not again for its type.
+    reported = {problem.split(":", 1)[0] for problem in problems}
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
-        # A value with an unset variable is reported once, and not again for its type.
-        reported = {problem.split(":", 1)[0] for problem in problems}
         for detail in error.errors():
             problem = _describe_error(document, detail)
             if problem.split(":", 1)[0] not in reported:
                 problems.append(problem)
-        raise ConfigError(problems) from None
-    if problems:
+    for location, what in pricing_problems(document.data.get("pricing")):
+        problem = _located(document, location, what)
+        if problem.split(":", 1)[0] not in reported:
+            problems.append(problem)
+    if problems or config is None:
         raise ConfigError(problems)
     return _with_absolute_paths(config, path.parent)
 
@@ -67,7 +73,6 @@ def _absolute(section: _Section, folder: Path, *names: str) -> _Section:
 
 def _describe_error(document: Document, error: Any) -> str:
     location = _in_document(document.data, error["loc"])
-    name = dotted(location) or "tokentrace.yml"
     what = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         what = "unknown key"
@@ -78,6 +83,12 @@ def _describe_error(document: Document, error: Any) -> str:
         what = "is required"
     else:
         what = what[:1].lower() + what[1:] if not what[:2].isupper() else what
+    return _located(document, location, what)
+
+
+def _located(document: Document, location: KeyPath, what: str) -> str:
+    """Return a problem with the name of its key and its line, which is that of the next key above where it has none."""
+    name = dotted(location) or "tokentrace.yml"
     while location and location not in document.lines:
         location = location[:-1]
     line = document.lines.get(location)
@@ -99,17 +110,21 @@ def _in_document(data: Any, loc: tuple[Any, ...]) -> KeyPath:
 
 def _keys_of(path: KeyPath) -> list[str]:
     """Return the valid keys of the section at `path`."""
-    model: type[BaseModel] | None = Config
+    models: list[type[BaseModel]] = [Config]
     for part in path:
-        if model is None or isinstance(part, int):
-            continue
-        field = model.model_fields.get(part)
-        model = None if field is None else _model_in(field.annotation)
-    return list(model.model_fields) if model is not None else []
+        # The name of a mapping's entry, or the index of a list's, leads to no other section.
+        fields = [field for model in models for name, field in _fields(model) if name == part]
+        models = [inner for field in fields for inner in _models_in(field.annotation)] if fields else models
+    return [name for model in models for name, _ in _fields(model)]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the model inside an annotation such as `Tls | None` or `tuple[AlertRule, ...]`."""
+def _fields(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the model's keys as they are written."""
+    return ((field.alias or name, field) for name, field in model.model_fields.items())
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """Return the models inside an annotation such as `Tls | None` or `tuple[AlertRule, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for argument in get_args(annotation) if (model := _model_in(argument)) is not None), None)
+        return [annotation]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -27,12 +27,25 @@ def markdown_table() -> str:
 
 def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
     for name, field in model.model_fields.items():
-        key = f"{prefix}{name}"
-        inner, suffix = _section(field.annotation)
-        if inner is not None:
+        key = f"{prefix}{field.alias or name}"
+        sections = list(_sections(field.annotation))
+        for inner, suffix in sections:
             yield from _keys(inner, f"{key}{suffix}.")
+        if sections:
             continue
         yield key, _default(model, name), (field.description or "").replace("|", "\\|")
+
+
+def _sections(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:
+    """Yield `_section` of a key's value, or of each form that it can have."""
+    inner, suffix = _section(annotation)
+    if inner is not None:
+        yield inner, suffix
+        return
+    for form in get_args(annotation):
+        inner, suffix = _section(get_args(form)[0]) if get_origin(form) is Annotated else (None, "")
+        if inner is not None:
+            yield inner, suffix
 
 
 def _section(annotation: Any) -> tuple[type[BaseModel] | None, str]:

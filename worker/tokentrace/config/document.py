@@ -24,6 +24,12 @@ _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))
 _NAME: Final = re.compile(r"(?<=alias )'.*'|(?<=handle )'.*'")
 
 
+class WrittenFloat(float):
+    """A number with a point, and its text, from which a price is read without a digit lost."""
+
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """Content of a file. data: plain values. lines: path -> line number, from 1. problems: errors found so far."""
@@ -104,7 +110,11 @@ class _Reader:
             tag = self._constructor.resolve(yaml.ScalarNode, substituted, (True, False)) if plain else node.tag
             node = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark, node.style)
         try:
-            return self._constructor.construct_object(node)
+            value = self._constructor.construct_object(node)
+            if isinstance(value, float):
+                value = WrittenFloat(value)
+                value.text = node.value
+            return value
         except yaml.YAMLError:
             # YAML's own words quote the line, and the tag may be a secret.
             self._problem(path, "begins with !, which is a tag in YAML; quote the value", node)

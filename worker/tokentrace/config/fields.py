@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -12,6 +13,10 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 from tokentrace.model.durations import duration, format_duration, positive_duration
 from tokentrace.model.secrets import public_url
+
+#: Largest factor of a modifier.
+MAX_FACTOR: Final = 20
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _DURATION_SCHEMA: Final = {
     "type": "string",
@@ -74,8 +79,8 @@ def _rate(value: Any) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
         raise ValueError(f"{value!r} is not a valid USD price")
     try:
-        # The shortest text of a YAML float keeps 0.15 exactly 0.15.
-        rate = Decimal(str(value))
+        # The text of a YAML float keeps 0.15 exactly 0.15.
+        rate = Decimal(getattr(value, "text", str(value)).replace("_", ""))
     except InvalidOperation as error:
         raise ValueError(f"{value!r} is not a valid USD price") from error
     if not rate.is_finite() or rate < 0:
@@ -86,6 +91,71 @@ def _rate(value: Any) -> Decimal:
 #: USD per million tokens, exact.
 UsdPerMillion = Annotated[
     Decimal, BeforeValidator(_rate), PlainSerializer(str), WithJsonSchema({"type": "number", "minimum": 0})
+]
+
+
+#: USD, exact, for the quantity that the price of a unit is for.
+UsdPrice = UsdPerMillion
+
+
+def _moment(value: Any) -> int:
+    """Return microseconds since the epoch of a YAML date or time, or of their text; without a zone it is UTC."""
+    moment = value
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
+    if not isinstance(moment, datetime):
+        raise ValueError(f"{value!r} is not a date; write for example 2026-07-01, or 2026-07-01T12:00:00Z")
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def format_moment(time_us: int) -> str:
+    """Return a time as text, without the time of day where it is midnight UTC."""
+    moment = _EPOCH + timedelta(microseconds=time_us)
+    return f"{moment:%Y-%m-%d}" if time_us % 86_400_000_000 == 0 else moment.isoformat()
+
+
+#: Microseconds since the epoch.
+Moment = Annotated[
+    int,
+    BeforeValidator(_moment),
+    PlainSerializer(format_moment),
+    WithJsonSchema({"type": "string", "examples": ["2026-07-01", "2026-07-01T12:00:00Z"]}),
+]
+
+
+def _percent(value: Any) -> Decimal:
+    percent = _rate(value)
+    if not 0 < percent <= 100:
+        raise ValueError(f"{value!r} is not a discount; it must be more than 0 and at most 100 percent")
+    return percent
+
+
+def _factor(value: Any) -> Decimal:
+    factor = _rate(value)
+    if factor > MAX_FACTOR:
+        raise ValueError(f"{value!r} is not a likely factor; it must be at most {MAX_FACTOR}, and 0.5 halves a price")
+    return factor
+
+
+#: Part of a price in percent, exact.
+Percent = Annotated[
+    Decimal,
+    BeforeValidator(_percent),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": 100}),
+]
+#: Factor on a price, exact.
+Factor = Annotated[
+    Decimal,
+    BeforeValidator(_factor),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": MAX_FACTOR}),
 ]
 
 

@@ -19,7 +19,7 @@ from tokentrace.decode.resolve import USAGE, Resolution, accepted_in_words, acce
 from tokentrace.decode.schema_tree import Type, parse_schema
 from tokentrace.model import reasons
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
+from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
 from tokentrace.model.units import BY_NAME
 
 LABEL_FIELDS = ("model", "provider", "caller")
@@ -102,6 +102,10 @@ def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any
         strings.offset[row] = strings.length[row] = 0
         if data:
             columns.put_string(strings, row, data)
+        return True
+    if column in MODIFIERS:
+        if data := _bytes(value):
+            columns.put_string(columns.modifier(column), row, data)
         return True
     if column == "status":
         columns.status[row] = 0 if value is None else _status_code(_bytes(value))

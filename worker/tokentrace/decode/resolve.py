@@ -22,6 +22,7 @@ from tokentrace.model.spans import (
     IDENTITY_FIELDS,
     INCLUDES_CACHE,
     INT_FIELDS,
+    MODIFIERS,
     OPTIONAL_FIELDS,
     STRING_FIELDS,
 )
@@ -77,7 +78,7 @@ def accepted_kinds(column: str) -> frozenset[str]:
     """Return the kinds of writer types that can fill a column of SpanColumns."""
     if column == "status":
         return ACCEPTED["status"]
-    if column in STRING_FIELDS:
+    if column in STRING_FIELDS or column in MODIFIERS:
         return ACCEPTED["string"]
     if column == INCLUDES_CACHE:
         return ACCEPTED["flag"]
@@ -126,7 +127,7 @@ def _can_fill(name: str, column: str, type_: Type) -> bool:
         numbers = ACCEPTED["float"] | {"null"}
         maps = [option.items for option in type_.options() if option.items is not None]
         return kinds - {"null"} == {"map"} and all({item.kind for item in items.options()} <= numbers for items in maps)
-    if column in OPTIONAL_FIELDS:
+    if column in OPTIONAL_FIELDS or column in MODIFIERS:
         return bool(kinds - {"null"}) and kinds - {"null"} <= accepted_kinds(column)
     if kinds & accepted_kinds(column):
         return True
@@ -139,7 +140,8 @@ def _can_fill(name: str, column: str, type_: Type) -> bool:
 @cache
 def _columns() -> tuple[dict[str, str], dict[str, str]]:
     """Return (field name -> column, alias -> column) of the span's fields that tokentrace reads."""
-    columns = {*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS, *OPTIONAL_FIELDS, "status", "attributes", USAGE}
+    columns = {*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS, *OPTIONAL_FIELDS, *MODIFIERS}
+    columns |= {"status", "attributes", USAGE}
     named, aliased = {}, {}
     for field in bundled_schema("span")["fields"]:
         column = {"started_at": "started_at_us", "ended_at": "ended_at_us"}.get(field["name"], field["name"])

@@ -29,6 +29,14 @@ IDENTITY_FIELDS: Final = ("trace_id", "span_id")
 INCLUDES_CACHE: Final = "prompt_tokens_include_cache"
 #: Columns that a batch has only where any of its spans does: units, and the flag.
 OPTIONAL_FIELDS: Final = (*USAGE_SUMS, INCLUDES_CACHE)
+#: Strings on which the price of a call depends besides its usage: columns that a batch has only where any span does.
+MODIFIERS: Final = ("service_tier", "inference_region", "speed")
+#: Values of each, in small letters with `_` for `-`, that change nothing; so does an absent one.
+ORDINARY_MODIFIERS: Final = {
+    "service_tier": frozenset({"", "default", "standard", "standard_only", "on_demand", "none", "null"}),
+    "inference_region": frozenset({"", "default", "global", "not_available", "none", "null"}),
+    "speed": frozenset({"", "default", "normal", "standard", "none", "null"}),
+}
 #: Optional columns that repairs add, 1 for a span that was repaired so: see `aggregate.repair`.
 ESTIMATED: Final = "estimated"
 EXCLUDES_CACHE: Final = "repaired_prompt_excludes_cache"
@@ -108,9 +116,10 @@ class SpanBatch:
         A null attribute is absent. Where a map repeats the key, its last entry holds.
     optional: columns of OPTIONAL_FIELDS, and of repairs; one that is absent in every span is left out. Quantities are
         in the unit of the columns of sums, see `model.units`; one that is not a quantity is negative.
+    modifiers: columns of MODIFIERS; one that is empty in every span is left out. They need not be UTF-8.
     """
 
-    __slots__ = ("buffer", "optional", "row", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+    __slots__ = ("buffer", "modifiers", "optional", "row", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 
     buffer: NDArray[np.uint8]
     row: NDArray[np.int64]
@@ -140,9 +149,11 @@ class SpanBatch:
         status: NDArray[np.uint8],
         columns: Mapping[str, Strings | Numbers],
         optional: Mapping[str, Numbers],
+        modifiers: Mapping[str, Strings],
     ) -> None:
         """columns: one of every name in STRING_FIELDS, INT_FIELDS and FLOAT_FIELDS."""
-        self.buffer, self.row, self.status, self.optional = buffer, row, status, optional
+        self.buffer, self.row, self.status = buffer, row, status
+        self.optional, self.modifiers = optional, modifiers
         for name in _COLUMNS:
             setattr(self, name, columns[name])
 
@@ -158,8 +169,10 @@ class SpanBatch:
         """The spans at `index` (int64[k], positions in this batch), in that order."""
         columns = {name: getattr(self, name).take(index) for name in _COLUMNS}
         optional = {name: column.take(index) for name, column in self.optional.items()}
+        modifiers = {name: column.take(index) for name, column in self.modifiers.items()}
+        row, status = self.row[index], self.status[index]
         return SpanBatch(
-            buffer=self.buffer, row=self.row[index], status=self.status[index], columns=columns, optional=optional
+            buffer=self.buffer, row=row, status=status, columns=columns, optional=optional, modifiers=modifiers
         )
 
     def replace(
@@ -173,7 +186,14 @@ class SpanBatch:
         optional: dict[str, Any] = dict(self.optional)
         optional.update((name, column) for name, column in changes.items() if name not in _COLUMNS)
         buffer = self.buffer if buffer is None else buffer
-        return SpanBatch(buffer=buffer, row=self.row, status=self.status, columns=columns, optional=optional)
+        return SpanBatch(
+            buffer=buffer,
+            row=self.row,
+            status=self.status,
+            columns=columns,
+            optional=optional,
+            modifiers=self.modifiers,
+        )
 
 
 class SpanColumns:
@@ -181,10 +201,14 @@ class SpanColumns:
 
     A decoder writes `columns.model.offset[rows] = ...`, `columns.cost_usd.values[rows] = ...` and so on for the rows
     that it decoded. A string that is not in the buffer (from the slow path) goes in by `put_string`. Columns of
-    OPTIONAL_FIELDS are made by `optional`, and those of a map of units by `mapped`, when a message first has one.
+    OPTIONAL_FIELDS are made by `optional`, those of MODIFIERS by `modifier`, and those of a map of units by `mapped`,
+    when a message first has one.
     """
 
-    __slots__ = ("_arena", "_mapped", "_optional", "buffer", "n", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+    __slots__ = (
+        "_arena", "_mapped", "_modifiers", "_optional", "buffer", "n", "status",
+        *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS,
+    )  # fmt: skip
 
     model: Strings
     provider: Strings
@@ -209,6 +233,7 @@ class SpanColumns:
         self._arena = bytearray()
         self._optional: dict[str, Numbers] = {}
         self._mapped: dict[str, Numbers] = {}
+        self._modifiers: dict[str, Strings] = {}
         self.status: NDArray[np.uint8] = np.zeros(n, np.uint8)
         for name in STRING_FIELDS:
             setattr(self, name, Strings(np.zeros(n, np.int64), np.zeros(n, np.int64)))
@@ -220,6 +245,13 @@ class SpanColumns:
     def optional(self, name: str) -> Numbers:
         """The column of one of OPTIONAL_FIELDS: int64[n]."""
         return self._lazy(self._optional, name, np.int64)
+
+    def modifier(self, name: str) -> Strings:
+        """The column of one of MODIFIERS."""
+        column = self._modifiers.get(name)
+        if column is None:
+            column = self._modifiers[name] = Strings(np.zeros(self.n, np.int64), np.zeros(self.n, np.int64))
+        return column
 
     def mapped(self, unit: str) -> Numbers:
         """The quantities of a unit in the spans' maps: float64[n], as they are written."""
@@ -235,6 +267,8 @@ class SpanColumns:
         """Make all optional columns of a row absent."""
         for column in (*self._optional.values(), *self._mapped.values()):
             column.values[row], column.present[row] = 0, False
+        for strings in self._modifiers.values():
+            strings.offset[row] = strings.length[row] = 0
 
     def column(self, name: str) -> Any:
         """The column of any name, `status` included."""
@@ -257,8 +291,11 @@ class SpanColumns:
             self._take_mapped(columns, unit, column)
         # Rows that are left out may hold anything.
         optional = {name: column for name, column in self._optional.items() if (column.present & keep).any()}
+        modifiers = {name: column for name, column in self._modifiers.items() if ((column.length > 0) & keep).any()}
         row = np.arange(self.n, dtype=np.int64)
-        whole = SpanBatch(buffer=buffer, row=row, status=self.status, columns=columns, optional=optional)
+        whole = SpanBatch(
+            buffer=buffer, row=row, status=self.status, columns=columns, optional=optional, modifiers=modifiers
+        )
         return whole if keep.all() else whole.take(np.flatnonzero(keep))
 
     def _take_mapped(self, columns: dict[str, Any], unit: str, mapped: Numbers) -> None:

@@ -19,6 +19,12 @@ MAX_EVENTS: Final = 10**6
 MILLI: Final = 1000
 
 
+#: Last word of a price's name in genai-prices -> the quantity that it is for.
+_PER: Final = {
+    "mtok": 10**6, "mchars": 10**6, "gpixels": 10**9, "kcount": 1000, "kpages": 1000, "hours": 3600,
+}  # fmt: skip
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """One unit.
@@ -42,6 +48,11 @@ class Unit:
     def is_token(self) -> bool:
         """True for a kind of prompt or completion tokens."""
         return not self.kind.isdisjoint(("prompt", "completion"))
+
+    @property
+    def per(self) -> int:
+        """Quantity that its published price is for: a million tokens or characters, a thousand calls, an hour."""
+        return _PER[self.price.rpartition("_")[2]]
 
     @property
     def column(self) -> str:

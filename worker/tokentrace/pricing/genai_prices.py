@@ -6,6 +6,7 @@ conditions are converted to data, so that arrays of calls can be charged at once
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, localcontext
@@ -17,6 +18,7 @@ from genai_prices.data_snapshot import DataSnapshot
 from genai_prices.types import (
     ModelInfo,
     ModelPrice,
+    PriceVariant,
     Provider,
     StartDateConstraint,
     TieredPrices,
@@ -25,6 +27,7 @@ from genai_prices.types import (
 
 from tokentrace.model.units import BY_NAME, PARTS, UNITS, WHOLES, Unit
 from tokentrace.pricing.model_names import ModelNames, Reading
+from tokentrace.pricing.modifiers import NONE, Modifiers
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition, PriceList, PricePlan, RateRow, Tier
 
 #: Digits that hold every rate of a token exactly.
@@ -34,16 +37,27 @@ _EPOCH: Final = date(1970, 1, 1)
 _ANY_TIME: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: An hour, so that the price of an hour is charged without a remainder.
 _MANY: Final = 3600
+#: Key of a variant's condition -> the span's field that decides it.
+_FIELD_OF: Final = {"processing": "service_tier", "service_tier": "service_tier", "speed": "speed"}
 _NOBODY: Final = Provider(id="", name="", api_pattern="")
 
 
 class Match(NamedTuple):
-    """An entry of the price table. provider, model: its ids there. reading: how the name that was sent is read."""
+    """An entry of the price table. provider, model: its ids there. reading: how the name that was sent is read.
+
+    plan: without modifiers. entry, owner: the library's own.
+    """
 
     provider: str
     model: str
     reading: Reading
     plan: PricePlan
+    entry: ModelInfo
+    owner: Provider
+
+    def variants(self, call: Modifiers) -> list[tuple[PriceList, frozenset[str]]]:
+        """Return the price lists for calls with modifiers, each with the names of those that it has a price for."""
+        return _lists(self.entry, self.owner, call)
 
 
 class GenaiPrices:
@@ -58,6 +72,25 @@ class GenaiPrices:
 
         self._snapshot = DataSnapshot(providers=providers, from_auto_update=False)
         self._names = ModelNames(frozenset(provider.id for provider in providers), self._owner)
+
+    def variant_values(self) -> set[tuple[str, str]]:
+        """Return (field of the span, value) of everything that an entry has a price of its own for."""
+        return {
+            (_FIELD_OF[key], value)
+            for provider in self._snapshot.providers
+            for info in provider.models
+            for variant in info.price_variants or ()
+            for key, value in variant.when.items()
+            if key in _FIELD_OF
+        }
+
+    def billers(self, model: str, provider: str) -> frozenset[str]:
+        """Return the names of who bills a model's calls: as sent, and the table's id where it knows the provider."""
+        known = self._names.provider(provider)
+        if not known:
+            known = next((reading.provider for reading in self._names.readings(model, provider)), "")
+            known = known or (self._owner(model.lower()) if not provider.strip() else "")
+        return frozenset(filter(None, (provider.strip().lower(), known)))
 
     def _owner(self, model: str) -> str | None:
         """Return the provider that the table's own rules find by a model's name, None where none applies."""
@@ -81,7 +114,7 @@ class GenaiPrices:
                 plan = plan_of(info, owner)
             except ValueError:  # Contradictory prices, which the library does not charge by.
                 return None
-            return None if plan is None else Match(owner.id, info.id, reading, plan)
+            return None if plan is None else Match(owner.id, info.id, reading, plan, info, owner)
         return None
 
 
@@ -90,6 +123,12 @@ def plan_of(info: ModelInfo, provider: Provider = _NOBODY) -> PricePlan | None:
 
     Raises ValueError, as the library does, for prices that it cannot charge by.
     """
+    lists = _lists(info, provider, NONE)
+    return tuple(price_list for price_list, _ in lists) or None
+
+
+def _lists(info: ModelInfo, provider: Provider, call: Modifiers) -> list[tuple[PriceList, frozenset[str]]]:
+    """Return the price lists of an entry, none where it has no price, and the modifiers that each has a price for."""
     if isinstance(info.prices, ModelPrice):
         conditional = [(ALWAYS, info.prices)]
     else:
@@ -97,13 +136,55 @@ def plan_of(info: ModelInfo, provider: Provider = _NOBODY) -> PricePlan | None:
         conditional = [(_condition(entry.constraint), entry.prices) for entry in reversed(info.prices)]
         conditional.append((ALWAYS, info.prices[0].prices))
     if not all(_priced(prices) for _, prices in conditional):
-        return None
+        return []
+    variants = _variants(info, provider, call)
     lists = []
     for condition, prices in conditional:
-        lists.append(PriceList(_tiers(info, prices, provider), condition))
+        for when, active in _active(condition, variants):
+            overlaid = ModelPrice(**_overlaid(prices, active))
+            names = frozenset(_FIELD_OF[key] for variant in active for key in variant.when)
+            lists.append((PriceList(_tiers(info, overlaid, provider), when), names))
         if condition == ALWAYS:
             break
-    return tuple(lists)
+    return lists
+
+
+def _variants(info: ModelInfo, provider: Provider, call: Modifiers) -> list[PriceVariant]:
+    """Return the entry's own prices for such calls, in order of precedence."""
+    # As the library does, where a provider has its models from another.
+    if call == NONE or not any(info is model for model in provider.models):
+        return []
+    context = {"service_tier": call.service_tier, "speed": call.speed}
+    if call.service_tier == "batch":
+        context["processing"] = "batch"
+    return [
+        variant
+        for variant in info.price_variants or ()
+        if all(value and context.get(key) == value for key, value in variant.when.items())
+    ]
+
+
+def _active(
+    condition: Condition, variants: Sequence[PriceVariant], active: tuple[PriceVariant, ...] = ()
+) -> Iterator[tuple[Condition, tuple[PriceVariant, ...]]]:
+    """Yield when which of the variants are valid, in order of precedence."""
+    if not variants:
+        yield condition, active
+        return
+    valid = _condition(variants[0].constraint)
+    both = condition.within(valid)
+    if both is not None:
+        yield from _active(both, variants[1:], (*active, variants[0]))
+    if both != condition:
+        yield from _active(condition, variants[1:], active)
+
+
+def _overlaid(prices: ModelPrice, active: Sequence[PriceVariant]) -> dict[str, Decimal | TieredPrices | None]:
+    """Return the prices with those of the variants instead, the first of them that has one."""
+    overlaid = dict(vars(prices))
+    for variant in reversed(active):
+        overlaid.update((key, price) for key, price in vars(variant.prices).items() if price is not None)
+    return overlaid
 
 
 def _tiers(info: ModelInfo, prices: ModelPrice, provider: Provider) -> tuple[Tier, ...]:

@@ -12,65 +12,20 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from tokentrace.model.providers import GATEWAYS, ProviderNames, plain
+
 
 class Reading(NamedTuple):
     """A name in the terms of the price table. provider: its id there, "" to find it by the model.
 
-    how: what was read besides the plain name, in words.
+    how: what was read besides the plain name, in words. region: the one in the name, empty where it has none.
     """
 
     provider: str
     model: str
     how: str = ""
+    region: str = ""
 
-
-#: Id of a provider in the price table -> its other names, without case and punctuation.
-_ALIASES: Final = {
-    "anthropic": "anthropictext claude",
-    "arcee": "arceeai",
-    "aws": "awsbedrock bedrock amazonbedrock bedrockconverse bedrockruntime amazonbedrockruntime amazon amazonaws",
-    "azure": "azureopenai azureaiopenai azaiopenai azureaiinference azaiinference azureai azuretext azurefoundry "
-    "azureaifoundry azureaifoundryopenai microsoft microsoftazure microsoftfoundry azureopenaiservice",
-    "cloudflare": "cloudflareworkersai workersai",
-    "cohere": "coherechat",
-    "fireworks": "fireworksai",
-    "github-copilot": "copilot",
-    "google": "gcpgemini gcpgenai gcpvertexai gcp vertexai vertex vertexaibeta googlevertex googlevertexai gemini "
-    "googlegenai googlegenerativeai googleai googleaistudio googlegemini googlecloud geminiapi vertexaianthropic "
-    "vertexaianthropicmodels vertexailanguagemodels vertexaichatmodels vertexanthropic googlevertexanthropic",
-    "mistral": "mistralai codestral textcompletioncodestral",
-    "moonshotai": "moonshot kimi",
-    "novita": "novitaai",
-    "openai": "textcompletionopenai openaicompletions",
-    "perplexity": "perplexityai",
-    "together": "togetherai togethercomputer",
-    "voyageai": "voyage",
-    "x-ai": "grok",
-    "zhipuai": "zhipu bigmodel",
-}
-#: Gateways that bill nothing themselves: the model's prefix names the provider.
-_GATEWAYS: Final = frozenset(
-    {"litellm", "litellmproxy", "portkey", "helicone", "kong", "bifrost", "gateway", "aigateway"}
-)
-#: Endings that an SDK appends to the provider, for the kind of its API.
-_APIS: Final = (
-    "chat",
-    "responses",
-    "messages",
-    "completion",
-    "completions",
-    "embedding",
-    "embeddings",
-    "image",
-    "speech",
-    "api",
-)
-#: Parts of names of servers that answer in a provider's protocol, and bill nothing.
-_SELF_HOSTED: Final = (
-    "compatible", "local", "selfhost", "vllm", "ollama", "sglang", "lmstudio", "llamacpp", "custom", "like", "proxy",
-)  # fmt: skip
-#: Parts of a provider's name that decide over others in it: a cloud sells the models of other providers.
-_CLOUDS: Final = {"azure": "azure", "bedrock": "aws", "vertex": "google", "openrouter": "openrouter"}
 
 #: Prefixes that only a gateway writes, and no model's name begins with: they decide over the provider.
 _ROUTES: Final = frozenset({
@@ -80,7 +35,8 @@ _ROUTES: Final = frozenset({
 })  # fmt: skip
 #: Behind such a prefix: the region, the zone or the API, which are not part of the model's name.
 _ROUTE_PARTS: Final = re.compile(
-    r"(?:converse|invoke|chat|responses|eu|us|global|global-standard|data-?zone|[a-z]{2}(?:-gov)?-[a-z]+-\d)/"
+    r"(?:converse|invoke|chat|responses|global|global-standard|data-?zone"
+    r"|(?P<region>eu|us|[a-z]{2}(?:-gov)?-[a-z]+-\d))/"
 )
 #: Behind such a prefix: capacity that is billed by the hour.
 _COMMITMENT: Final = re.compile(r"(?:^|/)\d+-month-commitment/")
@@ -99,11 +55,6 @@ _BEDROCK_VERSION: Final = re.compile(r"-v\d+(?::\d+)?(?::\d+k)?$")
 _PUBLISHER: Final = re.compile(r"(?:projects/[^/]+/locations/[^/]+/)?publishers/[^/]+/models/(?P<model>.+)")
 
 
-def _plain(name: str) -> str:
-    """Return a provider's name without case and punctuation."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
 class ModelNames:
     """Reads names.
 
@@ -113,24 +64,11 @@ class ModelNames:
 
     def __init__(self, providers: frozenset[str], owner: Callable[[str], str | None] = lambda _: None) -> None:
         self._owner = owner
-        self._id_of = {_plain(provider): provider for provider in sorted(providers)}
-        for provider, names in _ALIASES.items():
-            if provider in providers:
-                self._id_of.update(dict.fromkeys(names.split(), provider))
+        self._providers = ProviderNames(providers)
 
     def provider(self, name: str) -> str | None:
         """Return the id of a provider in the table, "" where the model tells it, None for one that it does not have."""
-        plain = _plain(name)
-        if not name.strip() or plain in _GATEWAYS:
-            return ""
-        if plain in self._id_of:
-            return self._id_of[plain]
-        for ending in _APIS:
-            if plain.endswith(ending) and plain.removesuffix(ending) in self._id_of:
-                return self._id_of[plain.removesuffix(ending)]
-        if any(part in plain for part in _SELF_HOSTED):
-            return None
-        return next((provider for part, provider in _CLOUDS.items() if part in plain), None)
+        return self._providers.id_of(name)
 
     def readings(self, model: str, provider: str) -> Iterator[Reading]:
         """Yield what the name can mean, the most literal first. provider: as sent."""
@@ -157,7 +95,7 @@ class ModelNames:
     def _plain_name(self, model: str, provider: str, known: str | None) -> Iterator[Reading]:
         """Yield the readings of a name as it is."""
         if known is None:
-            if _plain(provider) == "huggingface" and ":" in model:
+            if plain(provider) == "huggingface" and ":" in model:
                 # The router of Hugging Face: the provider is behind the colon.
                 name, _, server = model.rpartition(":")
                 yield Reading(f"huggingface_{server}", name, f"served by {server} for Hugging Face")
@@ -181,29 +119,31 @@ class ModelNames:
         head, _, rest = model.partition("/")
         if not rest:
             return
-        if _plain(head) in _GATEWAYS:
+        if plain(head) in GATEWAYS:
             yield from self.readings(rest, "")
             return
         if head == "models":
             yield Reading(known or "google", rest, "prefix 'models/'")
             return
-        named = self._id_of.get(_plain(head))
+        named = self._providers.alias(head)
         if named is None:
             return
         if head in _ROUTES or known in ("", named):
-            how = f"prefix '{head}/'"
+            how, region = f"prefix '{head}/'", ""
             while part := _ROUTE_PARTS.match(rest):
                 rest = rest[part.end() :]
+                region = part["region"] or region
             if named == "aws":
                 yield from self._bedrock(rest, how)
             elif published := _PUBLISHER.fullmatch(rest):
                 yield Reading("google", published["model"], how)
             else:
-                yield Reading(named, rest, how)
+                yield Reading(named, rest, how, region)
 
     def _bedrock(self, model: str, how: str) -> Iterator[Reading]:
         """Yield the readings of a model id of Bedrock. The prices of `global.` differ from those of a region."""
         yield Reading("aws", model, how)
         match = _BEDROCK.match(model)
         if match and match["region"] and match["region"] != "global":
-            yield Reading("aws", model.removeprefix(f"{match['region']}."), f"{how}, region {match['region']}")
+            region = match["region"]
+            yield Reading("aws", model.removeprefix(f"{region}."), f"{how}, region {region}", region)

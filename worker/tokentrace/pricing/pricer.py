@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.arrays import grown
 from tokentrace.model.measures import SUMMED_FIELDS, UNIT_OF
 from tokentrace.model.once import Once
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import ESTIMATED as ESTIMATED_FIELD
-from tokentrace.model.spans import EVENT_TIME, OK, SpanBatch, Strings
-from tokentrace.pricing.genai_prices import GenaiPrices, Match
-from tokentrace.pricing.rates import PricePlan, Rates, configured_plan
+from tokentrace.model.spans import EVENT_TIME, MODIFIERS, OK, SpanBatch, Strings
+from tokentrace.pricing.compose import Composer
+from tokentrace.pricing.genai_prices import GenaiPrices
+from tokentrace.pricing.modifiers import NONE, Modifiers, distinct_modifiers
+from tokentrace.pricing.rates import PricePlan, Rates
+from tokentrace.pricing.rules import NO_RULES, PriceRules, classic_rules
 from tokentrace.pricing.table import NO_PLAN, RateTable
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,8 @@ _NOT_LOOKED_UP: Final = -1
 _MAX_NAMED: Final = 100
 #: Most names with a cached plan. At this size the cache is cleared, and names are looked up again.
 _MAX_NAMES: Final = 20_000
+#: Most modifiers with a cached plan for each group, likewise.
+_MAX_CODES: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +49,43 @@ class Priced:
     source: NDArray[np.uint8]
 
 
-class Price(NamedTuple):
-    """The plan of a model, and where it is from: a configured glob, or an entry of the built-in table."""
+class _Kinds(NamedTuple):
+    """kind: int64[k], index into `calls` of every span."""
 
-    plan: PricePlan
-    glob: str = ""
-    match: Match | None = None
+    kind: NDArray[np.int64]
+    calls: list[Modifiers]
 
 
 class Pricer:
     """Prices spans.
 
-    rates: glob (`*`, `?`, `[...]`) over model names, case-insensitive -> Rates; the first match applies.
-    builtin: use the built-in prices if no glob matches. clock: Unix time, for spans without a timestamp.
+    rates: glob (`*`, `?`, `[...]`) over model names, case-insensitive -> Rates. builtin: use the built-in prices if no
+    glob or rule applies. clock: Unix time, for spans without a timestamp. rules: after the globs.
     """
 
     def __init__(
-        self, rates: Mapping[str, Rates], builtin: bool = True, clock: Callable[[], float] = time.time
+        self,
+        rates: Mapping[str, Rates],
+        builtin: bool = True,
+        clock: Callable[[], float] = time.time,
+        rules: PriceRules = NO_RULES,
     ) -> None:
-        self._configured = [
-            (glob, re.compile(fnmatch.translate(glob.lower())), configured_plan(model_rates))
-            for glob, model_rates in rates.items()
-        ]
-        self._builtin = GenaiPrices() if builtin else None
+        rules = replace(rules, rules=(*classic_rules(rates), *rules.rules))
+        self._builtin = GenaiPrices() if builtin or rules.name_providers else None
+        self._composer = Composer(rules, self._builtin, builtin)
+        self._classes = self._composer.classes()
+        #: Bound on what modifiers multiply a price by.
+        self.largest_factor = float(self._composer.largest_factor())
         self._clock = clock
         self._table = RateTable()
-        self._plan_of_name: dict[tuple[str, str], int] = {}
-        #: (model, provider) that the log has named.
+        self._plan_of_name: dict[tuple[str, str, Modifiers], int] = {}
+        #: (model, provider) that the log has named, and (model, provider, modifiers) without a price of their own.
         self._unpriced = Once[tuple[str, str]](_MAX_NAMED)
+        self._estimated = Once[tuple[str, str, Modifiers]](_MAX_NAMED)
         self._groups: Sequence[Group] = ()
-        self._plan_of_group: NDArray[np.int32] = np.zeros(0, np.int32)
+        #: Row: the code of a call's modifiers, 0 for none. Column: the group.
+        self._plan_of_group: NDArray[np.int32] = np.zeros((1, 0), np.int32)
+        self._codes: dict[Modifiers, int] = {NONE: 0}
         self._looked_up = 0
 
     def price(self, spans: SpanBatch, group: NDArray[np.int64], groups: Sequence[Group]) -> Priced:
@@ -95,6 +104,8 @@ class Pricer:
         usage = _usage(spans, rows)
         charged = self._table.charge(plan, usage, lambda at: self._times_us(spans, rows[at]))
         cost[rows], source[rows] = charged.nano_usd, np.where(charged.billed, COMPUTED, UNPRICED)
+        if charged.estimated is not None:
+            source[rows[charged.estimated & charged.billed]] = ESTIMATED
         failed = rows[~charged.billed | self._table.per_call(plan)]
         failed = failed[spans.status[failed] != OK]
         if len(failed):
@@ -128,40 +139,83 @@ class Pricer:
         """Return int32[len(rows)], the plan id of every span. group: int64[len(rows)]."""
         if groups is not self._groups:
             self._groups, self._looked_up = groups, 0
-        if self._looked_up < len(groups):
-            self._plan_of_group = grown(self._plan_of_group, len(groups))
-            self._plan_of_group[self._looked_up : len(groups)] = _NOT_LOOKED_UP
-            # The overflow group has no plan: its spans are looked up by their own names.
-            self._plan_of_group[OVERFLOW_GROUP] = NO_PLAN
-            self._looked_up = len(groups)
-        plan = self._plan_of_group[group]
+        kinds = self._modifiers_of(spans, rows) if spans.modifiers else None
+        if self._looked_up < len(groups) or len(self._codes) > len(self._plan_of_group):
+            self._grow(len(groups))
+        if kinds is None:
+            code: NDArray[np.int64] | int = 0
+            plan: NDArray[np.int32] = self._plan_of_group[0].take(group)
+        else:
+            code = np.array([self._codes[call] for call in kinds.calls], np.int64).take(kinds.kind)
+            plan = self._plan_of_group[code, group]
         unknown = plan == _NOT_LOOKED_UP
         if unknown.any():
-            for index in np.unique(group[unknown]).tolist():
-                self._plan_of_group[index] = self._plan_id(groups[index].model, groups[index].provider)
-            plan = self._plan_of_group[group]
+            self._look_up(np.unique((code * len(groups) + group)[unknown]), groups)
+            plan = self._plan_of_group[code, group]
         overflowed = np.flatnonzero(group == OVERFLOW_GROUP)
         if len(overflowed):
             overflow_rows = rows[overflowed]
+            calls = [NONE] * len(overflowed)
+            if kinds is not None:
+                calls = [kinds.calls[kind] for kind in kinds.kind.take(overflowed).tolist()]
             names = zip(
-                _texts(spans, spans.model, overflow_rows), _texts(spans, spans.provider, overflow_rows), strict=True
+                _texts(spans, spans.model, overflow_rows),
+                _texts(spans, spans.provider, overflow_rows),
+                calls,
+                strict=True,
             )
             plan[overflowed] = [self._plan_id(*name) for name in names]
         return plan
 
-    def _plan_id(self, model: str, provider: str) -> int:
+    def _modifiers_of(self, spans: SpanBatch, rows: NDArray[np.int64]) -> _Kinds:
+        """Tell the modifiers of the spans apart, and give each a code."""
+        distinct = distinct_modifiers(spans, rows)
+        calls = [self._classes.of(Modifiers.of(*texts)) for texts in distinct.texts]
+        new = {call for call in calls if call not in self._codes}
+        if len(self._codes) + len(new) > _MAX_CODES:
+            self._codes, self._looked_up = {NONE: 0}, 0
+            new = set(calls) - {NONE}
+        for call in sorted(new):
+            self._codes[call] = len(self._codes)
+        return _Kinds(distinct.kind, calls)
+
+    def _grow(self, groups: int) -> None:
+        """Make room for new groups and codes, whose plans are not looked up yet."""
+        before = self._plan_of_group
+        codes = len(self._codes)
+        if codes > before.shape[0] or groups > before.shape[1] or not self._looked_up:
+            width = before.shape[1] if groups <= before.shape[1] else max(groups, 2 * before.shape[1], 64)
+            self._plan_of_group = np.full((codes, width), _NOT_LOOKED_UP, np.int32)
+            if self._looked_up:
+                known = min(codes, before.shape[0])
+                self._plan_of_group[:known, : self._looked_up] = before[:known, : self._looked_up]
+        # The overflow group has no plan: its spans are looked up by their own names.
+        self._plan_of_group[:, OVERFLOW_GROUP] = NO_PLAN
+        self._looked_up = groups
+
+    def _look_up(self, keys: NDArray[np.int64], groups: Sequence[Group]) -> None:
+        """Look up plans. keys: int64[j], code * groups + group."""
+        calls = list(self._codes)
+        for key in keys.tolist():
+            code, number = divmod(key, len(groups))
+            group = groups[number]
+            self._plan_of_group[code, number] = self._plan_id(group.model, group.provider, calls[code])
+
+    def _plan_id(self, model: str, provider: str, call: Modifiers = NONE) -> int:
         """Return the id of a model's plan, from the cache of names or by a lookup."""
-        plan_id = self._plan_of_name.get((model, provider))
+        plan_id = self._plan_of_name.get((model, provider, call))
         if plan_id is None:
-            price = self.find(model, provider)
-            plan_id = NO_PLAN if price is None else self._table.add(price.plan)
-            if price is None:
+            plan = self.find(model, provider, call)
+            plan_id = NO_PLAN if plan is None else self._table.add(plan)
+            if plan is None:
                 self._name_unpriced(model, provider)
+            else:
+                self._name_estimated(plan, model, provider, call)
             if len(self._plan_of_name) >= _MAX_NAMES:
                 self._plan_of_name.clear()
                 if self._builtin:
                     self._builtin.clear_cache()
-            self._plan_of_name[model, provider] = plan_id
+            self._plan_of_name[model, provider, call] = plan_id
         return plan_id
 
     def _name_unpriced(self, model: str, provider: str) -> None:
@@ -173,14 +227,21 @@ class Pricer:
                 model, provider, " Further models are not named here." if self._unpriced.full else "",
             )  # fmt: skip
 
-    def find(self, model: str, provider: str) -> Price | None:
-        """Return the price of a model, as its application names it and its provider; None for an unpriced one."""
-        lowered = model.lower()
-        for glob, pattern, plan in self._configured:
-            if pattern.match(lowered):
-                return Price(plan, glob=glob)
-        match = self._builtin.find(model, provider) if self._builtin else None
-        return None if match is None else Price(match.plan, match=match)
+    def _name_estimated(self, plan: PricePlan, model: str, provider: str, call: Modifiers) -> None:
+        """Log once that calls of today with some modifiers have no price of their own."""
+        now_us = int(self._clock() * 1e6)
+        today = next((price_list for price_list in plan if price_list.condition.applies(now_us)), None)
+        if today is not None and today.estimated and self._estimated.first((model, provider, call)):
+            what = ", ".join(f"{name} {value!r}" for name, value in zip(MODIFIERS, call, strict=True) if value)
+            log.warning(
+                "No price for %s of model %r, provider %r: its spans have the ordinary price, and are counted as "
+                "estimated. Set pricing.modifiers, or see `tokentrace price`.%s",
+                what, model, provider, " Further ones are not named here." if self._estimated.full else "",
+            )  # fmt: skip
+
+    def find(self, model: str, provider: str, call: Modifiers = NONE) -> PricePlan | None:
+        """Return the plan of a model, as its application names it and its provider; None for an unpriced one."""
+        return self._composer.plan(model, provider, call)
 
 
 def _usage(spans: SpanBatch, rows: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:

@@ -20,6 +20,7 @@ from tokentrace.pricing.rates import (
     NANO_PER_USD,
     PICO_PER_USD,
     US_PER_DAY,
+    Condition,
     PriceList,
     PricePlan,
     RateRow,
@@ -36,10 +37,14 @@ _INT64_SAFE: Final = 1 << 62
 
 
 class Charged(NamedTuple):
-    """nano_usd: int64[k], exact amounts, rounded half to even. billed: bool[k], whether anything had a price."""
+    """nano_usd: int64[k], exact amounts, rounded half to even. billed: bool[k], whether anything had a price.
+
+    estimated: bool[k], whether the price leaves something out of account, see `PriceList`; None for no call.
+    """
 
     nano_usd: Ints
     billed: NDArray[np.bool_]
+    estimated: NDArray[np.bool_] | None
 
 
 class RateTable:
@@ -50,8 +55,10 @@ class RateTable:
         self._first_list: Ints = np.zeros(0, np.int64)
         self._plan_per_call: NDArray[np.bool_] = np.zeros(1, np.bool_)
         self._list_count = 0
-        #: One row per list: since_us, daily_from_us, daily_for_us, first tier. Conditional: not ALWAYS.
-        self._lists: Ints = np.zeros((0, 4), np.int64)
+        #: One row per list: since_us, daily_from_us, daily_for_us, until_us, first tier. Conditional: not ALWAYS.
+        self._lists: Ints = np.zeros((0, 5), np.int64)
+        self._estimated: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._any_estimated = False
         self._conditional: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._rows: list[RateRow] = []
         #: One entry per tier: pico-USD per call, and `above` of the next tier.
@@ -59,16 +66,16 @@ class RateTable:
         self._next_above: Ints = np.zeros(0, np.int64)
         #: Unit -> one entry per tier, pico-USD of one more; a unit that no tier charges for is left out.
         self._rates: dict[str, Ints] = {}
-        #: Tiers that int64 arithmetic in pico-USD cannot charge exactly; these use RateRow.charge.
+        #: Tiers that int64 arithmetic in pico-USD cannot charge exactly. Those of them that it can charge in another
+        #: measure, except for very large calls, have that measure here, the others 0 and use RateRow.charge.
         self._wide: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._per_nano: Ints = np.zeros(0, np.int64)
         #: Tiers that charge for a call itself, and by unit those that have a price for it, even if it is 0.
         self._per_call: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._priced: dict[str, NDArray[np.bool_]] = {"prompt": self._per_call}
         self._add_tier(RateRow(0, (), _PICO_PER_NANO, frozenset()), _NEVER)
-        self._lists, self._conditional = grown(self._lists, 1), grown(self._conditional, 1)
         self._first_list = grown(self._first_list, 1)
-        self._lists[0] = (ALWAYS.since_us, ALWAYS.daily_from_us, ALWAYS.daily_for_us, 0)
-        self._list_count = 1
+        self._add_list_row(ALWAYS, 0, False)
 
     def add(self, plan: PricePlan) -> int:
         """Add a plan unless it is already present. Returns its id, which is above NO_PLAN."""
@@ -85,15 +92,21 @@ class RateTable:
         return plan_id
 
     def _add_list(self, price_list: PriceList) -> None:
-        row = self._list_count
-        self._lists, self._conditional = grown(self._lists, row + 1), grown(self._conditional, row + 1)
-        condition = price_list.condition
-        self._lists[row] = (condition.since_us, condition.daily_from_us, condition.daily_for_us, len(self._rows))
-        self._conditional[row] = condition != ALWAYS
-        self._list_count += 1
+        self._add_list_row(price_list.condition, len(self._rows), price_list.estimated)
         bounds = [tier.above for tier in price_list.tiers[1:]] + [_NEVER]
         for tier, next_above in zip(price_list.tiers, bounds, strict=True):
             self._add_tier(tier.rates, next_above)
+
+    def _add_list_row(self, condition: Condition, first_tier: int, estimated: bool) -> None:
+        row = self._list_count
+        self._lists, self._conditional = grown(self._lists, row + 1), grown(self._conditional, row + 1)
+        self._estimated = grown(self._estimated, row + 1)
+        self._lists[row] = (
+            condition.since_us, condition.daily_from_us, condition.daily_for_us, condition.until_us, first_tier,
+        )  # fmt: skip
+        self._conditional[row], self._estimated[row] = condition != ALWAYS, estimated
+        self._any_estimated |= estimated
+        self._list_count += 1
 
     def _add_tier(self, rates: RateRow, next_above: int) -> None:
         row = len(self._rows)
@@ -103,8 +116,11 @@ class RateTable:
         for unit in {*self._rates, *(unit for unit, _ in rates.rates)}:
             self._rates[unit] = grown(self._rates.get(unit, self._call[:0]), row + 1)
         most = rates.call + sum(abs(rate) * _RAISED * BY_NAME[unit].most for unit, rate in rates.rates)
+        self._per_nano = grown(self._per_nano, row + 1)
         wide = rates.per_nano != _PICO_PER_NANO or most > _INT64_SAFE or bool(rates.least)
-        if not wide:
+        largest = max(rates.call, rates.per_nano * 2, *(abs(rate) for _, rate in rates.rates), 0)
+        if not wide or (largest < _INT64_SAFE and not rates.least):
+            self._per_nano[row] = rates.per_nano
             self._call[row] = rates.call
             for unit, rate in rates.rates:
                 self._rates[unit][row] = rate
@@ -122,7 +138,8 @@ class RateTable:
         (int64[c]); called only for calls whose price depends on the time.
         """
         prompt = usage["prompt"]
-        tier = self._tier_of(self._first_list[plan], prompt, times_us)
+        list_ = self._first_list[plan]
+        tier = self._tier_of(list_, prompt, times_us)
         pico = self._call.take(tier)
         for unit, quantity in usage.items():
             rates = self._rates.get(unit)
@@ -131,9 +148,32 @@ class RateTable:
         nano: Ints = pico // _PICO_PER_NANO
         # Exact halves round to even, so only an odd floor moves up.
         nano += pico - nano * _PICO_PER_NANO + (nano & 1) > _PICO_PER_NANO // 2
-        for index in np.flatnonzero(self._wide.take(tier)).tolist():
-            nano[index] = self._rows[tier[index]].charge(_usage_at(usage, index))
-        return Charged(nano, self._billed(tier, usage))
+        wide = np.flatnonzero(self._wide.take(tier))
+        if len(wide):
+            self._charge_wide(nano, wide, tier, usage)
+        estimated = self._estimated.take(list_) if self._any_estimated else None
+        return Charged(nano, self._billed(tier, usage), estimated)
+
+    def _charge_wide(self, nano: Ints, rows: Ints, tier: Ints, usage: Mapping[str, Ints]) -> None:
+        """Write the nano-USD of calls whose tiers are not in pico-USD. rows: int64[w], of those in all others."""
+        tiers = tier.take(rows)
+        per_nano, total = self._per_nano.take(tiers), self._call.take(tiers)
+        # Approximate, to tell calls that int64 may not hold.
+        size = np.abs(total.astype(np.float64))
+        for unit, column in usage.items():
+            rates = self._rates.get(unit)
+            if rates is not None:
+                rate, quantity = rates.take(tiers), column.take(rows)
+                total += quantity * rate
+                size += np.abs(rate.astype(np.float64)) * quantity
+        small = (per_nano > 0) & (size < _INT64_SAFE)
+        per_nano = np.maximum(per_nano, 1)
+        amount = total // per_nano
+        rest = 2 * (total - amount * per_nano)
+        nano[rows] = amount + ((rest > per_nano) | ((rest == per_nano) & ((amount & 1) == 1)))
+        for index in rows[~small].tolist():
+            # What exceeds the bound exceeds every limit of a cost.
+            nano[index] = min(self._rows[tier[index]].charge(_usage_at(usage, index)), _INT64_SAFE)
 
     def per_call(self, plan: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return bool[k], the plans that may charge for a call itself."""
@@ -158,11 +198,12 @@ class RateTable:
         if len(undecided):
             moments = times_us(undecided)
             while len(undecided):
-                since_us, daily_from_us, daily_for_us, _ = self._lists[list_[undecided]].T
-                fails = (moments < since_us) | ((moments - daily_from_us) % US_PER_DAY >= daily_for_us)
+                since_us, daily_from_us, daily_for_us, until_us, _ = self._lists[list_[undecided]].T
+                fails = (moments < since_us) | (moments >= until_us)
+                fails |= (moments - daily_from_us) % US_PER_DAY >= daily_for_us
                 undecided, moments = undecided[fails], moments[fails]
                 list_[undecided] += 1
-        tier: Ints = self._lists[list_, 3]
+        tier: Ints = self._lists[list_, 4]
         while (reached := prompt > self._next_above.take(tier)).any():
             tier += reached
         return tier

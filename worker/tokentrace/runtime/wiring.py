@@ -41,9 +41,9 @@ from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
-from tokentrace.pricing import Pricer, Rates
 from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
 from tokentrace.runtime.own_topics import OwnTopics
+from tokentrace.runtime.price_rules import pricer
 from tokentrace.runtime.worker import LoopSettings, Worker
 from tokentrace.state.ledger import Ledger
 from tokentrace.state.replica_state import ReplicaState
@@ -361,11 +361,3 @@ def span_limits(config: Config) -> Limits:
     """Return the configured limits of one span."""
     limits = config.limits
     return Limits(limits.max_cost_usd, limits.max_tokens, limits.max_latency * 1000)
-
-
-def pricer(config: Config, clock: Callable[[], float] = time.time) -> Pricer:
-    rates = {
-        pattern: Rates(model.prompt_per_1m, model.completion_per_1m, model.cached_prompt_per_1m)
-        for pattern, model in config.pricing.models.items()
-    }
-    return Pricer(rates, config.pricing.builtin, clock)

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from fractions import Fraction
-from importlib.metadata import version
 from typing import Any, Final
 
 from tokentrace.errors import UsageError
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.model.units import BY_NAME, UNITS, WHOLES
 from tokentrace.pricing import Pricer
-from tokentrace.pricing.pricer import Price
-from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, US_PER_DAY, Condition, RateRow, Tier
+from tokentrace.pricing.modifiers import NONE, Modifiers
+from tokentrace.pricing.rates import ALWAYS, NANO_PER_USD, NO_PRICE, US_PER_DAY, Condition, RateRow, Tier
 
 _MINUTE_US: Final = 60_000_000
 
@@ -34,6 +33,7 @@ class UnitPrice:
 class Quote:
     """The price of a call. origin, reading, validity: in words, the last two empty where there is nothing to say.
 
+    modifiers, discount: what changed the price, in words. estimated: modifiers of the call that have no price.
     tier: its bounds in words, empty without tiers. call_usd: for the call itself.
     nano_usd: the sum, None without usage. unpriced: units that were used and have no price.
     """
@@ -41,6 +41,9 @@ class Quote:
     origin: str
     reading: str
     validity: str
+    modifiers: tuple[str, ...]
+    discount: str
+    estimated: bool
     tier: str
     call_usd: Fraction
     prices: list[UnitPrice]
@@ -87,23 +90,30 @@ def parse_time(text: str) -> int:
     return round(moment.timestamp() * 1e6)
 
 
-def quote(pricer: Pricer, model: str, provider: str, at_us: int, usage: Mapping[str, int] | None) -> Quote | None:
-    """Price one call at a time, microseconds since the epoch. None for a model without a price.
+def quote(
+    pricer: Pricer, model: str, provider: str, at_us: int, usage: Mapping[str, int] | None, call: Modifiers = NONE
+) -> Quote | None:
+    """Price one call at a time, microseconds since the epoch. None for a model without a price at that time.
 
-    usage: unit -> quantity, in the unit of the columns; None for the prices alone.
+    usage: unit -> quantity, in the unit of the columns; None for the prices alone. call: its modifiers.
     """
-    price = pricer.find(model, provider)
-    if price is None:
+    plan = pricer.find(model, provider, call)
+    if plan is None:
         return None
     used = usage or {}
-    price_list = next(one for one in price.plan if one.condition.applies(at_us))
+    price_list = next(one for one in plan if one.condition.applies(at_us))
+    if price_list == NO_PRICE:
+        return None
     tiers = price_list.tiers
     reached = sum(used.get("prompt", 0) > tier.above for tier in tiers[1:])
     row = tiers[reached].rates
     return Quote(
-        origin=_origin(price),
-        reading="" if price.match is None else price.match.reading.how,
+        origin=price_list.origin.source,
+        reading=price_list.origin.reading,
         validity=_validity(price_list.condition),
+        modifiers=price_list.origin.modifiers,
+        discount=price_list.origin.discount,
+        estimated=price_list.estimated,
         tier=_bounds(tiers, reached),
         call_usd=Fraction(row.call, row.per_nano * NANO_PER_USD),
         prices=[_unit_price(row, unit.name, used.get(unit.name, 0)) for unit in UNITS if _has_rate(row, unit.name)],
@@ -135,18 +145,14 @@ def _bounds(tiers: tuple[Tier, ...], reached: int) -> str:
     return f"more than {tiers[reached].above:,} prompt tokens"
 
 
-def _origin(price: Price) -> str:
-    if price.match is None:
-        return f"pricing.models, {price.glob!r}"
-    return f"genai-prices {version('genai-prices')}, {price.match.provider}/{price.match.model}"
-
-
 def _validity(condition: Condition) -> str:
     if condition == ALWAYS:
         return ""
     words = []
     if condition.since_us > ALWAYS.since_us:
         words.append(f"since {datetime.fromtimestamp(condition.since_us / 1e6, UTC):%Y-%m-%d}")
+    if condition.until_us < ALWAYS.until_us:
+        words.append(f"until {datetime.fromtimestamp(condition.until_us / 1e6, UTC):%Y-%m-%d}")
     if condition.daily_for_us < US_PER_DAY:
         end_us = (condition.daily_from_us + condition.daily_for_us) % US_PER_DAY
         words.append(f"daily from {_clock(condition.daily_from_us)} to {_clock(end_us)} UTC")
@@ -174,6 +180,9 @@ def as_json(found: Quote) -> dict[str, Any]:
         "origin": found.origin,
         "reading": found.reading or None,
         "validity": found.validity or None,
+        "modifiers": list(found.modifiers),
+        "discount": found.discount or None,
+        "estimated": found.estimated,
         "tier": found.tier or None,
         "call_usd": decimal(found.call_usd),
         "prices": [

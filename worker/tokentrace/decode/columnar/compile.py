@@ -27,7 +27,7 @@ from tokentrace.decode.columnar.steps import (
 )
 from tokentrace.decode.resolve import USAGE, Resolution, accepted_kinds, timestamp_scale
 from tokentrace.decode.schema_tree import Type, children
-from tokentrace.model.spans import FLOAT_FIELDS, OPTIONAL_FIELDS
+from tokentrace.model.spans import FLOAT_FIELDS, MODIFIERS, OPTIONAL_FIELDS
 
 #: Deepest nesting of types, since a step calls the steps inside it. Fastavro may go deeper (datum_check.MAX_DEPTH).
 MAX_DEPTH: Final = 50
@@ -72,7 +72,11 @@ def _may_be_absent(resolution: Resolution, name: str, type_: Type) -> bool:
     column = resolution.field_columns.get(name)
     if column == USAGE:
         return type_.kind == "map" or (type_.kind == "union" and type_.branches[0].kind == "null")
-    return column in OPTIONAL_FIELDS and type_.kind == "union" and type_.branches[0].kind == "null"
+    return (
+        (column in OPTIONAL_FIELDS or column in MODIFIERS)
+        and type_.kind == "union"
+        and type_.branches[0].kind == "null"
+    )
 
 
 def _height(type_: Type, known: dict[int, int]) -> int:
@@ -113,7 +117,7 @@ class _Compiler:
 
     def extract(self, type_: Type, column: str) -> Program:
         """Compile the steps that store a field's value in a column; a null leaves the column absent."""
-        if column == USAGE or column in OPTIONAL_FIELDS:
+        if column == USAGE or column in OPTIONAL_FIELDS or column in MODIFIERS:
             return self._optional(type_, column)
         if column == "attributes":
             column, store = "eval_score", self._attributes
@@ -145,6 +149,8 @@ class _Compiler:
             return (
                 Blocks(self.skip(type_.items), keyed=True, units=UnitValues(_KINDS.get(type_.items.kind, "other"))),
             )
+        if column in MODIFIERS:
+            return self._value(type_, column)
         return (Boolean(column),) if type_.kind == "boolean" else _number(type_, column)
 
     def _attributes(self, type_: Type, column: str) -> Program:

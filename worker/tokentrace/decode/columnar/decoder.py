@@ -22,7 +22,7 @@ from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, FastavroDecoder
 from tokentrace.decode.resolve import USAGE, Resolution
 from tokentrace.model.arrays import unaligned_words
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import OPTIONAL_FIELDS, Numbers, SpanColumns, Strings
+from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, Numbers, SpanColumns, Strings
 
 #: Messages decoded together: each temporary array stays below 128 KiB, from which on malloc maps new pages.
 CHUNK_ROWS: Final = 12_000
@@ -66,7 +66,7 @@ class ColumnarDecoder:
         output_columns = {
             "eval_score" if column == "attributes" else column
             for column in resolution.field_columns.values()
-            if column != USAGE and column not in OPTIONAL_FIELDS
+            if column != USAGE and column not in OPTIONAL_FIELDS and column not in MODIFIERS
         }
         fallback = fallback or FastavroDecoder(schema, resolution)
         return cls(fallback, program, tuple(sorted(output_columns)), **options)

@@ -8,7 +8,7 @@ its own program. Steps compare by value, so that branches with equal programs ru
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokentrace.decode.columnar.cursors import Cursors
 from tokentrace.decode.columnar.optional import UnitValues, store_optional
 from tokentrace.model.arrays import LOW_BYTES
-from tokentrace.model.spans import OPTIONAL_FIELDS, STATUSES, UNKNOWN_STATUS, Numbers, Strings
+from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, STATUSES, UNKNOWN_STATUS, Numbers, Strings
 
 SCORE: Final = b"eval.score"
 _SCORE_HEAD: Final = np.uint64(int.from_bytes(SCORE[:8], "little"))
@@ -97,9 +97,7 @@ class String:
         if self.column == "status":
             cursors.write(cursors.chunk.outputs["status"], _status_of(cursors.words(), length))
         elif self.column:
-            strings: Strings = cursors.chunk.outputs[self.column]
-            cursors.write(strings.offset, cursors.pos)
-            cursors.write(strings.length, length)
+            _store_strings(cursors, self.column, cursors.pos, length)
         np.add(cursors.pos, length, out=cursors.pos)
 
 
@@ -119,12 +117,10 @@ class Enum:
             self._store(cursors, index.astype(np.intp))
 
     def _store(self, cursors: Cursors, index: NDArray[np.intp]) -> None:
-        strings: Strings = cursors.chunk.outputs[self.column]
         symbols = Strings(np.zeros(len(self.symbols), np.int64), np.zeros(len(self.symbols), np.int64))
         for used in np.unique(index).tolist():
             cursors.chunk.columns.put_string(symbols, used, self.symbols[used].encode())
-        cursors.write(strings.offset, symbols.offset.take(index))
-        cursors.write(strings.length, symbols.length.take(index))
+        _store_strings(cursors, self.column, symbols.offset.take(index), symbols.length.take(index))
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +295,16 @@ def _store(cursors: Cursors, column: str, values: object) -> None:
     numbers: Numbers = cursors.chunk.outputs[column]
     cursors.write(numbers.values, values)
     cursors.write(numbers.present, True)
+
+
+def _store_strings(cursors: Cursors, column: str, offset: NDArray[np.int64], length: NDArray[Any]) -> None:
+    if column in MODIFIERS:
+        strings, rows = cursors.chunk.columns.modifier(column), cursors.message_rows()
+        strings.offset[rows], strings.length[rows] = offset, length
+        return
+    strings = cursors.chunk.outputs[column]
+    cursors.write(strings.offset, offset)
+    cursors.write(strings.length, length)
 
 
 def _status_of(word: NDArray[np.uint64], length: NDArray[np.int64]) -> NDArray[np.uint8]:
