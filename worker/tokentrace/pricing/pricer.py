@@ -109,21 +109,24 @@ class Pricer:
         failed = rows[~charged.billed | self._table.per_call(plan)]
         failed = failed[spans.status[failed] != OK]
         if len(failed):
-            self._price_failures(spans, failed, plan[np.searchsorted(rows, failed)], Priced(cost, source))
+            has_price = self._table.has_price(charged.tier[np.searchsorted(rows, failed)])
+            self._price_failures(spans, failed, has_price, Priced(cost, source))
         if (estimated := spans.optional.get(ESTIMATED_FIELD)) is not None:
             source[(source == COMPUTED) & (estimated.values > 0)] = ESTIMATED
         return Priced(cost, source)
 
     @staticmethod
-    def _price_failures(spans: SpanBatch, rows: NDArray[np.int64], plan: NDArray[np.int32], priced: Priced) -> None:
+    def _price_failures(
+        spans: SpanBatch, rows: NDArray[np.int64], has_price: NDArray[np.bool_], priced: Priced
+    ) -> None:
         """Set the price of failed calls that have used nothing to 0, which is computed where the model has a price.
 
-        rows: int64[f], of failed calls. plan: int32[f], their plans. priced: of all spans, changed in place.
+        rows: int64[f], of failed calls. has_price: bool[f]. priced: of all spans, changed in place.
         """
         used = np.logical_or.reduce([quantity > 0 for quantity in _usage(spans, rows).values()])
         unused = rows[~used]
         priced.cost_nano_usd[unused] = 0
-        priced.source[unused] = np.where(plan[~used] != NO_PLAN, COMPUTED, UNPRICED)
+        priced.source[unused] = np.where(has_price[~used], COMPUTED, UNPRICED)
 
     def _times_us(self, spans: SpanBatch, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return int64[len(rows)], the time of each call, on which prices depend: its event time where it has one."""

@@ -40,11 +40,13 @@ class Charged(NamedTuple):
     """nano_usd: int64[k], exact amounts, rounded half to even. billed: bool[k], whether anything had a price.
 
     estimated: bool[k], whether the price leaves something out of account, see `PriceList`; None for no call.
+    tier: int64[k], for `has_price`.
     """
 
     nano_usd: Ints
     billed: NDArray[np.bool_]
     estimated: NDArray[np.bool_] | None
+    tier: Ints
 
 
 class RateTable:
@@ -86,7 +88,8 @@ class RateTable:
         self._first_list = grown(self._first_list, plan_id + 1)
         self._first_list[plan_id] = self._list_count
         self._plan_per_call = grown(self._plan_per_call, plan_id + 1)
-        self._plan_per_call[plan_id] = any(tier.rates.call for price_list in plan for tier in price_list.tiers)
+        rows = [tier.rates for price_list in plan for tier in price_list.tiers]
+        self._plan_per_call[plan_id] = any(row.call or "request" in row.priced for row in rows)
         for price_list in plan:
             self._add_list(price_list)
         return plan_id
@@ -125,7 +128,7 @@ class RateTable:
             for unit, rate in rates.rates:
                 self._rates[unit][row] = rate
         self._wide[row], self._next_above[row] = wide, next_above
-        self._per_call[row] = rates.call > 0
+        self._per_call[row] = rates.call > 0 or "request" in rates.priced
         for unit in {*self._priced, *rates.priced}:
             self._priced[unit] = grown(self._priced.get(unit, self._wide[:0]), row + 1)
             self._priced[unit][row] = unit in rates.priced
@@ -152,7 +155,7 @@ class RateTable:
         if len(wide):
             self._charge_wide(nano, wide, tier, usage)
         estimated = self._estimated.take(list_) if self._any_estimated else None
-        return Charged(nano, self._billed(tier, usage), estimated)
+        return Charged(nano, self._billed(tier, usage), estimated, tier)
 
     def _charge_wide(self, nano: Ints, rows: Ints, tier: Ints, usage: Mapping[str, Ints]) -> None:
         """Write the nano-USD of calls whose tiers are not in pico-USD. rows: int64[w], of those in all others."""
@@ -174,6 +177,13 @@ class RateTable:
         for index in rows[~small].tolist():
             # What exceeds the bound exceeds every limit of a cost.
             nano[index] = min(self._rows[tier[index]].charge(_usage_at(usage, index)), _INT64_SAFE)
+
+    def has_price(self, tier: Ints) -> NDArray[np.bool_]:
+        """Return bool[j], whether tiers have a price for anything."""
+        found: NDArray[np.bool_] = np.logical_or.reduce(
+            [priced.take(tier) for priced in (*self._priced.values(), self._per_call)]
+        )
+        return found
 
     def per_call(self, plan: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return bool[k], the plans that may charge for a call itself."""
