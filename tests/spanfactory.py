@@ -123,6 +123,10 @@ def unit_span(rng: random.Random) -> dict[str, Any]:
             "image_completion_tokens": some(300),
             "web_searches": some(4),
             "usage": {unit: usage[unit] for unit in rng.sample(list(usage), rng.choice([0, 0, 1, 4]))},
+            # Of models without a price for them, so that a recount need not know any.
+            "service_tier": rng.choice([None, None, "", "default", "standard"]),
+            "inference_region": rng.choice([None, None, "global", "mars-7"]),
+            "speed": rng.choice([None, None, "standard"]),
         }
         | rng.choice([{}, {"cost_usd": None, "audio_prompt_tokens": 1}, {"cost_usd": None, "status": "error"}])
     )

@@ -66,6 +66,35 @@ def test_units_are_read_from_a_map_of_any_numbers(values: Any, optional: bool) -
     assert spans == [{**ABSENT, "model": b"m", "prompt_tokens": 1, **units} for units in counted]
 
 
+TIER = {"type": "enum", "name": "Tier", "symbols": ["default", "flex", "batch"]}
+
+
+@pytest.mark.parametrize(
+    "type_",
+    ["string", "bytes", TIER, ["null", "string"], ["string", "null"], ["null", "bytes", TIER], ["null", TIER]],
+    ids=str,
+)
+def test_modifiers_are_read_from_any_text(type_: Any) -> None:
+    schema = record_schema(model="string", service_tier=type_, prompt_tokens="int", speed=["null", "string"])
+    texts = ["batch", "flex", "default"] * 12
+    binary = type_ == "bytes"
+    records = [
+        {"model": "m", "prompt_tokens": 1, "service_tier": text.encode() if binary else text, "speed": speed}
+        for text, speed in zip(texts, [None, "", "fast"] * 12, strict=True)
+    ]
+    if isinstance(type_, list):
+        records[5]["service_tier"] = None
+        texts[5] = ""
+    spans, rejects = decode(schema, *[write(schema, record) for record in records])
+    assert rejects == []
+    assert spans == [
+        {**ABSENT, "model": b"m", "prompt_tokens": 1}
+        | ({"service_tier": text.encode()} if text else {})
+        | ({"speed": b"fast"} if record["speed"] else {})
+        for text, record in zip(texts, records, strict=True)
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "type_", "value"),
     [
@@ -73,6 +102,9 @@ def test_units_are_read_from_a_map_of_any_numbers(values: Any, optional: bool) -
         ("usage", {"type": "map", "values": "string"}, {"page": "x"}),
         ("usage", record_schema("Usage", page="long"), {"page": 1}),
         ("web_searches", "string", "x"),
+        ("service_tier", "long", 7),
+        ("speed", ["null", "double"], 1.5),
+        ("inference_region", ["null", "string", "long"], "us"),
         ("prompt_tokens_include_cache", ["null", "long"], 7),
         ("cache_write_tokens", ["null", "long", "string"], 7),
     ],

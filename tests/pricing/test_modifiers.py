@@ -110,7 +110,7 @@ def test_every_variant_of_every_model_costs_its_listed_price() -> None:
 
 
 def test_two_modifiers_of_one_call_are_both_priced() -> None:
-    """The library takes the first variant that applies for each price: the batch price of a fast call is the batch's."""
+    """The library takes the first variant for each price: that of a fast call in a batch is the batch's."""
     record = span(
         model="claude-fable-5-2", provider="anthropic", cached_prompt_tokens=0, service_tier="batch", speed="fast"
     )

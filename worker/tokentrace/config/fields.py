@@ -75,22 +75,25 @@ ListenAddress = Annotated[
 ]
 
 
-def _rate(value: Any) -> Decimal:
+def _rate(value: Any, what: str = "USD price") -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
-        raise ValueError(f"{value!r} is not a valid USD price")
+        raise ValueError(f"{value!r} is not a valid {what}")
     try:
         # The text of a YAML float keeps 0.15 exactly 0.15.
         rate = Decimal(getattr(value, "text", str(value)).replace("_", ""))
     except InvalidOperation as error:
-        raise ValueError(f"{value!r} is not a valid USD price") from error
+        raise ValueError(f"{value!r} is not a valid {what}") from error
     if not rate.is_finite() or rate < 0:
-        raise ValueError(f"{value!r} is not a valid USD price; it must be finite and not negative")
+        raise ValueError(f"{value!r} is not a valid {what}; it must be finite and not negative")
     return rate
 
 
 #: USD per million tokens, exact.
 UsdPerMillion = Annotated[
-    Decimal, BeforeValidator(_rate), PlainSerializer(str), WithJsonSchema({"type": "number", "minimum": 0})
+    Decimal,
+    BeforeValidator(lambda value: _rate(value)),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "number", "minimum": 0}),
 ]
 
 
@@ -130,14 +133,14 @@ Moment = Annotated[
 
 
 def _percent(value: Any) -> Decimal:
-    percent = _rate(value)
+    percent = _rate(value, "number")
     if not 0 < percent <= 100:
         raise ValueError(f"{value!r} is not a discount; it must be more than 0 and at most 100 percent")
     return percent
 
 
 def _factor(value: Any) -> Decimal:
-    factor = _rate(value)
+    factor = _rate(value, "number")
     if factor > MAX_FACTOR:
         raise ValueError(f"{value!r} is not a likely factor; it must be at most {MAX_FACTOR}, and 0.5 halves a price")
     return factor

@@ -56,6 +56,7 @@ def pricing_problems(section: Any) -> Iterator[Problem]:
         for path, entry in entries:
             yield from _provider(path, entry, declared)
             yield from _dates(path, entry)
+    for entries in (rules, _meant(modifiers), discounts):
         yield from _order([_Reach.of(path, entry) for path, entry in entries])
 
 
@@ -90,7 +91,12 @@ def _rule(path: KeyPath, rule: Mapping[str, Any]) -> Iterator[Problem]:
     for at, modifier in modifiers:
         yield from _modifier(at, modifier, rule)
         yield from _dates(at, modifier)
-    yield from _order([_Reach.of(at, modifier) for at, modifier in modifiers])
+    yield from _order([_Reach.of(at, modifier) for at, modifier in _meant(modifiers)])
+
+
+def _meant(modifiers: Sequence[tuple[KeyPath, Mapping[str, Any]]]) -> list[tuple[KeyPath, Mapping[str, Any]]]:
+    """Return the modifiers that name any calls."""
+    return [(path, one) for path, one in modifiers if any(one.get(name) for name in MODIFIERS)]
 
 
 def _modifier(path: KeyPath, modifier: Mapping[str, Any], rule: Mapping[str, Any]) -> Iterator[Problem]:
