@@ -61,6 +61,50 @@ def test_price_takes_the_configured_rates_first(tmp_path: Path) -> None:
         assert done.stdout.endswith("Cost      2.000008 USD\n")
 
 
+CONTRACT = """\
+pricing:
+  models:
+    - provider: openai
+      model: "gpt-4o*"
+      from: 2026-05-01
+      until: 2026-12-01
+      rates: {prompt: 2, completion: 8}
+      tiers: [{above: 1000, rates: {prompt: 3}}]
+      modifiers: [{service_tier: flex, multiply: 0.5}]
+  discounts: [{provider: openai, percent: 7.25, configured: true}]
+"""
+
+
+def test_price_explains_the_rule_the_modifier_and_the_discount(tmp_path: Path) -> None:
+    (tmp_path / "tokentrace.yml").write_text(CONTRACT)
+    arguments = ["gpt-4o", "--provider", "openai.chat", "--at", "2026-11-27", "--usage", "prompt=2000,completion=10"]
+    done = run("price", *arguments, "--service-tier", "FLEX", folder=tmp_path)
+    assert done.stdout.splitlines() == [
+        "Price     pricing.models[0], 'gpt-4o*' of 'openai', from 2026-05-01 until 2026-12-01",
+        "Valid     since 2026-05-01, until 2026-12-01",
+        "Modifier  pricing.models[0].modifiers[0], service_tier flex, times 0.5",
+        "Discount  pricing.discounts[0], openai, 7.25 %",
+        "Tier      more than 1,000 prompt tokens",
+        "  prompt                       1.39125 USD per million            2,000",
+        "  completion                      3.71 USD per million               10",
+        "Cost      0.0028196 USD",
+    ]
+    other = run("price", *arguments, "--service-tier", "scale", "--json", folder=tmp_path)
+    found = json.loads(other.stdout)
+    assert (found["modifiers"], found["estimated"]) == ([], "service_tier 'scale'")
+    assert found["discount"] == "pricing.discounts[0], openai, 7.25 %"
+    assert Decimal(found["cost_usd"]) == Decimal("0.0056392")
+
+
+def test_price_says_what_the_table_has_for_a_modifier(tmp_path: Path) -> None:
+    arguments = ["--speed", "fast", "--inference-region", "us", "--at", "2026-11-27"]
+    done = run("price", "claude-opus-4-8", *arguments, folder=tmp_path)
+    assert "Modifier  the table's price of speed fast\nModifier  anthropic, inference_region us\n" in done.stdout
+    assert "Estimated" not in done.stdout
+    unknown = run("price", "claude-opus-4-8", "--service-tier", "reserved", folder=tmp_path)
+    assert "Estimated no price for service_tier 'reserved': the price without it applies" in unknown.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "error"),
     [

@@ -1,4 +1,4 @@
-"""What `config check` refuses in the section `pricing`: each problem with its line, and all of them in one run."""
+"""Section `pricing`: `config check` finds every problem in one run, each with its line."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ REFUSED = {
         "pricing.discounts[1]: its dates overlap those of pricing.discounts[0]",
     "modifiers: [{service_tier: 'b*', multiply: 2}, {service_tier: batch, multiply: 3}]":
         "pricing.modifiers[1]: never applies: pricing.modifiers[0] applies first",
-    "modifiers: [{service_tier: batch, multiply: -1}]": "pricing.modifiers[0].multiply: -1 is not a valid number; it must be finite and not negative",
+    "modifiers: [{service_tier: batch, multiply: -1}]":
+        "pricing.modifiers[0].multiply: -1 is not a valid number; it must be finite and not negative",
 }  # fmt: skip
 
 

@@ -68,8 +68,7 @@ def command(
     for modifier in found.modifiers:
         echo(f"Modifier  {modifier}")
     if found.estimated:
-        unknown = ", ".join(filter(None, (call.service_tier, call.speed)))
-        echo(f"Estimated what is left of {unknown} has no price of its own: the ordinary one applies")
+        echo(f"Estimated no price for {found.estimated}: the price without it applies")
     if found.discount:
         echo(f"Discount  {found.discount}")
     if found.tier:

@@ -75,7 +75,7 @@ ListenAddress = Annotated[
 ]
 
 
-def _rate(value: Any, what: str = "USD price") -> Decimal:
+def _number(value: Any, what: str) -> Decimal:
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
         raise ValueError(f"{value!r} is not a valid {what}")
     try:
@@ -88,10 +88,14 @@ def _rate(value: Any, what: str = "USD price") -> Decimal:
     return rate
 
 
+def _usd(value: Any) -> Decimal:
+    return _number(value, "USD price")
+
+
 #: USD per million tokens, exact.
 UsdPerMillion = Annotated[
     Decimal,
-    BeforeValidator(lambda value: _rate(value)),
+    BeforeValidator(_usd),
     PlainSerializer(str),
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
@@ -133,14 +137,14 @@ Moment = Annotated[
 
 
 def _percent(value: Any) -> Decimal:
-    percent = _rate(value, "number")
+    percent = _number(value, "number")
     if not 0 < percent <= 100:
         raise ValueError(f"{value!r} is not a discount; it must be more than 0 and at most 100 percent")
     return percent
 
 
 def _factor(value: Any) -> Decimal:
-    factor = _rate(value, "number")
+    factor = _number(value, "number")
     if factor > MAX_FACTOR:
         raise ValueError(f"{value!r} is not a likely factor; it must be at most {MAX_FACTOR}, and 0.5 halves a price")
     return factor

@@ -148,7 +148,7 @@ def _branches(modifiers: Sequence[Modifier], branch: _Branch) -> Iterator[_Branc
 
 def _modified(price_list: PriceList, branch: _Branch, origin: Origin) -> PriceList:
     # What a place changes is published where it changes anything; of a tier without a price, nobody knows it.
-    estimated = bool(branch.rest.service_tier or branch.rest.speed)
-    return PriceList(
-        price_list.scaled(branch.factor, TOOLS), branch.condition, estimated, replace(origin, modifiers=branch.applied)
-    )
+    names = [name for name in ("service_tier", "speed") if getattr(branch.rest, name)]
+    left = ", ".join(f"{name} {getattr(branch.rest, name)!r}" for name in names)
+    origin = replace(origin, modifiers=branch.applied, left=left)
+    return PriceList(price_list.scaled(branch.factor, TOOLS), branch.condition, bool(left), origin)

@@ -15,7 +15,7 @@ from tokentrace.model.measures import SUMMED_FIELDS, UNIT_OF
 from tokentrace.model.once import Once
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.model.spans import ESTIMATED as ESTIMATED_FIELD
-from tokentrace.model.spans import EVENT_TIME, MODIFIERS, OK, SpanBatch, Strings
+from tokentrace.model.spans import EVENT_TIME, OK, SpanBatch, Strings
 from tokentrace.pricing.compose import Composer
 from tokentrace.pricing.genai_prices import GenaiPrices
 from tokentrace.pricing.modifiers import NONE, Modifiers, distinct_modifiers
@@ -235,11 +235,10 @@ class Pricer:
         now_us = int(self._clock() * 1e6)
         today = next((price_list for price_list in plan if price_list.condition.applies(now_us)), None)
         if today is not None and today.estimated and self._estimated.first((model, provider, call)):
-            what = ", ".join(f"{name} {value!r}" for name, value in zip(MODIFIERS, call, strict=True) if value)
             log.warning(
                 "No price for %s of model %r, provider %r: its spans have the ordinary price, and are counted as "
                 "estimated. Set pricing.modifiers, or see `tokentrace price`.%s",
-                what, model, provider, " Further ones are not named here." if self._estimated.full else "",
+                today.origin.left, model, provider, " Further ones are not named here." if self._estimated.full else "",
             )  # fmt: skip
 
     def find(self, model: str, provider: str, call: Modifiers = NONE) -> PricePlan | None:

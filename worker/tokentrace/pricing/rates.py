@@ -162,13 +162,14 @@ ALWAYS: Final = Condition()
 class Origin:
     """Origin of a price, in words. source: a rule or table. modifiers: what changed it. discount: empty for none.
 
-    reading: how the model's name was read.
+    reading: how the model's name was read. left: modifiers without a price.
     """
 
     source: str = ""
     modifiers: tuple[str, ...] = ()
     discount: str = ""
     reading: str = ""
+    left: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class UnitPrice:
 class Quote:
     """The price of a call. origin, reading, validity: in words, the last two empty where there is nothing to say.
 
-    modifiers, discount: what changed the price, in words. estimated: modifiers of the call that have no price.
+    modifiers, discount: what changed the price, in words. estimated: modifiers without a price.
     tier: its bounds in words, empty without tiers. call_usd: for the call itself.
     nano_usd: the sum, None without usage. unpriced: units that were used and have no price.
     """
@@ -43,7 +43,7 @@ class Quote:
     validity: str
     modifiers: tuple[str, ...]
     discount: str
-    estimated: bool
+    estimated: str
     tier: str
     call_usd: Fraction
     prices: list[UnitPrice]
@@ -113,7 +113,7 @@ def quote(
         validity=_validity(price_list.condition),
         modifiers=price_list.origin.modifiers,
         discount=price_list.origin.discount,
-        estimated=price_list.estimated,
+        estimated=price_list.origin.left,
         tier=_bounds(tiers, reached),
         call_usd=Fraction(row.call, row.per_nano * NANO_PER_USD),
         prices=[_unit_price(row, unit.name, used.get(unit.name, 0)) for unit in UNITS if _has_rate(row, unit.name)],
@@ -182,7 +182,7 @@ def as_json(found: Quote) -> dict[str, Any]:
         "validity": found.validity or None,
         "modifiers": list(found.modifiers),
         "discount": found.discount or None,
-        "estimated": found.estimated,
+        "estimated": found.estimated or None,
         "tier": found.tier or None,
         "call_usd": decimal(found.call_usd),
         "prices": [
