@@ -24,7 +24,7 @@ _TIERS: Final = {"on_demand_flex": "flex", "on_demand_priority": "priority", "ba
 _MULTIPLY: Final = np.uint64(0x9E3779B97F4A7C15)
 _FOLD: Final = np.uint64(29)
 #: Distinct values of a batch that are looked for one by one before the rest is sorted.
-_FEW: Final = 8
+_FEW: Final = 32
 
 
 class Modifiers(NamedTuple):
