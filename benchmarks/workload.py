@@ -30,7 +30,7 @@ HEADER: Final = SINGLE_OBJECT_HEADER
 #: Different spans; more messages than these repeat their values with other groups.
 _DISTINCT: Final = 20_000
 #: Fields of an application's own in the wide schema.
-_EXTRA: Final = 31
+_EXTRA: Final = 28
 _NOW_S: Final = 1_790_000_000.0
 
 #: The models that have a published price, then as many as are wanted that have none.
