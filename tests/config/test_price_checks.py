@@ -16,7 +16,7 @@ RULES = """\
 pricing:
   providers: [house]
   models:
-    - {provider: opnai, model: gpt-4o, rates: {prompt: 1, promt: 2}}
+    - {provider: opnai, model: gpt-4o, rates: {prompt: 1, prompts: 2}}
     - provider: openai
       model: "gpt-5*"
       from: 2026-05-01
@@ -55,7 +55,7 @@ kafka: {topc: x}
 """
 FOUND = [
     'pricing.models[0].provider: unknown provider; did you mean "openai"? (line 4)',
-    'pricing.models[0].rates.promt: unknown unit; did you mean "prompt"? (line 4)',
+    'pricing.models[0].rates.prompts: unknown unit; did you mean "prompt"? (line 4)',
     "pricing.models[1].until: must be after from; the entry never applies (line 8)",
     "pricing.models[1].rates.completion: -2 is not a valid USD price; it must be finite and not negative (line 9)",
     "pricing.models[2].rates.prompt: 20000 USD is beyond every price; it is at most 10000, per million (line 13)",
