@@ -32,8 +32,9 @@ from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.model.units import BY_NAME, WHOLES
 from tokentrace.pricing import MAX_CALL_USD, MAX_RATE_PER_1M, SOURCES, Pricer
-from tokentrace.pricing.genai_prices import GenaiPrices, plan_of
-from tokentrace.pricing.model_names import ModelNames
+from tokentrace.pricing.genai_prices import GenaiPrices, Match, plan_of
+from tokentrace.pricing.model_names import ModelNames, Reading
+from tokentrace.pricing.modifiers import NONE, Modifiers
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, Condition
 from tokentrace.pricing.table import RateTable
 
@@ -115,6 +116,7 @@ def bounds_of(info: ModelInfo) -> list[int]:
 
 
 MODELS = [(provider.id, info) for provider in providers for info in provider.models]
+OWNERS = {provider.id: provider for provider in providers}
 
 
 def random_call(rng: random.Random, model: str, provider: str, prompt: int, started_us: int) -> Call:
@@ -139,7 +141,16 @@ def test_every_model_of_the_table_costs_its_listed_price() -> None:
 
 
 def test_no_published_price_exceeds_what_cost_limits_assume() -> None:
-    plans = [plan for _, info in MODELS if (plan := plan_of(info)) is not None]
+    calls = [
+        NONE,
+        *(Modifiers(tier, "", speed) for tier in ("batch", "flex", "priority", "fast") for speed in ("", "fast")),
+    ]
+    plans = [
+        [price_list for price_list, _ in Match(owner, info.id, Reading("", ""), (), info, OWNERS[owner]).variants(call)]
+        for owner, info in MODELS
+        if plan_of(info) is not None
+        for call in (calls if info.price_variants else [NONE])
+    ]
     rows = [tier.rates for plan in plans for price_list in plan for tier in price_list.tiers]
     assert max(row.call / row.per_nano / 1e9 for row in rows) < MAX_CALL_USD
     for row in rows:

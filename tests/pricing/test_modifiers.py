@@ -14,13 +14,23 @@ import numpy as np
 import pytest
 from genai_prices import Usage, calc_price
 from genai_prices.data import providers
-from genai_prices.types import StartDateConstraint, TieredPrices
+from genai_prices.types import (
+    ClauseEquals,
+    ModelInfo,
+    ModelPrice,
+    PriceVariant,
+    Provider,
+    StartDateConstraint,
+    TieredPrices,
+)
 
 from tests.harness import Clock, Harness, cells_of, published_pricer, span_batch
 from tests.spanfactory import NOW_US, message, span
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.pricing import SOURCES, Pricer, modifiers
-from tokentrace.pricing.modifiers import distinct_modifiers
+from tokentrace.pricing.genai_prices import Match, plan_of
+from tokentrace.pricing.model_names import Reading
+from tokentrace.pricing.modifiers import Modifiers, distinct_modifiers
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_US = 86_400_000_000
@@ -224,9 +234,10 @@ def test_texts_are_told_apart_whatever_their_hashes(monkeypatch: pytest.MonkeyPa
         spans = span_batch(*records)
         found = distinct_modifiers(spans, np.arange(len(spans)))
         names = ("service_tier", "inference_region", "speed")
-        assert [found.texts[kind] for kind in found.kind.tolist()] == [
-            tuple(record[name] for name in names) for record in records
-        ]
+        texts = [tuple(record[name] for name in names) for record in records]
+        assert [found.texts[kind] for kind in found.kind.tolist()] == texts
+        # Each is looked at once, unless its hash is that of others.
+        assert multiply == 0 or len(found.texts) == len(set(texts))
 
 
 def test_message_with_modifiers_is_counted_at_its_price() -> None:
@@ -249,3 +260,14 @@ def test_absent_modifiers_cost_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Harness()
     rig.count([message(span())] * 20)
     assert not span_batch(span()).modifiers
+
+
+def test_prices_for_a_modifier_that_contradict_each_other_are_left_out() -> None:
+    """The library raises an error for them; a worker charges the price without them, as an estimate."""
+    wrong = PriceVariant(when={"processing": "batch"}, prices=ModelPrice(cache_audio_read_mtok=Decimal(1)))
+    info = ModelInfo(id="m", match=ClauseEquals("m"), prices=ModelPrice(input_mtok=Decimal(2)), price_variants=[wrong])
+    owner = Provider(id="p", name="p", api_pattern="p", models=[info])
+    plan = plan_of(info, owner)
+    assert plan is not None
+    match = Match("p", "m", Reading("p", "m"), plan, info, owner)
+    assert match.variants(Modifiers(service_tier="batch")) == [(plan[0], frozenset())]

@@ -36,6 +36,11 @@ def covers(outer: str, inner: str) -> bool:
     """
     if outer == "*" or outer.lower() == inner.lower():
         return True
+    if is_literal(inner):
+        return matches(outer, inner)
+    # Nearly all pairs differ in one of these.
+    if is_literal(outer) or not all(matches(outer, name) for name in _examples(inner)):
+        return False
     wide, narrow = _tokens(outer.lower()), _tokens(inner.lower())
     alphabet = _alphabet(outer.lower() + inner.lower())
     todo = [(0, _closed(wide, {0}))]
@@ -64,6 +69,19 @@ def covers(outer: str, inner: str) -> bool:
         if len(seen) > _MOST_STATES:
             return False
     return True
+
+
+@lru_cache(maxsize=10_000)
+def _examples(glob: str) -> tuple[str, str]:
+    """Return two names that match a glob: with nothing for a `*`, and with another character."""
+    words = []
+    for star in ("", _FAR):
+        word = ""
+        for token in _tokens(glob.lower()):
+            accepted = (character for character in _alphabet(token) if _accepts(token, character))
+            word += star if token == "*" else token if is_literal(token) else next(accepted, "")
+        words.append(word)
+    return words[0], words[1]
 
 
 def _accepts(token: str, character: str) -> bool:

@@ -8,6 +8,7 @@ have dates, so that a plan is a sequence of price lists of which the first that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -57,8 +58,12 @@ class Composer:
 
     def largest_factor(self) -> Fraction:
         """Return a bound on what modifiers make of a price: a factor for each field of a call."""
-        modifiers = [*self._rules.modifiers, *(one for rule in self._rules.rules for one in rule.modifiers)]
-        return max([_ONE, *(one.factor for one in (*modifiers, *KNOWN_MODIFIERS))]) ** len(MODIFIERS)
+        modifiers = [*self._rules.modifiers, *KNOWN_MODIFIERS]
+        modifiers += [one for rule in self._rules.rules for one in rule.modifiers]
+        highest = (
+            max([_ONE, *(one.factor for one in modifiers if name in one.scope.when.names)]) for name in MODIFIERS
+        )
+        return math.prod(highest, start=_ONE)
 
     def plan(self, model: str, provider: str, call: Modifiers = NONE) -> PricePlan | None:
         """Return the plan of a model, as its application names it and its provider; None for an unpriced one."""

@@ -57,7 +57,10 @@ class Match(NamedTuple):
 
     def variants(self, call: Modifiers) -> list[tuple[PriceList, frozenset[str]]]:
         """Return the price lists for calls with modifiers, each with the names of those that it has a price for."""
-        return _lists(self.entry, self.owner, call)
+        try:
+            return _lists(self.entry, self.owner, call)
+        except ValueError:  # Contradictory prices for the modifiers, which the library does not charge by.
+            return _lists(self.entry, self.owner, NONE)
 
 
 class GenaiPrices:
