@@ -18,7 +18,7 @@ from tokentrace.model.measures import record_fields
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 #: Schemas of durable records that hold `Counts`.
-COUNTS_SCHEMAS = ("state-cell", "state-cell-wide", "rollup")
+COUNTS_SCHEMAS = ("state-cell", "state-cell-wide", "rollup", "rollup-dimensions")
 OPERATOR_RULES = ROOT / "deploy" / "kubernetes" / "components" / "pod-monitor" / "prometheusrule.yaml"
 
 

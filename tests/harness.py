@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from tests.oracle import Key, bound_text, key
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
-from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.groups import MAX_DIMENSION_GROUPS, GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.arrays import PADDING
+from tokentrace.model.dimensions import Dimension, decoded_sources
 from tokentrace.model.measures import RARE_SUMS, SUMS, UNIT_OF, Layout
 from tokentrace.model.messages import Envelope, RawBatch
 from tokentrace.model.reasons import MAX_LABEL_BYTES
-from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.snapshot import BASE_LABELS, Snapshot
 from tokentrace.model.spans import (
     FLOAT_FIELDS,
     INT_FIELDS,
@@ -127,11 +128,13 @@ class Harness:
         limits: Limits = DEFAULT_LIMITS,
         label_bytes: int = MAX_LABEL_BYTES,
         budget: SeriesBudget | None = None,
+        dimensions: Sequence[Dimension] = (),
+        max_dimension_groups: int = MAX_DIMENSION_GROUPS,
     ) -> None:
         self.deduplicator = deduplicator or NullDeduplicator()
         self.clock = Clock()
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self.groups = GroupIndex(max_groups, hash_bits, budget)
+        self.groups = GroupIndex(max_groups, hash_bits, budget, dimensions, max_dimension_groups)
         self.delta = Delta(layout)
         self.ledger = Ledger(
             layout=layout,
@@ -143,7 +146,7 @@ class Harness:
         )
         self.state = ReplicaState(delta=self.delta, ledger=self.ledger, deduplicator=self.deduplicator)
         self.engine = Pipeline(
-            decoder=SpanDecoder(schemas if schemas is not None else WriterSchemas()),
+            decoder=SpanDecoder(schemas if schemas is not None else WriterSchemas(), texts=decoded_sources(dimensions)),
             groups=self.groups,
             pricer=pricer or published_pricer(),
             layout=layout,
@@ -198,7 +201,7 @@ def cells_of(snapshot: Snapshot) -> dict[Cell, dict[str, Any]]:
     cells: dict[Cell, dict[str, Any]] = {}
     for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, exact(snapshot), strict=True):
         if row.any():
-            cell = (*snapshot.groups[group], STATUSES[status])
+            cell = (*snapshot.groups[group].base, *snapshot.groups[group].dimensions, STATUSES[status])
             assert cell not in cells
             cells[cell] = plain(row, snapshot.layout)
     return cells
@@ -208,7 +211,7 @@ def samples(snapshot: Snapshot) -> Counter[Key]:
     """The counters and histograms with their default labels, keyed as `tests.oracle` keys them."""
     totals: Counter[Key] = Counter()
     for group, status, row in zip(snapshot.cell_group, snapshot.cell_status, exact(snapshot), strict=True):
-        labels = snapshot.groups[group]._asdict()
+        labels = dict(zip(BASE_LABELS, snapshot.groups[group].base, strict=True))
         two = {"model": labels["model"], "provider": labels["provider"]}
 
         def sum_of(name: str, row: Row = row) -> int:

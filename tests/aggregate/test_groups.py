@@ -25,7 +25,7 @@ def numbers(index: GroupIndex, *triples: Triple) -> list[int]:
 
 
 def labels(index: GroupIndex, found: list[int]) -> list[Any]:
-    return [tuple(index.groups[number]) for number in found]
+    return [index.groups[number].base for number in found]
 
 
 A, B, C = ("gpt-4o", "openai", "search"), ("gpt-4o", "openai", ""), ("claude", "anthropic", "search")
@@ -208,7 +208,7 @@ def test_an_index_is_a_dictionary_with_a_limit(
         assert len(index.groups) == min(len(known) + len(new), max(max_groups + 1, len(known)))
         for triple, number in zip(batch, found, strict=True):
             if number != OVERFLOW_GROUP:
-                assert tuple(index.groups[number]) == triple
+                assert index.groups[number].base == triple
                 assert known.setdefault(triple, number) == number
         folded = {triple for triple, number in zip(batch, found, strict=True) if number == OVERFLOW_GROUP}
         assert not folded & (known.keys() - {(OVERFLOW, OVERFLOW, OVERFLOW)})

@@ -21,7 +21,9 @@ from tokentrace.state.records import Progress
 from tokentrace.state.schemas import decode_record
 
 LABELS = st.text(max_size=5) | st.text(st.characters(max_codepoint=127), max_size=200) | st.just("gpt-4o")
-GROUPS = st.lists(st.builds(Group, LABELS, LABELS, LABELS), min_size=1, max_size=6)
+VALUES = LABELS.filter(bool)
+DIMENSIONS = st.dictionaries(VALUES, VALUES, max_size=4).map(lambda values: tuple(sorted(values.items())))
+GROUPS = st.lists(st.builds(Group, LABELS, LABELS, LABELS, st.just(()) | DIMENSIONS), min_size=1, max_size=6)
 EVERY = np.arange(LAYOUT.width)
 
 

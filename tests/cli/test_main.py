@@ -148,7 +148,7 @@ def test_a_missing_configuration_is_reported(command: str, tmp_path: Path) -> No
         (("alerts", "lost"), "No such command 'lost'"),
         (("config", "schema", "extra"), "Got unexpected extra argument (extra)"),
         (("config", "check", "--config", "docs"), "File 'docs' is a directory"),
-        (("state", "show", "--by", "team"), "'team' is not one of 'replica', 'model', 'provider', 'caller', 'status'"),
+        (("state", "show", "--by", "Team"), "--by Team is not a label"),
         (("state", "reset"), "Set exactly one of --offsets, --positions and --totals."),
         (("state", "reset", "--offsets", "--totals"), "Set exactly one of --offsets, --positions and --totals."),
         (("state", "reset", "--totals", "--yes"), "--totals requires --replica."),

@@ -58,7 +58,8 @@ def test_shipped_file_is_valid_with_its_comments_enabled(tmp_path: Path) -> None
     text = re.sub(r"^#(?=  )", "", text, flags=re.MULTILINE)
     (tmp_path / "my-span.avsc").write_text("{}")
     names = set(re.findall(r"\$\{(\w+)", text)) - {"VAR"}
-    config = load(tmp_path, text, **dict.fromkeys(names, "value"))
+    config = load(tmp_path, text, **dict.fromkeys(names, "value") | {"TOKENTRACE_HASH_KEY": "a key for this test"})
+    assert list(config.dimensions) == ["team", "user"]
     assert config.worker.deduplicate is not None
     assert config.http_server.auth_token is not None
     assert config.kafka.properties["sasl.password"] == "value"
@@ -92,7 +93,25 @@ ERRORS = {
     "metrics: {buckets: {latency_ms: []}}": None,
     "metrics: {buckets: {latency_ms: [1, .inf]}}": ["metrics.buckets.latency_ms: must contain positive, finite numbers; the +Inf bucket is added automatically (line 1)"],
     "metrics: {labels: {cost_totl: [model]}}": None,
-    "metrics: {labels: {cost_total: [modl]}}": None,
+    "metrics: {labels: {cost_total: [modl]}}": ["metrics.labels.cost_total: 'modl' is neither a dimension nor one of status, model, provider, caller; did you mean \"model\"? (line 1)"],
+    "dimensions: {team: {source: attributes.team}}\nmetrics: {labels: {tokentrace_cost_total: [taem]}}": ["metrics.labels.cost_total: 'taem' is neither a dimension nor one of status, model, provider, caller; did you mean \"team\"? (line 2)"],
+    "dimensions: {team: {source: attribute.team}}": ["dimensions.team.source: 'attribute.team' is not a source; use attributes.<key>, span.<field>, header.<name> or key (line 1)"],
+    "dimensions: {team: {}}": ["dimensions.team.source: is required (line 1)"],
+    "dimensions: {team: {source: attributes.}}": None,
+    "dimensions: {team: {source: span.span_id}}": None,
+    "dimensions: {Team: {source: key}}": ["dimensions.Team: a name has lower-case letters, digits and _, and begins with a letter (line 1)"],
+    "dimensions: {le: {source: key}}": ["dimensions.le: is the name of a label that series have already (line 1)"],
+    "dimensions: {token_type: {source: key}}": None,
+    "dimensions: {model: {source: key}}": None,
+    "dimensions: {" + ", ".join(f"d{number}: {{source: key}}" for number in range(9)) + "}": ["dimensions.d8: is one too many; there may be 8 dimensions (line 1)"],
+    "dimensions: {user: {source: key, hash: true}}": ["dimensions.user: hash requires hash_key, for example ${TOKENTRACE_HASH_KEY} (line 1)"],
+    "dimensions: {user: {source: key, hash: true, hash_key: short}}": ["dimensions.user.hash_key: must have at least 16 characters: short keys are guessed (line 1)"],
+    "dimensions: {user: {source: key, hash: true, hash_key: '${KEY}'}}": ["dimensions.user.hash_key: the environment variable KEY is not set; set it or use ${KEY:-default} (line 1)"],
+    "dimensions: {user: {source: key, hash_key: 0123456789abcdef}}": ["dimensions.user: hash_key has no effect without hash: true (line 1)"],
+    "dimensions: {user: {source: key, hash: true, hash_key: 0123456789abcdef, map: {a: b}}}": None,
+    "dimensions: {team: {source: key, default: %s}}" % ("x" * 101): None,
+    "dimensions: {team: {source: key, limit: 0}}": None,
+    "dimensions: {team: {source: key}}\nalerts: [{name: a, kind: quality_drop, filter: {team: 1}}]": None,
     "metrics: {labels: {cost_total: [model, model]}}": ["metrics.labels: cost_total contains a label twice (line 1)"],
     "metrics: {max_groups: 0}": None,
     "pricing: {models: {x: {prompt_per_1m: -1, completion_per_1m: 1}}}": None,
@@ -108,8 +127,8 @@ ERRORS = {
     "alerts: [{name: a, kind: quality_drop, window: 90s}]": ["alerts[0].window: 90s is not a whole number of minutes; use for example 1m, 15m or 1h (line 1)"],
     "alerts: [{name: a, kind: quality_drop, interval: 30s}]": None,
     "alerts: [{name: a, kind: quality_drop, group_by: [model, model]}]": None,
-    "alerts: [{name: a, kind: quality_drop, group_by: [status]}]": ["alerts[0].group_by[0]: input should be 'model', 'provider' or 'caller' (line 1)"],
-    "alerts: [{name: a, kind: quality_drop, filter: {team: x}}]": ["alerts[0].filter.team: unknown key (line 1)"],
+    "alerts: [{name: a, kind: quality_drop, group_by: [status]}]": ["alerts[0].group_by[0]: 'status' is neither a dimension nor one of model, provider, caller (line 1)"],
+    "alerts: [{name: a, kind: quality_drop, filter: {team: x}}]": ["alerts[0].filter.team: 'team' is neither a dimension nor one of model, provider, caller (line 1)"],
     "alerts: [{name: a, kind: quality_drop, delivery: {type: http, url: ftp://x}}]": ["alerts[0].delivery: type http requires a url that begins with http:// or https:// (line 1)"],
     "alerts: [{name: a, kind: quality_drop, delivery: {url: http://x}}]": None,
     "alerts: [{name: a, kind: quality_drop, min_spans: -1}]": None,

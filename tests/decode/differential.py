@@ -16,14 +16,21 @@ from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.decode.resolve import resolve
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
-from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS, SpanBatch, SpanColumns
+from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS, SpanBatch, SpanColumns, Strings
 
 #: Options that keep small batches on the fast path, so that a few messages show what many would.
 THOROUGH = {"min_rows": 0, "sparse_rows": 0}
 
 
+#: Sources of dimensions that every comparison reads.
+TEXTS = (
+    *(f"attributes.{key}" for key in ("team", "eval.score", "", "gpt-4o", "claude-sonnet-4-20250514")),
+    *(f"span.{field}" for field in ("x0", "x1", "name", "model", "prompt_tokens")),
+)
+
+
 def both_decoders(schema: Any, **options: int) -> tuple[FastavroDecoder, ColumnarDecoder | None]:
-    resolution = resolve(schema)
+    resolution = resolve(schema, texts=TEXTS)
     reference = FastavroDecoder(schema, resolution)
     return reference, ColumnarDecoder.compile(schema, resolution, reference, **options)
 
@@ -37,7 +44,7 @@ def run(
     buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
     end = np.cumsum([len(datum) for datum in datums], dtype=np.int64)
     start = end - [len(datum) for datum in datums]
-    columns = SpanColumns(size, buffer)
+    columns = SpanColumns(size, buffer, TEXTS)
     if stale:
         columns.status[:] = 1
         for name in STRING_FIELDS:
@@ -63,6 +70,8 @@ def assert_agreement(
     assert np.array_equal(got.status, want.status), case
     for name in STRING_FIELDS:
         assert texts(got, name) == texts(want, name), f"{name}: {case}"
+    for source in TEXTS:
+        assert strings_of(got, got.texts[source]) == strings_of(want, want.texts[source]), f"{source}: {case}"
     for name in (*INT_FIELDS, *FLOAT_FIELDS):
         numbers, others = getattr(got, name), getattr(want, name)
         assert np.array_equal(numbers.present, others.present), f"{name}: {case}"
@@ -79,7 +88,11 @@ def assert_agreement(
 
 
 def texts(batch: SpanBatch, name: str) -> list[bytes]:
-    data, strings = batch.buffer.tobytes(), batch.modifiers.get(name) or getattr(batch, name)
+    return strings_of(batch, batch.modifiers.get(name) or getattr(batch, name))
+
+
+def strings_of(batch: SpanBatch, strings: Strings) -> list[bytes]:
+    data = batch.buffer.tobytes()
     return [
         data[offset : offset + length]
         for offset, length in zip(strings.offset.tolist(), strings.length.tolist(), strict=True)
@@ -90,7 +103,7 @@ class Recorder(FastavroDecoder):
     """Fastavro decoder that records the rows that it decodes."""
 
     def __init__(self, schema: Any) -> None:
-        super().__init__(schema)
+        super().__init__(schema, resolve(schema, texts=TEXTS))
         self.rows: list[int] = []
 
     def decode_into(self, columns: SpanColumns, rows: Any, start: Any, end: Any) -> list[Reject]:
@@ -101,9 +114,9 @@ class Recorder(FastavroDecoder):
 def fallback_rows(schema: Any, datums: Sequence[bytes], **options: int) -> list[int]:
     """Return the rows that the columnar decoder leaves to fastavro, after asserting that both agree."""
     recorder = Recorder(schema)
-    columnar = ColumnarDecoder.compile(schema, resolve(schema), recorder, **(THOROUGH | options))
+    columnar = ColumnarDecoder.compile(schema, resolve(schema, texts=TEXTS), recorder, **(THOROUGH | options))
     assert columnar is not None
     run(columnar, datums)
     rows, recorder.rows = recorder.rows, []
-    assert_agreement(schema, datums, FastavroDecoder(schema), columnar)
+    assert_agreement(schema, datums, FastavroDecoder(schema, resolve(schema, texts=TEXTS)), columnar)
     return rows

@@ -111,7 +111,7 @@ def test_rollups_are_written_as_fastavro_writes_them(layout: Layout, rows: int) 
     cells = [(Group(f"modèle-{row % 9}", "", "c" * (row % 90)), row % 3) for row in range(rows)]
     bounds = {name: list(histogram.bounds) for name, histogram in layout.histograms.items()}
     entries = [
-        {"minute": minute, **group._asdict(), "status": STATUSES[status], "counts": counts(layout, row)}
+        {"minute": minute, **group.labels(), "status": STATUSES[status], "counts": counts(layout, row)}
         for minute, (group, status), row in zip(minutes.tolist(), cells, values.tolist(), strict=True)
     ]
     found = list(StateCodec(layout).rollups("r", 5e-6, minutes, cells, values, Progress(3)))

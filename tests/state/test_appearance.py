@@ -19,6 +19,7 @@ from tests.state.test_tally import OWN, Replica
 from tests.state.test_wide_totals import topic
 from tokentrace.errors import UnreadableRecord
 from tokentrace.exposition import Renderer
+from tokentrace.model.dimensions import Dimension
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.state import StateReader
 from tokentrace.state.appearance import APPEARED_HEADER, SHOWN_HEADER
@@ -33,9 +34,13 @@ class Life(Replica):
     """One process of the replica, from what the topic holds on. labels: of families, where not the default."""
 
     def __init__(
-        self, topic: Any, now_s: float = 0.0, labels: Mapping[str, Sequence[str]] = MappingProxyType({})
+        self,
+        topic: Any,
+        now_s: float = 0.0,
+        labels: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        dimensions: Sequence[Dimension] = (),
     ) -> None:
-        super().__init__(topic)
+        super().__init__(topic, dimensions)
         self.renderer = Renderer(labels, zero_first=True)
         self.ledger._seen_until_s = self.renderer.seen_until_s
         self.ledger._label_sets = self.renderer.label_sets
@@ -80,7 +85,7 @@ def counters(body: bytes) -> dict[Series, float]:
     return {
         series: value
         for series, value in parse(body.decode()).items()
-        if not series[0].startswith(("tokentrace_groups", "tokentrace_quality"))
+        if not series[0].startswith(("tokentrace_groups", "tokentrace_quality", "tokentrace_dimension"))
     }
 
 

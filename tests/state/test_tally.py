@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.state.test_wide_totals import absurd, topic
 from tokentrace.commit import Outcome
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.errors import FatalError, UnreadableRecord
+from tokentrace.model.dimensions import Dimension
 from tokentrace.model.wide import LIMIT
 from tokentrace.state import StateReader, replica_key
 from tokentrace.state.admin import StateAdmin
@@ -37,8 +38,8 @@ OWN = replica_key("a")
 class Replica(Expiring):
     """A replica `a` whose commits are written to a state topic, which keeps the last record of each key."""
 
-    def __init__(self, topic: Any) -> None:
-        super().__init__(LABELS["none"])
+    def __init__(self, topic: Any, dimensions: Sequence[Dimension] = ()) -> None:
+        super().__init__(LABELS["none"], dimensions=dimensions)
         self.topic = topic
         self.next_offset = 0
         #: Records that were there before, by key.

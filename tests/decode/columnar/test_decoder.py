@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.decode.differential import THOROUGH, Recorder, assert_agreement, both_decoders, fallback_rows, run
+from tests.decode.differential import TEXTS, THOROUGH, Recorder, assert_agreement, both_decoders, fallback_rows, run
 from tests.decode.generate import Generator
 from tests.decode.helpers import record_schema, spans_of, write
 from tests.spanfactory import SPAN_SCHEMA, datum, message, random_span
@@ -94,7 +94,7 @@ def test_generated_batches_exercise_the_fast_path_and_rejects() -> None:
     for seed in range(300):
         _, schema, datums = random_batch(seed)
         recorder = Recorder(schema)
-        columnar = ColumnarDecoder.compile(schema, resolve(schema), recorder, **THOROUGH)
+        columnar = ColumnarDecoder.compile(schema, resolve(schema, texts=TEXTS), recorder, **THOROUGH)
         if columnar is not None:
             _, rejects = run(columnar, datums)
             slow += len(recorder.rows)

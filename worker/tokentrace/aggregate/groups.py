@@ -1,32 +1,62 @@
-"""Groups and cells: (model, provider, caller) to a dense number, for a whole batch, with no Python object a span.
+"""Groups and cells: labels and dimensions to a dense number, for a whole batch, with no Python object a span.
 
-A span's three labels are hashed eight bytes at a time and looked up in an open-addressed table. Every hit is verified
-against the stored bytes, so a collision of hashes cannot merge two groups. Python runs once per new group. Beyond
-`max_groups`, or beyond the budget of series, new groups are counted in group 0, whose label values are `__overflow__`.
+Beyond `max_groups`, or beyond the budget of series, a new (model, provider, caller) is counted in group 0, whose label
+values are `__overflow__`. Where a known one has too many groups by dimensions, their spans are counted in the one group
+of this model, provider and caller whose dimensions are all `__overflow__`: dimensions never displace a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.hashing import GOLDEN_RATIO, finish
-from tokentrace.aggregate.labels import Labels, LabelWords, among, group_of, label_words, labels_of, words_of
-from tokentrace.aggregate.series_budget import SeriesBudget
+from tokentrace.aggregate.dimensions import Dimensions, Texts, packed
+from tokentrace.aggregate.labels import (
+    LabelColumns,
+    Labels,
+    LabelWords,
+    group_of,
+    label_words,
+    labels_of,
+    words_of,
+)
+from tokentrace.aggregate.word_table import WordTable
 from tokentrace.model.arrays import grown
-from tokentrace.model.snapshot import OVERFLOW, OVERFLOW_GROUP, Group
+from tokentrace.model.dimensions import Dimension
+from tokentrace.model.snapshot import BASE_LABELS, OVERFLOW, OVERFLOW_GROUP, Group, LabelSet
 
 _STATUS_COUNT: Final = 3
 _EMPTY: Final = -1
-_PARTS: Final = len(Group._fields)
-#: One odd multiplier for each word of each label; longer labels use them again.
-_MULTIPLIERS: Final = np.array(
-    [[pow(int(GOLDEN_RATIO), 1 + part + _PARTS * step, 1 << 64) for step in range(64)] for part in range(_PARTS)],
-    np.uint64,
-)
+#: Most groups by dimensions, unless the configuration says otherwise.
+MAX_DIMENSION_GROUPS: Final = 20_000
+
+
+class Budget(Protocol):
+    """Limit of what all groups come to; see `series_budget`."""
+
+    def add(self, group: Group, *, always: bool) -> bool: ...
+    def add_revisions(self, label_sets: Mapping[str, LabelSet]) -> None: ...
+    def clear(self) -> None: ...
+
+
+class _Reserve:
+    """Budget of a model, provider and caller: there has to be room for its group of overflowed dimensions."""
+
+    def __init__(self, budget: Budget, names: Sequence[str]) -> None:
+        self._budget = budget
+        self._overflowed = tuple((name, OVERFLOW) for name in sorted(names))
+
+    def add(self, group: Group, *, always: bool) -> bool:
+        return self._budget.add(group._replace(dimensions=self._overflowed), always=always)
+
+    def add_revisions(self, label_sets: Mapping[str, LabelSet]) -> None:
+        self._budget.add_revisions(label_sets)
+
+    def clear(self) -> None:
+        """The index that has the budget clears it."""
 
 
 class GroupIndex:
@@ -35,12 +65,24 @@ class GroupIndex:
     groups: group number -> label values; group 0 is the overflow. hash_bits exists to make collisions in tests.
     """
 
-    def __init__(self, max_groups: int, hash_bits: int = 64, budget: SeriesBudget | None = None) -> None:
-        """budget: of the series that the groups come to, None for no limit. The index adds every group to it."""
+    def __init__(
+        self,
+        max_groups: int,
+        hash_bits: int = 64,
+        budget: Budget | None = None,
+        dimensions: Sequence[Dimension] = (),
+        max_dimension_groups: int = MAX_DIMENSION_GROUPS,
+    ) -> None:
+        """budget: of the series that the groups come to, None for no limit. The index adds every group to it.
+
+        max_groups: (model, provider, caller). max_dimension_groups: those that have dimensions.
+        """
         self.max_groups = max_groups
+        self.max_dimension_groups = max_dimension_groups
         self.budget = budget
         self.epoch = 0
-        self._hash_mask = np.uint64((1 << hash_bits) - 1)
+        self.dimensions = Dimensions(dimensions, hash_bits)
+        self._hash_bits = hash_bits
         self._begin()
 
     def _begin(self) -> None:
@@ -48,59 +90,137 @@ class GroupIndex:
         self.groups: list[Group] = []
         #: True once a group did not fit the budget: later ones would be searched for room in every batch.
         self._full = False
+        #: Groups that have dimensions, and the names of all that any group has.
+        self.dimension_groups = 0
+        self.dimension_names: set[str] = set()
+        #: Dimension -> groups whose value of it is beyond the limit.
+        self.overflowed: dict[str, list[int]] = {}
         if self.budget is not None:
             self.budget.clear()
-        self._slots: NDArray[np.int64] = np.full(1024, _EMPTY, np.int64)
-        self._hashes: NDArray[np.uint64] = np.zeros(64, np.uint64)
-        self._headers: NDArray[np.uint64] = np.zeros(64, np.uint64)
-        #: Position of the first word of each label, a row a label.
-        self._first_word: list[NDArray[np.int64]] = [np.zeros(64, np.int64) for _ in range(_PARTS)]
-        self._words: NDArray[np.uint64] = np.zeros(256, np.uint64)
-        self._word_count = 0
+        self.dimensions.clear()
+        self._table = WordTable(len(BASE_LABELS) + bool(self.dimensions), self._hash_bits)
+        #: The models, providers and callers of the groups, where groups differ in more than these.
+        self._bases: GroupIndex | None = None
+        if self.dimensions:
+            reserve = None if self.budget is None else _Reserve(self.budget, self.dimensions.names)
+            self._bases = GroupIndex(self.max_groups, self._hash_bits, reserve)
         self._cell_of: NDArray[np.int32] = np.full(64 * _STATUS_COUNT, _EMPTY, np.int32)
         self._cells = 0
         self._cell_group: NDArray[np.int32] = np.zeros(64, np.int32)
         self._cell_status: NDArray[np.uint8] = np.zeros(64, np.uint8)
         # A span with exactly these labels is counted here: another group would have the same name.
-        self._lookup(labels_of([Group(OVERFLOW, OVERFLOW, OVERFLOW)]), 1, adopted=True)
+        self._adopt([Group(OVERFLOW, OVERFLOW, OVERFLOW)])
+
+    @property
+    def base_groups(self) -> int:
+        """Return the number of distinct (model, provider, caller), without the overflow."""
+        return len(self.groups if self._bases is None else self._bases.groups) - 1
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def lookup(self, spans: Labels) -> NDArray[np.int64]:
-        """Return int64[m], each span's group number; new groups are added while there is room."""
-        return self._lookup(spans, self.max_groups)
+    def lookup(self, spans: Labels, texts: Sequence[Texts] = ()) -> NDArray[np.int64]:
+        """Return int64[m], each span's group number; new groups are added while there is room.
 
-    def _lookup(self, spans: Labels, limit: int, *, adopted: bool = False) -> NDArray[np.int64]:
-        """adopted: the groups have series already, and are added whatever the budget is."""
-        words = label_words(spans)
-        hashes = self._hash(words)
-        group = self._find(hashes, words)
+        texts: of each dimension, in the configured order.
+        """
+        codes = self.dimensions.encode(texts, len(spans)) if self.dimensions else []
+        words = label_words(spans, packed(codes))
+        hashes = self._table.hash(words)
+        group = self._table.find(hashes, words)
         missing = np.flatnonzero(group < 0)
-        while len(missing):
-            if len(self.groups) > limit or (self._full and not adopted):
-                group[missing] = OVERFLOW_GROUP
-                break
+        if not len(missing):
+            return group
+        if self._bases is not None:
+            # The rest of these are in the overflow, which has no dimensions.
+            known = self._bases.lookup(LabelColumns.taken(spans, missing)) != OVERFLOW_GROUP
+            group[missing[~known]] = OVERFLOW_GROUP
+            missing = missing[known]
+        missing = self._add_groups(spans, codes, words, hashes, group, missing)
+        if not len(missing):
+            return group
+        group[missing] = OVERFLOW_GROUP if self._bases is None else self._overflowed(spans, codes, missing)
+        return group
+
+    def _add_groups(
+        self,
+        spans: Labels,
+        codes: Sequence[NDArray[np.int64]],
+        words: LabelWords,
+        hashes: NDArray[np.uint64],
+        group: NDArray[np.int64],
+        missing: NDArray[np.int64],
+        *,
+        adopted: bool = False,
+    ) -> NDArray[np.int64]:
+        """Add the groups of the spans at `missing` while there is room, and set their numbers in `group`.
+
+        adopted: they have series already, and are added whatever the limits are. Returns the spans that are left.
+        """
+        while len(missing) and (adopted or self._has_room):
             # One span of each new hash; spans whose hash collides with it are missing again in the next round.
             _, first = np.unique(hashes[missing], return_index=True)
             for index in missing[np.sort(first)].tolist():
-                if len(self.groups) > limit:
+                if not (adopted or self._has_room):
                     break
                 new = group_of(spans, index)
+                if codes:
+                    new = new._replace(dimensions=self.dimensions.pairs(codes, index))
                 if self.budget is not None and not self.budget.add(new, always=adopted):
                     self._full = True
                     break
-                self._add(new, int(hashes[index]))
-            group[missing] = self._find(hashes, words, missing)
+                self._add(new, words, index, int(hashes[index]))
+            group[missing] = self._table.find(hashes, words, missing)
             missing = missing[group[missing] < 0]
-        return group
+        return missing
+
+    @property
+    def _has_room(self) -> bool:
+        """Return whether another group may be added."""
+        if self._full:
+            return False
+        if self._bases is None:
+            return len(self.groups) <= self.max_groups
+        return self.dimension_groups < self.max_dimension_groups
+
+    def _overflowed(
+        self, spans: Labels, codes: Sequence[NDArray[np.int64]], rows: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Return the groups of overflowed dimensions of these spans, whose models, providers and callers are known."""
+        part, codes = LabelColumns.taken(spans, rows), self.dimensions.overflowed(codes, rows)
+        return self._adopt_columns(part, codes)
 
     def adopt(self, groups: Sequence[Group], status: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the cell numbers, int64[c], of c groups and statuses that an earlier run has counted.
 
-        They are added without regard to the limits: a group that has series keeps them.
+        They are added without regard to the limits: a group that has series keeps them. The index must be empty where
+        they have dimensions that are not configured.
         """
-        numbers = self._lookup(labels_of(groups), len(self.groups) + len(groups), adopted=True)
-        return self.cells(numbers, status)
+        had_dimensions = bool(self.dimensions)
+        self.dimensions.expect(groups)
+        if bool(self.dimensions) != had_dimensions:
+            self._begin()
+        return self.cells(self._adopt(groups), status)
+
+    def _adopt(self, groups: Sequence[Group]) -> NDArray[np.int64]:
+        """Return the numbers of these groups, int64[g], which are added without regard to the limits."""
+        if self._bases is not None:
+            self._bases._adopt([group._replace(dimensions=()) for group in groups])
+        labels = labels_of(groups)
+        codes = self.dimensions.codes_of(groups) if self.dimensions else []
+        return self._adopt_columns(labels, codes, groups)
+
+    def _adopt_columns(
+        self, labels: Labels, codes: Sequence[NDArray[np.int64]], groups: Sequence[Group] = ()
+    ) -> NDArray[np.int64]:
+        words = label_words(labels, packed(codes))
+        hashes = self._table.hash(words)
+        numbers = self._table.find(hashes, words)
+        self._add_groups(labels, codes, words, hashes, numbers, np.flatnonzero(numbers < 0), adopted=True)
+        for number, group in zip(numbers.tolist(), groups, strict=False):
+            # With the dimensions that no span has.
+            self.groups[number] = group
+            self.dimension_names.update(name for name, _ in group.dimensions)
+        return numbers
 
     def clear(self) -> None:
         """Remove all groups but the overflow, to adopt those that are read again."""
@@ -118,98 +238,21 @@ class GroupIndex:
         self.epoch += 1
         kept = np.flatnonzero(keep)
         numbers = np.full(len(groups), _EMPTY, np.int64)
-        numbers[kept] = self._lookup(labels_of([groups[number] for number in kept.tolist()]), len(kept), adopted=True)
+        numbers[kept] = self._adopt([groups[number] for number in kept.tolist()])
         return cells, self.cells(numbers[cell_group[cells]], cell_status[cells])
 
-    def _hash(self, words: LabelWords) -> NDArray[np.uint64]:
-        """Sum over the words, so that absent words cost nothing."""
-        hashes = words.header * GOLDEN_RATIO
-        for part, number, rows, word in words.steps:
-            product = word * _MULTIPLIERS[part, number % _MULTIPLIERS.shape[1]]
-            if rows is None:
-                hashes += product
-            else:
-                hashes[rows] += product
-        hashes ^= hashes >> np.uint64(32)
-        finish(hashes)
-        return hashes & self._hash_mask
-
-    def _find(
-        self, hashes: NDArray[np.uint64], words: LabelWords, rows: NDArray[np.int64] | None = None
-    ) -> NDArray[np.int64]:
-        """Return int64[len(rows)], the group numbers of the spans at `rows` (None: all), -1 for an unknown group."""
-        mask = len(self._slots) - 1
-        slot = ((hashes if rows is None else hashes[rows]) & np.uint64(mask)).view(np.int64)
-        found = np.full(len(slot), _EMPTY, np.int64)
-        # Spans that are not found yet, None for all of them.
-        open_: NDArray[np.int64] | None = None
-        spans = rows
-        while len(slot):
-            candidate = self._slots.take(slot)
-            filled = candidate >= 0
-            if not filled.all():
-                open_ = np.flatnonzero(filled) if open_ is None else open_[filled]
-                spans = open_ if rows is None else rows[open_]
-                slot, candidate = slot[filled], candidate[filled]
-            same = self._verify(candidate, words, spans)
-            if open_ is None:
-                if same.all():
-                    return candidate
-                open_ = np.arange(len(slot))
-            found[open_[same]] = candidate[same]
-            other = ~same
-            open_, slot = open_[other], (slot[other] + 1) & mask
-            spans = open_ if rows is None else rows[open_]
-        return found
-
-    def _verify(
-        self, candidate: NDArray[np.int64], words: LabelWords, spans: NDArray[np.int64] | None
-    ) -> NDArray[np.bool_]:
-        """Return bool[len(candidate)], true where the labels of these spans (None: all) equal the candidate's."""
-        same: NDArray[np.bool_] = self._headers.take(candidate) == (
-            words.header if spans is None else words.header.take(spans)
-        )
-        part, first = -1, candidate
-        for step in words.steps:
-            if step.part != part:
-                part, first = step.part, self._first_word[step.part].take(candidate)
-            # Where the lengths differ (`same` is false), a candidate's word may be another group's, or beyond the end.
-            if spans is None and step.rows is None:
-                same &= self._words.take(first + step.number, mode="clip") == step.words
-            elif spans is None:
-                same[step.rows] &= self._words.take(first[step.rows] + step.number, mode="clip") == step.words
-            else:
-                here, expected = among(step, spans, len(words.header))
-                same[here] &= self._words.take(first[here] + step.number, mode="clip") == expected
-        return same
-
-    def _add(self, group: Group, hash_: int) -> int:
-        number = len(self.groups)
+    def _add(self, group: Group, words: LabelWords, row: int, hash_: int) -> None:
         header, labels = words_of(group)
-        flat = [word for words in labels for word in words]
-        self._hashes = grown(self._hashes, number + 1)
-        self._headers = grown(self._headers, number + 1)
-        self._words = grown(self._words, self._word_count + len(flat))
-        self._hashes[number], self._headers[number] = hash_, header
-        self._words[self._word_count : self._word_count + len(flat)] = flat
-        for part in range(_PARTS):
-            self._first_word[part] = grown(self._first_word[part], number + 1)
-            self._first_word[part][number] = self._word_count
-            self._word_count += len(labels[part])
+        if self.dimensions:
+            labels.append([int(step.words[row]) for step in words.steps if step.part == len(BASE_LABELS)])
+        self._table.add(header, labels, hash_)
+        if group.dimensions:
+            self.dimension_groups += 1
+            for name, value in group.dimensions:
+                self.dimension_names.add(name)
+                if value == OVERFLOW:
+                    self.overflowed.setdefault(name, []).append(len(self.groups))
         self.groups.append(group)
-        if 4 * number > len(self._slots):
-            self._slots = np.full(4 * len(self._slots), _EMPTY, np.int64)
-            for known in range(number):
-                self._place(known, int(self._hashes[known]))
-        self._place(number, hash_)
-        return number
-
-    def _place(self, number: int, hash_: int) -> None:
-        mask = len(self._slots) - 1
-        slot = hash_ & mask
-        while self._slots[slot] != _EMPTY:
-            slot = (slot + 1) & mask
-        self._slots[slot] = number
 
     # -- cells -----------------------------------------------------------------------------------------------------
 

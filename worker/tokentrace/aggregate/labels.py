@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model.arrays import PADDING
-from tokentrace.model.snapshot import Group
+from tokentrace.model.snapshot import BASE_LABELS, Group
 from tokentrace.model.spans import Strings, string_words
 
 
 class Step(NamedTuple):
-    """Word `number` of label `part`. rows: int64[s], the spans that have it, None for all. words: uint64[s]."""
+    """Word `number` of part `part`. rows: int64[s], the spans that have it, None for all. words: uint64[s].
+
+    The parts are the labels and, where there are any, the packed codes of the dimensions.
+    """
 
     part: int
     number: int
@@ -38,8 +41,8 @@ class Labels(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _TextLabels:
-    """Labels that were encoded from text."""
+class LabelColumns:
+    """Labels without a batch around them."""
 
     buffer: NDArray[np.uint8]
     model: Strings
@@ -49,16 +52,24 @@ class _TextLabels:
     def __len__(self) -> int:
         return len(self.model.length)
 
+    @classmethod
+    def taken(cls, spans: Labels, rows: NDArray[np.int64]) -> LabelColumns:
+        """Return the labels of some spans."""
+        return cls(spans.buffer, spans.model.take(rows), spans.provider.take(rows), spans.caller.take(rows))
+
 
 class LabelWords(NamedTuple):
-    """The labels of m spans as 64-bit words, zero-padded. header: uint64[m], the three lengths in one word."""
+    """The labels of m spans as 64-bit words, zero-padded. header: uint64[m], the lengths in one word."""
 
     header: NDArray[np.uint64]
     steps: list[Step]
 
 
-def label_words(spans: Labels) -> LabelWords:
-    """Split the labels of a batch into words; a step lists its spans only if some have no such word."""
+def label_words(spans: Labels, codes: Sequence[NDArray[np.uint64]] = ()) -> LabelWords:
+    """Split the labels of a batch into words; a step lists its spans only if some have no such word.
+
+    codes: packed codes of the dimensions, uint64[m] each.
+    """
     header = np.zeros(len(spans), np.uint64)
     steps: list[Step] = []
     for part, strings in enumerate((spans.model, spans.provider, spans.caller)):
@@ -66,7 +77,14 @@ def label_words(spans: Labels) -> LabelWords:
         header |= strings.length.view(np.uint64)
         for number, (rows, words) in enumerate(string_words(spans.buffer, strings)):
             steps.append(Step(part, number, rows, words))
+    steps += [Step(len(BASE_LABELS), number, None, words) for number, words in enumerate(codes)]
     return LabelWords(header, steps)
+
+
+def text_words(buffer: NDArray[np.uint8], strings: Strings) -> LabelWords:
+    """Split the strings of one column into words, as rows of one part."""
+    words = enumerate(string_words(buffer, strings))
+    return LabelWords(strings.length.view(np.uint64), [Step(0, number, rows, found) for number, (rows, found) in words])
 
 
 def among(step: Step, spans: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
@@ -81,25 +99,26 @@ def among(step: Step, spans: NDArray[np.int64], count: int) -> tuple[NDArray[np.
 
 
 def words_of(group: Group) -> tuple[int, list[list[int]]]:
-    """Return the header and each label's words of one group, as `label_words` does."""
-    data = [part.encode() for part in group]
+    """Return the header and each label's words of one group, as `label_words` does; its dimensions are left out."""
+    data = [part.encode() for part in group.base]
     model, provider, caller = map(len, data)
     words = [[int.from_bytes(part[start : start + 8], "little") for start in range(0, len(part), 8)] for part in data]
     return model << 42 | provider << 21 | caller, words
 
 
-def labels_of(groups: Sequence[Group]) -> _TextLabels:
-    """Return the labels of these groups as columns."""
-    parts = [part.encode() for group in groups for part in group]
+def labels_of(groups: Sequence[Group]) -> LabelColumns:
+    """Return the labels of these groups as columns, without their dimensions."""
+    parts = [part.encode() for group in groups for part in group.base]
     lengths = np.array([len(part) for part in parts], np.int64)
     offsets = np.cumsum(lengths) - lengths
     buffer = np.frombuffer(b"".join(parts) + bytes(PADDING), np.uint8)
-    return _TextLabels(buffer, *(Strings(offsets[part::3], lengths[part::3]) for part in range(3)))
+    return LabelColumns(buffer, *(Strings(offsets[part::3], lengths[part::3]) for part in range(3)))
 
 
 def group_of(spans: Labels, index: int) -> Group:
-    """Decode the labels of one span."""
-    return Group(*(_text(spans, strings, index) for strings in (spans.model, spans.provider, spans.caller)))
+    """Decode the labels of one span, without dimensions."""
+    model, provider, caller = (_text(spans, strings, index) for strings in (spans.model, spans.provider, spans.caller))
+    return Group(model, provider, caller)
 
 
 def _text(spans: Labels, strings: Strings, index: int) -> str:

@@ -23,6 +23,7 @@ from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.repair import repair
 from tokentrace.aggregate.shorten import shorten
 from tokentrace.aggregate.sums import aggregate_parts
+from tokentrace.aggregate.text_sources import TextSources
 from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits, reject_invalid
 from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
@@ -88,6 +89,7 @@ class Pipeline:
     ) -> None:
         """label_bytes: longest label value, bytes of UTF-8; longer ones are shortened."""
         self._label_bytes = label_bytes
+        self._texts = TextSources(groups.dimensions.sources)
         self._deduplicator = deduplicator or NullDeduplicator()
         self._decoder = decoder
         self._groups = groups
@@ -123,7 +125,7 @@ class Pipeline:
         spans, parts = repair(spans)
         timer.mark("validate")
         short, renamed = shorten(spans, self._label_bytes)
-        group = self._groups.lookup(short)
+        group = self._groups.lookup(short, self._texts.of(spans, short.buffer, batch))
         cell = self._groups.cells(group, spans.status)
         self._note_repairs(spans, group)
         timer.mark("index")
@@ -157,7 +159,7 @@ class Pipeline:
             if column is None:
                 continue
             for number in np.unique(group[column.present]).tolist():
-                model, provider, caller = self._groups.groups[number]
+                model, provider, caller = self._groups.groups[number].base
                 if self._noted.first((name, model, provider)):
                     log.warning("Spans of model %r, provider %r, caller %r %s", model, provider, caller, how)
 

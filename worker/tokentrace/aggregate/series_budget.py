@@ -92,10 +92,11 @@ class SeriesBudget:
         new = [
             (labels, values)
             for labels in self._lines
-            if (values := tuple(getattr(group, label) for label in labels)) not in self._seen[labels]
+            if (values := tuple(group.label(label) for label in labels)) not in self._seen[labels]
         ]
         series, size = self.used
-        sizes = {label: len(label) + 4 + _escaped_bytes(getattr(group, label)) for label in Group._fields}
+        shown = {label for labels, _ in new for label in labels}
+        sizes = {label: len(label) + 4 + _escaped_bytes(group.label(label)) for label in shown}
         for labels, _ in new:
             per_set = self._lines[labels]
             series += per_set.series
@@ -138,7 +139,7 @@ def _lines_by_labels(
         # A histogram has one line of its creation, a counter one for each series.
         created = 1 if isinstance(family, HistogramFamily) else series
         lines = sets * (series + created)
-        key = tuple(label for label in Group._fields if label in labels)
+        key = tuple(sorted(label for label in labels if label != "status"))
         before = found.get(key, _Lines(0, 0, 0))
         found[key] = _Lines(
             before.series + sets * series,

@@ -59,7 +59,7 @@ def _replace(
     spans: SpanBatch, strings: Strings, rows: NDArray[np.int64], limit: int, into: Strings, arena: bytearray
 ) -> None:
     """Point the strings `into` of these rows at short values, which are appended to the arena."""
-    first, which = _distinct(spans.buffer, strings.take(rows))
+    first, which = distinct(spans.buffer, strings.take(rows))
     offsets, lengths = np.zeros(len(first), np.int64), np.zeros(len(first), np.int64)
     for number, row in enumerate(rows[first].tolist()):
         start = int(strings.offset[row])
@@ -69,7 +69,7 @@ def _replace(
     into.offset[rows], into.length[rows] = offsets[which], lengths[which]
 
 
-def _distinct(buffer: NDArray[np.uint8], strings: Strings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def distinct(buffer: NDArray[np.uint8], strings: Strings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (the first position of each distinct string, int64[d]; each string's entry in them, int64[n])."""
     count = len(strings.length)
     columns = 1 + -(-int(strings.length.max()) // 8)

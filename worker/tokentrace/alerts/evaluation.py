@@ -21,7 +21,7 @@ from tokentrace.alerts.rules import OPERATORS, SPANS, Floats, Rule, Selection, d
 from tokentrace.alerts.windows import SUMS, Windows
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Group
+from tokentrace.model.snapshot import BASE_LABELS, Group
 
 Labels = tuple[str, ...]
 MINUTE_S: Final = 60
@@ -77,21 +77,26 @@ class RuleState:
 
 
 class _Names:
-    """Numbers for groups, and for the values of each label, in order of first use."""
+    """Numbers for groups, and for the values of each label that rules use, in order of first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.labels = labels
         self.groups: list[Group] = []
-        self.values: tuple[list[str], ...] = ([], [], [])
-        self.codes: tuple[list[int], ...] = ([], [], [])
+        self.values: list[list[str]] = [[] for _ in labels]
+        self.codes: list[list[int]] = [[] for _ in labels]
         self._numbers: dict[Group, int] = {}
-        self._value_numbers: tuple[dict[str, int], ...] = ({}, {}, {})
+        self._value_numbers: list[dict[str, int]] = [{} for _ in labels]
+
+    def value(self, group: int, label: int) -> str:
+        return self.values[label][self.codes[label][group]]
 
     def number(self, group: Group) -> int:
         found = self._numbers.get(group)
         if found is None:
             found = self._numbers[group] = len(self.groups)
             self.groups.append(group)
-            for label, value in enumerate(group):
+            for label, name in enumerate(self.labels):
+                value = group.label(name)
                 numbers = self._value_numbers[label]
                 if value not in numbers:
                     numbers[value] = len(numbers)
@@ -110,9 +115,10 @@ class _Selected:
 
     def __init__(self, selection: Selection, names: _Names) -> None:
         self._names = names
-        self._globs = [(label, glob) for label, glob in enumerate(selection.globs) if glob not in (None, "*")]
+        filters = selection.filter().items()
+        self._globs = [(names.labels.index(label), glob) for label, glob in filters if glob != "*"]
         self._matches: dict[int, list[bool]] = {label: [] for label, _ in self._globs}
-        self._by = [Group._fields.index(name) for name in selection.group_by]
+        self._by = [names.labels.index(name) for name in selection.group_by]
         self._numbers: dict[Labels, int] = {}
         self._applied = 0
         self._chosen: list[int] = []
@@ -135,7 +141,7 @@ class _Selected:
         if self._applied == len(names.groups):
             return
         for label, glob in self._globs:
-            match, matches = _pattern(glob or "").fullmatch, self._matches[label]
+            match, matches = _pattern(glob).fullmatch, self._matches[label]
             matches += [match(value.lower()) is not None for value in names.values[label][len(matches) :]]
         new = range(self._applied, len(names.groups))
         for label, _ in self._globs:
@@ -143,7 +149,7 @@ class _Selected:
             new = [group for group in new if matches[codes[group]]]  # type: ignore[assignment]
         self._chosen += new
         self._instances += (
-            [self._number(tuple(names.groups[group][label] for label in self._by)) for group in new]
+            [self._number(tuple(names.value(group, label) for label in self._by)) for group in new]
             if self._by
             else [0] * len(new)
         )
@@ -176,7 +182,8 @@ class Evaluation:
         self.states: dict[str, RuleState] = {rule.name: RuleState() for rule in rules}
         self.windows = Windows(layout, rules)
         self._layout = layout
-        self._names = _Names()
+        used = {label for rule in rules for label in (*rule.selection.filter(), *rule.selection.group_by)}
+        self._names = _Names([*BASE_LABELS, *sorted(used.difference(BASE_LABELS))])
         self._selected = {rule.selection: _Selected(rule.selection, self._names) for rule in rules}
 
     # -- input -----------------------------------------------------------------------------------------------

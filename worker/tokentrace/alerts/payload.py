@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from tokentrace.alerts.evaluation import AlertTransition
 from tokentrace.model.durations import format_duration
 
 #: An alert in the form of `alert.avsc`; timestamps are microseconds.
 Record = Mapping[str, Any]
-_LABELS: Final = ("model", "provider", "caller")
 
 
 def alert_record(event: AlertTransition, group_id: str, now_s: float, silenced: bool) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def alert_record(event: AlertTransition, group_id: str, now_s: float, silenced: 
         "threshold": rule.threshold,
         "window": rule.window * 60,
         "span_count": event.spans,
-        "filter": {label: glob for label, glob in zip(_LABELS, rule.selection.globs, strict=True) if glob is not None},
+        "filter": rule.selection.filter(),
         "group": dict(zip(rule.selection.group_by, event.labels, strict=True)),
         "recorded_at": round(now_s * 1e6),
         "delivery": rule.delivery.type,

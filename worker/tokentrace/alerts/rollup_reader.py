@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import fastavro
 import numpy as np
@@ -24,15 +24,19 @@ from tokentrace.decode.schemas.files import bundled_schema
 from tokentrace.errors import UnreadableRecord
 from tokentrace.model.arrays import Ints, widened
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Group
+from tokentrace.model.snapshot import BASE_LABELS, Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.model.varint import decode_at
 from tokentrace.state.counts import Counts, Field, fields_of
 from tokentrace.state.headers import Headers
-from tokentrace.state.records import other_bounds
-from tokentrace.state.schemas import PREFIX_BYTES, decode_record, record_schemas
+from tokentrace.state.records import ROLLUP_DIMENSIONS, decode_rollup, other_bounds, rollup_group
+from tokentrace.state.schemas import PREFIX_BYTES, record_schemas
 
 log = logging.getLogger(__name__)
+
+_DIMENSIONS: Final = parse_schema({"type": "map", "values": "string"})
+#: Most dimensions of a group that are read with the others.
+_MOST_ENTRIES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +64,11 @@ class _Form:
     """Layout of the rows of a record.
 
     leading: sums before the first array. arrays: (size, sums that follow it) of each array.
+    dimensions: whether a map of them follows the labels.
     """
 
-    def __init__(self, fields: Sequence[Field], layout: Layout, columns: Ints) -> None:
+    def __init__(self, fields: Sequence[Field], layout: Layout, columns: Ints, *, dimensions: bool = False) -> None:
+        self.dimensions = dimensions
         self.leading, self.arrays = _arrays_of(fields)
         self._fields, self._layout, self._columns = fields, layout, columns
         self._patterns: dict[int, Ints] = {}
@@ -100,6 +106,7 @@ class RollupReader:
         self._forms = {
             record_schemas().first_prefix("rollup"): _Form(fields_of(layout, first=True), layout, columns),
             record_schemas().prefix("rollup"): _Form(fields_of(layout), layout, columns),
+            record_schemas().prefix(ROLLUP_DIMENSIONS): _Form(fields_of(layout), layout, columns, dimensions=True),
         }
         # Everything but the rows, which are the last field.
         self._head = parse_schema({**schema, "fields": schema["fields"][:-1]})
@@ -130,7 +137,7 @@ class RollupReader:
     def _read(self, value: bytes, headers: Headers) -> Rollup:
         form = self._forms.get(value[:PREFIX_BYTES])
         if form is None:
-            return self._resolved(decode_record(value, "rollup", headers))
+            return self._resolved(decode_rollup(value, headers))
         stream = io.BytesIO(value)
         stream.seek(PREFIX_BYTES)
         head: Any = fastavro.schemaless_reader(stream, self._head, None)
@@ -138,11 +145,11 @@ class RollupReader:
             # Where the bytes are damaged, fastavro says how.
             with suppress(_NotPlain, IndexError, ValueError, OverflowError, EOFError):
                 return _rollup(head, *self._rows(value, stream.tell(), form))
-        return self._resolved(decode_record(value, "rollup"))
+        return self._resolved(decode_rollup(value))
 
     def _rows(self, value: bytes, first: int, form: _Form) -> tuple[Ints, Ints, Ints, Ints]:
         found = _Numbers(np.frombuffer(value, np.uint8, offset=first))
-        rows = found.rows(form.leading, form.arrays)
+        rows = found.rows(form)
         spans = zip((rows.names_begin + first).tolist(), (rows.names_end + first).tolist(), strict=True)
         names = [value[begin:end] for begin, end in spans]
         groups = list(map(self._names.get, names))
@@ -160,9 +167,14 @@ class RollupReader:
         return rows.minutes, np.array(groups, np.int64), rows.statuses, values
 
     def _new_group(self, name: bytes) -> int:
-        """name: three strings, each behind its length."""
+        """name: three strings, each behind its length, and the map of the dimensions where the record has them."""
         stream = io.BytesIO(name)
-        group = Group(*(fastavro.schemaless_reader(stream, "string", None) for _ in Group._fields))  # type: ignore[arg-type]
+        labels: list[Any] = [fastavro.schemaless_reader(stream, "string", None) for _ in BASE_LABELS]
+        dimensions: Any = {}
+        if stream.tell() < len(name):
+            dimensions = fastavro.schemaless_reader(stream, _DIMENSIONS, None)
+        model, provider, caller = labels
+        group = Group(model, provider, caller, tuple(sorted(dimensions.items())))
         self._names[name] = number = self._number(group)
         return number
 
@@ -181,7 +193,7 @@ class RollupReader:
         return _rollup(
             record,
             np.array([row["minute"] for row in rows], np.int64),
-            np.array([self._number(Group(row["model"], row["provider"], row["caller"])) for row in rows], np.int64),
+            np.array([self._number(rollup_group(row)) for row in rows], np.int64),
             np.array([STATUSES.index(row["status"]) for row in rows], np.int64),
             values[:, self._columns],
         )
@@ -244,8 +256,8 @@ class _Numbers:
         """Return the numbers at these places, from 1 on: a number begins where the one before ends."""
         return self._decoded(self._end(places - 1) + 1, self._end(places))
 
-    def rows(self, sums: int, arrays: Sequence[tuple[int, int]]) -> _Rows:
-        """Return all rows, of `sums` numbers and then these arrays.
+    def rows(self, form: _Form) -> _Rows:
+        """Return all rows, which are laid out like this.
 
         Raises _NotPlain unless they are one block that ends with the record.
         """
@@ -255,7 +267,7 @@ class _Numbers:
         starts = self._like_the_first() if count else np.zeros(0, np.int64)
         if count > len(starts):
             raise _NotPlain
-        rows, following = self._read(starts, sums, arrays)
+        rows, following = self._read(starts, form)
         chosen, last = self._chained(starts, following, count)
         if last != len(self._ends) - 1 or self._data[-1]:
             raise _NotPlain
@@ -272,21 +284,41 @@ class _Numbers:
         same: NDArray[np.bool_] = ends[alike] - ends[alike - 1] == ends[1] - ends[0]
         return alike[same]
 
-    def _read(self, places: Ints, sums: int, arrays: Sequence[tuple[int, int]]) -> tuple[tuple[Any, ...], Ints]:
+    def _read(self, places: Ints, form: _Form) -> tuple[tuple[Any, ...], Ints]:
         """Return the rows that would begin at these places, and the places behind them."""
         minutes = self.numbered(places)
         names_begin = begin = self._end(places) + 1
-        for _ in Group._fields:
-            end = self._end(self._place(begin))
-            begin = end + 1 + self._decoded(begin, end)
+        for _ in BASE_LABELS:
+            begin = self._behind_string(begin)
+        if form.dimensions:
+            begin = self._behind_map(begin)
         place = self._place(begin)
         statuses = self._decoded(begin, self._end(place))
-        following = place + 1 + sums
-        present = np.zeros((len(places), len(arrays)), np.bool_)
-        for number, (size, sums_after) in enumerate(arrays):
+        following = place + 1 + form.leading
+        present = np.zeros((len(places), len(form.arrays)), np.bool_)
+        for number, (size, sums_after) in enumerate(form.arrays):
             present[:, number] = some = self._data.take(self._end(following - 1) + 1, mode="clip") != 0
             following = following + np.where(some, size + 2, 1) + sums_after
         return (minutes, statuses, names_begin, begin, place + 1, present), following
+
+    def _behind_string(self, begin: Ints) -> Ints:
+        end = self._end(self._place(begin))
+        return end + 1 + self._decoded(begin, end)
+
+    def _behind_map(self, begin: Ints) -> Ints:
+        """Return where maps of strings end: one block, or none."""
+        end = self._end(self._place(begin))
+        count = self._decoded(begin, end)
+        begin = end + 1
+        most = int(count.max(initial=0))
+        if most > _MOST_ENTRIES:
+            # What only looks like a row may have any number of them.
+            count = np.where(count > _MOST_ENTRIES, 0, count)
+            most = int(count.max(initial=0))
+        for entry in range(most):
+            behind = self._behind_string(self._behind_string(begin))
+            begin = np.where(count > entry, behind, begin)
+        return begin + (count > 0)
 
     @staticmethod
     def _chained(starts: Ints, following: Ints, count: int) -> tuple[Ints, int]:

@@ -19,6 +19,7 @@ from tokentrace.config.alerts import AlertRule, Delivery
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.model.quantiles import quantile
+from tokentrace.model.snapshot import BASE_LABELS
 from tokentrace.model.wide import joined
 
 Floats = NDArray[np.float64]
@@ -93,10 +94,19 @@ MEASURES: Final[Mapping[str, Measure]] = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The groups that a rule selects and how it groups them. globs: of model, provider and caller; None matches all."""
+    """The groups that a rule selects and how it groups them. globs: of model, provider and caller; None matches all.
+
+    dimension_globs: (dimension, glob).
+    """
 
     globs: tuple[str | None, str | None, str | None] = (None, None, None)
     group_by: tuple[str, ...] = ()
+    dimension_globs: tuple[tuple[str, str], ...] = ()
+
+    def filter(self) -> dict[str, str]:
+        """Return label -> glob, of those that have one."""
+        given = {label: glob for label, glob in zip(BASE_LABELS, self.globs, strict=True) if glob is not None}
+        return given | dict(self.dimension_globs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +149,10 @@ class Rule:
         window = int(rule.window) // 60
         interval = int(rule.interval) // 60 if rule.interval is not None else -(-window // EVALUATIONS_A_WINDOW)
         globs = rule.filter
-        selection = Selection((globs.model, globs.provider, globs.caller), rule.group_by)
-        subject = [rule.metric, rule.op, selection.globs, selection.group_by]
+        dimensions = tuple(sorted(globs.dimensions.items()))
+        selection = Selection((globs.model, globs.provider, globs.caller), rule.group_by, dimensions)
+        # A rule without dimensions keeps the digest that it had before there were any.
+        subject = [rule.metric, rule.op, selection.globs, selection.group_by, *([dimensions] if dimensions else [])]
         return cls(
             name=rule.name,
             metric=rule.metric,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,9 @@ import click
 from tokentrace.cli.options import config_option
 
 if TYPE_CHECKING:
-    from tokentrace.state.admin import StateAdmin
+    from tokentrace.state.admin import ReplicaTotals, StateAdmin
 
+_NAME = re.compile("[a-z][a-z0-9_]*")
 _BY = ("replica", "model", "provider", "caller", "status")
 
 _RECREATED = (
@@ -30,15 +32,19 @@ def command() -> None:
 
 @command.command()
 @config_option
-@click.option("--by", multiple=True, type=click.Choice(_BY), help="Labels to sum by; model if unset.")
+@click.option("--by", multiple=True, help=f"Labels to sum by: {', '.join(_BY)} or a dimension; model if unset.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with costs in nano-USD.")
 def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
     """Show the exact all-time totals over all replicas, running or not."""
     from tokentrace.state.admin import summed
 
     admin = _admin(config_path)
-    replicas = admin.replicas()
     by = by or ("model",)
+    for name in by:
+        if not _NAME.fullmatch(name):
+            raise click.UsageError(f"--by {name} is not a label: these have lower-case letters, digits and _.")
+    replicas = admin.replicas()
+    _require_known(by, config_path, replicas)
     rows = sorted(summed(replicas, *by).items(), key=lambda row: -row[1]["cost_nano_usd"])
     everything = summed(replicas)
     total: Mapping[str, int] = everything.get((), {})
@@ -111,6 +117,17 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
         assert replica is not None
         _confirm(yes, f"The totals of replica {replica} will be deleted permanently. Continue?")
         click.echo(f"Removed {admin.forget_totals(replica):,} records of replica {replica}.")
+
+
+def _require_known(by: Sequence[str], config_path: Path, replicas: Sequence[ReplicaTotals]) -> None:
+    """Raises click.UsageError for a label that is none, and no dimension that is configured or was ever counted."""
+    from tokentrace.config import load_config
+
+    counted = {name for totals in replicas for group, _ in totals.sums for name, _ in group.dimensions}
+    known = [*_BY, *sorted(counted.union(load_config(config_path).dimensions))]
+    for name in by:
+        if name not in known:
+            raise click.UsageError(f"--by {name} is not a label; use one of {', '.join(known)}.")
 
 
 def _set_offsets_forward(admin: StateAdmin, yes: bool) -> None:

@@ -222,7 +222,8 @@ class ExactlyOnce:
 
     def _replica_record(self, totals: Totals, expiry: Expiry = NOTHING_EXPIRED) -> Record:
         settings = self._settings
-        key, value = replica_key(settings.replica), self._codec.replica(settings.replica, settings.source_topic, totals)
+        key = replica_key(settings.replica)
+        value = self._codec.replica(settings.replica, settings.source_topic, totals, self._groups.dimension_names)
         headers = [
             *replica_headers(value, totals.has_wide_sums, self._codec.is_plain(totals)),
             checksum_header(key, value),

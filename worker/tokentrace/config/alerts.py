@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, SecretStr, StrictInt, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, StrictInt, field_validator, model_validator
 
 from tokentrace.config.fields import PositiveDuration, SecretUrl, WholeMinutes
 from tokentrace.config.section import NonEmpty, Section
@@ -53,7 +53,9 @@ class Delivery(Section):
 
 
 class Filter(Section):
-    """Selection of spans by globs."""
+    """Selection of spans by globs; a dimension has a key of its name."""
+
+    model_config = ConfigDict(extra="allow")
 
     model: str | None = None
     """Model glob."""
@@ -61,6 +63,18 @@ class Filter(Section):
     """Provider glob."""
     caller: str | None = None
     """Caller glob."""
+
+    @property
+    def dimensions(self) -> dict[str, str]:
+        """Return dimension -> glob."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _are_globs(self) -> Filter:
+        for name, glob in self.dimensions.items():
+            if not isinstance(glob, str):
+                raise ValueError(f"{name} must be a glob")
+        return self
 
 
 class AlertRule(Section):
@@ -86,8 +100,8 @@ class AlertRule(Section):
     """Fewest spans in the metric for a firing; 0 by default for a span_count with lt or lte."""
     filter: Filter = Filter()
     """Spans that the rule selects."""
-    group_by: tuple[Literal["model", "provider", "caller"], ...] = ()
-    """Labels by whose values the rule makes separate alerts."""
+    group_by: tuple[str, ...] = ()
+    """Labels by whose values the rule makes separate alerts: model, provider, caller and the dimensions."""
     severity: Literal["info", "warning", "critical"] = "warning"
     """Severity in the payload."""
     delivery: Delivery = Delivery()

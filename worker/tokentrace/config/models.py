@@ -6,12 +6,15 @@ from them. Every large section has a module of its name in this package.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, StrictBool, StrictInt, create_model, field_validator, model_validator
 
 from tokentrace.config.alerts import AlertRule
+from tokentrace.config.dimensions import DimensionSection, name_problems
+from tokentrace.config.document import KeyPath
 from tokentrace.config.fields import Bounds, PositiveDuration
 from tokentrace.config.health import Health
 from tokentrace.config.http_server import HttpServer
@@ -19,14 +22,12 @@ from tokentrace.config.kafka import Kafka
 from tokentrace.config.limits import LimitsSection
 from tokentrace.config.pricing import Pricing
 from tokentrace.config.schemas import SchemaRegistry, Schemas
-from tokentrace.config.section import Section
+from tokentrace.config.section import Section, problems_at
 from tokentrace.config.worker import WorkerSection
 from tokentrace.model.families import FAMILIES_BY_NAME, GROUP_LABELS
 from tokentrace.model.measures import DISTRIBUTIONS
 from tokentrace.model.reasons import MAX_LABEL_BYTES
-
-LabelName = Literal["status", "model", "provider", "caller"]
-
+from tokentrace.model.snapshot import BASE_LABELS
 
 if TYPE_CHECKING:
 
@@ -49,10 +50,12 @@ class Metrics(Section):
 
     buckets: Buckets = Buckets()
     """Bucket bounds by histogram."""
-    labels: dict[str, tuple[LabelName, ...]] = {}
-    """Labels by family, instead of the default ones: any of status, model, provider, caller."""
+    labels: dict[str, tuple[str, ...]] = {}
+    """Labels by family, instead of the default ones: any of status, model, provider, caller and the dimensions."""
     max_groups: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 10_000
     """Most (model, provider, caller) groups with separate series; further groups are added to __overflow__."""
+    max_dimension_groups: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 20_000
+    """Most groups that differ in a dimension; of further ones, all dimensions are __overflow__."""
     max_series: Annotated[StrictInt, Field(ge=1000)] = 200_000
     """Most series that the groups can come to; a group that would exceed it is added to __overflow__."""
     max_exposition_bytes: Annotated[StrictInt, Field(ge=1_000_000)] = 64_000_000
@@ -86,7 +89,8 @@ class Metrics(Section):
                 )
             if len(set(chosen)) != len(chosen):
                 raise ValueError(f"{name} contains a label twice")
-            labels[family] = tuple(label for label in GROUP_LABELS if label in chosen)
+            dimensions = [label for label in chosen if label not in GROUP_LABELS]
+            labels[family] = (*(label for label in GROUP_LABELS if label in chosen), *dimensions)
         return labels
 
 
@@ -101,6 +105,7 @@ class Config(Section):
     http_server: HttpServer = HttpServer()
     health: Health = Health()
     metrics: Metrics = Metrics()
+    dimensions: dict[str, DimensionSection] = {}
     pricing: Pricing = Pricing()
     alerts: tuple[AlertRule, ...] = ()
 
@@ -110,6 +115,8 @@ class Config(Section):
             raise ValueError("kafka.framing is raw; set schemas.raw to the schema file")
         if self.health.max_commit_age and self.health.max_commit_age <= self.worker.commit_interval:
             raise ValueError("health.max_commit_age must be longer than worker.commit_interval")
+        if found := dict([*name_problems(self.dimensions), *self._label_problems()]):
+            raise problems_at(found)
         names = [rule.name for rule in self.alerts]
         if len(set(names)) != len(names):
             twice = next(name for name in names if names.count(name) > 1)
@@ -117,3 +124,20 @@ class Config(Section):
         if self.alerts and self.worker.guarantee != "exactly_once":
             raise ValueError("alerts require worker.guarantee: exactly_once, which writes the rollups that they read")
         return self
+
+    def _label_problems(self) -> Iterator[tuple[KeyPath, str]]:
+        """Give the path and the text of the problem of each label that neither every span has nor is a dimension."""
+        used: list[tuple[KeyPath, str, Sequence[str]]] = [
+            (("metrics", "labels", family), label, GROUP_LABELS)
+            for family, labels in self.metrics.labels.items()
+            for label in labels
+        ]
+        for number, rule in enumerate(self.alerts):
+            path = ("alerts", number)
+            used += [((*path, "group_by", at), label, BASE_LABELS) for at, label in enumerate(rule.group_by)]
+            used += [((*path, "filter", label), label, BASE_LABELS) for label in rule.filter.dimensions]
+        for where, label, base in used:
+            if label not in base and label not in self.dimensions:
+                close = difflib.get_close_matches(label, [*base, *self.dimensions], 1)
+                hint = f'; did you mean "{close[0]}"?' if close else ""
+                yield where, f"{label!r} is neither a dimension nor one of {', '.join(base)}{hint}"

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+def problems_at(problems: Mapping[tuple[str | int, ...], str]) -> ValidationError:
+    """Return the error to raise for problems of keys further inside, by the path to each."""
+    details = [
+        InitErrorDetails(type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=path, input=None)
+        for path, text in problems.items()
+    ]
+    error: Any = ValidationError.from_exception_data("problems", details)
+    assert isinstance(error, ValidationError)
+    return error
 
 
 class Section(BaseModel):

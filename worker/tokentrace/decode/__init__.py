@@ -75,13 +75,16 @@ class SpanDecoder:
         *,
         columnar: bool = True,
         identity: bool = True,
+        texts: tuple[str, ...] = (),
         max_decoders: int = MAX_DECODERS,
     ) -> None:
         """Create a decoder.
 
         columnar: False decodes every schema with fastavro, for comparison. identity: True reads trace and span ids.
+        texts: sources of dimensions to read.
         """
         self._identity = identity
+        self._texts = texts
         self._schemas = schemas
         self._framing: Framing = framing
         self._columnar = columnar
@@ -98,7 +101,7 @@ class SpanDecoder:
         """Decode n message values. Raises SchemaUnavailable, with its rows, if a writer schema cannot be had now."""
         framed = frame(values, self._framing)
         decoders = self._decoders_of(framed)
-        columns = SpanColumns(len(values), framed.buffer)
+        columns = SpanColumns(len(values), framed.buffer, self._texts)
         rejects = list(framed.rejects)
         for decoder, rows in zip(decoders, _rows_by_key(framed.key, len(framed.keys)), strict=True):
             rejects += decoder.decode_into(columns, rows, framed.start[rows], framed.end[rows])
@@ -153,7 +156,7 @@ class SpanDecoder:
         return decoder
 
     def _compile(self, schema: Any) -> tuple[DecodePath, SchemaDecoder]:
-        resolution = resolve(schema, self._identity)
+        resolution = resolve(schema, self._identity, self._texts)
         fastavro_decoder = FastavroDecoder(schema, resolution)
         columnar = ColumnarDecoder.compile(schema, resolution, fastavro_decoder) if self._columnar else None
         return ("fastavro", fastavro_decoder) if columnar is None else ("columnar", columnar)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import fastavro
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from tokentrace.decode.datum_check import Malformed, branch_at, check_datum
 from tokentrace.decode.resolve import USAGE, Resolution, accepted_in_words, accepted_kinds, resolve, timestamp_scale
 from tokentrace.decode.schema_tree import Type, parse_schema
+from tokentrace.decode.texts import field_of, key_of, text_of
 from tokentrace.model import reasons
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
@@ -40,6 +42,7 @@ class FastavroDecoder:
             for index, (name, type_) in enumerate(resolution.root.fields)
             if name in resolution.field_columns
         ]
+        self._texts = list(_texts(resolution))
 
     def decode_into(
         self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
@@ -85,7 +88,23 @@ class FastavroDecoder:
         for name, column, branch in values:
             if not _store(columns, row, column, branch, record[name]):
                 return Reject(row, "invalid_utf8", f"Field {name!r} is not valid UTF-8.")
+        for source, index, name, type_ in self._texts:
+            key, value = key_of(source), record[name]
+            if key is not None:
+                is_map = branch_at(type_, data, starts[index]).kind == "map"
+                value = value.get(key) if is_map else None
+            if text := text_of(value):
+                columns.put_string(columns.texts[source], row, text)
         return None
+
+
+def _texts(resolution: Resolution) -> Iterator[tuple[str, int, str, Type]]:
+    """Return (source, index, name, type) of the fields that have the texts of dimensions."""
+    for source in resolution.texts:
+        field = field_of(source)
+        for index, (name, type_) in enumerate(resolution.root.fields):
+            if name == field or (field is None and resolution.field_columns.get(name) == "attributes"):
+                yield source, index, name, type_
 
 
 def _malformed(row: int, why: str) -> Reject:

@@ -53,17 +53,18 @@ class Resolution:
 
     root: the record. field_columns: writer field name -> column of SpanColumns (`attributes` fills eval_score, and
     `usage` the column of each unit in it).
-    recursive, unbounded: see SchemaTree.
+    recursive, unbounded: see SchemaTree. texts: sources of dimensions to read, see `decode.texts`.
     """
 
     root: Type
     field_columns: Mapping[str, str]
     recursive: bool
     unbounded: bool
+    texts: tuple[str, ...] = ()
 
 
-def resolve(schema: Any, identity: bool = True) -> Resolution:
-    """Resolve a writer schema (parsed JSON). identity: read trace and span ids.
+def resolve(schema: Any, identity: bool = True, texts: tuple[str, ...] = ()) -> Resolution:
+    """Resolve a writer schema (parsed JSON). identity: read trace and span ids. texts: sources of dimensions.
 
     Raises SchemaError("schema_unusable").
     """
@@ -71,7 +72,7 @@ def resolve(schema: Any, identity: bool = True) -> Resolution:
     if tree.root.kind != "record":
         raise unusable(f"its top level is {_with_article(tree.root.kind)}, not a record")
     field_columns = MappingProxyType(_field_columns(tree.root, identity))
-    return Resolution(tree.root, field_columns, tree.recursive, tree.unbounded)
+    return Resolution(tree.root, field_columns, tree.recursive, tree.unbounded, texts)
 
 
 def accepted_kinds(column: str) -> frozenset[str]:

@@ -20,7 +20,7 @@ _NO_SERIES: Final = -1
 
 
 class Projection:
-    """Series of the label names `labels`, a subset of status, model, provider, caller.
+    """Series of the label names `labels`, a subset of status, model, provider, caller and the dimensions.
 
     constant: a label of all of them, as text. label_text: series -> `model="gpt-4o",provider="openai"`, escaped, with
     the constant, or "" without labels.
@@ -99,13 +99,13 @@ class Projection:
         return np.minimum.reduceat(times_s[self._order], self._starts)
 
     def _series_of_row(self, snapshot: Snapshot, group: int, status: int) -> int:
-        values = {**snapshot.groups[group]._asdict(), "status": STATUSES[status]}
-        return self._number(tuple(values[label] for label in self.labels))
+        values = {**snapshot.groups[group].labels(), "status": STATUSES[status]}
+        return self._number(tuple(values.get(label, "") for label in self.labels))
 
     def _series_of_expired(self, key: ExpiredKey) -> int:
-        values = {**key._asdict(), "caller": None, "status": STATUSES[key.status]}
-        chosen = tuple(values[label] for label in self.labels)
-        return _NO_SERIES if None in chosen else self._number(chosen)
+        values = {"model": key.model, "provider": key.provider, "status": STATUSES[key.status]}
+        chosen = [value for label in self.labels if (value := values.get(label)) is not None]
+        return self._number(tuple(chosen)) if len(chosen) == len(self.labels) else _NO_SERIES
 
     def _number(self, chosen: tuple[str, ...]) -> int:
         number = self._numbers.get(chosen)

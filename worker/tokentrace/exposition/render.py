@@ -293,7 +293,29 @@ def _global_families(snapshot: Snapshot, form: Format, hold: Hold) -> list[str]:
         lines += _unlabelled(family, records, created_s, form, hold)
     for gauge, number in ((families.GROUPS, snapshot.groups_count), (families.GROUPS_LIMIT, snapshot.groups_limit)):
         lines += [head(gauge.name, gauge.type, gauge.help, form), sample(gauge.name, "", str(number))]
-    return lines + _unlabelled(families.OVERFLOWED, {"": snapshot.overflowed_spans}, {}, form, hold)
+    lines += _unlabelled(families.OVERFLOWED, {"": snapshot.overflowed_spans}, {}, form, hold)
+    return lines + _dimension_families(snapshot, form, hold) if snapshot.dimensions else lines
+
+
+def _dimension_families(snapshot: Snapshot, form: Format, hold: Hold) -> list[str]:
+    """The families that tell how far the dimensions are used."""
+    uses = snapshot.dimensions
+    lines = []
+    for gauge, number in (
+        (families.DIMENSION_GROUPS, snapshot.dimension_groups),
+        (families.DIMENSION_GROUPS_LIMIT, snapshot.dimension_groups_limit),
+    ):
+        lines += [head(gauge.name, gauge.type, gauge.help, form), sample(gauge.name, "", str(number))]
+    for gauge, numbers in (
+        (families.DIMENSION_VALUES, {name: use.values for name, use in uses.items()}),
+        (families.DIMENSION_VALUES_LIMIT, {name: use.limit for name, use in uses.items()}),
+    ):
+        lines.append(head(gauge.name, gauge.type, gauge.help, form))
+        lines += [
+            sample(gauge.name, format_labels(gauge.labels, (name,)), str(count)) for name, count in numbers.items()
+        ]
+    spans = {name: use.overflowed_spans for name, use in uses.items()}
+    return lines + _unlabelled(families.DIMENSION_OVERFLOWED, spans, {}, form, hold)
 
 
 def _unlabelled(

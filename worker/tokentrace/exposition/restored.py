@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokentrace.exposition.projection import Projection
 from tokentrace.model import families
 from tokentrace.model.families import CounterFamily, HistogramFamily
-from tokentrace.model.snapshot import OVERFLOW_GROUP, Snapshot
+from tokentrace.model.snapshot import OVERFLOW, OVERFLOW_GROUP, Snapshot
 
 
 class RestoredSeries:
@@ -42,6 +42,12 @@ class RestoredSeries:
         if name == families.OVERFLOWED.name:
             overflow = self._rows[len(snapshot.expired) :] & (snapshot.cell_group == OVERFLOW_GROUP)
             return np.full(len(series), overflow.any(), np.bool_)
+        if name == families.DIMENSION_OVERFLOWED.name:
+            overflow = [
+                (extra, OVERFLOW) in snapshot.groups[group].dimensions
+                for group in snapshot.cell_group[self._rows[len(snapshot.expired) :]].tolist()
+            ]
+            return np.full(len(series), any(overflow), np.bool_)
         rows = self._rows
         if field := _FIELDS.get(family):
             columns = snapshot.layout.fields[field]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
-from operator import itemgetter
-from typing import Final
+from operator import itemgetter, methodcaller
+from typing import Any, Final
 
 import numpy as np
 from confluent_kafka import Message
@@ -78,7 +78,19 @@ def raw_batch(
             for partition, (first, last) in extents.items()
         },
         timestamps_ms=lambda rows: np.array([time_ms(messages[row]) for row in rows.tolist()], np.int64),
+        keys=lambda: list(map(Message.key, messages)),
+        headers=lambda name: _headers(messages, name),
     )
+
+
+def _headers(messages: Sequence[Message], name: str) -> list[bytes | str | None]:
+    """Return a header of each message. Runs no Python code per message where each has headers."""
+    headers: list[Any] = list(map(Message.headers, messages))
+    if not any(headers):
+        return [None] * len(messages)
+    if None in headers:
+        headers = [found or () for found in headers]
+    return list(map(methodcaller("get", name), map(dict, headers)))
 
 
 def _rows_of_other_groups(messages: Sequence[Message], group: bytes) -> Iterator[int]:

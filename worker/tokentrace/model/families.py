@@ -17,7 +17,8 @@ from tokentrace.model.units import UNITS
 #: Label of the series of a family whose labels were changed; its value is the number of the change.
 REVISION_LABEL: Final = "labels_revision"
 
-#: Every label that a family may be given by `metrics.labels.<family>`, in the order in which they are written.
+#: Every label that a family may be given by `metrics.labels.<family>`, in the order in which they are written; the
+#: dimensions follow.
 GROUP_LABELS: Final = ("status", "model", "provider", "caller")
 
 
@@ -148,6 +149,27 @@ GROUPS_LIMIT: Final = GaugeFamily("tokentrace_groups_limit", "Most groups that g
 OVERFLOWED: Final = UnlabelledCounter(
     "tokentrace_groups_overflowed_total", "Spans counted under __overflow__ because the groups were full.", ()
 )
+DIMENSION_GROUPS: Final = GaugeFamily(
+    "tokentrace_dimension_groups", "Groups that differ in a dimension and have series of their own.", ()
+)
+DIMENSION_GROUPS_LIMIT: Final = GaugeFamily(
+    "tokentrace_dimension_groups_limit", "Most groups by dimensions that get series of their own.", ()
+)
+DIMENSION_VALUES: Final = GaugeFamily(
+    "tokentrace_dimension_values", "Values of a dimension that have series of their own.", ("dimension",)
+)
+DIMENSION_VALUES_LIMIT: Final = GaugeFamily(
+    "tokentrace_dimension_values_limit", "Most values of a dimension that get series of their own.", ("dimension",)
+)
+DIMENSION_OVERFLOWED: Final = UnlabelledCounter(
+    "tokentrace_dimension_overflowed_total",
+    "Spans counted under __overflow__ in a dimension because its values or the groups were full.",
+    ("dimension",),
+)
+#: Families that only a worker with dimensions serves.
+DIMENSION_FAMILIES: Final = (
+    DIMENSION_GROUPS, DIMENSION_GROUPS_LIMIT, DIMENSION_VALUES, DIMENSION_VALUES_LIMIT, DIMENSION_OVERFLOWED,
+)  # fmt: skip
 
 ALERT_FIRINGS: Final = UnlabelledCounter(
     "tokentrace_alert_firings_total", "Firings of a built-in alert rule, over the whole fleet.", ("rule",)
@@ -208,6 +230,7 @@ GLOBAL_FAMILIES: Final[tuple[UnlabelledCounter | GaugeFamily, ...]] = (
     GROUPS,
     GROUPS_LIMIT,
     OVERFLOWED,
+    *DIMENSION_FAMILIES,
 )
 
 #: Names that `metrics.labels` takes: the family's own, without the prefix.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -55,6 +56,8 @@ class RawBatch:
     envelope: row -> the complete message.
     times_ms: partition -> timestamps of its first and last message, Unix time.
     timestamps_ms: rows (int64[k]) -> int64[k], times of publication, Unix time. Costs a call per row: pass few.
+    keys: returns n message keys. headers: name of a header -> n values of it, the last where a message repeats it.
+    Both are for dimensions; None: they are taken from the envelopes, one by one.
     """
 
     values: Sequence[bytes | None]
@@ -63,9 +66,23 @@ class RawBatch:
     envelope: Callable[[int], Envelope]
     times_ms: Mapping[int, tuple[int, int]]
     timestamps_ms: Callable[[NDArray[np.int64]], NDArray[np.int64]]
+    keys: Callable[[], Sequence[bytes | None]] | None = None
+    headers: Callable[[str], Sequence[bytes | str | None]] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def all_keys(self) -> Sequence[bytes | None]:
+        """Return the key of each message."""
+        if self.keys is not None:
+            return self.keys()
+        return [self.envelope(row).key for row in range(len(self))]
+
+    def all_headers(self, name: str) -> Sequence[bytes | str | None]:
+        """Return a header of each message, None where it has none of this name."""
+        if self.headers is not None:
+            return self.headers(name)
+        return [dict(self.envelope(row).headers).get(name) for row in range(len(self))]
 
     @property
     def size(self) -> int:
@@ -80,18 +97,21 @@ class RawBatch:
         """Return the messages at rows (int64[k], ascending) as a batch. Costs a few calls per partition."""
         partitions = self.partitions[rows]
         positions, times_ms = {}, {}
+        chosen = rows.tolist()
         for partition in np.flatnonzero(np.bincount(partitions)).tolist():
             edges = rows[partitions == partition][[0, -1]]
             positions[partition] = self.envelope(int(edges[-1])).offset + 1
             first_ms, last_ms = self.timestamps_ms(edges).tolist()
             times_ms[partition] = (first_ms, last_ms)
         return RawBatch(
-            values=[self.values[row] for row in rows.tolist()],
+            values=[self.values[row] for row in chosen],
             partitions=partitions,
             positions=positions,
             envelope=lambda row: self.envelope(int(rows[row])),
             times_ms=times_ms,
             timestamps_ms=lambda these: self.timestamps_ms(rows[these]),
+            keys=lambda: itemgetter(*chosen, chosen[0])(self.all_keys())[:-1],
+            headers=lambda name: itemgetter(*chosen, chosen[0])(self.all_headers(name))[:-1],
         )
 
 

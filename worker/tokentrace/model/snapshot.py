@@ -17,20 +17,39 @@ from numpy.typing import NDArray
 from tokentrace.model.measures import Layout
 from tokentrace.model.wide import NOTHING_CARRIED, Carried, CarriedRows
 
-#: The label value of everything beyond `metrics.max_groups`.
+#: The label value of everything beyond `metrics.max_groups`, and of a dimension's values beyond its limit.
 OVERFLOW: Final = "__overflow__"
 #: Index of its group.
 OVERFLOW_GROUP: Final = 0
+#: Labels that every group has.
+BASE_LABELS: Final = ("model", "provider", "caller")
 #: Label value of expired groups in `tokentrace state show`. No series has it.
 EXPIRED: Final = "__expired__"
 
 
 class Group(NamedTuple):
-    """The label values of one group."""
+    """The label values of one group. dimensions: (name, value) of those that have a value, sorted by name."""
 
     model: str
     provider: str
     caller: str
+    dimensions: tuple[tuple[str, str], ...] = ()
+
+    def label(self, name: str) -> str:
+        """Return the value of a label, empty for a dimension without one."""
+        if name in BASE_LABELS:
+            value: str = getattr(self, name)
+            return value
+        return next((value for dimension, value in self.dimensions if dimension == name), "")
+
+    @property
+    def base(self) -> tuple[str, str, str]:
+        """The model, provider and caller."""
+        return self[:3]
+
+    def labels(self) -> dict[str, str]:
+        """Return label -> value; dimensions without a value are left out."""
+        return {"model": self.model, "provider": self.provider, "caller": self.caller, **dict(self.dimensions)}
 
 
 class ExpiredKey(NamedTuple):
@@ -47,6 +66,14 @@ class ExpiredTotals(NamedTuple):
     values: NDArray[np.int64]
     created_s: float
     carried: Carried = NOTHING_CARRIED
+
+
+class DimensionUse(NamedTuple):
+    """Use of a dimension: its values with series of their own, the most of these, and the spans beyond that."""
+
+    values: int
+    limit: int
+    overflowed_spans: int
 
 
 class PartitionAudit(NamedTuple):
@@ -99,6 +126,8 @@ class Snapshot:
     count and shown_until_s.
     label_sets: family without `tokentrace_` -> the labels that it is exposed with, where totals were restored.
     gaps: (kind, partition) -> records that are missing in the log or in the totals.
+    dimensions: configured dimension -> its use. dimension_groups: groups that have any, dimension_groups_limit: most of
+    these.
     """
 
     epoch: int
@@ -124,3 +153,6 @@ class Snapshot:
     shown_until_s: float = math.inf
     label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
     gaps: Mapping[GapKey, Gap] = field(default_factory=dict)
+    dimensions: Mapping[str, DimensionUse] = field(default_factory=dict)
+    dimension_groups: int = 0
+    dimension_groups_limit: int = 0

@@ -7,8 +7,9 @@ Values are as the writer gave them; `aggregate.validate` checks them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -48,6 +49,8 @@ EVENT_TIME: Final = "event_time_us"
 CLAMPED: Final = "clamped_times"
 
 _COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+#: The texts of a batch without dimensions.
+NO_TEXTS: Final[Mapping[str, Strings]] = MappingProxyType({})
 
 #: Larger than the limit of any quantity.
 _HUGE: Final = 1e15
@@ -117,9 +120,12 @@ class SpanBatch:
     optional: columns of OPTIONAL_FIELDS, and of repairs; one that is absent in every span is left out. Quantities are
         in the unit of the columns of sums, see `model.units`; one that is not a quantity is negative.
     modifiers: columns of MODIFIERS; one that is empty in every span is left out. They need not be UTF-8.
+    texts: source of dimensions -> its bytes, not necessarily UTF-8, see `model.dimensions`.
     """
 
-    __slots__ = ("buffer", "modifiers", "optional", "row", "status", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+    __slots__ = (
+        "buffer", "modifiers", "optional", "row", "status", "texts", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS,
+    )  # fmt: skip
 
     buffer: NDArray[np.uint8]
     row: NDArray[np.int64]
@@ -149,11 +155,12 @@ class SpanBatch:
         status: NDArray[np.uint8],
         columns: Mapping[str, Strings | Numbers],
         optional: Mapping[str, Numbers],
-        modifiers: Mapping[str, Strings],
+        modifiers: Mapping[str, Strings] = NO_TEXTS,
+        texts: Mapping[str, Strings] = NO_TEXTS,
     ) -> None:
         """columns: one of every name in STRING_FIELDS, INT_FIELDS and FLOAT_FIELDS."""
-        self.buffer, self.row, self.status = buffer, row, status
-        self.optional, self.modifiers = optional, modifiers
+        self.buffer, self.row, self.status, self.optional = buffer, row, status, optional
+        self.modifiers, self.texts = modifiers, texts
         for name in _COLUMNS:
             setattr(self, name, columns[name])
 
@@ -172,7 +179,13 @@ class SpanBatch:
         modifiers = {name: column.take(index) for name, column in self.modifiers.items()}
         row, status = self.row[index], self.status[index]
         return SpanBatch(
-            buffer=self.buffer, row=row, status=status, columns=columns, optional=optional, modifiers=modifiers
+            buffer=self.buffer,
+            row=row,
+            status=status,
+            columns=columns,
+            optional=optional,
+            modifiers=modifiers,
+            texts={source: strings.take(index) for source, strings in self.texts.items()} if self.texts else self.texts,
         )
 
     def replace(
@@ -193,6 +206,7 @@ class SpanBatch:
             columns=columns,
             optional=optional,
             modifiers=self.modifiers,
+            texts=self.texts,
         )
 
 
@@ -206,7 +220,7 @@ class SpanColumns:
     """
 
     __slots__ = (
-        "_arena", "_mapped", "_modifiers", "_optional", "buffer", "n", "status",
+        "_arena", "_mapped", "_modifiers", "_optional", "buffer", "n", "status", "texts",
         *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS,
     )  # fmt: skip
 
@@ -227,7 +241,9 @@ class SpanColumns:
     ttft_ms: Numbers
     eval_score: Numbers
 
-    def __init__(self, n: int, buffer: NDArray[np.uint8]) -> None:
+    def __init__(self, n: int, buffer: NDArray[np.uint8], texts: Collection[str] = ()) -> None:
+        """texts: sources of dimensions to make columns for."""
+        self.texts = {source: Strings(np.zeros(n, np.int64), np.zeros(n, np.int64)) for source in texts}
         self.n = n
         self.buffer = buffer
         self._arena = bytearray()
@@ -264,14 +280,18 @@ class SpanColumns:
         return column
 
     def clear_optional(self, row: int) -> None:
-        """Make all optional columns of a row absent."""
+        """Make all optional columns, and all texts, of a row absent."""
+        for strings in self.texts.values():
+            strings.offset[row] = strings.length[row] = 0
         for column in (*self._optional.values(), *self._mapped.values()):
             column.values[row], column.present[row] = 0, False
         for strings in self._modifiers.values():
             strings.offset[row] = strings.length[row] = 0
 
     def column(self, name: str) -> Any:
-        """The column of any name, `status` included."""
+        """The column of any name, `status` included, or the text of any source."""
+        if name in self.texts:
+            return self.texts[name]
         return self.optional(name) if name in OPTIONAL_FIELDS else getattr(self, name)
 
     def put_string(self, column: Strings, row: int, data: bytes) -> None:
@@ -294,7 +314,13 @@ class SpanColumns:
         modifiers = {name: column for name, column in self._modifiers.items() if ((column.length > 0) & keep).any()}
         row = np.arange(self.n, dtype=np.int64)
         whole = SpanBatch(
-            buffer=buffer, row=row, status=self.status, columns=columns, optional=optional, modifiers=modifiers
+            buffer=buffer,
+            row=row,
+            status=self.status,
+            columns=columns,
+            optional=optional,
+            modifiers=modifiers,
+            texts=self.texts,
         )
         return whole if keep.all() else whole.take(np.flatnonzero(keep))
 

@@ -38,6 +38,7 @@ from tokentrace.exposition import HttpSettings, Renderer, TlsSettings, Token, To
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
+from tokentrace.model.dimensions import Dimension, decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
@@ -85,9 +86,15 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
     clients = kafka_clients(config, StopSignal())
     layout = layout_of(config)
     budget, limit = series_budget(config, layout), memory_limit(config)
-    groups = GroupIndex(metrics.max_groups, budget=budget)
+    dimensions = dimensions_of(config)
+    groups = group_index(config, budget)
     schemas, dedup = writer_schemas(config, LOOKUP_WAIT_S), deduplicator(config, clock)
-    decoder = SpanDecoder(schemas, config.kafka.framing, identity=section.deduplicate is not None)
+    decoder = SpanDecoder(
+        schemas,
+        config.kafka.framing,
+        identity=section.deduplicate is not None,
+        texts=decoded_sources(dimensions),
+    )
     dead_letters = DeadLetterTopic(clients, config.kafka.dead_letters, config.kafka.group_id)
     stats = WorkerStats(
         replica_id=section.replica_id,
@@ -152,9 +159,9 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
 def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
     """The configured rules over history. schemas: those of the spans to read."""
     layout = layout_of(config)
-    groups = GroupIndex(config.metrics.max_groups, budget=series_budget(config, layout))
+    groups = group_index(config, series_budget(config, layout))
     pipeline = Pipeline(
-        decoder=SpanDecoder(schemas, config.kafka.framing),
+        decoder=SpanDecoder(schemas, config.kafka.framing, texts=decoded_sources(dimensions_of(config))),
         groups=groups,
         pricer=pricer(config),
         layout=layout,
@@ -164,6 +171,35 @@ def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
     )
     return Backtest(
         pipeline=pipeline, groups=groups, layout=layout, rules=alert_rules(config), group_id=config.kafka.group_id
+    )
+
+
+def dimensions_of(config: Config) -> tuple[Dimension, ...]:
+    """The configured dimensions."""
+    return tuple(
+        Dimension(
+            name=name,
+            source=section.source,
+            default=section.default,
+            limit=section.limit,
+            max_length=section.max_length,
+            mapping=tuple(section.map.items()),
+            values=None if section.values is None else frozenset(section.values),
+            other=section.other,
+            hash_key=b"" if section.hash_key is None else section.hash_key.get_secret_value().encode(),
+        )
+        for name, section in config.dimensions.items()
+    )
+
+
+def group_index(config: Config, budget: SeriesBudget) -> GroupIndex:
+    """The index of the groups, with the configured limits."""
+    metrics = config.metrics
+    return GroupIndex(
+        metrics.max_groups,
+        budget=budget,
+        dimensions=dimensions_of(config),
+        max_dimension_groups=metrics.max_dimension_groups,
     )
 
 

@@ -303,10 +303,11 @@ def _shown(expired: ExpiredKey) -> Group:
 
 
 def summed(replicas: list[ReplicaTotals], *by: str) -> dict[tuple[str, ...], Counter[str]]:
-    """Return the sums over replicas by some of replica, model, provider, caller, status."""
+    """Return the sums over replicas by some of replica, model, provider, caller, status and the dimensions."""
     result: dict[tuple[str, ...], Counter[str]] = {}
     for totals in replicas:
         for (group, status), sums in totals.sums.items():
-            labels = {"replica": totals.replica, **group._asdict(), "status": status}
-            result.setdefault(tuple(labels[name] for name in by), Counter()).update(sums)
+            labels = {"replica": totals.replica, **group.labels(), "status": status}
+            absent = EXPIRED if group.caller == EXPIRED else ""
+            result.setdefault(tuple(labels.get(name, absent) for name in by), Counter()).update(sums)
     return result

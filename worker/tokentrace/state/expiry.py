@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.arrays import widened
-from tokentrace.model.snapshot import OVERFLOW_GROUP, ExpiredKey, ExpiredTotals, Group
+from tokentrace.model.snapshot import BASE_LABELS, OVERFLOW_GROUP, ExpiredKey, ExpiredTotals, Group
 from tokentrace.model.wide import Carried, carry, plus_carried
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 #: The labels by which expired sums are kept.
 _KEPT: Final = frozenset({"model", "provider"})
-_ALL: Final = frozenset(Group._fields)
 
 
 def find_expired(
@@ -33,13 +32,15 @@ def find_expired(
     """Find the groups that have counted nothing since `idle_since_s` (Unix time).
 
     label_sets: the labels of the exposed families. A group is kept while any other group of a series that shows its
-    caller is kept.
+    caller, or a dimension of it, is kept.
     """
-    sets = {labels & _ALL for labels in label_sets}
+    everything = frozenset([*BASE_LABELS, *groups.dimensions.names])
+    sets = {labels & everything for labels in label_sets}
     idle = _idle(groups, totals, idle_since_s)
     if not idle.any():
         return NOTHING_EXPIRED
-    _keep_sharing(idle, groups.groups, [labels for labels in sets if "caller" in labels and labels != _ALL])
+    alone = frozenset() if groups.dimensions.former else everything
+    _keep_sharing(idle, groups.groups, [labels for labels in sets if not labels <= _KEPT and labels != alone])
     expired_cells = np.flatnonzero(idle[groups.cell_group[: len(totals.values)]])
     if not len(expired_cells):
         return NOTHING_EXPIRED
@@ -65,9 +66,12 @@ def _idle(groups: GroupIndex, totals: Totals, idle_since_s: float) -> NDArray[np
     committed = len(totals.values)
     last_s = np.full(len(groups.groups), -np.inf)
     np.maximum.at(last_s, groups.cell_group[:committed], totals.changed_s)
-    # Groups with uncommitted counts are not idle, nor is the overflow, which any new group may need.
+    # Groups with uncommitted counts are not idle, nor is the overflow, which any new group may need, nor that of a
+    # dimension, of which a counter tells.
     last_s[groups.cell_group[committed:]] = np.inf
     last_s[OVERFLOW_GROUP] = np.inf
+    for numbers in groups.overflowed.values():
+        last_s[numbers] = np.inf
     return last_s <= idle_since_s
 
 
@@ -94,6 +98,8 @@ def _merge_unshown(
 
 
 def _labels(labelled: Group | ExpiredKey, labels: frozenset[str]) -> tuple[str, ...]:
+    if isinstance(labelled, Group):
+        return tuple(labelled.label(name) for name in sorted(labels))
     return tuple(getattr(labelled, name) for name in sorted(labels))
 
 

@@ -1,9 +1,13 @@
-"""Keys of the records in the state topic: JSON arrays of the replica and the labels."""
+"""Keys of the records in the state topic: JSON arrays of the replica and the labels.
+
+A group with dimensions has them as an object before its status: `["r", "gpt-4o", "openai", "", {"team": "a"}, "ok"]`.
+They are by name, so that a record means the same whatever dimensions are configured.
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Final
+from typing import Any, Final
 
 from tokentrace.model.snapshot import ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
@@ -17,7 +21,8 @@ _JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 def cell_key(replica: str, group: Group, status: int) -> bytes:
     """The key of a cell's record: a JSON array."""
-    return _json([replica, *group, STATUSES[status]])
+    dimensions = [dict(group.dimensions)] if group.dimensions else []
+    return _json([replica, *group.base, *dimensions, STATUSES[status]])
 
 
 def replica_key(replica: str) -> bytes:
@@ -47,17 +52,26 @@ def parse_key(key: bytes | None) -> tuple[str, Cell | ExpiredKey | None] | None:
         parts = json.loads(key or b"")
     except ValueError:
         return None
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+    if not isinstance(parts, list):
+        return None
+    dimensions = parts.pop(4) if len(parts) == 6 else {}
+    if not all(isinstance(part, str) for part in parts) or not _is_dimensions(dimensions):
         return None
     if len(parts) == 1:
         return parts[0], None
     if len(parts) == 5 and parts[4] in STATUSES:
-        return parts[0], (Group(*parts[1:4]), STATUSES.index(parts[4]))
+        model, provider, caller = parts[1:4]
+        group = Group(model, provider, caller, tuple(sorted(dimensions.items())))
+        return parts[0], (group, STATUSES.index(parts[4]))
     if len(parts) in (2, 4) and parts[-1] in STATUSES:
         model, provider = parts[1:3] if len(parts) == 4 else (None, None)
         return parts[0], ExpiredKey(model, provider, STATUSES.index(parts[-1]))
     return None
 
 
-def _json(parts: list[str]) -> bytes:
+def _is_dimensions(part: Any) -> bool:
+    return isinstance(part, dict) and all(isinstance(value, str) and value for value in part.values())
+
+
+def _json(parts: list[Any]) -> bytes:
     return _JSON.encode(parts).encode()

@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tokentrace.aggregate.delta import Changes, Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.arrays import widened
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import Snapshot
+from tokentrace.model.snapshot import DimensionUse, Snapshot
 from tokentrace.state.expiry import find_expired
 from tokentrace.state.quality import QualityWindow
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
@@ -131,7 +132,7 @@ class Ledger:
             quality_sum=quality_sum,
             quality_count=quality_count,
             partitions=totals.partitions,
-            groups_count=len(self._groups.groups) - 1,
+            groups_count=self._groups.base_groups,
             groups_limit=self._groups.max_groups,
             overflowed_spans=int(totals.values[cell_group == 0, Layout.column("spans")].sum()),
             committed_at_s=totals.committed_at_s,
@@ -142,4 +143,19 @@ class Ledger:
             shown_until_s=totals.shown_until_s,
             label_sets=totals.label_sets,
             gaps=totals.gaps,
+            dimensions=self._dimension_uses(cell_group),
+            dimension_groups=self._groups.dimension_groups,
+            dimension_groups_limit=self._groups.max_dimension_groups,
         )
+
+    def _dimension_uses(self, cell_group: NDArray[np.int32]) -> dict[str, DimensionUse]:
+        """cell_group: int32[k], of all cells of the totals."""
+        spans, groups = self.totals.values[:, Layout.column("spans")], self._groups
+        return {
+            values.name: DimensionUse(
+                values.count,
+                values.limit,
+                int(spans[np.isin(cell_group, groups.overflowed.get(values.name, []))].sum()),
+            )
+            for values in groups.dimensions.configured
+        }

@@ -7,7 +7,7 @@ these files. Fields are resolved by name: a sum that is added later is 0 in olde
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -24,11 +24,14 @@ from tokentrace.model.varint import encode_long
 from tokentrace.model.wide import LIMIT, NOTHING_CARRIED, Carried, CarriedRows
 from tokentrace.state.appearance import Appeared, presence
 from tokentrace.state.counts import Counts
-from tokentrace.state.headers import Header
+from tokentrace.state.headers import Header, Headers
 from tokentrace.state.keys import Cell
 from tokentrace.state.schemas import PREFIX_BYTES, decode_record, encode_record, record_schemas, schema_headers
 from tokentrace.state.totals import Totals
 
+#: Schemas of a rollup record, by whether any row of it has dimensions.
+ROLLUP: Final = "rollup"
+ROLLUP_DIMENSIONS: Final = "rollup-dimensions"
 #: Bytes of the rows in a rollup record: it stays well below the megabyte that a broker takes by default.
 ROLLUP_BYTES: Final = 700_000
 
@@ -103,10 +106,9 @@ class StateCodec:
         carried = {0: totals.carried} if totals.carried else {}
         return next(self.cells(totals.values[None], np.array([totals.created_s]), carried))
 
-    def replica(self, replica: str, topic: str, totals: Totals) -> bytes:
-        """Encode a replica's own record."""
-        return encode_record(
-            "state-replica",
+    def replica(self, replica: str, topic: str, totals: Totals, dimensions: Iterable[str] = ()) -> bytes:
+        """Encode a replica's own record. dimensions: names of those that any group has."""
+        return encode_replica(
             {
                 "replica": replica,
                 "version": __version__,
@@ -125,6 +127,7 @@ class StateCodec:
                     {"reason": reason, "count": count, "created_at": round(totals.rejected_created_s[reason] * 1e6)}
                     for reason, count in sorted(totals.rejected.items())
                 ],
+                "dimensions": sorted(dimensions),
             },
         )
 
@@ -201,12 +204,15 @@ class StateCodec:
         """
         names: dict[Group, bytes] = {}
         rows = []
-        plain = bool(self._counts.plain(values).all())
+        by_dimension = any(group.dimensions for group, _ in cells)
+        plain = not by_dimension and bool(self._counts.plain(values).all())
         encoded = self._counts.encode(values, plain=plain)
         for minute, (group, status), counts in zip(minutes.tolist(), cells, encoded, strict=True):
             name = names.get(group)
             if name is None:
-                name = names[group] = b"".join(map(_string, group))
+                name = names[group] = b"".join(map(_string, group.base))
+                if by_dimension:
+                    name = names[group] = name + _map(group.dimensions)
             rows.append(encode_long(minute) + name + encode_long(status) + counts)
         if not rows and not progress.reached_us:
             return
@@ -220,10 +226,11 @@ class StateCodec:
             "rows": [],
         }
         # The last field is an array, which is empty: its end is one byte. What is before it is as in 0.1.0.
-        prefix = record_schemas().first_prefix("rollup") if plain else record_schemas().prefix("rollup")
+        schema = ROLLUP_DIMENSIONS if by_dimension else ROLLUP
+        prefix = record_schemas().first_prefix(schema) if plain else record_schemas().prefix(schema)
 
         def encode_head() -> bytes:
-            return prefix + encode_record("rollup", head_fields)[PREFIX_BYTES:-1]
+            return prefix + encode_record(schema, head_fields)[PREFIX_BYTES:-1]
 
         head = encode_head()
         *parts, last = _parts(rows, starts)
@@ -241,7 +248,7 @@ class StateCodec:
         """Return (minutes int64[r], r cells, values int64[r, width or full]) of a decoded rollup record."""
         rows = record["rows"]
         minutes = np.array([row["minute"] for row in rows], np.int64)
-        cells = [(Group(row["model"], row["provider"], row["caller"]), STATUSES.index(row["status"])) for row in rows]
+        cells = [(rollup_group(row), STATUSES.index(row["status"])) for row in rows]
         return minutes, cells, self._counts.rows([row["counts"] for row in rows])
 
 
@@ -258,6 +265,27 @@ def _parts(rows: Sequence[bytes], starts: Sequence[int]) -> list[Sequence[bytes]
 def _string(text: str) -> bytes:
     data = text.encode()
     return encode_long(len(data)) + data
+
+
+def _map(items: Sequence[tuple[str, str]]) -> bytes:
+    """Encode a map of strings."""
+    if not items:
+        return b"\0"
+    return b"".join([encode_long(len(items)), *(_string(text) for item in items for text in item), b"\0"])
+
+
+def decode_rollup(value: bytes, headers: Headers = None) -> Any:
+    """Decode a record of the rollups topic, with or without dimensions; see `decode_record`."""
+    schemas = record_schemas()
+    if schemas.name(value) is None:
+        schemas.learn(headers)
+    return decode_record(value, ROLLUP_DIMENSIONS if schemas.name(value) == ROLLUP_DIMENSIONS else ROLLUP, headers)
+
+
+def rollup_group(row: Mapping[str, Any]) -> Group:
+    """Return the group of a row of a decoded rollup record."""
+    dimensions = tuple(sorted(row.get("dimensions", {}).items()))
+    return Group(row["model"], row["provider"], row["caller"], dimensions)
 
 
 def is_wide(value: bytes) -> bool:
@@ -293,8 +321,15 @@ def counted_positions(record: Mapping[str, Any], topic: str) -> dict[int, int]:
 
 
 def encode_replica(record: Mapping[str, Any]) -> bytes:
-    """Encode a replica's own record, given as `decode_record` returns it."""
-    return encode_record("state-replica", record)
+    """Encode a replica's own record, given as `decode_record` returns it.
+
+    Without dimensions it is written with the schema of 0.1.0, which lacks this last field. With them, 0.1.0 refuses to
+    start, since it would overlook the cells.
+    """
+    value = encode_record("state-replica", record)
+    if record["dimensions"]:
+        return value
+    return record_schemas().first_prefix("state-replica") + value[PREFIX_BYTES:-1]
 
 
 def replica_headers(value: bytes, wide: bool = False, plain: bool = False) -> list[Header]:

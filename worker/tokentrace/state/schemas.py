@@ -29,7 +29,7 @@ from tokentrace.state.headers import Header, Headers, header_items
 
 #: The schemas of the durable records, by the name of their file.
 RECORDS: Final = (
-    "state-cell", "state-cell-wide", "state-replica", "rollup", "seen-chunk",
+    "state-cell", "state-cell-wide", "state-replica", "rollup", "rollup-dimensions", "seen-chunk",
     "alert", "alert-delivery", "alert-rule", "alert-evaluator", "alert-silence",
 )  # fmt: skip
 #: The release whose schemas every release knows.

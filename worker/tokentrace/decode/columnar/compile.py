@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final, Literal
 
+from tokentrace.decode.columnar.chosen import ChosenValues, FixedText, NumberText, Peek
 from tokentrace.decode.columnar.optional import MOST_ABSENT, Boolean, UnitValues
 from tokentrace.decode.columnar.steps import (
     Absent,
@@ -27,6 +28,8 @@ from tokentrace.decode.columnar.steps import (
 )
 from tokentrace.decode.resolve import USAGE, Resolution, accepted_kinds, timestamp_scale
 from tokentrace.decode.schema_tree import Type, children
+from tokentrace.decode.texts import NUMBER_KINDS, field_of, key_of
+from tokentrace.model.dimensions import FIELD
 from tokentrace.model.spans import FLOAT_FIELDS, MODIFIERS, OPTIONAL_FIELDS
 
 #: Deepest nesting of types, since a step calls the steps inside it. Fastavro may go deeper (datum_check.MAX_DEPTH).
@@ -50,7 +53,7 @@ def compile_program(resolution: Resolution) -> Program | None:
     """Compile the program for a whole datum; None if the schema has no columnar form."""
     if resolution.recursive or resolution.unbounded:
         return None
-    compiler = _Compiler()
+    compiler = _Compiler(resolution.texts)
     steps: Program = ()
     try:
         if _height(resolution.root, {}) > MAX_DEPTH:
@@ -60,16 +63,33 @@ def compile_program(resolution: Resolution) -> Program | None:
                 steps += compiler.absent([(type_, resolution.field_columns[name]) for name, type_ in fields])
                 continue
             for name, type_ in fields:
-                column = resolution.field_columns.get(name)
-                steps += compiler.skip(type_) if column is None else compiler.extract(type_, column)
+                column, text = resolution.field_columns.get(name), FIELD + name
+                if text not in resolution.texts:
+                    steps += compiler.skip(type_) if column is None else compiler.extract(type_, column)
+                elif column is None:
+                    steps += compiler.text(type_, text)
+                else:
+                    steps += (Peek(compiler.text(type_, text)), *compiler.extract(type_, column))
         return _joined(steps)
     except (_NotColumnar, RecursionError):
         return None
 
 
+def readable_texts(resolution: Resolution) -> set[str]:
+    """Return the sources of dimensions that the schema has a field for."""
+    names, columns = {name for name, _ in resolution.root.fields}, resolution.field_columns.values()
+    return {
+        source
+        for source in resolution.texts
+        if ("attributes" in columns if (field := field_of(source)) is None else field in names)
+    }
+
+
 def _may_be_absent(resolution: Resolution, name: str, type_: Type) -> bool:
-    """Return whether a field fills optional columns, and is one zero byte where it is absent."""
+    """Return whether a field fills optional columns only, and is one zero byte where it is absent."""
     column = resolution.field_columns.get(name)
+    if FIELD + name in resolution.texts:
+        return False
     if column == USAGE:
         return type_.kind == "map" or (type_.kind == "union" and type_.branches[0].kind == "null")
     return (
@@ -89,8 +109,9 @@ def _height(type_: Type, known: dict[int, int]) -> int:
 class _Compiler:
     """Compiles types. A named type that occurs again is compiled once."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Sequence[str]) -> None:
         self._skips: dict[int, Program] = {}
+        self._attribute_texts = [(key.encode(), source) for source in texts if (key := key_of(source)) is not None]
 
     def skip(self, type_: Type) -> Program:
         """Compile the steps that skip a value."""
@@ -159,7 +180,26 @@ class _Compiler:
         score = _score(type_.items, column)
         if type_.items.kind == "union":
             score = (SetNull(column), Union(tuple(_score(branch, column) for branch in type_.items.branches)))
-        return (Blocks(self.skip(type_.items), keyed=True, score=score),)
+        chosen = tuple((key, self.text(type_.items, source)) for key, source in self._attribute_texts)
+        return (
+            Blocks(self.skip(type_.items), keyed=True, score=score, chosen=ChosenValues(chosen) if chosen else None),
+        )
+
+    def text(self, type_: Type, source: str) -> Program:
+        """Compile the steps that store a value as a text, and move past it."""
+        kind = type_.kind
+        if kind == "union":
+            return (Union(tuple(self.text(branch, source) for branch in type_.branches)),)
+        if kind in ("string", "bytes"):
+            return (String(source),)
+        if kind == "enum":
+            return (Enum(type_.symbols, source),) if type_.symbols else (Unsupported(),)
+        if kind == "fixed":
+            return (FixedText(source, type_.size),)
+        if kind in NUMBER_KINDS:
+            return (NumberText(source, kind),)
+        # A key that is repeated in a map may have had a value.
+        return (SetNull(source), *self.skip(type_))
 
     def _value(self, type_: Type, column: str) -> Program:
         kind = type_.kind

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.decode.columnar.compile import compile_program
+from tokentrace.decode.columnar.compile import compile_program, readable_texts
 from tokentrace.decode.columnar.cursors import Cursors, MessageChunk
 from tokentrace.decode.columnar.steps import Program, run
 from tokentrace.decode.columnar.utf8 import NonAscii, invalid_utf8
@@ -68,6 +68,7 @@ class ColumnarDecoder:
             for column in resolution.field_columns.values()
             if column != USAGE and column not in OPTIONAL_FIELDS and column not in MODIFIERS
         }
+        output_columns |= readable_texts(resolution)
         fallback = fallback or FastavroDecoder(schema, resolution)
         return cls(fallback, program, tuple(sorted(output_columns)), **options)
 
@@ -100,9 +101,9 @@ class ColumnarDecoder:
         first, count = int(rows[0]), len(rows)
         adjacent = int(rows[-1]) - first + 1 == count and bool((np.diff(rows) == 1).all())
         if adjacent:
-            outputs = {name: _part(getattr(columns, name), slice(first, first + count)) for name in self.output_columns}
+            outputs = {name: _part(columns.column(name), slice(first, first + count)) for name in self.output_columns}
         else:
-            outputs = {name: _part(getattr(columns, name), rows) for name in self.output_columns}
+            outputs = {name: _part(columns.column(name), rows) for name in self.output_columns}
         chunk = MessageChunk(
             columns.buffer, words, end, rows, outputs, columns, self.sparse_rows, self.max_sparse_rounds
         )
@@ -114,7 +115,7 @@ class ColumnarDecoder:
         self._mark_invalid_labels(chunk, start, failed)
         if not adjacent:
             for name, part in outputs.items():
-                _put(getattr(columns, name), rows, part)
+                _put(columns.column(name), rows, part)
         return failed
 
     def _mark_invalid_labels(self, chunk: MessageChunk, start: NDArray[np.int64], failed: NDArray[np.bool_]) -> None:

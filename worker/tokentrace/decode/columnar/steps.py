@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.decode.columnar.chosen import ChosenValues
 from tokentrace.decode.columnar.cursors import Cursors
 from tokentrace.decode.columnar.optional import UnitValues, store_optional
 from tokentrace.model.arrays import LOW_BYTES
@@ -229,13 +230,14 @@ class Blocks:
     """Reads the blocks of an array or map. items: the program of an item or value. keyed: True for a map.
 
     score: runs before `items` on the value whose key is SCORE; it need not move past the value.
-    units: reads the values whose keys are units.
+    units: reads the values whose keys are units. chosen: reads the values that dimensions are made from.
     """
 
     items: Program
     keyed: bool = False
     score: Program = ()
     units: UnitValues | None = None
+    chosen: ChosenValues | None = None
 
     def run(self, cursors: Cursors) -> None:
         # part: the cursors with blocks left. rows: their positions in `cursors`, None while part is `cursors`.
@@ -269,12 +271,14 @@ class Blocks:
                 cursors = cursors.first(len(count))
             if done and not cursors.spend_round():
                 return
-            if self.keyed:
-                self._key(cursors)
-            run(self.items, cursors)
+            run(self._key(cursors) if self.keyed else self.items, cursors)
 
-    def _key(self, cursors: Cursors) -> None:
+    def _key(self, cursors: Cursors) -> Program:
+        """Move past the keys, and return the program of the values."""
         length = cursors.length()
+        items = self.items
+        if self.chosen is not None:
+            items = self.chosen.read(cursors, length) or items
         if self.units is not None:
             self.units.read(cursors, length)
         if self.score:
@@ -286,6 +290,7 @@ class Blocks:
                 if hit.any():
                     run(self.score, part.select(np.flatnonzero(hit)))
         np.add(cursors.pos, length, out=cursors.pos)
+        return items
 
 
 def _store(cursors: Cursors, column: str, values: object) -> None:

@@ -1,0 +1,218 @@
+"""Dimensions: the label values of a batch's texts, as codes, with no Python object a span.
+
+A text is looked up in a table by its bytes. Python runs once per text that the table does not have: it applies the
+dimension's rules to it, and finds the code of the value. Beyond the dimension's limit, new values have the code of
+`__overflow__`. Which values have codes follows from the groups that are counted, so it is as durable as they are.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import hmac
+import re
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.aggregate.labels import text_words
+from tokentrace.aggregate.shorten import HASH_DIGITS, distinct, shortened
+from tokentrace.aggregate.word_table import WordTable
+from tokentrace.model.arrays import grown
+from tokentrace.model.dimensions import Dimension
+from tokentrace.model.snapshot import OVERFLOW, Group
+from tokentrace.model.spans import Strings
+
+#: Codes of the empty value, and of the values beyond the limit.
+EMPTY_CODE: Final = 0
+OVERFLOW_CODE: Final = 1
+#: Bits of a code in a packed word, and codes of a word.
+_CODE_BITS: Final = 21
+_CODES_A_WORD: Final = 64 // _CODE_BITS
+#: Most texts that a table has: rules may give many texts one value. A full table is begun again.
+_MOST_TEXTS: Final = 200_000
+#: Texts of more bytes are read one by one, since a table compares them word by word.
+_LONG_TEXT: Final = 256
+
+
+class Texts(NamedTuple):
+    """The texts of one dimension, one a span, in a buffer with PADDING bytes behind them."""
+
+    buffer: NDArray[np.uint8]
+    strings: Strings
+
+
+class DimensionRules:
+    """Makes the value of a dimension from a text."""
+
+    def __init__(self, dimension: Dimension) -> None:
+        self._dimension = dimension
+        self._globs = [(re.compile(fnmatch.translate(glob.lower())), value) for glob, value in dimension.mapping]
+
+    def value(self, text: bytes) -> str:
+        """Return the value, no longer than the dimension allows. Bytes that are not UTF-8 are replaced."""
+        dimension = self._dimension
+        if not text:
+            return dimension.default
+        value = text.decode("utf-8", "replace")
+        if dimension.hash_key:
+            return hmac.new(dimension.hash_key, text, hashlib.sha256).hexdigest()[:HASH_DIGITS]
+        lowered = value.lower()
+        value = next((mapped for pattern, mapped in self._globs if pattern.match(lowered)), value)
+        if dimension.values is not None and value not in dimension.values:
+            value = dimension.other
+        return shortened(value, dimension.max_length)
+
+
+class DimensionValues:
+    """The values of one dimension. values: code -> value. hash_bits exists to make collisions in tests."""
+
+    def __init__(self, dimension: Dimension, hash_bits: int = 64) -> None:
+        self.name = dimension.name
+        self.limit = dimension.limit
+        self._rules = DimensionRules(dimension)
+        self._hash_bits = hash_bits
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all values."""
+        self.values = ["", OVERFLOW]
+        self._codes = {value: code for code, value in enumerate(self.values)}
+        self._clear_texts()
+
+    def _clear_texts(self) -> None:
+        self._table = WordTable(1, self._hash_bits)
+        self._code_of: NDArray[np.int64] = np.zeros(64, np.int64)
+
+    @property
+    def count(self) -> int:
+        """Return how many values have codes of their own."""
+        return len(self.values) - 2
+
+    def adopt(self, value: str) -> int:
+        """Return the code of a value that is counted already, whatever the limit is."""
+        code = self._codes.get(value)
+        if code is None:
+            code = self._codes[value] = len(self.values)
+            self.values.append(value)
+        return code
+
+    def encode(self, texts: Texts) -> NDArray[np.int64]:
+        """Return the code of each text, int64[m]."""
+        buffer, strings = texts
+        length = strings.length
+        long: NDArray[np.int64] | None = None
+        if len(length) and int(length.max()) > _LONG_TEXT:
+            long = np.flatnonzero(length > _LONG_TEXT)
+            strings = Strings(strings.offset, np.where(length > _LONG_TEXT, 0, length))
+        words = text_words(buffer, strings)
+        entry = self._table.find(self._table.hash(words), words)
+        codes = self._code_of.take(entry, mode="clip")
+        missing = np.flatnonzero(entry < 0)
+        if len(missing):
+            codes[missing] = self._encode_new(buffer, strings.take(missing))
+        if long is not None:
+            codes[long] = [self._code(_bytes(buffer, texts.strings, row)) for row in long.tolist()]
+        return codes
+
+    def _encode_new(self, buffer: NDArray[np.uint8], strings: Strings) -> NDArray[np.int64]:
+        """Return the codes of texts that the table does not have. Those of the overflow stay out of it."""
+        first, which = distinct(buffer, strings)
+        found = [(text, self._code(text)) for text in (_bytes(buffer, strings, row) for row in first.tolist())]
+        kept = [(text, code) for text, code in found if code != OVERFLOW_CODE]
+        if len(self._table) + len(kept) > max(_MOST_TEXTS, 2 * self.limit):
+            self._clear_texts()
+        for text, code in kept:
+            self._remember(text, code)
+        return np.array([code for _, code in found], np.int64)[which]
+
+    def _code(self, text: bytes) -> int:
+        value = self._rules.value(text)
+        code = self._codes.get(value)
+        if code is not None:
+            return code
+        return self.adopt(value) if self.count < self.limit else OVERFLOW_CODE
+
+    def _remember(self, text: bytes, code: int) -> None:
+        size = -(-len(text) // 8) * 8
+        buffer = np.frombuffer(text.ljust(size, b"\0") + bytes(8), np.uint8)
+        words = text_words(buffer, Strings(np.zeros(1, np.int64), np.array([len(text)])))
+        row = [[int(step.words[0]) for step in words.steps]]
+        number = self._table.add(len(text), row, int(self._table.hash(words)[0]))
+        self._code_of = grown(self._code_of, number + 1)
+        self._code_of[number] = code
+
+
+class Dimensions:
+    """The dimensions of a group index: the configured ones, and one that stands for all that groups had before.
+
+    A group that was counted with a dimension which is not configured any more keeps it. No span has it, so a code tells
+    such groups from those of the spans.
+    """
+
+    def __init__(self, dimensions: Sequence[Dimension] = (), hash_bits: int = 64) -> None:
+        self.configured = [DimensionValues(dimension, hash_bits) for dimension in dimensions]
+        self.names = tuple(dimension.name for dimension in dimensions)
+        self.sources = tuple(dimension.source for dimension in dimensions)
+        self._former: dict[tuple[tuple[str, str], ...], int] = {}
+
+    def __bool__(self) -> bool:
+        """Return whether groups differ in more than model, provider and caller."""
+        return bool(self.names) or bool(self._former)
+
+    @property
+    def former(self) -> bool:
+        """Return whether any group has dimensions that are not configured."""
+        return bool(self._former)
+
+    def clear(self) -> None:
+        """Forget all values."""
+        for values in self.configured:
+            values.clear()
+        self._former = {(): EMPTY_CODE} if self._former else {}
+
+    def expect(self, groups: Sequence[Group]) -> None:
+        """Prepare for groups that were counted with dimensions which are not configured any more."""
+        if any(name not in self.names for group in groups for name, _ in group.dimensions):
+            self._former.setdefault((), EMPTY_CODE)
+
+    def encode(self, texts: Sequence[Texts], spans: int) -> list[NDArray[np.int64]]:
+        """Return the codes of the spans, int64[m] for each dimension. texts: of each configured dimension."""
+        codes = [values.encode(found) for values, found in zip(self.configured, texts, strict=True)]
+        return [*codes, np.zeros(spans, np.int64)] if self._former else codes
+
+    def codes_of(self, groups: Sequence[Group]) -> list[NDArray[np.int64]]:
+        """Return the codes of groups that are counted already, int64[g] for each dimension."""
+        rows = [dict(group.dimensions) for group in groups]
+        codes = [[values.adopt(row.pop(values.name, "")) for row in rows] for values in self.configured]
+        if self._former:
+            codes.append([self._former.setdefault(tuple(sorted(row.items())), len(self._former)) for row in rows])
+        return [np.array(column, np.int64) for column in codes]
+
+    def overflowed(self, codes: Sequence[NDArray[np.int64]], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Return the codes of these spans with each configured dimension beyond its limit."""
+        folded = [np.full(len(rows), OVERFLOW_CODE) for _ in self.configured]
+        return [*folded, *(column[rows] for column in codes[len(folded) :])]
+
+    def pairs(self, codes: Sequence[NDArray[np.int64]], row: int) -> tuple[tuple[str, str], ...]:
+        """Return the dimensions of a span's group."""
+        found = ((values.name, values.values[codes[at][row]]) for at, values in enumerate(self.configured))
+        return tuple(sorted((name, value) for name, value in found if value))
+
+
+def packed(codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.uint64]]:
+    """Return the codes of all dimensions as words: int64[m] each -> uint64[m] each."""
+    words = []
+    for first in range(0, len(codes), _CODES_A_WORD):
+        word = codes[first]
+        for place, column in enumerate(codes[first + 1 : first + _CODES_A_WORD], start=1):
+            word = word | column << place * _CODE_BITS
+        words.append(word.view(np.uint64))
+    return words
+
+
+def _bytes(buffer: NDArray[np.uint8], strings: Strings, row: int) -> bytes:
+    start = int(strings.offset[row])
+    return buffer[start : start + int(strings.length[row])].tobytes()

@@ -1,0 +1,147 @@
+"""Steps for the texts of dimensions: chosen values of a map, and values whose text has to be made.
+
+Writers usually put the same keys into a map in the same order, so one round over a map's items mostly meets one key in
+all messages. Its value is then stored as it is passed. Otherwise the messages with the key are read ahead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokentrace.decode.columnar.cursors import Cursors
+from tokentrace.decode.texts import text_of
+from tokentrace.model.arrays import LOW_BYTES
+from tokentrace.model.spans import Strings
+
+if TYPE_CHECKING:
+    from tokentrace.decode.columnar.steps import Program
+
+_LOW_BYTE: Final = np.uint64(0xFF)
+
+
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A key of a map, as words of eight bytes, the last one filled up with zeros. program: stores its value."""
+
+    size: int
+    words: tuple[np.uint64, ...]
+    program: Program
+
+    def hits(self, cursors: Cursors) -> NDArray[np.bool_]:
+        """Return which of these cursors, at keys of this size, are at this key: bool[k]."""
+        same = np.ones(len(cursors), np.bool_)
+        for number, word in enumerate(self.words):
+            found = cursors.words(8 * number)
+            if self.size < 8 * number + 8:
+                found &= LOW_BYTES[self.size - 8 * number]
+            same &= found == word
+        return same
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenValues:
+    """Reads the values of some keys of a map. keys: (key, program that stores the value and moves past it)."""
+
+    keys: tuple[tuple[bytes, Program], ...]
+    _by_size: Mapping[int, list[_Key]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_size: dict[int, list[_Key]] = {}
+        for key, program in self.keys:
+            words = tuple(np.uint64(int.from_bytes(key[at : at + 8], "little")) for at in range(0, len(key), 8))
+            by_size.setdefault(len(key), []).append(_Key(len(key), words, program))
+        object.__setattr__(self, "_by_size", by_size)
+
+    def read(self, cursors: Cursors, length: NDArray[np.integer]) -> Program | None:
+        """Store the values of the keys, of `length` bytes, at which the cursors are. The cursors stay.
+
+        Returns a program instead, to be run behind the keys, where all cursors are at the same key.
+        """
+        shortest, longest = int(length.min()), int(length.max())
+        for size, keys in self._by_size.items():
+            if not shortest <= size <= longest:
+                continue
+            if shortest == longest:
+                part, rows = cursors, None
+            else:
+                rows = np.flatnonzero(length == size)
+                part = cursors.select(rows)
+            for key in keys:
+                if not len(part):
+                    break
+                hit = key.hits(part)
+                if rows is None and hit.all():
+                    return key.program
+                if hit.any():
+                    ahead = part.select(np.flatnonzero(hit))
+                    ahead.advance(size)
+                    for step in key.program:
+                        step.run(ahead)
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """Runs a program ahead, without moving the cursors."""
+
+    program: Program
+
+    def run(self, cursors: Cursors) -> None:
+        ahead = Cursors(cursors.chunk, cursors.pos.copy(), cursors.index)
+        for step in self.program:
+            step.run(ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedText:
+    """Reads a fixed of `size` bytes as a text."""
+
+    source: str
+    size: int
+
+    def run(self, cursors: Cursors) -> None:
+        strings: Strings = cursors.chunk.outputs[self.source]
+        cursors.write(strings.offset, cursors.pos)
+        cursors.write(strings.length, self.size)
+        cursors.advance(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class NumberText:
+    """Reads a number or a boolean and stores its text, which is made once for each distinct value of the chunk."""
+
+    source: str
+    kind: str
+
+    def run(self, cursors: Cursors) -> None:
+        if self.kind == "boolean":
+            byte = cursors.words() & _LOW_BYTE
+            cursors.advance(1)
+            bad = byte > 1
+            if bad.any():
+                cursors.drop(bad)
+            self._store(cursors, byte.view(np.int64), np.dtype(np.bool_))
+        elif self.kind in ("int", "long"):
+            self._store(cursors, cursors.integer(), np.dtype(np.int64))
+        else:
+            word = cursors.words()
+            size = 8 if self.kind == "double" else 4
+            cursors.advance(size)
+            # Not numbers are told apart by their bits.
+            bits = word.view(np.int64) if size == 8 else word.astype(np.uint32).view(np.int32)
+            self._store(cursors, bits, np.dtype(np.float64 if size == 8 else np.float32))
+
+    def _store(self, cursors: Cursors, values: NDArray[np.signedinteger], dtype: np.dtype[np.generic]) -> None:
+        distinct, which = np.unique(values, return_inverse=True)
+        numbers = distinct.astype(np.bool_) if dtype == np.bool_ else distinct.view(dtype)
+        texts = Strings(np.zeros(len(distinct), np.int64), np.zeros(len(distinct), np.int64))
+        for number, value in enumerate(numbers.tolist()):
+            cursors.chunk.columns.put_string(texts, number, text_of(value))
+        strings: Strings = cursors.chunk.outputs[self.source]
+        cursors.write(strings.offset, texts.offset[which])
+        cursors.write(strings.length, texts.length[which])
