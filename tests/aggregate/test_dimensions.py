@@ -16,7 +16,8 @@ import pytest
 
 from tests.harness import Harness, raw_batch
 from tests.spanfactory import message, random_span, span
-from tokentrace.aggregate.dimensions import DimensionRules, DimensionValues, Texts
+from tokentrace.aggregate.combinations import Texts
+from tokentrace.aggregate.dimensions import DimensionRules, DimensionValues
 from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.dimensions import Dimension

@@ -12,11 +12,12 @@ import hashlib
 import hmac
 import re
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.aggregate.combinations import Combinations, Texts
 from tokentrace.aggregate.labels import text_words
 from tokentrace.aggregate.shorten import HASH_DIGITS, distinct, shortened
 from tokentrace.aggregate.word_table import WordTable
@@ -31,17 +32,11 @@ OVERFLOW_CODE: Final = 1
 #: Bits of a code in a packed word, and codes of a word.
 _CODE_BITS: Final = 21
 _CODES_A_WORD: Final = 64 // _CODE_BITS
+_CODE_MASK: Final = (1 << _CODE_BITS) - 1
 #: Most texts that a table has: rules may give many texts one value. A full table is begun again.
 _MOST_TEXTS: Final = 200_000
 #: Texts of more bytes are read one by one, since a table compares them word by word.
 _LONG_TEXT: Final = 256
-
-
-class Texts(NamedTuple):
-    """The texts of one dimension, one a span, in a buffer with PADDING bytes behind them."""
-
-    buffer: NDArray[np.uint8]
-    strings: Strings
 
 
 class DimensionRules:
@@ -112,15 +107,15 @@ class DimensionValues:
         codes = self._code_of.take(entry, mode="clip")
         missing = np.flatnonzero(entry < 0)
         if len(missing):
-            codes[missing] = self._encode_new(buffer, strings.take(missing))
+            codes[missing] = self._encode_new(Texts(buffer, strings.take(missing)))
         if long is not None:
-            codes[long] = [self._code(_bytes(buffer, texts.strings, row)) for row in long.tolist()]
+            codes[long] = [self._code(texts.text(row)) for row in long.tolist()]
         return codes
 
-    def _encode_new(self, buffer: NDArray[np.uint8], strings: Strings) -> NDArray[np.int64]:
+    def _encode_new(self, texts: Texts) -> NDArray[np.int64]:
         """Return the codes of texts that the table does not have. Those of the overflow stay out of it."""
-        first, which = distinct(buffer, strings)
-        found = [(text, self._code(text)) for text in (_bytes(buffer, strings, row) for row in first.tolist())]
+        first, which = distinct(texts.buffer, texts.strings)
+        found = [(text, self._code(text)) for text in map(texts.text, first.tolist())]
         kept = [(text, code) for text, code in found if code != OVERFLOW_CODE]
         if len(self._table) + len(kept) > max(_MOST_TEXTS, 2 * self.limit):
             self._clear_texts()
@@ -149,7 +144,7 @@ class Dimensions:
     """The dimensions of a group index: the configured ones, and one that stands for all that groups had before.
 
     A group that was counted with a dimension which is not configured any more keeps it. No span has it, so a code tells
-    such groups from those of the spans.
+    such groups from those of the spans. Codes are packed into words, uint64[m] each, for all dimensions of m spans.
     """
 
     def __init__(self, dimensions: Sequence[Dimension] = (), hash_bits: int = 64) -> None:
@@ -157,6 +152,9 @@ class Dimensions:
         self.names = tuple(dimension.name for dimension in dimensions)
         self.sources = tuple(dimension.source for dimension in dimensions)
         self._former: dict[tuple[tuple[str, str], ...], int] = {}
+        self._combinations = Combinations(
+            len(dimensions), len(_packed([np.zeros(0, np.int64)] * len(dimensions))), hash_bits
+        )
 
     def __bool__(self) -> bool:
         """Return whether groups differ in more than model, provider and caller."""
@@ -171,6 +169,7 @@ class Dimensions:
         """Forget all values."""
         for values in self.configured:
             values.clear()
+        self._combinations.clear()
         self._former = {(): EMPTY_CODE} if self._former else {}
 
     def expect(self, groups: Sequence[Group]) -> None:
@@ -178,31 +177,50 @@ class Dimensions:
         if any(name not in self.names for group in groups for name, _ in group.dimensions):
             self._former.setdefault((), EMPTY_CODE)
 
-    def encode(self, texts: Sequence[Texts], spans: int) -> list[NDArray[np.int64]]:
-        """Return the codes of the spans, int64[m] for each dimension. texts: of each configured dimension."""
-        codes = [values.encode(found) for values, found in zip(self.configured, texts, strict=True)]
-        return [*codes, np.zeros(spans, np.int64)] if self._former else codes
+    def encode(self, texts: Sequence[Texts], spans: int) -> list[NDArray[np.uint64]]:
+        """Return the codes of the spans. texts: of each configured dimension."""
+        if not texts:
+            return self._with_former([], np.zeros(spans, np.int64))
+        packed, missing, hashes = self._combinations.find(texts)
+        if len(missing):
+            part = [column.take(missing) for column in texts]
+            codes = [values.encode(column) for values, column in zip(self.configured, part, strict=True)]
+            found = _packed(codes)
+            for word, column in zip(packed, found, strict=True):
+                word[missing] = column
+            # What is beyond a limit may be anything, and would fill the table.
+            keep = np.logical_and.reduce([column != OVERFLOW_CODE for column in codes])
+            self._combinations.add(part, hashes, found, keep)
+        return self._with_former(packed, np.zeros(spans, np.int64))
 
-    def codes_of(self, groups: Sequence[Group]) -> list[NDArray[np.int64]]:
-        """Return the codes of groups that are counted already, int64[g] for each dimension."""
+    def codes_of(self, groups: Sequence[Group]) -> list[NDArray[np.uint64]]:
+        """Return the codes of groups that are counted already."""
         rows = [dict(group.dimensions) for group in groups]
         codes = [[values.adopt(row.pop(values.name, "")) for row in rows] for values in self.configured]
-        if self._former:
-            codes.append([self._former.setdefault(tuple(sorted(row.items())), len(self._former)) for row in rows])
-        return [np.array(column, np.int64) for column in codes]
+        former = [
+            self._former.setdefault(tuple(sorted(row.items())), len(self._former)) for row in rows if self._former
+        ]
+        return self._with_former(_packed([np.array(column, np.int64) for column in codes]), np.array(former, np.int64))
 
-    def overflowed(self, codes: Sequence[NDArray[np.int64]], rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Return the codes of these spans with each configured dimension beyond its limit."""
-        folded = [np.full(len(rows), OVERFLOW_CODE) for _ in self.configured]
-        return [*folded, *(column[rows] for column in codes[len(folded) :])]
+    def overflowed(self, spans: int) -> list[NDArray[np.uint64]]:
+        """Return the codes of spans with each configured dimension beyond its limit."""
+        codes = [np.full(spans, OVERFLOW_CODE) for _ in self.configured]
+        return self._with_former(_packed(codes), np.zeros(spans, np.int64))
 
-    def pairs(self, codes: Sequence[NDArray[np.int64]], row: int) -> tuple[tuple[str, str], ...]:
+    def _with_former(self, packed: list[NDArray[np.uint64]], codes: NDArray[np.int64]) -> list[NDArray[np.uint64]]:
+        """codes: of the dimensions that are not configured, which have a word of their own where any group has them."""
+        return [*packed, codes.view(np.uint64)] if self._former else packed
+
+    def pairs(self, packed: Sequence[NDArray[np.uint64]], row: int) -> tuple[tuple[str, str], ...]:
         """Return the dimensions of a span's group."""
-        found = ((values.name, values.values[codes[at][row]]) for at, values in enumerate(self.configured))
+        found = []
+        for at, values in enumerate(self.configured):
+            code = int(packed[at // _CODES_A_WORD][row]) >> at % _CODES_A_WORD * _CODE_BITS
+            found.append((values.name, values.values[code & _CODE_MASK]))
         return tuple(sorted((name, value) for name, value in found if value))
 
 
-def packed(codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.uint64]]:
+def _packed(codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.uint64]]:
     """Return the codes of all dimensions as words: int64[m] each -> uint64[m] each."""
     words = []
     for first in range(0, len(codes), _CODES_A_WORD):
@@ -211,8 +229,3 @@ def packed(codes: Sequence[NDArray[np.int64]]) -> list[NDArray[np.uint64]]:
             word = word | column << place * _CODE_BITS
         words.append(word.view(np.uint64))
     return words
-
-
-def _bytes(buffer: NDArray[np.uint8], strings: Strings, row: int) -> bytes:
-    start = int(strings.offset[row])
-    return buffer[start : start + int(strings.length[row])].tobytes()

@@ -13,7 +13,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.dimensions import Dimensions, Texts, packed
+from tokentrace.aggregate.combinations import Texts
+from tokentrace.aggregate.dimensions import Dimensions
 from tokentrace.aggregate.labels import (
     LabelColumns,
     Labels,
@@ -124,7 +125,7 @@ class GroupIndex:
         texts: of each dimension, in the configured order.
         """
         codes = self.dimensions.encode(texts, len(spans)) if self.dimensions else []
-        words = label_words(spans, packed(codes))
+        words = label_words(spans, codes)
         hashes = self._table.hash(words)
         group = self._table.find(hashes, words)
         missing = np.flatnonzero(group < 0)
@@ -138,13 +139,13 @@ class GroupIndex:
         missing = self._add_groups(spans, codes, words, hashes, group, missing)
         if not len(missing):
             return group
-        group[missing] = OVERFLOW_GROUP if self._bases is None else self._overflowed(spans, codes, missing)
+        group[missing] = OVERFLOW_GROUP if self._bases is None else self._overflowed(spans, missing)
         return group
 
     def _add_groups(
         self,
         spans: Labels,
-        codes: Sequence[NDArray[np.int64]],
+        codes: Sequence[NDArray[np.uint64]],
         words: LabelWords,
         hashes: NDArray[np.uint64],
         group: NDArray[np.int64],
@@ -182,12 +183,9 @@ class GroupIndex:
             return len(self.groups) <= self.max_groups
         return self.dimension_groups < self.max_dimension_groups
 
-    def _overflowed(
-        self, spans: Labels, codes: Sequence[NDArray[np.int64]], rows: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def _overflowed(self, spans: Labels, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the groups of overflowed dimensions of these spans, whose models, providers and callers are known."""
-        part, codes = LabelColumns.taken(spans, rows), self.dimensions.overflowed(codes, rows)
-        return self._adopt_columns(part, codes)
+        return self._adopt_columns(LabelColumns.taken(spans, rows), self.dimensions.overflowed(len(rows)))
 
     def adopt(self, groups: Sequence[Group], status: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the cell numbers, int64[c], of c groups and statuses that an earlier run has counted.
@@ -210,9 +208,9 @@ class GroupIndex:
         return self._adopt_columns(labels, codes, groups)
 
     def _adopt_columns(
-        self, labels: Labels, codes: Sequence[NDArray[np.int64]], groups: Sequence[Group] = ()
+        self, labels: Labels, codes: Sequence[NDArray[np.uint64]], groups: Sequence[Group] = ()
     ) -> NDArray[np.int64]:
-        words = label_words(labels, packed(codes))
+        words = label_words(labels, codes)
         hashes = self._table.hash(words)
         numbers = self._table.find(hashes, words)
         self._add_groups(labels, codes, words, hashes, numbers, np.flatnonzero(numbers < 0), adopted=True)

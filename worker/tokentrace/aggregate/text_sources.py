@@ -8,7 +8,7 @@ from typing import Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.dimensions import Texts
+from tokentrace.aggregate.combinations import Texts
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.dimensions import FIELD, HEADER, KEY
 from tokentrace.model.messages import RawBatch

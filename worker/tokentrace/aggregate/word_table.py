@@ -18,7 +18,7 @@ from tokentrace.model.arrays import grown
 
 _EMPTY: Final = -1
 #: Most parts of a row.
-_PARTS: Final = 4
+_PARTS: Final = 8
 #: One odd multiplier for each word of each part; longer parts use them again.
 _MULTIPLIERS: Final = np.array(
     [[pow(int(GOLDEN_RATIO), 1 + part + _PARTS * step, 1 << 64) for step in range(64)] for part in range(_PARTS)],

@@ -1,12 +1,11 @@
 """Steps for the texts of dimensions: chosen values of a map, and values whose text has to be made.
 
 Writers usually put the same keys into a map in the same order, so one round over a map's items mostly meets one key in
-all messages. Its value is then stored as it is passed. Otherwise the messages with the key are read ahead.
+all messages, and stores its values as it passes them. Otherwise the messages are read apart, by their keys.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -32,15 +31,18 @@ class _Key:
     words: tuple[np.uint64, ...]
     program: Program
 
-    def hits(self, cursors: Cursors) -> NDArray[np.bool_]:
-        """Return which of these cursors, at keys of this size, are at this key: bool[k]."""
-        same = np.ones(len(cursors), np.bool_)
-        for number, word in enumerate(self.words):
+    def hits(self, cursors: Cursors, length: NDArray[np.integer], first: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return which of these cursors are at this key: bool[k]. first: uint64[k], the eight bytes at each."""
+        hit: NDArray[np.bool_] = (first & LOW_BYTES[min(self.size, 8)]) == (self.words[0] if self.words else 0)
+        hit &= length == self.size
+        for number, word in enumerate(self.words[1:], start=1):
+            if not hit.any():
+                break
             found = cursors.words(8 * number)
             if self.size < 8 * number + 8:
                 found &= LOW_BYTES[self.size - 8 * number]
-            same &= found == word
-        return same
+            hit &= found == word
+        return hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +50,49 @@ class ChosenValues:
     """Reads the values of some keys of a map. keys: (key, program that stores the value and moves past it)."""
 
     keys: tuple[tuple[bytes, Program], ...]
-    _by_size: Mapping[int, list[_Key]] = field(init=False, repr=False, compare=False)
+    _keys: tuple[_Key, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        by_size: dict[int, list[_Key]] = {}
-        for key, program in self.keys:
+        def key_of(key: bytes, program: Program) -> _Key:
             words = tuple(np.uint64(int.from_bytes(key[at : at + 8], "little")) for at in range(0, len(key), 8))
-            by_size.setdefault(len(key), []).append(_Key(len(key), words, program))
-        object.__setattr__(self, "_by_size", by_size)
+            return _Key(len(key), words, program)
 
-    def read(self, cursors: Cursors, length: NDArray[np.integer]) -> Program | None:
-        """Store the values of the keys, of `length` bytes, at which the cursors are. The cursors stay.
+        object.__setattr__(self, "_keys", tuple(key_of(*entry) for entry in self.keys))
 
-        Returns a program instead, to be run behind the keys, where all cursors are at the same key.
-        """
+    def run(self, cursors: Cursors, length: NDArray[np.integer], items: Program) -> None:
+        """Move past the keys, of `length` bytes, and the values, and store the chosen ones. items: passes any other."""
         shortest, longest = int(length.min()), int(length.max())
-        for size, keys in self._by_size.items():
-            if not shortest <= size <= longest:
-                continue
-            if shortest == longest:
-                part, rows = cursors, None
-            else:
-                rows = np.flatnonzero(length == size)
-                part = cursors.select(rows)
-            for key in keys:
-                if not len(part):
-                    break
-                hit = key.hits(part)
-                if rows is None and hit.all():
-                    return key.program
-                if hit.any():
-                    ahead = part.select(np.flatnonzero(hit))
-                    ahead.advance(size)
-                    for step in key.program:
-                        step.run(ahead)
-        return None
+        keys = [key for key in self._keys if shortest <= key.size <= longest]
+        hits = []
+        if keys:
+            first = cursors.words()
+            hits = [(key.program, hit) for key in keys if (hit := key.hits(cursors, length, first)).any()]
+        np.add(cursors.pos, length, out=cursors.pos)
+        if not hits:
+            _run(items, cursors)
+            return
+        if len(hits) == 1 and hits[0][1].all():
+            _run(hits[0][0], cursors)
+            return
+        rest = np.ones(len(cursors), np.bool_)
+        for program, hit in hits:
+            rest ^= hit
+            _run_some(program, cursors, hit)
+        _run_some(items, cursors, rest)
+
+
+def _run(program: Program, cursors: Cursors) -> None:
+    for step in program:
+        step.run(cursors)
+
+
+def _run_some(program: Program, cursors: Cursors, chosen: NDArray[np.bool_]) -> None:
+    """Run a program on some cursors: bool[k]."""
+    rows = np.flatnonzero(chosen)
+    if len(rows):
+        part = cursors.select(rows)
+        _run(program, part)
+        cursors.pos[rows] = part.pos
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +103,7 @@ class Peek:
 
     def run(self, cursors: Cursors) -> None:
         ahead = Cursors(cursors.chunk, cursors.pos.copy(), cursors.index)
-        for step in self.program:
-            step.run(ahead)
+        _run(self.program, ahead)
 
 
 @dataclass(frozen=True, slots=True)

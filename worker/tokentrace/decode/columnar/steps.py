@@ -271,14 +271,14 @@ class Blocks:
                 cursors = cursors.first(len(count))
             if done and not cursors.spend_round():
                 return
-            run(self._key(cursors) if self.keyed else self.items, cursors)
+            if self.keyed:
+                self._entry(cursors)
+            else:
+                run(self.items, cursors)
 
-    def _key(self, cursors: Cursors) -> Program:
-        """Move past the keys, and return the program of the values."""
+    def _entry(self, cursors: Cursors) -> None:
+        """Move past a key and its value."""
         length = cursors.length()
-        items = self.items
-        if self.chosen is not None:
-            items = self.chosen.read(cursors, length) or items
         if self.units is not None:
             self.units.read(cursors, length)
         if self.score:
@@ -289,8 +289,11 @@ class Blocks:
                 part.advance(len(SCORE))
                 if hit.any():
                     run(self.score, part.select(np.flatnonzero(hit)))
+        if self.chosen is not None:
+            self.chosen.run(cursors, length, self.items)
+            return
         np.add(cursors.pos, length, out=cursors.pos)
-        return items
+        run(self.items, cursors)
 
 
 def _store(cursors: Cursors, column: str, values: object) -> None:
