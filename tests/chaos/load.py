@@ -9,6 +9,7 @@ import time
 import numpy as np
 from confluent_kafka import Producer
 
+from tests.chaos.dimensions import recount_by_dimensions
 from tests.oracle import Key, recount
 from tests.spanfactory import first_message, message, random_span, unit_span
 
@@ -20,7 +21,7 @@ class Load:
     """Publishes templates at random. `counts` is how often each was handed to the producer, so never too low.
 
     ignored: families that are not compared. first: the spans are of version 1, and the families that release 0.1.0 does
-    not have are ignored. units: the spans have units of many kinds.
+    not have are ignored. units: the spans have units of many kinds. dimensions: the fleet has those of the chaos.
     """
 
     def __init__(
@@ -33,12 +34,13 @@ class Load:
         *,
         first: bool = False,
         units: bool = False,
+        dimensions: bool = False,
     ) -> None:
         rng = random.Random(seed)
         spans = [unit_span(rng) if units else random_span(rng) for _ in range(templates)]
         self._messages = [(first_message if first else message)(span) for span in spans]
         self.ignored = LATER_FAMILIES if first else frozenset()
-        sums = [recount([span]) for span in spans]
+        sums = [recount_by_dimensions(span) if dimensions else recount([span]) for span in spans]
         self.keys: list[Key] = sorted({key for sums_of_span in sums for key in sums_of_span}, key=repr)
         self._matrix = np.array([[sums_of_span[key] for sums_of_span in sums] for key in self.keys], np.int64)
         self.counts = np.zeros(templates, np.int64)

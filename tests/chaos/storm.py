@@ -14,6 +14,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.chaos.dimensions import SECTIONS
 from tests.chaos.fleet import Replica, Scraper, differences, settle, totals
 from tests.chaos.load import Load
 from tests.oracle import Key
@@ -88,11 +89,12 @@ class Storm:
         rate: int = 2000,
         settle_s: float = 90.0,
         brokers: int = 1,
+        dimensions: bool = False,
     ) -> None:
         """Prepare a storm.
 
         sections: configuration sections that override the storm's. make: builds a replica. settle_s: time limit for
-        the published spans to be shown at the end.
+        the published spans to be shown at the end. dimensions: whether the replicas count by those of the chaos.
         """
         self.folder = folder
         self._settle_s = settle_s
@@ -103,13 +105,13 @@ class Storm:
         self._gone: KafkaBroker | None = None
         self._broker.start()
         self._broker.create_topic("spans", PARTITIONS)
-        self._load = Load(self._broker.bootstrap, "spans", PARTITIONS, seed)
+        self._load = Load(self._broker.bootstrap, "spans", PARTITIONS, seed, dimensions=dimensions)
         self._rate = rate
         defaults = {
             "kafka": {"bootstrap_servers": self._broker.bootstrap, "topic": "spans", "group_id": "storm"},
             "worker": {"session_timeout": f"{SESSION_S}s", "commit_interval": "200ms", "drain_timeout": "2s"},
         }
-        for name, section in (sections or {}).items():
+        for name, section in ((SECTIONS if dimensions else {}) | (sections or {})).items():
             defaults[name] = {**defaults.get(name, {}), **section}
         self._make = lambda index: make(folder, f"replica-{index}", defaults)
         self._replicas: list[Replica] = []

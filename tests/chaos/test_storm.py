@@ -13,9 +13,10 @@ from tests.services import Unavailable
 pytestmark = [pytest.mark.usefixtures("real_service"), pytest.mark.long, pytest.mark.timeout(400)]
 
 
-def test_a_storm_leaves_every_counter_exact_and_monotone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dimensions", [False, True], ids=["", "by dimensions"])
+def test_a_storm_leaves_every_counter_exact_and_monotone(tmp_path: Path, dimensions: bool) -> None:
     try:
-        storm = Storm(tmp_path, seed=7)
+        storm = Storm(tmp_path, seed=7, dimensions=dimensions)
     except Unavailable as error:
         unavailable(str(error))
     result = storm.run(25.0)
