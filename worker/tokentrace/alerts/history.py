@@ -72,11 +72,19 @@ def _batch_of_file(values: Sequence[bytes]) -> RawBatch:
     return RawBatch(values, np.zeros(len(values), np.int32), {0: 0}, envelope, {0: (latest_ms, latest_ms)}, unknown)
 
 
-def from_topic(clients: KafkaClients, topic: str, group_id: str) -> Iterator[RawBatch]:
-    """Read the spans of a topic, from its beginning to the end that it has now. Raises FatalError if that fails."""
+def from_topic(clients: KafkaClients, topic: str, group_id: str, last: int | None = None) -> Iterator[RawBatch]:
+    """Read the spans of a topic, from its beginning to the end that it has now. Raises FatalError if that fails.
+
+    last: about how many messages to read, the last ones of each partition; None for all.
+    """
     reader = TopicReader(clients, topic, group_id)
+    partitions = list(range(reader.partition_count()))
+    starts = dict.fromkeys(partitions, 0)
+    if last is not None:
+        share = -(-last // len(partitions))
+        starts = {partition: max(end - share, 0) for partition, end in reader.end_offsets(partitions).items()}
     messages: list[Message] = []
-    for message in reader.read_to_end(dict.fromkeys(range(reader.partition_count()), 0)):
+    for message in reader.read_to_end(starts):
         messages.append(message)
         if len(messages) == BATCH:
             yield _batch_of_topic(messages, group_id)

@@ -17,7 +17,9 @@ def command() -> None:
 @command.command()
 @config_option
 @click.option("--print", "print_", is_flag=True, help="Print the effective configuration; secrets are hidden.")
-def check(config_path: Path, print_: bool) -> None:
+@click.option("--estimate", is_flag=True, help="Also read the last spans of the topic, and print what they come to.")
+@click.option("--spans", default=100_000, type=click.IntRange(1), help="Spans to read for --estimate.")
+def check(config_path: Path, print_: bool, estimate: bool, spans: int) -> None:
     """Check the configuration, and print what a worker would do with it."""
     from tokentrace.config import load_config
 
@@ -35,6 +37,16 @@ def check(config_path: Path, print_: bool) -> None:
         f"{config_path}: OK. Replica {config.worker.replica_id} reads {kafka.topic} at {kafka.bootstrap_servers} in "
         f"group {kafka.group_id}, {config.worker.guarantee.replace('_', '-')}, and serves its metrics at {where}."
     )
+    if estimate:
+        from tokentrace.alerts.history import from_topic
+        from tokentrace.runtime import log
+        from tokentrace.runtime.wiring import kafka_clients, writer_schemas
+        from tokentrace.tools.estimate import estimate as estimated
+        from tokentrace.tools.estimate import lines_of
+
+        log.set_up("error", "text")
+        batches = from_topic(kafka_clients(config), kafka.topic, kafka.group_id, spans)
+        click.echo("\n".join(lines_of(estimated(config, batches, writer_schemas(config)), config)))
 
 
 @command.command()

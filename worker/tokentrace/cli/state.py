@@ -119,6 +119,42 @@ def reset(config_path: Path, offsets: bool, positions: bool, totals: bool, repli
         click.echo(f"Removed {admin.forget_totals(replica):,} records of replica {replica}.")
 
 
+@command.command()
+@config_option
+@click.option("--dimension", required=True, help="Name of the dimension.")
+@click.option("--value", required=True, help="Value to forget; in clear, also where its hash is kept.")
+@click.option("--replica", help="worker.replica_id of the replica; every one if unset.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def forget(config_path: Path, dimension: str, value: str, replica: str | None, yes: bool) -> None:
+    """Fold the totals of one value of a dimension into the value __forgotten__.
+
+    Stop the workers first. Every sum that does not name the dimension stays exact. The rollups, alerts and spans that
+    name the value stay until their topics' retention ends, and so do the series in Prometheus.
+    """
+    from tokentrace.aggregate.dimensions import DimensionRules
+    from tokentrace.config import load_config
+    from tokentrace.runtime.wiring import dimensions_of, layout_of
+    from tokentrace.state.records import StateCodec
+
+    config = load_config(config_path)
+    values = {value}
+    values |= {
+        DimensionRules(known).value(value.encode())
+        for known in dimensions_of(config)
+        if known.name == dimension and known.hash_key and value
+    }
+    admin, codec = _admin(config_path), StateCodec(layout_of(config))
+    replicas = [replica] if replica is not None else [totals.replica for totals in admin.replicas()]
+    _confirm(yes, f"The totals of {dimension}={value} will be folded permanently. Continue?")
+    folded = {name: admin.forget_value(name, dimension, values, codec) for name in replicas}
+    for name, cells in folded.items():
+        if cells:
+            click.echo(f"Replica {name}: folded {cells:,} totals.")
+    if not any(folded.values()):
+        click.echo(f"No totals have {dimension}={value}.")
+    click.echo(f"Rollups, alerts and spans that name {value!r} stay until the retention of their topics ends.")
+
+
 def _require_known(by: Sequence[str], config_path: Path, replicas: Sequence[ReplicaTotals]) -> None:
     """Raises click.UsageError for a label that is none, and no dimension that is configured or was ever counted."""
     from tokentrace.config import load_config

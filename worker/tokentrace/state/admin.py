@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -27,6 +27,7 @@ from tokentrace.model.spans import STATUSES
 from tokentrace.state.appearance import SHOWN_HEADER
 from tokentrace.state.checksums import checksum_header
 from tokentrace.state.claim import Process, process_of
+from tokentrace.state.forgetting import Folded, fold
 from tokentrace.state.gaps import GAPS_HEADER
 from tokentrace.state.headers import Header, Headers, header_items
 from tokentrace.state.identity import fence_first_release, transactional_id
@@ -34,10 +35,10 @@ from tokentrace.state.keys import Cell, cell_key, expired_key, replica_key
 from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import marks_other_state
-from tokentrace.state.records import decode_cell, encode_replica, is_wide, replica_headers
+from tokentrace.state.records import StateCodec, decode_cell, encode_replica, is_wide, replica_headers
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import decode_record
-from tokentrace.state.tally import TOTALS_HEADER
+from tokentrace.state.tally import TOTALS_HEADER, tally_of
 
 #: Headers of a replica's own record that hold with other positions too.
 _KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER, GAPS_HEADER)
@@ -184,15 +185,67 @@ class StateAdmin:
                 partition["offset"] = min(partition["offset"], limits.get(partition["partition"], partition["offset"]))
         if _positions(record) == before:
             return []
+        return [self._own_record(replica, stored, record, _kept(stored.headers))]
+
+    def _own_record(
+        self, replica: str, stored: Stored, record: Any, kept: list[Header], *, wide: bool = False
+    ) -> Record:
+        """Return the replica's own record. kept: headers that hold as they are. wide: whether it gets a wide cell."""
         value = encode_replica(record)
-        wide = any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
+        wide = wide or any(is_wide(written.value) for written in [*stored.cells.values(), *stored.expired.values()])
         generations = self._reader.generations(replica, stored, self._source_topic)
         key = replica_key(replica)
-        headers = [*replica_headers(value, wide), checksum_header(key, value), *_kept(stored.headers)]
+        headers = [*replica_headers(value, wide), checksum_header(key, value), *kept]
         headers += encode_generations(self._source_topic, generations)
         # Without it, the next start of a worker would take this record for one of release 0.1.0.
         headers.append(Process.this(time.time(), command=True).header())
-        return [Record(self._topic, key, value, self._partition(replica), headers)]
+        return Record(self._topic, key, value, self._partition(replica), headers)
+
+    def forget_value(self, replica: str, dimension: str, values: Collection[str], codec: StateCodec) -> int:
+        """Fold the totals of some values of a dimension into `__forgotten__`. Returns how many cells were folded.
+
+        Raises FatalError where the replica has counted with other buckets.
+        """
+        stored = self._one(replica)
+        if not self._folded(replica, stored, dimension, values, codec).removed:
+            return 0
+        removed = 0
+
+        def change() -> list[Record]:
+            nonlocal removed
+            stored = self._one(replica)
+            folded = self._folded(replica, stored, dimension, values, codec)
+            removed = len(folded.removed)
+            return self._fold_records(replica, stored, folded, codec)
+
+        self._write(replica, stored, change)
+        return removed
+
+    def _folded(
+        self, replica: str, stored: Stored, dimension: str, values: Collection[str], codec: StateCodec
+    ) -> Folded:
+        if stored.replica is not None:
+            self._reader.decoded(replica, stored, None, codec.require_same_bounds)
+        return fold(
+            stored.cells, lambda cell: self._reader.decoded(replica, stored, cell, codec.cell), dimension, values
+        )
+
+    def _fold_records(self, replica: str, stored: Stored, folded: Folded, codec: StateCodec) -> list[Record]:
+        partition = self._partition(replica)
+        records = [Record(self._topic, cell_key(replica, *cell), None, partition) for cell in folded.removed]
+        for cell, totals in folded.totals.items():
+            key, value = cell_key(replica, *cell), codec.expired(totals)
+            records.append(Record(self._topic, key, value, partition, [checksum_header(key, value)]))
+        record = self._record(replica, stored)
+        if record is not None:
+            kept = [header for header in _kept(stored.headers) if header[0] != TOTALS_HEADER]
+            tally = self._reader.decoded(replica, stored, None, lambda _: tally_of(stored.headers))
+            if tally is not None:
+                cells = len({*stored.cells, *folded.totals} - {*folded.removed})
+                kept.append(tally._replace(cells=tally.cells - len(stored.cells) + cells).header())
+            wide = any(totals.carried for totals in folded.totals.values())
+            records.append(self._own_record(replica, stored, record, kept, wide=wide))
+        return records
 
     def forget_totals(self, replica: str) -> int:
         """Remove everything that the replica has counted. Returns how many records went."""

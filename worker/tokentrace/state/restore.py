@@ -7,7 +7,7 @@ be split in two.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -22,11 +22,12 @@ from tokentrace.kafka.producer import partition_of
 from tokentrace.kafka.reader import TopicReader
 from tokentrace.model.arrays import widened
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals
+from tokentrace.model.snapshot import ExpiredKey
 from tokentrace.model.wide import Carried, carry, put_row
 from tokentrace.state.appearance import appeared_header, decode_appeared, shown_until
 from tokentrace.state.checksums import DAMAGED, is_intact
 from tokentrace.state.claim import Process, process_of
+from tokentrace.state.forgetting import totals_of
 from tokentrace.state.gaps import decode_gaps
 from tokentrace.state.headers import Headers
 from tokentrace.state.keys import Cell, parse_key, record_key
@@ -151,7 +152,7 @@ class StateReader:
         expired = {}
         for key in committed.expired:
             row, since_s = self.decoded(replica, committed, key, codec.cell)
-            expired[key] = _expired(row, since_s)
+            expired[key] = totals_of(row, since_s)
         generations = self.generations(replica, committed, source_topic)
         shown_until_s = self.decoded(replica, committed, None, lambda _: shown_until(committed.headers))
         totals = codec.totals(
@@ -258,14 +259,6 @@ class StateReader:
 
 def _appeared(written: Written, _: bytes) -> dict[str, float]:
     return decode_appeared(written.appeared)
-
-
-def _expired(row: Sequence[int], since_s: float) -> ExpiredTotals:
-    values = np.zeros((1, len(row)), np.int64)
-    carried: dict[int, Carried] = {}
-    put_row(values, carried, 0, row)
-    carry(values, np.zeros(1, np.int64), carried)
-    return ExpiredTotals(values[0], since_s, carried.get(0, {}))
 
 
 def _put(records: dict[_Key, Written], key: _Key, written: Written | None) -> None:
