@@ -36,7 +36,13 @@ LETTERS: Final = "abcdefghi"
 
 #: Keys that are in the object whatever could be measured: None for what needs a Kafka and had none.
 KEYS: Final = {
-    "decode_aggregate": ("vs_prometheus_client", "vs_fastavro_dict", "wide_vs_fastavro_dict", "spans_per_s"),
+    "decode_aggregate": (
+        "vs_prometheus_client",
+        "vs_fastavro_dict",
+        "wide_vs_fastavro_dict",
+        "spans_per_s",
+        "with_dimensions",
+    ),
     "end_to_end": ("vs_bare_consume", "vs_serial_bound", "spans_per_s"),
     "exposition": ("vs_prometheus_client",),
     "memory": ("rss_mb_10000_groups",),

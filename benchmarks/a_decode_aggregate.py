@@ -9,17 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tokentrace.model.dimensions import Dimension
+
 from .baselines import FastavroDict, FastavroPrometheus
 from .effort import Effort
 from .measure import Figure, Measure, Row, in_turns
 from .rig import Harness
-from .workload import SCHEMAS, Workload, workload
+from .workload import DIMENSIONS, SCHEMAS, Workload, workload
 
 TYPICAL_GROUPS = 1_000
 
 
 def run(effort: Effort) -> Figure:
-    """Schemas over 1 000 groups, then the default schema over the other numbers of groups."""
+    """Schemas over 1 000 groups, the default schema over the other numbers of groups, and dimensions."""
     cases = [(kind, TYPICAL_GROUPS) for kind in SCHEMAS]
     cases += [("default", groups) for groups in effort.groups if groups != TYPICAL_GROUPS]
     rows, details = [], {}
@@ -44,6 +46,17 @@ def run(effort: Effort) -> Figure:
             "fastavro_dict_spans_per_s": plain.median,
             "prometheus_client_spans_per_s": client.median,
         }
+    speed, with_dimensions = _dimensions(effort)
+    rows.append(
+        Row(
+            f"4 dimensions of {', '.join(map(str, DIMENSIONS.values()))} values, {TYPICAL_GROUPS} groups",
+            with_dimensions.text(" M spans/s", 1e6),
+            with_dimensions.over(speed).text(),
+            "the same spans without dimensions",
+            ">= 0.9",
+        )
+    )
+    slower = with_dimensions.over(speed).median
     speed, plain, client = measured["default", TYPICAL_GROUPS]
     wide_speed, wide_plain, _ = measured["wide", TYPICAL_GROUPS]
     results = {
@@ -51,9 +64,21 @@ def run(effort: Effort) -> Figure:
         "vs_fastavro_dict": speed.over(plain).median,
         "wide_vs_fastavro_dict": wide_speed.over(wide_plain).median,
         "spans_per_s": speed.median,
+        "with_dimensions": slower,
         "cases": details,
     }
     return Figure("a decode + aggregate", rows, {"decode_aggregate": results})
+
+
+def _dimensions(effort: Effort) -> tuple[Measure, Measure]:
+    """Spans a second without dimensions, and with four of them, of the same spans in as many groups."""
+    load = workload("dimensions", effort.spans, TYPICAL_GROUPS)
+    dimensions = [Dimension(name, f"attributes.{name}", limit=limit) for name, limit in DIMENSIONS.items()]
+    rigs = [Harness(load), Harness(load, dimensions=dimensions)]
+    for rig in rigs:
+        rig.count()
+    without, with_them = in_turns(effort.repeats, *(_rate(rig.count, len(load.messages)) for rig in rigs))
+    return without, with_them
 
 
 def _compare(load: Workload, effort: Effort) -> tuple[Measure, Measure, Measure]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.decode import SpanDecoder
+from tokentrace.model.dimensions import Dimension, decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.worker_stats import STAGES
@@ -21,14 +24,14 @@ LAYOUT = Layout.build()
 class Harness:
     """An engine whose parts are the worker's. seconds: stage -> seconds spent in it."""
 
-    def __init__(self, workload: Workload, max_groups: int = 100_000) -> None:
+    def __init__(self, workload: Workload, max_groups: int = 100_000, dimensions: Sequence[Dimension] = ()) -> None:
         tune_malloc()  # As a worker does.
         self.batches = workload.batches()
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._groups = GroupIndex(max_groups)
+        self._groups = GroupIndex(max_groups, dimensions=dimensions)
         self.ledger = Ledger(layout=LAYOUT, groups=self._groups, quality_window_s=300.0)
         self._engine = Pipeline(
-            decoder=SpanDecoder(workload.writer_schemas()),
+            decoder=SpanDecoder(workload.writer_schemas(), texts=decoded_sources(dimensions)),
             groups=self._groups,
             pricer=Pricer({}),
             layout=LAYOUT,

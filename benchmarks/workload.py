@@ -78,6 +78,8 @@ SCHEMAS: Final = {
     "wide": wide_schema,
     "attributes": default_schema,
 }
+#: Dimensions of the kind `dimensions`, and how many values each has: attributes that follow from the group.
+DIMENSIONS: Final = {"team": 100, "feature": 50, "agent": 20, "tier": 10}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,10 @@ def labels_of_models(group: int, groups: int) -> tuple[str, str, str]:
 
 
 def workload(kind: str, count: int, groups: int, *, only_models: bool = False) -> Workload:
-    """`count` messages of a kind of SCHEMAS, over so many groups."""
-    schema = SCHEMAS[kind]()
-    parsed = fastavro.parse_schema(SCHEMAS[kind]())
+    """`count` messages of a kind of SCHEMAS, or of `dimensions`, over so many groups."""
+    make_schema = SCHEMAS.get(kind, default_schema)
+    schema = make_schema()
+    parsed = fastavro.parse_schema(make_schema())
     head = SINGLE_OBJECT_MARKER + fingerprint_of(schema)
     name = labels_of_models if only_models else labels_of
     spans = _spans(kind, min(count, _DISTINCT))
@@ -137,7 +140,10 @@ def workload(kind: str, count: int, groups: int, *, only_models: bool = False) -
     messages = []
     for index in range(count):
         span = spans[index % len(spans)]
-        span["model"], span["provider"], span["caller"] = name(order[index % groups], groups)
+        group = order[index % groups]
+        span["model"], span["provider"], span["caller"] = name(group, groups)
+        if kind == "dimensions":
+            span["attributes"] |= {name: f"{name}-{group % values}" for name, values in DIMENSIONS.items()}
         stream = io.BytesIO()
         stream.write(head)
         fastavro.schemaless_writer(stream, parsed, span)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tests.spanfactory import NOW_US, message, random_span
 from tokentrace.alerts.evaluation import Evaluation
 from tokentrace.alerts.rules import Rule
 from tokentrace.config.alerts import AlertRule
+from tokentrace.model.dimensions import Dimension
 
 #: A whole minute, and not a multiple of ten.
 FIRST = NOW_US // 60_000_000 // 10 * 10 - 57
@@ -37,9 +38,9 @@ def spans_of(seed: int, count: int, minutes: int) -> list[Record]:
 class Feed:
     """Counts spans as a worker does, and hands the increments to an evaluation."""
 
-    def __init__(self, evaluation: Evaluation) -> None:
+    def __init__(self, evaluation: Evaluation, dimensions: Sequence[Dimension] = ()) -> None:
         self._evaluation = evaluation
-        self._rig = Harness()
+        self._rig = Harness(dimensions=dimensions)
 
     def give(self, spans: Iterable[Record]) -> int:
         """Late spans among them."""

@@ -18,6 +18,7 @@ from tests.spanfactory import span
 from tokentrace.alerts.evaluation import AlertTransition
 from tokentrace.alerts.rules import COST, COST_HIGH, MEASURES, NARROW, TOKENS, TOKENS_HIGH, WIDE, Rule
 from tokentrace.alerts.windows import SUMS, Windows
+from tokentrace.model.dimensions import Dimension
 from tokentrace.model.wide import LIMIT, joined
 
 MINUTES = 40
@@ -47,7 +48,7 @@ def observations(metric: str, spans: list[Record]) -> int:
 def simulate(spans: list[Record], rule: Rule, last_minute: int) -> list[tuple[Any, ...]]:
     """(status, labels, at_s, value, spans) of every event up to the end of the last minute."""
     globs = {n: g for n, g in zip(("model", "provider", "caller"), rule.selection.globs, strict=True) if g}
-    chosen = matching(spans, **globs)
+    chosen = matching(spans, **globs, **dict(rule.selection.dimension_globs))
     first = min(span["ended_at"] for span in spans) // 60_000_000
     instances = sorted({tuple(span[label] for label in rule.selection.group_by) for span in chosen})
     firing: dict[tuple[str, ...], int] = {}
@@ -116,6 +117,25 @@ def test_evaluation_fires_as_the_oracle_does(rule: Rule, seed: int, count: int, 
         events += evaluation.advance(minute)
     same(events, simulate(spans, rule, FIRST + MINUTES - 1))
     assert evaluation.states["r"].firings == sum(event.status == "firing" for event in events)
+
+
+@pytest.mark.parametrize("group_by", [(), ("retry",), ("model", "user"), ("retry", "caller")])
+@pytest.mark.parametrize("glob", [{}, {"user": "U1*"}, {"model": "gpt-*", "retry": "[01]"}, {"user": "none"}])
+def test_evaluation_by_dimensions_fires_as_the_oracle_does(glob: dict[str, str], group_by: tuple[str, ...]) -> None:
+    chosen = rule(metric="span_count", threshold=2.0, window="4m", filter=glob, group_by=group_by)
+    spans = spans_of(len(glob) + 10 * len(group_by), 300, MINUTES)
+    evaluation = evaluation_of(chosen, rule("other", threshold=1e9))
+    feed = Feed(evaluation, [Dimension(name, f"attributes.{name}") for name in ("user", "retry", "stream")])
+    feed.give(spans)
+    # Where the oracle looks for labels.
+    labelled = [{**one, "user": one["attributes"]["user"], "retry": str(one["attributes"]["retry"])} for one in spans]
+    same(evaluation.advance(FIRST + MINUTES - 1), simulate(labelled, chosen, FIRST + MINUTES - 1))
+
+
+def test_rule_without_dimensions_keeps_the_digest_that_it_had() -> None:
+    """It names the alerts of earlier releases."""
+    assert rule(filter={"model": "gpt-*"}, group_by=("caller",)).subject == "48441f08c2f1adae"
+    assert rule(filter={"team": "a"}).subject != rule(filter={}).subject
 
 
 def test_evaluation_fires_and_resolves_a_continuing_breach_once() -> None:

@@ -53,6 +53,23 @@ def test_a_message_that_a_replay_has_sent_to_another_group_has_no_value(others: 
     assert batch.positions == {0: 5}
 
 
+@pytest.mark.parametrize("bare", [False, True], ids=["all have headers", "some have none"])
+def test_a_batch_gives_keys_and_headers_of_its_messages(bare: bool) -> None:
+    headers: list[list[tuple[str, bytes | None]] | None] = [[("a", b"1"), ("b", b"2")], [("a", b"3"), ("a", b"4")]]
+    headers += [[("b", None)], None if bare else [("c", b"5")]]
+    messages = [
+        Message(topic="t", partition=0, offset=row, key=None if row == 1 else b"k%d" % row, value=b"v", headers=found)
+        for row, found in enumerate(headers)
+    ]
+    partitions = message_partitions(messages)
+    batch = raw_batch(messages, partitions, extents_of(partitions), lambda: 7.0, "g")
+    assert list(batch.all_keys()) == [b"k0", None, b"k2", b"k3"]
+    assert list(batch.all_headers("a")) == [b"1", b"4", None, None]
+    assert list(batch.all_headers("b")) == [b"2", None, None, None]
+    part = batch.select(np.array([1, 2]))
+    assert (list(part.all_keys()), list(part.all_headers("a"))) == ([None, b"k2"], [b"4", None])
+
+
 def test_an_envelope_is_the_whole_message() -> None:
     partitions = message_partitions(MESSAGES)
     batch = raw_batch(MESSAGES, partitions, extents_of(partitions), lambda: 7.0, "g")
