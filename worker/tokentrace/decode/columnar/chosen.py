@@ -33,8 +33,10 @@ class _Key:
 
     def hits(self, cursors: Cursors, length: NDArray[np.integer], first: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Return which of these cursors are at this key: bool[k]. first: uint64[k], the eight bytes at each."""
-        hit: NDArray[np.bool_] = (first & LOW_BYTES[min(self.size, 8)]) == (self.words[0] if self.words else 0)
-        hit &= length == self.size
+        hit: NDArray[np.bool_] = length == self.size
+        if not hit.any():
+            return hit
+        hit &= (first & LOW_BYTES[min(self.size, 8)]) == (self.words[0] if self.words else 0)
         for number, word in enumerate(self.words[1:], start=1):
             if not hit.any():
                 break
