@@ -49,6 +49,7 @@ def planted(**properties: str) -> dict[str, Any]:
             "url": "http://u:PLANT@127.0.0.1:1/PLANT",
             "auth": {"username": "reader", "password": "PLANT-registry"},
         },
+        "dimensions": {"user": {"source": "key", "hash": True, "hash_key": "PLANT-key-of-a-hash"}},
         "alerts": [{"name": "errors", "kind": "error_rate_spike", "delivery": HOOK}],
     }
 

@@ -24,7 +24,8 @@ from tokentrace.model.dimensions import decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
-from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, pricer, series_budget, span_limits
+from tokentrace.runtime.price_rules import pricer
+from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_limits
 
 #: No sample reaches it.
 _UNLIMITED: Final = 1_000_000
