@@ -167,7 +167,7 @@ def roll(replica: Replica, dimensions: dict[str, Any]) -> None:
     replica.terminate()
     config = yaml.safe_load(replica._config.read_text())
     config["dimensions"] = dimensions
-    replica._config.write_text(yaml.safe_dump(config))
+    replica._config.write_text(yaml.safe_dump(config, sort_keys=False))
     replica.restart()
     replica.wait_until_ready(60.0)
 
