@@ -13,10 +13,11 @@ from fastavro.schema import to_parsing_canonical_form
 from tests.decode.helpers import record_schema
 from tests.spanfactory import SPAN_SCHEMA
 from tokentrace.decode.framing import RAW, SchemaKey
-from tokentrace.decode.schemas import files
-from tokentrace.decode.schemas.files import bundled_schema, fingerprint_of, load_folder, load_schema
+from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError
+from tokentrace.model import bundled_schemas
+from tokentrace.model.bundled_schemas import bundled_schema, fingerprint_of
 
 # Fingerprints.
 
@@ -194,7 +195,7 @@ def test_an_installed_package_reads_the_schemas_inside_it(tmp_path: Path, monkey
     package = tmp_path / "site-packages" / "tokentrace"
     (package / "_schemas").mkdir(parents=True)
     save(package / "_schemas" / "only-here.avsc", ONE)
-    monkeypatch.setattr(files, "_PACKAGE", package)
+    monkeypatch.setattr(bundled_schemas, "_PACKAGE", package)
     assert bundled_schema("only-here") == ONE
 
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from tokentrace.decode.schema_tree import Type, read_tree, unusable
-from tokentrace.decode.schemas.files import bundled_schema
+from tokentrace.model.bundled_schemas import bundled_schema
 from tokentrace.model.spans import (
     FLOAT_FIELDS,
     IDENTITY_FIELDS,

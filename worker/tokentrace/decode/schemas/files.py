@@ -1,49 +1,18 @@
-"""Schema files: folders of `.avsc` files, schema fingerprints, and the schemas that ship with tokentrace."""
+"""Schema files: folders of `.avsc` files of users."""
 
 from __future__ import annotations
 
-import copy
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import fastavro
-from fastavro.schema import SchemaParseException, UnknownType, fingerprint, to_parsing_canonical_form
+from fastavro.schema import SchemaParseException, UnknownType
 
 from tokentrace.errors import ConfigError
+from tokentrace.model.bundled_schemas import bundled_schema, fingerprint_of, released_schemas
 
-_PACKAGE = Path(__file__).parent.parent.parent
-
-
-def bundled_schema(name: str) -> Any:
-    """Return a copy of a schema that ships with tokentrace, as parsed JSON: `span` is `schemas/span.avsc`."""
-    return copy.deepcopy(_bundled(name))
-
-
-def released_schemas() -> dict[tuple[str, str], Any]:
-    """(release, name) -> schema, of the bundled schemas as each release had them: `schemas/history`."""
-    paths = sorted((_folder() / "history").glob("*/*.avsc"))
-    return {(path.parent.name, path.stem): json.loads(path.read_text("utf-8")) for path in paths}
-
-
-@cache
-def _bundled(name: str) -> Any:
-    path = _folder() / f"{name}.avsc"
-    if not path.is_file():
-        raise FileNotFoundError(f"The installation of tokentrace is incomplete: schema {name!r} is missing.")
-    return json.loads(path.read_text("utf-8"))
-
-
-def _folder() -> Path:
-    """The bundled schemas: inside the package of an installed wheel, at the top of a source tree."""
-    inside = _PACKAGE / "_schemas"
-    return inside if inside.is_dir() else _PACKAGE.parent.parent / "schemas"
-
-
-def fingerprint_of(schema: Any) -> bytes:
-    """Return the CRC-64-AVRO of the schema's Parsing Canonical Form: 8 bytes, little-endian as in a message."""
-    return bytes.fromhex(fingerprint(to_parsing_canonical_form(schema), "CRC-64-AVRO"))
+__all__ = ["bundled_schema", "fingerprint_of", "load_folder", "load_schema", "released_schemas"]
 
 
 def load_schema(path: Path, key: str) -> Any:

@@ -12,15 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokentrace.decode.framing import SchemaKey
-from tokentrace.decode.schemas.files import (
-    bundled_schema,
-    fingerprint_of,
-    load_folder,
-    load_schema,
-    released_schemas,
-)
+from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.lookups import Lookups
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
+from tokentrace.model.bundled_schemas import bundled_schema, fingerprint_of, released_schemas
 
 if TYPE_CHECKING:
     # Its client takes long to import, which only a worker with a registry needs.
