@@ -13,6 +13,7 @@ from typing import Any
 
 from tokentrace.config.docs import json_schema, markdown_table
 from tokentrace.exposition.docs import alert_families, reject_reasons, span_families, worker_families
+from tokentrace.model.bundled_schemas import bundled_schema, single_object_header
 from tokentrace.model.measures import record_fields
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,33 @@ def _homes() -> str:
     return "\n".join(["| library | imported only by |", "|---|---|", *lines]) + "\n"
 
 
+def _schema_header() -> str:
+    """The command that prints the header, and its answer."""
+    return f"```console\n$ tokentrace schema header\n{HEADER}\n```\n"
+
+
+def _json_fields() -> str:
+    """The fields of a span in JSON."""
+    lines = []
+    for field in bundled_schema("span")["fields"]:
+        kind = next(branch for branch in field["type"] if branch != "null") if isinstance(field["type"], list) else (
+            field["type"]
+        )  # fmt: skip
+        if isinstance(kind, dict):
+            symbols = ", ".join(kind.get("symbols", ()))
+            kind = {"enum": symbols, "map": "object", "long": "long"}[kind["type"]]
+        lines.append(f"| `{field['name']}` | {_JSON_KINDS.get(kind, kind)} |")
+    return "\n".join(["| field | JSON |", "|---|---|", *lines]) + "\n"
+
+
+_JSON_KINDS = {"long": "whole number", "double": "number", "string": "text", "boolean": "true or false"}
+#: Programs that have the header of the span's messages as a constant.
+EXAMPLES = (ROOT / "examples" / "node" / "publisher.js", ROOT / "examples" / "go" / "main.go")
+HEADER = single_object_header(bundled_schema("span")).hex()
+
 TABLES = {
+    "schema header": _schema_header,
+    "json fields": _json_fields,
     "layers": _layers,
     "homes": _homes,
     "sizing": _sizing,
@@ -116,6 +143,8 @@ def generated() -> dict[Path, str]:
             pattern = rf"(<!-- generated: {name} -->\n).*?(<!-- end -->)"
             text = re.sub(pattern, lambda match, table=table: match[1] + table() + match[2], text, flags=re.DOTALL)
         files[page] = text
+    for program in EXAMPLES:
+        files[program] = re.sub(r'"c301[0-9a-f]{16}"', f'"{HEADER}"', program.read_text())
     return files
 
 

@@ -32,6 +32,7 @@ CHECKED: Final = [
     "CHANGELOG.md",
     "SECURITY.md",
     "Makefile",
+    "examples",
     "pyproject.toml",
     ".pre-commit-config.yaml",
 ]

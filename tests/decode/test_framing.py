@@ -13,7 +13,8 @@ from tokentrace.model import reasons
 from tokentrace.model.arrays import PADDING
 from tokentrace.model.messages import Reject
 
-MODES: tuple[Framing, ...] = get_args(Framing)
+#: JSON has no header; tests/decode/test_json_spans.py has it.
+MODES: tuple[Framing, ...] = tuple(mode for mode in get_args(Framing) if mode != "json")
 
 
 def confluent(schema_id: int, datum: bytes) -> bytes:
@@ -164,3 +165,30 @@ VALUE = st.one_of(
 @given(st.lists(VALUE, max_size=12), st.sampled_from(MODES))
 def test_a_message_is_framed_as_it_would_be_alone(values: list[bytes | None], mode: Framing) -> None:
     assert framed_messages(values, mode) == [framed_alone(value, mode) for value in values]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b'{"model": "m"}', "It looks like JSON, which kafka.framing: json reads."),
+        (b"Obj\x01...", "It is an Avro container file"),
+        (
+            b"\x03\x05" + bytes(range(16)) + b"datum",
+            "AWS Glue's Schema Registry (zlib, schema version 00010203-0405-0607",
+        ),
+        (b"\x03\x00" + bytes(16), "AWS Glue's Schema Registry (not compressed, schema version 00000000-"),
+        (b"\x1f\x8b\x08", "It is compressed; leave compression to Kafka's producer"),
+    ],
+)
+def test_foreign_framing_is_named(value: bytes, words: str) -> None:
+    for mode in ("auto", "confluent", "single_object"):
+        (reject,) = frame([value], mode).rejects  # type: ignore[arg-type]
+        assert reject.reason == "unknown_framing"
+        assert words in reject.error
+    assert frame([value], "raw").rejects == []
+
+
+@pytest.mark.parametrize("value", [b"\x03\x05short", b"\x03\x01" + bytes(16), b"Obj", b"x"])
+def test_bytes_that_are_nothing_known_are_not_named(value: bytes) -> None:
+    (reject,) = frame([value]).rejects
+    assert reject.error == reasons.WHOLE["unknown_framing"]

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "dlq": "List or replay dead letters.",
     "alerts": "Backtest the alert rules, or show their state.",
     "state": "Show or repair the durable totals of all replicas.",
+    "schema": "Print the span's schema, or the header of its messages.",
     "version": "Print the version.",
 }
 

@@ -1,27 +1,30 @@
 """Framing: finds the writer schema that each message names and the bounds of its Avro datum, all messages at once.
 
 Confluent wire format: `00`, 4-byte big-endian schema id, datum. Avro single-object encoding (Avro 1.12, "Single-object
-encoding"): `C3 01`, 8-byte little-endian CRC-64-AVRO fingerprint, datum. A raw datum has no header.
+encoding"): `C3 01`, 8-byte little-endian CRC-64-AVRO fingerprint, datum. A raw datum has no header, and JSON
+is rewritten first.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.decode.json_spans import json_messages
 from tokentrace.model import reasons
 from tokentrace.model.arrays import PADDING, unaligned_words
+from tokentrace.model.bundled_schemas import SINGLE_OBJECT_MARKER as SINGLE_OBJECT_MARKER
 from tokentrace.model.messages import OTHER_GROUP_VALUE, Reject
 
-Framing = Literal["auto", "confluent", "single_object", "raw"]
+Framing = Literal["auto", "confluent", "single_object", "raw", "json"]
 
 CONFLUENT_HEADER: Final = 5
 SINGLE_OBJECT_HEADER: Final = 10
-SINGLE_OBJECT_MARKER: Final = b"\xc3\x01"
 _MARKER: Final = np.uint64(int.from_bytes(SINGLE_OBJECT_MARKER, "little"))
 _FIRST_BYTE, _FIRST_TWO_BYTES, _BYTE = np.uint64(0xFF), np.uint64(0xFFFF), np.uint64(8)
 
@@ -60,6 +63,13 @@ class Framed:
 
 def frame(values: Sequence[bytes | None], mode: Framing = "auto") -> Framed:
     """Join n message values and find the schema key and the datum of each."""
+    if mode == "json":
+        values, unreadable = json_messages(values)
+        framed = frame(values, "single_object")
+        known = {reject.row for reject in unreadable}
+        rejects = unreadable + [reject for reject in framed.rejects if reject.row not in known]
+        rejects.sort(key=lambda reject: reject.row)
+        return replace(framed, rejects=rejects)
     n = len(values)
     pieces: list[bytes] = [*values, bytes(PADDING)]  # type: ignore[list-item]
     try:
@@ -108,6 +118,10 @@ def _add_keys(values: NDArray[Any], keys: list[SchemaKey], to_key: Callable[[int
     return first + index.astype(np.int64)
 
 
+#: Header of AWS Glue: 03, a byte for the compression, the UUID of the schema's version.
+GLUE_HEADER: Final = 18
+_GLUE_COMPRESSION: Final = {b"\0": "not compressed", b"\x05": "zlib"}
+
 _PINNED: Final = {
     "confluent": "The value has no Confluent header (00 and a 4-byte schema id), which kafka.framing requires.",
     "single_object": "The value has no single-object header (C3 01 and a fingerprint), which kafka.framing requires.",
@@ -121,4 +135,22 @@ def _reject(value: bytes | None, row: int, mode: Framing) -> Reject:
         return Reject(row, reasons.OTHER_GROUP, reasons.WHOLE[reasons.OTHER_GROUP])
     if not value:
         return Reject(row, "empty", reasons.WHOLE["empty"])
-    return Reject(row, "unknown_framing", _PINNED.get(mode, reasons.WHOLE["unknown_framing"]))
+    why = _PINNED.get(mode, reasons.WHOLE["unknown_framing"])
+    return Reject(row, "unknown_framing", f"{why} {recognised}" if (recognised := _recognised(value)) else why)
+
+
+def _recognised(value: bytes) -> str:
+    """Return a sentence on what a value is instead, as far as its first bytes tell; empty if they do not."""
+    if value[:1] == b"{":
+        return "It looks like JSON, which kafka.framing: json reads."
+    if value[:4] == b"Obj\x01":
+        return "It is an Avro container file; a message has one datum, without the file's header."
+    if value[:1] == b"\x03" and value[1:2] in _GLUE_COMPRESSION and len(value) >= GLUE_HEADER:
+        schema, how = uuid.UUID(bytes=value[2:18]), _GLUE_COMPRESSION[value[1:2]]
+        return (
+            f"It has the header of AWS Glue's Schema Registry ({how}, schema version {schema}), which is not read; "
+            "publish in single-object encoding, or with a Confluent-compatible registry."
+        )
+    if value[:2] == b"\x1f\x8b" or value[:4] == b"\x28\xb5\x2f\xfd":
+        return "It is compressed; leave compression to Kafka's producer (compression.type)."
+    return ""

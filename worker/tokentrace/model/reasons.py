@@ -24,6 +24,7 @@ WHOLE: Final[dict[str, str]] = {
     "unknown_fingerprint": "No schema file has this Avro fingerprint; add the writer's schema to schemas.paths.",
     "schema_unusable": "The writer schema cannot be resolved to a span.",
     "malformed": "The bytes are not a datum of their writer schema.",
+    "unknown_field": "A message in JSON has a field that spans do not have.",
     "invalid_utf8": "A label field (model, provider or caller) is not valid UTF-8.",
     "type_mismatch": "A field holds a type that the span's field cannot take.",
     "unknown_status": "The status is none of ok, error, timeout.",

@@ -74,6 +74,13 @@ class RegistrySettings:
         return config
 
 
+#: Apicurio's own ids have eight bytes, of which the first four are 0.
+_EIGHT_BYTE_IDS: Final = (
+    " Ids of 8 bytes, Apicurio's default, begin so; set its serializer to 4 bytes (Legacy4ByteIdHandler, or"
+    " Default4ByteIdHandler)."
+)
+
+
 class _Unknown(NamedTuple):
     expires_at_s: float
     why: str
@@ -135,7 +142,7 @@ class Registry:
         schema = self._request(
             schema_id,
             lambda: self._client.get_schema(schema_id),
-            f"The schema registry has no schema with id {schema_id}.",
+            f"The schema registry has no schema with id {schema_id}.{'' if schema_id else _EIGHT_BYTE_IDS}",
         )
         references: dict[str, Any] = {}
         self._fetch_references(schema_id, schema, references)
