@@ -27,12 +27,13 @@ from . import (
     g_guarantees,
     h_restore,
     i_alerts,
+    j_publisher,
 )
 from .broker import running_broker
 from .effort import FULL, QUICK, Effort
 from .measure import Figure, table
 
-LETTERS: Final = "abcdefghi"
+LETTERS: Final = "abcdefghij"
 
 #: Keys that are in the object whatever could be measured: None for what needs a Kafka and had none.
 KEYS: Final = {
@@ -50,6 +51,7 @@ KEYS: Final = {
     "startup": ("help_s", "ready_s"),
     "guarantees": ("vs_at_least_once_1s",),
     "restore": ("restore_s_10000_groups",),
+    "publisher": ("us_per_span", "vs_by_hand"),
     "alerts": ("evaluate_s", "windows_mb", "counting_vs_without"),
 }
 
@@ -86,13 +88,14 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
         "e": lambda: e_latency.run(effort, real),
         "g": lambda: g_guarantees.run(effort, real),
         "h": lambda: h_restore.run(effort, real),
+        "j": lambda: j_publisher.run(effort, real),
     }
     return dict(sorted({**without, **with_kafka}.items()))
 
 
 @contextlib.contextmanager
 def _broker_if_any(chosen: str) -> Iterator[KafkaBroker | None]:
-    if not set(chosen) & set("bdefghi"):
+    if not set(chosen) & set("bdefghij"):
         yield None
         return
     with contextlib.ExitStack() as stack:
@@ -100,7 +103,7 @@ def _broker_if_any(chosen: str) -> Iterator[KafkaBroker | None]:
         try:
             broker = stack.enter_context(running_broker())
         except Unavailable as error:
-            _say(f"No Kafka ({error}): without the figures b, d, e, g and h.")
+            _say(f"No Kafka ({error}): without the figures b, d, e, g, h and j.")
         yield broker
 
 
