@@ -28,7 +28,7 @@ from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, wait_for, write_config
 
-from tokentrace.tools.publish import span_message
+from tokentrace.model.span_encoder import span_message
 from tokentrace.tools.traffic import Traffic, rate_at
 
 SECONDS, RATE, STEP_S = 360, 60, 5

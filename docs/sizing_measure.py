@@ -26,12 +26,12 @@ from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.exposition.render import Renderer
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import Envelope, RawBatch
+from tokentrace.model.span_encoder import span_message
 from tokentrace.model.worker_stats import STAGES
 from tokentrace.pricing import Pricer
 from tokentrace.state.keys import cell_key
 from tokentrace.state.ledger import Ledger
 from tokentrace.state.records import StateCodec, decode_record
-from tokentrace.tools.publish import span_message
 from tokentrace.tools.traffic import Traffic
 
 Result = TypeVar("Result")

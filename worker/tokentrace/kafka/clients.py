@@ -107,6 +107,11 @@ class KafkaClients:
         return self._make(self._admin_type, {**self._properties, **self._base})
 
     @property
+    def properties(self) -> dict[str, Any]:
+        """The properties that are configured."""
+        return dict(self._properties)
+
+    @property
     def callback_wait_s(self) -> float:
         """Longest wait inside a rebalance: well below the time between two polls that costs a member its partitions."""
         return min(CALLBACK_WAIT_S, float(self._properties.get("max.poll.interval.ms", 300_000)) / 1000 / 4)

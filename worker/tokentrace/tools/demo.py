@@ -23,9 +23,9 @@ from genai_prices import Usage, calc_price
 from tokentrace.config import Config
 from tokentrace.kafka.clients import EmbeddedBroker, KafkaClients
 from tokentrace.kafka.producer import IdempotentProducer, Record
+from tokentrace.model.span_encoder import span_message
 from tokentrace.runtime.service import Service
 from tokentrace.tools import top
-from tokentrace.tools.publish import span_message
 from tokentrace.tools.traffic import Traffic, rate_at
 
 #: Seconds in which the demo's traffic goes through one day.

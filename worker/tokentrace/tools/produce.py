@@ -10,7 +10,7 @@ from typing import Final
 from tokentrace.errors import FatalError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.producer import IdempotentProducer, Record
-from tokentrace.tools.publish import span_message
+from tokentrace.model.span_encoder import span_message
 from tokentrace.tools.traffic import Traffic
 
 _TICK_S: Final = 0.05
