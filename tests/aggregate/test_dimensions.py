@@ -292,6 +292,17 @@ def test_a_removed_dimension_leaves_room_for_new_models() -> None:
     assert by(rig.commit(), "model") == {("gpt-4o",): 1, ("a",): 1, ("b",): 1, (OVERFLOW,): 1}
 
 
+def test_overflow_of_a_dimension_never_expires() -> None:
+    rig = Harness(dimensions=[replace(USER, limit=1)], expire_after_s=600.0, label_sets=[frozenset({"model"})])
+    rig.count([message(span(attributes={"user": user})) for user in "abc"])
+    rig.commit()
+    rig.clock.now_s += 1000.0
+    rig.count([message(span(model="other"))])
+    snapshot = rig.commit()
+    assert [snapshot.groups[group].label("user") for group in snapshot.cell_group] == [OVERFLOW, ""]
+    assert snapshot.dimensions["user"] == (0, 1, 2)
+
+
 @pytest.mark.parametrize("labels", [("model",), ("team",), ("model", "team"), ("caller", "user")])
 def test_expiry_keeps_every_sum_and_the_groups_that_share_a_series(labels: tuple[str, ...]) -> None:
     rig = Harness(dimensions=[TEAM, USER], expire_after_s=600.0, label_sets=[frozenset(labels), frozenset({"model"})])

@@ -16,9 +16,11 @@ from tests.state.test_appearance import Life
 from tests.state.test_tally import keep
 from tests.state.test_wide_totals import absurd, topic
 from tokentrace.model.dimensions import Dimension
+from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec
 from tokentrace.state.admin import StateAdmin, summed
-from tokentrace.state.forgetting import FORGOTTEN
+from tokentrace.state.forgetting import FORGOTTEN, fold
+from tokentrace.state.keys import Cell
 from tokentrace.state.tally import Tally
 
 __all__ = ["topic"]
@@ -61,6 +63,24 @@ def test_forgotten_value_is_folded_and_every_other_sum_stays(topic: Any, wide: b
     again.counted([message(record) for record in records if record["attributes"]["user"] == "u1"])
     again.write()
     assert by(again.state.snapshot, "user")["u1",] == forgotten["u1"] - (12_000 if wide else 0)
+
+
+def test_fold_begins_with_the_oldest_and_joins_what_was_forgotten_before() -> None:
+    groups = [Group("m", "p", "c", (("team", "t"), ("user", user))) for user in ("a", "b", FORGOTTEN, "c")]
+    rows: dict[Cell, tuple[list[int], float]] = {
+        (groups[0], 0): ([1, 2], 5.0),
+        (groups[1], 0): ([10, 20, 30], 4.0),
+        (groups[2], 0): ([100, 200], 6.0),
+        (groups[3], 0): ([7, 7], 1.0),
+        (groups[0], 1): ([3, 3], 8.0),
+    }
+    folded = fold(rows, rows.__getitem__, "user", {"a", "b"})
+    assert set(folded.removed) == {(groups[0], 0), (groups[1], 0), (groups[0], 1)}
+    assert {cell: (totals.values.tolist(), totals.created_s) for cell, totals in folded.totals.items()} == {
+        (groups[2], 0): ([111, 222, 30], 4.0),
+        (groups[2], 1): ([3, 3], 8.0),
+    }
+    assert fold(rows, rows.__getitem__, "user", {"nobody"}) == ({}, [])
 
 
 def cells_of(topic: Any) -> Any:
