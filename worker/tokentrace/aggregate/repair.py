@@ -46,9 +46,12 @@ def _split_totals(spans: SpanBatch) -> tuple[SpanBatch, NDArray[np.bool_] | None
     if not total.present.any():
         return spans, None
     rest = total.values - prompt.values - completion.values
-    no_prompt, no_completion = prompt.values == 0, completion.values == 0
-    lacking = total.present & (no_prompt | no_completion) & (rest >= 0)
+    lacking = total.present & (rest >= 0)
     lacking &= (rest > 0) | ~(prompt.present & completion.present)
+    if not lacking.any():
+        return spans, None
+    no_prompt, no_completion = prompt.values == 0, completion.values == 0
+    lacking &= no_prompt | no_completion
     if not lacking.any():
         return spans, None
     into_prompt, into_completion = lacking & no_prompt, lacking & no_completion & ~no_prompt

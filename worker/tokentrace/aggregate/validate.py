@@ -96,8 +96,11 @@ def _negative_tokens(spans: SpanBatch, _: Limits) -> NDArray[np.bool_]:
 
 def _tokens_out_of_range(spans: SpanBatch, limits: Limits) -> NDArray[np.bool_]:
     bad = _any(spans, TOKEN_FIELDS, lambda values: values > limits.tokens)
+    units = _units(spans)
+    if not units:
+        return bad
     tokens = np.zeros(len(spans), np.int64)
-    for name in _units(spans):
+    for name in units:
         values, unit = spans.numbers(name).values, UNIT_OF[name]
         if unit.is_token:
             # Together, so that a count which is raised to the sum of its parts stays in range.

@@ -75,6 +75,7 @@ class RateTable:
         #: Tiers that charge for a call itself, and by unit those that have a price for it, even if it is 0.
         self._per_call: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self._priced: dict[str, NDArray[np.bool_]] = {"prompt": self._per_call}
+        self._any_priced: NDArray[np.bool_] = self._per_call
         self._add_tier(RateRow(0, (), _PICO_PER_NANO, frozenset()), _NEVER)
         self._first_list = grown(self._first_list, 1)
         self._add_list_row(ALWAYS, 0, False)
@@ -129,6 +130,8 @@ class RateTable:
                 self._rates[unit][row] = rate
         self._wide[row], self._next_above[row] = wide, next_above
         self._per_call[row] = rates.call > 0 or "request" in rates.priced
+        self._any_priced = grown(self._any_priced, row + 1)
+        self._any_priced[row] = self._per_call[row] or bool(rates.priced)
         for unit in {*self._priced, *rates.priced}:
             self._priced[unit] = grown(self._priced.get(unit, self._wide[:0]), row + 1)
             self._priced[unit][row] = unit in rates.priced
@@ -180,10 +183,7 @@ class RateTable:
 
     def has_price(self, tier: Ints) -> NDArray[np.bool_]:
         """Return bool[j], whether tiers have a price for anything."""
-        found: NDArray[np.bool_] = np.logical_or.reduce(
-            [priced.take(tier) for priced in (*self._priced.values(), self._per_call)]
-        )
-        return found
+        return self._any_priced.take(tier)
 
     def per_call(self, plan: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Return bool[k], the plans that may charge for a call itself."""
@@ -192,7 +192,7 @@ class RateTable:
     def _billed(self, tier: Ints, usage: Mapping[str, Ints]) -> NDArray[np.bool_]:
         """Return bool[k], whether a call is charged for itself or has used anything that has a price."""
         billed = self._priced["prompt"].take(tier) & (usage["prompt"] > 0)
-        open_ = np.flatnonzero(~billed)
+        open_ = np.flatnonzero(~billed & self._any_priced.take(tier))
         if len(open_):
             tier = tier.take(open_)
             found = self._per_call.take(tier)
