@@ -190,7 +190,7 @@ def test_top_without_a_reachable_replica_exits_with_an_error() -> None:
 
 def test_end_of_file_below_a_command_is_not_taken_for_an_abort(monkeypatch: pytest.MonkeyPatch) -> None:
     """Click turns any EOFError into an abort, which ends with code 130 and says nothing."""
-    monkeypatch.setattr("tokentrace.config.load_config", mock.Mock(side_effect=EOFError("a record is cut")))
+    monkeypatch.setattr("tokentrace.config.reading.read_config", mock.Mock(side_effect=EOFError("a record is cut")))
     monkeypatch.setattr(sys, "argv", ["tokentrace", "config", "check"])
     with pytest.raises(EOFError, match="a record is cut"):
         main()

@@ -72,18 +72,18 @@ ERRORS = {
         'kafka.bootstrap_server: unknown key; did you mean "bootstrap_servers"? (line 2)'
     ],
     "kafak: {}": ['kafak: unknown key; did you mean "kafka"? (line 1)'],
-    "kafka: {zzz: 1}": ["kafka.zzz: unknown key (line 1)"],
+    "kafka: {zzz: 1}": ["kafka.zzz: unknown key; the keys here are bootstrap_servers, topic, group_id, framing, dead_letter_topic, start, group_protocol, properties (line 1)"],
     "worker:\n  commit_interval: 5": ["worker.commit_interval: invalid duration 5; use a number and a unit, e.g. 500ms, 15s, 5m, 1h (line 2)"],
     "worker:\n  commit_interval: soon": ["worker.commit_interval: invalid duration 'soon'; use a number and a unit, e.g. 500ms, 15s, 5m, 1h (line 2)"],
     "worker: {commit_interval: 0s}": ["worker.commit_interval: must be longer than zero (line 1)"],
-    "worker: {batch_size: 0}": ["worker.batch_size: input should be greater than or equal to 1 (line 1)"],
-    "worker: {batch_size: '10'}": ["worker.batch_size: input should be a valid integer (line 1)"],
-    "worker: {guarantee: exactly-once}": ["worker.guarantee: input should be 'exactly_once' or 'at_least_once' (line 1)"],
-    "kafka: {framing: raw}": ["tokentrace.yml: kafka.framing is raw; set schemas.raw to the schema file (line 1)"],
-    "kafka: {topic: ''}": ["kafka.topic: string should have at least 1 character (line 1)"],
-    "kafka: {topic: a, dead_letter_topic: a}": ["kafka: dead_letter_topic must differ from topic (line 1)"],
+    "worker: {batch_size: 0}": ["worker.batch_size: must be at least 1, not 0 (line 1)"],
+    "worker: {batch_size: '10'}": ["worker.batch_size: must be a whole number, not the text '10' (line 1)"],
+    "worker: {guarantee: exactly-once}": ["worker.guarantee: must be exactly_once or at_least_once, not the text 'exactly-once'; did you mean \"exactly_once\"? (line 1)"],
+    "kafka: {framing: raw}": ["kafka.framing: raw requires schemas.raw, the schema file (line 1)"],
+    "kafka: {topic: ''}": ["kafka.topic: must not be empty (line 1)"],
+    "kafka: {topic: a, dead_letter_topic: a}": ["kafka.dead_letter_topic: must differ from topic (line 1)"],
     "kafka: {bootstrap_servers: ' , '}": ["kafka.bootstrap_servers: must contain at least one broker, host:port (line 1)"],
-    "kafka:\n  properties:\n    group.id: x": ["kafka.properties: group.id is managed by tokentrace; set kafka.group_id instead (line 2)"],
+    "kafka:\n  properties:\n    group.id: x": ["kafka.properties.group.id: is managed by tokentrace; set kafka.group_id instead (line 3)"],
     "http_server: {addr: '9090'}": ["http_server.addr: '9090' is not a valid address; use for example \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\" (line 1)"],
     "http_server: {addr: ':99999'}": ["http_server.addr: ':99999' is not a valid address; use for example \":9090\", \"127.0.0.1:9090\" or \"[::1]:9090\" (line 1)"],
     "http_server: {prometheus_path: metrics}": None,
@@ -112,7 +112,7 @@ ERRORS = {
     "dimensions: {team: {source: key, default: %s}}" % ("x" * 101): None,
     "dimensions: {team: {source: key, limit: 0}}": None,
     "dimensions: {team: {source: key}}\nalerts: [{name: a, kind: quality_drop, filter: {team: 1}}]": None,
-    "metrics: {labels: {cost_total: [model, model]}}": ["metrics.labels: cost_total contains a label twice (line 1)"],
+    "metrics: {labels: {cost_total: [model, model]}}": ["metrics.labels.cost_total: contains a label twice (line 1)"],
     "metrics: {max_groups: 0}": None,
     "pricing: {models: {x: {prompt_per_1m: -1, completion_per_1m: 1}}}": None,
     "pricing: {models: {x: {prompt_per_1m: many, completion_per_1m: 1}}}": None,
@@ -121,7 +121,7 @@ ERRORS = {
     "schema_registry: {url: ftp://x}": None,
     "alerts: [{name: a, metric: total_cots, op: gt, threshold: 1, window: 5m}]": None,
     "alerts: [{name: a, kind: cost_spike}]": ["alerts[0].threshold: is required (line 1)"],
-    "alerts:\n  - {name: a, kind: quality_drop}\n  - {name: a, kind: quality_drop}": ["tokentrace.yml: alerts contains two rules named 'a' (line 1)"],
+    "alerts:\n  - {name: a, kind: quality_drop}\n  - {name: a, kind: quality_drop}": ["alerts[1].name: alerts[0] is named 'a' too (line 3)"],
     "alerts: [{name: a, kind: quality_drop, delivery: {type: http}}]": None,
     "alerts: [{name: a, kind: quality_drop, window: 367d}]": ["alerts[0].window: must not be longer than 366d (line 1)"],
     "alerts: [{name: a, kind: quality_drop, window: 90s}]": ["alerts[0].window: 90s is not a whole number of minutes; use for example 1m, 15m or 1h (line 1)"],
@@ -129,13 +129,13 @@ ERRORS = {
     "alerts: [{name: a, kind: quality_drop, group_by: [model, model]}]": None,
     "alerts: [{name: a, kind: quality_drop, group_by: [status]}]": ["alerts[0].group_by[0]: 'status' is neither a dimension nor one of model, provider, caller (line 1)"],
     "alerts: [{name: a, kind: quality_drop, filter: {team: x}}]": ["alerts[0].filter.team: 'team' is neither a dimension nor one of model, provider, caller (line 1)"],
-    "alerts: [{name: a, kind: quality_drop, delivery: {type: http, url: ftp://x}}]": ["alerts[0].delivery: type http requires a url that begins with http:// or https:// (line 1)"],
+    "alerts: [{name: a, kind: quality_drop, delivery: {type: http, url: ftp://x}}]": ["alerts[0].delivery.url: is required by type http, and must begin with http:// or https:// (line 1)"],
     "alerts: [{name: a, kind: quality_drop, delivery: {url: http://x}}]": None,
     "alerts: [{name: a, kind: quality_drop, min_spans: -1}]": None,
     "worker: {guarantee: at_least_once}\nalerts: [{name: a, kind: quality_drop}]": None,
-    "limits: {max_cost_usd: 0}": ["limits.max_cost_usd: input should be greater than 0 (line 1)"],
-    "limits: {max_cost_usd: 2000000}": ["limits.max_cost_usd: input should be less than or equal to 1000000 (line 1)"],
-    "limits: {max_tokens: 2000000000}": ["limits.max_tokens: input should be less than or equal to 1000000000 (line 1)"],
+    "limits: {max_cost_usd: 0}": ["limits.max_cost_usd: must be more than 0, not 0 (line 1)"],
+    "limits: {max_cost_usd: 2000000}": ["limits.max_cost_usd: must be at most 1,000,000, not 2000000 (line 1)"],
+    "limits: {max_tokens: 2000000000}": ["limits.max_tokens: must be at most 1,000,000,000, not 2000000000 (line 1)"],
     "limits: {max_latency: 12d}": ["limits.max_latency: must be at most 1000000s (line 1)"],
     "metrics: {expire_after: 9m}": ["metrics.expire_after: must be at least 10m (line 1)"],
     "- a list": ["{path}: the top level must be a mapping of sections (line 1)"],
@@ -163,9 +163,9 @@ def test_every_problem_has_its_key_and_line(tmp_path: Path, text: str) -> None:
 def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
     text = "kafka:\n  topik: a\nworker:\n  commit_interval: 1\n  replica_id: ${NONE}\nhttp_server: {addr: x}\n"
     assert [problem.split(":")[0] for problem in problems(tmp_path, text)] == [
-        "worker.replica_id",
         "kafka.topik",
         "worker.commit_interval",
+        "worker.replica_id",
         "http_server.addr",
     ]
 
@@ -184,10 +184,11 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 def test_variables_never_become_structure(tmp_path: Path) -> None:
     text = (
-        "kafka: {topic: '${T}', group_id: \"a-${G}-${D:-d}\"}\nworker:\n  batch_size: ${N}\n  log_level: ${L:-debug}\n"
+        'kafka: {group_id: "a-${G}-${D:-d}"}\n'
+        "worker:\n  replica_id: '${T}'\n  batch_size: ${N}\n  log_level: ${L:-debug}\n"
     )
     config = load(tmp_path, text, T="x, y: [1]", G="g", N="5")
-    assert (config.kafka.topic, config.kafka.group_id) == ("x, y: [1]", "a-g-d")
+    assert (config.worker.replica_id, config.kafka.group_id) == ("x, y: [1]", "a-g-d")
     assert (config.worker.batch_size, config.worker.log_level) == (5, "debug")
 
 
@@ -218,8 +219,8 @@ def test_a_secret_that_is_not_quoted_is_not_in_the_problem(tmp_path: Path, value
 
 
 def test_variables_may_default_to_empty_and_be_escaped(tmp_path: Path) -> None:
-    config = load(tmp_path, "kafka: {dead_letter_topic: '${X:-}', topic: 'a$${b}', group_id: 'c$d'}")
-    assert (config.kafka.dead_letter_topic, config.kafka.topic, config.kafka.group_id) == ("", "a${b}", "c$d")
+    config = load(tmp_path, "kafka: {dead_letter_topic: '${X:-}'}\nworker: {replica_id: 'a$${b}c$d'}")
+    assert (config.kafka.dead_letter_topic, config.worker.replica_id) == ("", "a${b}c$d")
 
 
 def test_anchors_and_merges_work(tmp_path: Path) -> None:
@@ -276,7 +277,7 @@ def test_durations_are_formatted_as_in_the_file(seconds: float, text: str) -> No
 @pytest.mark.parametrize("name", MANAGED_PROPERTIES)
 def test_managed_properties_are_rejected(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"kafka: {{properties: {{{name}: x}}}}")
-    assert problem.startswith(f"kafka.properties: {name} is managed by tokentrace; ")
+    assert problem.startswith(f"kafka.properties.{name}: is managed by tokentrace; ")
 
 
 # The models themselves.
@@ -332,5 +333,7 @@ def test_a_replica_beyond_the_smallest_number_leaves_on_stop(
 
 
 def test_min_replicas_requires_an_ordinal(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="min_replicas requires a replica_id that ends in -N, and it is 'worker'"):
+    with pytest.raises(
+        ConfigError, match=r"min_replicas: requires a worker.replica_id that ends in -N, and it is 'worker'"
+    ):
         load(tmp_path, "worker: {replica_id: worker, min_replicas: 2}")

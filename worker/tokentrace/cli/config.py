@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from tokentrace.cli.options import config_option
+from tokentrace.cli.output import echo
 
 
 @click.group()
@@ -21,9 +22,17 @@ def command() -> None:
 @click.option("--spans", default=100_000, type=click.IntRange(1), help="Spans to read for --estimate.")
 def check(config_path: Path, print_: bool, estimate: bool, spans: int) -> None:
     """Check the configuration, and print what a worker would do with it."""
-    from tokentrace.config import load_config
+    from tokentrace.config.reading import read_config
+    from tokentrace.errors import ConfigError
+    from tokentrace.tools.config_check import every_problem, warnings
 
-    config = load_config(config_path)
+    reading = read_config(config_path)
+    problems = every_problem(reading)
+    for warning in warnings(reading):
+        echo(f"tokentrace: warning: {warning.text(config_path)}", err=True)
+    if problems:
+        raise ConfigError([problem.text(config_path) for problem in problems])
+    config = reading.config
     if print_:
         import yaml
 

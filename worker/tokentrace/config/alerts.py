@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, SecretStr, StrictInt, field_validator, model_validator
 
-from tokentrace.config.fields import PositiveDuration, SecretUrl, WholeMinutes
-from tokentrace.config.section import NonEmpty, Section
+from tokentrace.config.fields import PositiveDuration, SecretUrl, WholeMinutes, http_url
+from tokentrace.config.section import NonEmpty, Section, located
 from tokentrace.model.durations import format_duration
 
 Metric = Literal[
@@ -45,10 +45,13 @@ class Delivery(Section):
 
     @model_validator(mode="after")
     def _needs_url(self) -> Delivery:
-        if self.type == "http" and not (self.url or "").startswith(("http://", "https://")):
-            raise ValueError("type http requires a url that begins with http:// or https://")
+        if self.type == "http":
+            try:
+                http_url(self.url or "")
+            except ValueError as error:
+                raise located((("url",), f"is required by type http, and {error}")) from None
         if self.type != "http" and self.url is not None:
-            raise ValueError(f"type {self.type} does not take a url; remove it or set type: http")
+            raise located((("url",), f"type {self.type} does not take a url; remove it or set type: http"))
         return self
 
 
@@ -84,13 +87,13 @@ class AlertRule(Section):
     """Unique name; the `rule` label."""
     kind: Literal["cost_spike", "latency_regression", "quality_drop", "error_rate_spike"] | None = None
     """Shorthand that sets metric, op, threshold and window unless they are given."""
-    metric: Metric
+    metric: Annotated[Metric, Field(examples=["total_cost"])]
     """Metric that is compared with the threshold."""
-    op: Literal["gt", "gte", "lt", "lte"]
+    op: Annotated[Literal["gt", "gte", "lt", "lte"], Field(examples=["gt"])]
     """Comparison operator."""
-    threshold: Annotated[float, Field(allow_inf_nan=False)]
+    threshold: Annotated[float, Field(allow_inf_nan=False, examples=[25.0])]
     """Threshold, in the metric's unit."""
-    window: WholeMinutes
+    window: Annotated[WholeMinutes, Field(examples=["1h"])]
     """Length of the window, in whole minutes of event time, at most 366d."""
     interval: WholeMinutes | None = None
     """Time between evaluations, in whole minutes; a tenth of the window, rounded up, unless set."""

@@ -20,6 +20,9 @@ KeyPath = tuple[str | int, ...]
 
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{([^}]*)\}?")
 
+#: Tags of what "${VAR}" may be in a key of this type, although it is quoted.
+_NUMBERS: Final = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))
+
 #: In what YAML says of a value that is not quoted.
 _NAME: Final = re.compile(r"(?<=alias )'.*'|(?<=handle )'.*'")
 
@@ -32,11 +35,22 @@ class WrittenFloat(float):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Content of a file. data: plain values. lines: path -> line number, from 1. problems: errors found so far."""
+    """Content of a file. data: plain values. lines: path -> line number, from 1.
+
+    problems: (path, what is wrong, line). unquoted: path of a quoted scalar that is one variable, such as "${SIZE}" ->
+    the number, or true or false, that it is without the quotes.
+    """
 
     data: dict[str, Any]
     lines: Mapping[KeyPath, int]
-    problems: list[str]
+    problems: list[tuple[KeyPath, str, int]]
+    unquoted: Mapping[KeyPath, Any]
+
+    def line(self, path: KeyPath) -> int | None:
+        """Return the line of a key, or of the innermost section around it that is in the file; None if none is."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines[path] if path else None
 
 
 def dotted(path: KeyPath) -> str:
@@ -64,13 +78,18 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
         raise ConfigError([f"{path}: is not valid YAML: {problem}{line}"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
+    except RecursionError:
+        raise ConfigError([f"{path}: is nested too deeply"]) from None
     reader = _Reader(environment)
     if root is None:
-        return Document({}, {}, [])
+        return Document({}, {}, [], {})
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError([f"{path}: the top level must be a mapping of sections (line 1)"])
-    data = reader.value(root, ())
-    return Document(data, reader.lines, reader.problems)
+    try:
+        data = reader.value(root, ())
+    except RecursionError:
+        raise ConfigError([f"{path}: is nested too deeply, or contains an alias of itself"]) from None
+    return Document(data, reader.lines, reader.problems, reader.unquoted)
 
 
 class _Reader:
@@ -78,7 +97,8 @@ class _Reader:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.lines: dict[KeyPath, int] = {}
-        self.problems: list[str] = []
+        self.problems: list[tuple[KeyPath, str, int]] = []
+        self.unquoted: dict[KeyPath, Any] = {}
         self._environment = environment
         self._constructor = yaml.SafeLoader("")
 
@@ -106,8 +126,12 @@ class _Reader:
         assert isinstance(node, yaml.ScalarNode)
         if "$" in node.value:
             substituted = _VARIABLE.sub(lambda match: self._variable(match, path, node), node.value)
-            plain = node.style is None
-            tag = self._constructor.resolve(yaml.ScalarNode, substituted, (True, False)) if plain else node.tag
+            tag = self._constructor.resolve(yaml.ScalarNode, substituted, (True, False))
+            if node.style is not None:
+                if tag in _NUMBERS and (variable := _VARIABLE.fullmatch(node.value)) and variable[1]:
+                    unquoted = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark)
+                    self.unquoted[path] = self._constructor.construct_object(unquoted)
+                tag = node.tag
             node = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark, node.style)
         try:
             value = self._constructor.construct_object(node)
@@ -139,4 +163,4 @@ class _Reader:
         return value
 
     def _problem(self, path: KeyPath, what: str, node: yaml.Node) -> None:
-        self.problems.append(f"{dotted(path)}: {what} (line {node.start_mark.line + 1})")
+        self.problems.append((path, what, node.start_mark.line + 1))

@@ -8,6 +8,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
@@ -179,6 +180,19 @@ def _bounds(value: Any) -> tuple[float, ...]:
     if len(bounds) > 200:
         raise ValueError("must have at most 200 bounds")
     return bounds
+
+
+def http_url(value: str) -> str:
+    """Return the URL. Raises ValueError for one that is not of a web server; it does not quote what may be secret."""
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    try:
+        host, _ = (parts := urlsplit(value)).hostname, parts.port
+    except ValueError as error:
+        raise ValueError("is not a valid URL; its port must be a number from 0 to 65535") from error
+    if not host or any(character.isspace() for character in value):
+        raise ValueError("is not a valid URL; write https://host:port/path without spaces")
+    return value
 
 
 def _public_url(url: str) -> str:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import SecretStr, StrictBool, field_validator, model_validator
+from pydantic import Field, SecretStr, StrictBool, field_validator, model_validator
 
 from tokentrace.config.fields import HostPort, ListenAddress, PositiveDuration
-from tokentrace.config.section import Section
+from tokentrace.config.section import Section, located
 
 
 class Tls(Section):
     """HTTPS: PEM files. A changed certificate is read again within 10 s."""
 
-    certificate: Path
+    certificate: Annotated[Path, Field(examples=["tls.crt"])]
     """Certificate chain."""
-    key: Path
+    key: Annotated[Path, Field(examples=["tls.key"])]
     """Private key of the certificate."""
     min_version: Literal["1.2", "1.3"] = "1.2"
     """Lowest version of TLS."""
@@ -60,9 +60,9 @@ class HttpServer(Section):
     def _one_source(self) -> HttpServer:
         for name in ("auth_token", "admin_token"):
             if getattr(self, name) is not None and getattr(self, f"{name}_file") is not None:
-                raise ValueError(f"set either {name} or {name}_file")
+                raise located(((f"{name}_file",), f"set either {name} or {name}_file"))
         if self.auth_token is not None and self.auth_token == self.admin_token:
-            raise ValueError("admin_token must differ from auth_token, which every scraper has")
+            raise located((("admin_token",), "must differ from auth_token, which every scraper has"))
         return self
 
     @field_validator("prometheus_path", "health_path")
@@ -75,5 +75,5 @@ class HttpServer(Section):
     @model_validator(mode="after")
     def _separate_paths(self) -> HttpServer:
         if self.prometheus_path in (self.health_path, f"{self.health_path}/live", f"{self.health_path}/ready"):
-            raise ValueError("prometheus_path and health_path must differ")
+            raise located((("prometheus_path",), f"must differ from health_path {self.health_path} and its own"))
         return self

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal
+import re
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, field_serializer, field_validator, model_validator
 
-from tokentrace.config.section import NonEmpty, Section
-from tokentrace.model.secrets import public_property
+from tokentrace.config.section import NonEmpty, Section, located
+from tokentrace.model.secrets import public_property, public_url
 
 #: librdkafka properties that correctness depends on -> the setting to use, or the fixed behaviour.
 MANAGED_PROPERTIES: Final = {
@@ -28,25 +29,62 @@ MANAGED_PROPERTIES: Final = {
     "enable.partition.eof": "it is always on",
 }
 
+#: Characters of a topic's name, of which Kafka takes 249.
+_TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]+")
+MAX_TOPIC_LENGTH: Final = 249
+
+#: Address of a broker. librdkafka takes the protocol before it, as it is in Kafka's own advertised.listeners.
+_BROKER: Final = re.compile(
+    r"(?:(?:plaintext|ssl|sasl_plaintext|sasl_ssl)://)?(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?", re.IGNORECASE
+)
+
+
+def invalid_topic(name: str) -> str:
+    """Return what Kafka does not allow in a topic's name, empty if nothing."""
+    if name in (".", ".."):
+        return f"{name} is not a name of a topic"
+    if len(name) > MAX_TOPIC_LENGTH:
+        return f"names of topics have at most {MAX_TOPIC_LENGTH} characters, not {len(name)}"
+    if not _TOPIC.fullmatch(name):
+        character = next(character for character in name if not _TOPIC.fullmatch(character))
+        return f"the name of a topic has letters, digits, dots, underscores and hyphens alone, not {character!r}"
+    return ""
+
+
+def _topic(value: str) -> str:
+    if value and (what := invalid_topic(value)):
+        raise ValueError(what)
+    return value
+
+
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, (str, bool, int, float)):
+        raise ValueError("must be text, a number, or true or false")
+    return value
+
+
+TopicName = Annotated[str, AfterValidator(_topic)]
+PropertyValue = Annotated[str | bool | int | float, BeforeValidator(_scalar)]
+
 
 class Kafka(Section):
     """Brokers, topics and consumer group."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
     """Initial brokers, `host:port,host:port` or a list."""
-    topic: NonEmpty = "llm-spans"
+    topic: Annotated[NonEmpty, AfterValidator(_topic)] = "llm-spans"
     """Topic to which applications publish spans."""
     group_id: NonEmpty = "tokentrace"
     """Consumer group of the workers; also the prefix of tokentrace's topics."""
     framing: Literal["auto", "confluent", "single_object", "raw", "json"] = "auto"
     """Format of the schema reference in messages; auto detects it from the first bytes."""
-    dead_letter_topic: str = ""
+    dead_letter_topic: TopicName = ""
     """Topic for messages that cannot be counted; empty means `<topic>.dead-letters`."""
     start: Literal["earliest", "latest"] = "earliest"
     """Start position of a group that has never read the topic. Partitions added later are read from their beginning."""
     group_protocol: Literal["classic", "consumer"] = "classic"
     """Group protocol; `consumer` is KIP-848, which needs brokers from 4.0."""
-    properties: dict[str, str | bool | int | float] = {}
+    properties: dict[str, PropertyValue] = {}
     """librdkafka properties: TLS, SASL, client.rack and so on."""
 
     @field_validator("bootstrap_servers", mode="before")
@@ -54,16 +92,23 @@ class Kafka(Section):
     def _join(cls, value: Any) -> Any:
         if isinstance(value, list) and all(isinstance(server, str) for server in value):
             value = ",".join(value)
-        if isinstance(value, str) and not value.strip(", "):
+        if not isinstance(value, str):
+            raise ValueError("must be host:port,host:port, or a list of such")
+        brokers = [broker.strip() for broker in value.split(",") if broker.strip()]
+        if not brokers:
             raise ValueError("must contain at least one broker, host:port")
+        for broker in brokers:
+            found = _BROKER.fullmatch(broker)
+            if found is None or not 0 < int(found[1] or 9092) < 65536:
+                raise ValueError(f"{public_url(broker)!r} is not a broker; write host:port, such as kafka-1:9092")
         return value
 
     @field_validator("properties", mode="after")
     @classmethod
     def _reject_managed(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if name in MANAGED_PROPERTIES:
-                raise ValueError(f"{name} is managed by tokentrace; {MANAGED_PROPERTIES[name]}")
+        managed = [name for name in value if name in MANAGED_PROPERTIES]
+        if managed:
+            raise located(*(((name,), f"is managed by tokentrace; {MANAGED_PROPERTIES[name]}") for name in managed))
         return value
 
     @field_serializer("properties", when_used="json")
@@ -73,7 +118,7 @@ class Kafka(Section):
     @model_validator(mode="after")
     def _separate_topics(self) -> Kafka:
         if self.dead_letters == self.topic:
-            raise ValueError("dead_letter_topic must differ from topic")
+            raise located((("dead_letter_topic",), "must differ from topic"))
         return self
 
     @property

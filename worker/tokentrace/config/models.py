@@ -18,11 +18,11 @@ from tokentrace.config.document import KeyPath
 from tokentrace.config.fields import Bounds, PositiveDuration
 from tokentrace.config.health import Health
 from tokentrace.config.http_server import HttpServer
-from tokentrace.config.kafka import Kafka
+from tokentrace.config.kafka import Kafka, invalid_topic
 from tokentrace.config.limits import LimitsSection
 from tokentrace.config.pricing import Pricing
 from tokentrace.config.schemas import SchemaRegistry, Schemas
-from tokentrace.config.section import Section, problems_at
+from tokentrace.config.section import Section, located
 from tokentrace.config.worker import WorkerSection
 from tokentrace.model.families import FAMILIES_BY_NAME, GROUP_LABELS
 from tokentrace.model.measures import DISTRIBUTIONS
@@ -81,16 +81,20 @@ class Metrics(Section):
     @classmethod
     def _known_families(cls, value: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         labels: dict[str, tuple[str, ...]] = {}
+        problems = []
         for name, chosen in value.items():
             family = name.removeprefix("tokentrace_")
             if family not in FAMILIES_BY_NAME:
-                raise ValueError(
-                    f"{name} is not a family with configurable labels; use one of {', '.join(FAMILIES_BY_NAME)}"
-                )
-            if len(set(chosen)) != len(chosen):
-                raise ValueError(f"{name} contains a label twice")
+                names = ", ".join(FAMILIES_BY_NAME)
+                problems.append(((name,), f"not a family with configurable labels; use one of {names}"))
+            elif family in labels:
+                problems.append(((name,), f"the labels of {family} are set twice, with and without tokentrace_"))
+            elif len(set(chosen)) != len(chosen):
+                problems.append(((name,), "contains a label twice"))
             dimensions = [label for label in chosen if label not in GROUP_LABELS]
             labels[family] = (*(label for label in GROUP_LABELS if label in chosen), *dimensions)
+        if problems:
+            raise located(*problems)
         return labels
 
 
@@ -111,18 +115,25 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _cross_check(self) -> Config:
+        problems: list[tuple[tuple[str | int, ...], str]] = []
         if self.kafka.framing == "raw" and self.schemas.raw is None:
-            raise ValueError("kafka.framing is raw; set schemas.raw to the schema file")
+            problems.append((("kafka", "framing"), "raw requires schemas.raw, the schema file"))
         if self.health.max_commit_age and self.health.max_commit_age <= self.worker.commit_interval:
-            raise ValueError("health.max_commit_age must be longer than worker.commit_interval")
-        if found := dict([*name_problems(self.dimensions), *self._label_problems()]):
-            raise problems_at(found)
-        names = [rule.name for rule in self.alerts]
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"alerts contains two rules named {twice!r}")
-        if self.alerts and self.worker.guarantee != "exactly_once":
-            raise ValueError("alerts require worker.guarantee: exactly_once, which writes the rollups that they read")
+            problems.append((("health", "max_commit_age"), "must be longer than worker.commit_interval"))
+        problems += [*name_problems(self.dimensions), *self._label_problems()]
+        first: dict[str, int] = {}
+        for index, rule in enumerate(self.alerts):
+            if first.setdefault(rule.name, index) != index:
+                problems.append((("alerts", index, "name"), f"alerts[{first[rule.name]}] is named {rule.name!r} too"))
+        if self.worker.guarantee == "exactly_once":
+            # The longest of tokentrace's own topics begins with the group.
+            if what := invalid_topic(f"{self.kafka.group_id}.rollups"):
+                problems.append((("kafka", "group_id"), f"begins the names of tokentrace's own topics, and {what}"))
+        elif self.alerts:
+            what = "alerts require exactly_once, which writes the rollups that they read"
+            problems.append((("worker", "guarantee"), what))
+        if problems:
+            raise located(*problems)
         return self
 
     def _label_problems(self) -> Iterator[tuple[KeyPath, str]]:

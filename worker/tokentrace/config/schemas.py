@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import SecretStr, field_validator, model_validator
 
-from tokentrace.config.fields import PositiveDuration, SecretUrl
-from tokentrace.config.section import Section
+from tokentrace.config.fields import PositiveDuration, SecretUrl, http_url
+from tokentrace.config.section import Section, located
 
 
 class RegistryAuth(Section):
@@ -24,7 +24,8 @@ class RegistryAuth(Section):
     def _one_kind(self) -> RegistryAuth:
         basic = self.username is not None or self.password is not None
         if basic and (self.username is None or self.password is None):
-            raise ValueError("username and password must be set together")
+            missing = "username" if self.username is None else "password"
+            raise located(((missing,), "is required; username and password must be set together"))
         if basic == (self.bearer_token is not None):
             raise ValueError("set either username and password, or bearer_token")
         return self
@@ -39,6 +40,12 @@ class RegistryTls(Section):
     """Client certificate, a PEM file."""
     key: Path | None = None
     """Key of the client certificate."""
+
+    @model_validator(mode="after")
+    def _pair(self) -> RegistryTls:
+        if self.key is not None and self.certificate is None:
+            raise located((("certificate",), "is required; it is the certificate of key"))
+        return self
 
 
 class SchemaRegistry(Section):
@@ -56,9 +63,7 @@ class SchemaRegistry(Section):
     @field_validator("url")
     @classmethod
     def _is_http(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
-        return value
+        return http_url(value) if value else value
 
 
 class Schemas(Section):

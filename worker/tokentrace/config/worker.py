@@ -6,10 +6,10 @@ import re
 import socket
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from tokentrace.config.fields import Duration, PositiveDuration
-from tokentrace.config.section import NonEmpty, Section
+from tokentrace.config.section import NonEmpty, Section, located
 
 _ORDINAL: Final = re.compile(r"-(\d+)$")
 
@@ -45,7 +45,7 @@ class WorkerSection(Section):
     """Longest wait for the final scrape after SIGTERM."""
     session_timeout: PositiveDuration = 45.0
     """Time without heartbeats after which the group reassigns a replica's partitions."""
-    leave_on_stop: bool = False
+    leave_on_stop: StrictBool = False
     """Leave the group at a stop, so that other replicas read on in seconds; a restart then moves partitions."""
     min_replicas: Annotated[StrictInt, Field(ge=0)] | None = None
     """Number of replicas that always run: those whose replica_id ends in -N, with N from it on, leave on stop."""
@@ -59,7 +59,8 @@ class WorkerSection(Section):
     @model_validator(mode="after")
     def _has_ordinal(self) -> WorkerSection:
         if self.min_replicas is not None and self.ordinal is None:
-            raise ValueError(f"min_replicas requires a replica_id that ends in -N, and it is {self.replica_id!r}")
+            what = f"requires a worker.replica_id that ends in -N, and it is {self.replica_id!r}"
+            raise located((("min_replicas",), what))
         return self
 
     @property

@@ -64,8 +64,13 @@ class KafkaClients:
         consumer_type: Callable[..., Consumer] = Consumer,
         producer_type: Callable[..., Producer] = Producer,
         admin_type: Callable[..., AdminClient] = AdminClient,
+        logger: logging.Logger = _log,
     ) -> None:
-        """properties: as configured; those that are set here win. stop: ends what waits for Kafka. Types: for tests."""
+        """properties: as configured; those that are set here win. stop: ends what waits for Kafka.
+
+        logger: of the library's own lines. Types: for tests.
+        """
+        self._logger = logger
         self.bootstrap_servers = bootstrap_servers
         self.stop = StopSignal() if stop is None else stop
         self._properties = dict(properties or {})
@@ -122,10 +127,9 @@ class KafkaClients:
             return f"No Kafka broker answers at {self.bootstrap_servers}."
         return f"No Kafka broker answers at {self.bootstrap_servers} ({error.str()}); check kafka.bootstrap_servers."
 
-    @staticmethod
-    def _make(client_type: Callable[..., _Client], config: Mapping[str, Any]) -> _Client:
+    def _make(self, client_type: Callable[..., _Client], config: Mapping[str, Any]) -> _Client:
         try:
-            return client_type(dict(config), logger=_log)
+            return client_type(dict(config), logger=self._logger)
         except KafkaException as failure:
             problem = error_of(failure).str()
             for name, value in config.items():

@@ -1,0 +1,188 @@
+"""Check of a configuration beyond its file: the files that it names, the Kafka library's view of it, useless rules.
+
+`config.reading` finds what the file itself shows, for every command. What is here would be wrong for a command that
+runs elsewhere than the worker, where the worker's files are missing.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from tokentrace.config import Config
+from tokentrace.config.document import KeyPath
+from tokentrace.config.problems import Problem
+from tokentrace.config.reading import Reading, in_order
+from tokentrace.decode.resolve import resolve
+from tokentrace.decode.schemas.files import load_folder, load_schema
+from tokentrace.errors import ConfigError, SchemaError
+from tokentrace.kafka.property_check import SESSION_TIMEOUT, property_problems
+from tokentrace.kafka.topics import ROLLUPS_RETENTION_S
+from tokentrace.model.durations import format_duration
+from tokentrace.runtime.topic_setup import rollups_retention_s
+from tokentrace.runtime.wiring import registry, source_settings
+
+Found = Iterator[tuple[KeyPath, str]]
+
+#: Metrics between 0 and 1.
+SHARES: Final = frozenset({"error_rate", "timeout_rate", "quality_score"})
+_REACHES: Final = {"gt": "above", "gte": "at or above", "lt": "below", "lte": "at or below"}
+
+
+def every_problem(reading: Reading) -> list[Problem]:
+    """Return the problems of a reading and of what its configuration refers to, by line."""
+    problems = list(reading.problems)
+    config = reading.config
+    wrong = {problem.path for problem in problems}
+    for check in (_properties, _server_files, _registry, _schemas, _rules):
+        for path, what in check(config):
+            if path not in wrong:
+                problems.append(reading.problem(path, what))
+    return in_order(problems)
+
+
+def warnings(reading: Reading) -> list[Problem]:
+    """Return what is right by itself, but needs something else to be as it says."""
+    kafka = reading.config.kafka
+    needed_ms = round(rollups_retention_s(reading.config) * 1000)
+    return [
+        reading.problem(
+            ("alerts", index, "window"),
+            f"{format_duration(rule.window)} requires that topic {kafka.rollups_topic!r} retains that much; a worker "
+            f"creates it so, and an existing one needs retention.ms={needed_ms}",
+        )
+        for index, rule in enumerate(reading.config.alerts)
+        if rule.window >= ROLLUPS_RETENTION_S
+    ]
+
+
+def _properties(config: Config) -> Found:
+    settings = source_settings(config)
+    used = {**settings.fetch, **settings.consumer_settings()}
+    for name, what in property_problems(config.kafka.properties, used):
+        if name == SESSION_TIMEOUT:
+            yield ("worker", "session_timeout"), what
+        else:
+            yield ("kafka", "properties", *([name] if name else [])), what
+
+
+def _server_files(config: Config) -> Found:
+    http = config.http_server
+    for name in ("auth_token_file", "admin_token_file"):
+        path: Path | None = getattr(http, name)
+        if path is None:
+            continue
+        if what := _unreadable(path):
+            yield ("http_server", name), what
+        elif not path.read_bytes().strip():
+            yield ("http_server", name), f"the file {path} is empty, which would disable authentication"
+    if http.tls is not None:
+        yield from _pair(("http_server", "tls"), http.tls.certificate, http.tls.key)
+        if http.tls.client_ca is not None:
+            yield from _authority(("http_server", "tls", "client_ca"), http.tls.client_ca)
+
+
+def _registry(config: Config) -> Found:
+    tls = config.schema_registry.tls
+    found: list[tuple[KeyPath, str]] = []
+    if tls.ca is not None:
+        found += _authority(("schema_registry", "tls", "ca"), tls.ca)
+    if tls.certificate is not None:
+        found += _pair(("schema_registry", "tls"), tls.certificate, tls.key or tls.certificate)
+    yield from found
+    if not found:
+        try:
+            registry(config)
+        except ConfigError as error:
+            for problem in error.problems:
+                yield ("schema_registry",), problem.removeprefix("schema_registry: ")
+
+
+def _schemas(config: Config) -> Found:
+    for index, folder in enumerate(config.schemas.paths):
+        path: KeyPath = ("schemas", "paths", index)
+        try:
+            schemas = load_folder(folder, "")
+        except ConfigError as error:
+            yield from ((path, problem.removeprefix(": ")) for problem in error.problems)
+        else:
+            if not schemas:
+                yield path, f"{folder} has no .avsc files"
+    if config.schemas.raw is not None:
+        try:
+            resolve(load_schema(config.schemas.raw, ""))
+        except ConfigError as error:
+            yield from ((("schemas", "raw"), problem.removeprefix(": ")) for problem in error.problems)
+        except SchemaError as error:
+            yield ("schemas", "raw"), f"{config.schemas.raw} is not a schema of spans: {error}"
+
+
+def _rules(config: Config) -> Found:
+    """Yield the rules that cannot fire, or fire at every evaluation."""
+    for index, rule in enumerate(config.alerts):
+        path: KeyPath = ("alerts", index, "threshold")
+        low, high = rule.threshold < 0, rule.metric in SHARES and rule.threshold > 1
+        if rule.metric in SHARES and (low or high):
+            yield (
+                path,
+                f"{rule.metric} is between 0 and 1, so {rule.threshold:g} is never passed"
+                + (f"; {rule.threshold:g} % is {rule.threshold / 100:g}" if 1 < rule.threshold <= 100 else ""),
+            )
+        elif low or (rule.op == "lt" and rule.threshold == 0):
+            yield (
+                path,
+                f"{rule.metric} is never below 0, so whether it is {_REACHES[rule.op]} {rule.threshold:g} is fixed",
+            )
+        if rule.interval is not None and rule.interval > rule.window:
+            yield (
+                ("alerts", index, "interval"),
+                f"is longer than the window {format_duration(rule.window)}, so spans between two windows are not seen",
+            )
+
+
+def _unreadable(path: Path) -> str:
+    """Return why a file cannot be read, empty if it can."""
+    if not path.exists():
+        return f"the file {path} does not exist"
+    if not path.is_file():
+        return f"{path} is not a file"
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        return f"the file {path} cannot be read ({error.strerror})"
+    return ""
+
+
+def _pair(section: KeyPath, certificate: Path, key: Path) -> Found:
+    unreadable = [
+        (name, what) for name, path in (("certificate", certificate), ("key", key)) if (what := _unreadable(path))
+    ]
+    yield from (((*section, name), what) for name, what in unreadable if name != "key" or key != certificate)
+    if unreadable:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Without a password, OpenSSL would ask for one on the terminal.
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", None)
+        if reason == "KEY_VALUES_MISMATCH":
+            yield (*section, "key"), f"{key} is not the key of the certificate {certificate}"
+        else:
+            yield (
+                (*section, "certificate"),
+                f"{certificate} and {key} are not a certificate and its key in PEM ({error})",
+            )
+
+
+def _authority(path: KeyPath, file: Path) -> Found:
+    what = _unreadable(file)
+    if not what:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        except (OSError, ssl.SSLError) as error:
+            what = f"{file} is not a certificate in PEM ({getattr(error, 'reason', None) or error})"
+    if what:
+        yield path, what
