@@ -29,6 +29,12 @@ class ConfigError(TokentraceError):
         self.problems = problems
 
 
+class CheckFailed(ConfigError):
+    """The configuration is valid, but something that it names does not answer or refuses. Problems as above."""
+
+    exit_code = 1
+
+
 class UsageError(TokentraceError):
     """The command was used incorrectly, or something that it needs besides the configuration is missing."""
 

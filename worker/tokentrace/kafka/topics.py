@@ -156,6 +156,18 @@ class Topics:
             if spec.name in cluster.topics or not self._create(spec, len(cluster.brokers)):
                 self._check(spec)
 
+    def look(self, specs: Sequence[TopicSpec]) -> tuple[list[str], dict[str, str]]:
+        """Return (the topics that are missing, topic -> what is wrong with its settings). Creates nothing."""
+        cluster = list_topics(self._clients, self._admin)
+        wrong: dict[str, str] = {}
+        for spec in specs:
+            if spec.name in cluster.topics:
+                try:
+                    self._check(spec)
+                except FatalError as error:
+                    wrong[spec.name] = str(error)
+        return [spec.name for spec in specs if spec.name not in cluster.topics], wrong
+
     def check_rights(self, needed: Mapping[str, Sequence[AclOperation]]) -> None:
         """Check the ACLs of this client at the start, those included that it needs only after a restart.
 

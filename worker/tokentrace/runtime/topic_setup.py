@@ -8,7 +8,15 @@ from tokentrace.alerts.ownership import MARGIN_MINUTES
 from tokentrace.config import Config
 from tokentrace.errors import ConfigError
 from tokentrace.kafka.clients import KafkaClients
-from tokentrace.kafka.topics import READ, ROLLUPS_RETENTION_S, Topics, alerts_topic, rollups_topic, state_topic
+from tokentrace.kafka.topics import (
+    READ,
+    ROLLUPS_RETENTION_S,
+    Topics,
+    TopicSpec,
+    alerts_topic,
+    rollups_topic,
+    state_topic,
+)
 from tokentrace.model.durations import format_duration
 
 #: Retention of a created rollups topic beyond the longest window, for the time in which no evaluator runs.
@@ -22,6 +30,16 @@ def set_up_topics(config: Config, clients: KafkaClients) -> None:
     """
     kafka = config.kafka
     topics = Topics(clients)
+    specs = topic_specs(config, topics)
+    topics.ensure(specs)
+    topics.check_rights({kafka.topic: READ, **{spec.name: spec.operations for spec in specs}})
+    if config.alerts:
+        check_windows(config, topics.retention_s(kafka.rollups_topic))
+
+
+def topic_specs(config: Config, topics: Topics) -> list[TopicSpec]:
+    """Return tokentrace's own topics. The topic that is consumed must exist. Raises as `Topics`."""
+    kafka = config.kafka
     specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
     if config.worker.guarantee == "exactly_once":
         rollups = rollups_topic(kafka.rollups_topic, bool(config.alerts), rollups_retention_s(config))
@@ -30,10 +48,7 @@ def set_up_topics(config: Config, clients: KafkaClients) -> None:
             specs.append(topics.ids(kafka.ids_topic, kafka.topic))
     if config.alerts:
         specs.append(alerts_topic(kafka.alerts_topic))
-    topics.ensure(specs)
-    topics.check_rights({kafka.topic: READ, **{spec.name: spec.operations for spec in specs}})
-    if config.alerts:
-        check_windows(config, topics.retention_s(kafka.rollups_topic))
+    return specs
 
 
 def rollups_retention_s(config: Config) -> float:

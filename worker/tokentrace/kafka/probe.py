@@ -1,0 +1,79 @@
+"""Probe of a cluster for `tokentrace config check --connect`: what answers, and what this client may do."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
+
+from tokentrace.errors import Unreachable, UsageError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.kafka.errors import REFUSED, error_of
+from tokentrace.kafka.reader import result_of
+
+#: Longest wait for the first answer, and for each answer after it.
+CONNECT_TIMEOUT_S: Final = 10.0
+REQUEST_TIMEOUT_S: Final = 15.0
+
+#: Errors that say that no broker answers, but not why.
+_UNSPECIFIC: Final = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
+
+
+class ClusterProbe:
+    """The cluster as one client sees it. Every method raises Unreachable, StopRequested."""
+
+    def __init__(self, clients: KafkaClients, group_id: str) -> None:
+        self._clients = clients
+        self._group_id = group_id
+        self._reasons: list[str] = []
+        self._consumer = clients.consumer(group_id=group_id, on_error=self._keep)
+        self._admin = clients.admin()
+
+    def close(self) -> None:
+        """Free the connections."""
+        self._consumer.close()
+
+    def brokers(self) -> int:
+        """Return the number of brokers. Raises Unreachable with the reason, such as rejected credentials."""
+        try:
+            return len(self._consumer.list_topics(timeout=CONNECT_TIMEOUT_S).brokers)
+        except KafkaException as failure:
+            # What went wrong with each broker arrives as an event.
+            self._consumer.poll(0.5)
+            problem = self._clients.unreachable(error_of(failure)).rstrip(".")
+            raise Unreachable(". ".join([problem, *dict.fromkeys(self._reasons)][:3])) from failure
+
+    def partitions(self, topic: str) -> int:
+        """Return a topic's number of partitions, 0 if it does not exist. Raises UsageError if Kafka refuses access."""
+        try:
+            found = self._consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
+        except KafkaException as failure:
+            raise Unreachable(self._clients.unreachable(error_of(failure))) from failure
+        if found.error is not None and found.error.code() in REFUSED:
+            raise UsageError(f"Kafka refuses access to topic {topic!r}: {found.error.str()}")
+        return 0 if found.error is not None else len(found.partitions)
+
+    def may_create_topics(self) -> bool | None:
+        """Return whether this client may create topics, None if the brokers do not say."""
+        try:
+            answer = self._admin.describe_cluster(include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_S)
+            allowed = result_of(answer, self._clients.stop).authorized_operations
+        except KafkaException:
+            return None
+        return None if allowed is None else AclOperation.CREATE in allowed
+
+    def may_join_group(self) -> bool | None:
+        """Return whether this client may read in its consumer group, None if the brokers do not say."""
+        try:
+            answers = self._admin.describe_consumer_groups(
+                [self._group_id], include_authorized_operations=True, request_timeout=REQUEST_TIMEOUT_S
+            )
+            allowed = result_of(answers[self._group_id], self._clients.stop).authorized_operations
+        except KafkaException as failure:
+            return False if error_of(failure).code() in REFUSED else None
+        return None if allowed is None else AclOperation.READ in allowed
+
+    def _keep(self, error: KafkaError) -> None:
+        if error.code() not in _UNSPECIFIC:
+            self._reasons.append(error.str())
