@@ -81,6 +81,13 @@ def test_backtest_without_spans_fires_nothing() -> None:
     assert backtest_of(**RULES).events() == []
 
 
+def test_backtest_counts_the_spans_that_have_no_price() -> None:
+    backtest = backtest_of(**RULES)
+    spans = spans_of(1, 4, 1)
+    give(backtest, [{**spans[0], "model": "unknown-model", "provider": "nobody", "cost_usd": None}, *spans[1:]])
+    assert (backtest.spans, backtest.unpriced) == (4, 1)
+
+
 def test_backtest_leaves_out_spans_without_a_possible_time() -> None:
     backtest = backtest_of(**RULES)
     batch = raw_batch([message(span) for span in spans_of(1, 4, 1)], now_s=0.0)

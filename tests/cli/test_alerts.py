@@ -93,7 +93,10 @@ def test_mistakes_are_told_in_one_line(folder: Path, arguments: list[str], messa
 def test_rules_that_are_not_there_do_not_stand_anywhere(folder: Path) -> None:
     (folder / "empty.yml").write_text("{}")
     done = run("alerts", "list", "--config", "empty.yml", folder=folder)
-    assert (done.returncode, done.stderr) == (2, "tokentrace: alerts: empty.yml has no rules\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "tokentrace: alerts: empty.yml has no rules; add some, such as those in its comments (docs/alerts.md)\n",
+    )
 
 
 STATUS = {
@@ -103,10 +106,12 @@ STATUS = {
         {
             "name": "spend", "state": "firing", "metric": "total_cost", "value": 1.25, "op": "gt", "threshold": 1.0,
             "window": "5m", "firings": 3, "last_fired_at": "2026-01-01T00:00:00Z", "silenced_until": None,
+            "instances": [{"group": {"model": "m", "caller": "c"}, "fired_at": "2026-01-01T00:00:00Z"}],
         },
         {
             "name": "errors", "state": "ok", "metric": "error_rate", "value": None, "op": "gte", "threshold": 0.5,
             "window": "1m", "firings": 0, "last_fired_at": None, "silenced_until": "2026-01-02T00:00:00Z",
+            "instances": [],
         },
     ],
 }  # fmt: skip
@@ -126,6 +131,7 @@ def test_alerts_list_prints_the_state_of_every_rule(folder: Path, monkeypatch: p
     monkeypatch.setattr(status, "AlertStatus", FakeStatus)
     assert run("alerts", "list", folder=folder).stdout.splitlines() == [
         "firing  spend  total_cost = 1.25 (gt 1 over 5m); 3 firings, the last at 2026-01-01T00:00:00Z",
+        "        model=m caller=c: firing since 2026-01-01T00:00:00Z",
         "ok      errors  error_rate = no value (gte 0.5 over 1m); never fired; silenced until 2026-01-02T00:00:00Z",
         "Evaluated by pod-1, up to no time yet.",
     ]

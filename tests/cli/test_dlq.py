@@ -77,7 +77,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_list_prints_the_newest_letters_and_counts_all_of_them(folder: Path) -> None:
     done = run("dlq", "list", "--limit", "1", folder=folder)
     assert done.stdout.splitlines() == [
-        "0:2  llm-spans/2@42  empty  The value is empty.",
+        "0:2  1970-01-01T00:00:00Z  llm-spans/2@42  empty  key 01  no value  The value is empty.",
         "3 dead letters; 2 empty; 1 malformed",
     ]
     assert FakeLetters.closed == 1
@@ -89,7 +89,7 @@ def test_text_of_letters_cannot_write_to_the_terminal(folder: Path, monkeypatch:
     FakeReplay.passed = [PassedLetter(forged, "came from topic \x1b]0;x\x07")]
     done = run("dlq", "list", folder=folder)
     assert done.stdout.splitlines() == [
-        r"0:0  t\x07/0@1  r\x1b[2J  e\n0:9  forged\u202e\x9b31m",
+        r"0:0  1970-01-01T00:00:00Z  t\x07/0@1  r\x1b[2J  key 01  no value  e\n0:9  forged\u202e\x9b31m",
         r"1 dead letters; 1 r\x1b[2J",
     ]
     replayed = run("dlq", "replay", folder=folder)
@@ -147,7 +147,10 @@ def test_replay_names_the_first_letters_that_it_passed_over(folder: Path) -> Non
 def test_list_says_that_a_letter_is_a_reference(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = replace(RECORDS[0], length=3_000_000, sha256="00ff")
     monkeypatch.setattr(FakeLetters, "read", lambda _: iter([reference]))
-    line = "0:0  llm-spans/2@40  empty  The value is empty.  truncated: a reference to a value of 3,000,000 bytes"
+    line = (
+        "0:0  1970-01-01T00:00:00Z  llm-spans/2@40  empty  key 01  truncated: a reference to a value of "
+        "3,000,000 bytes  The value is empty."
+    )
     assert run("dlq", "list", folder=folder).stdout.splitlines()[0] == line
     shown = json.loads(run("dlq", "list", "--json", folder=folder).stdout)
     assert shown["truncated"] == {"length": 3_000_000, "sha256": "00ff"}

@@ -182,6 +182,22 @@ def test_produce_publishes_and_prints_the_rate(tmp_path: Path, monkeypatch: pyte
     assert calls == [("calls", 7, 3000, 5)]
 
 
+@pytest.mark.parametrize("name", ["TOKENTRACE_AUTH_TOKEN", "TOKENTRACE_API_TOKEN"])
+def test_top_takes_the_token_from_either_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokentrace.tools import top
+
+    tokens: list[str | None] = []
+
+    def scrape_all(_: object, token: str | None) -> list[top.ReplicaScrape]:
+        tokens.append(token)
+        return [top.ReplicaScrape("http://x", 0.0)]
+
+    monkeypatch.setattr(top, "scrape_all", scrape_all)
+    monkeypatch.setenv(name, "t0ken")
+    assert run("top", "x:1", "--once", "--interval", "1ms").returncode == 0
+    assert tokens == ["t0ken", "t0ken"]
+
+
 def test_top_without_a_reachable_replica_exits_with_an_error() -> None:
     done = run("top", "127.0.0.1:9", "--once", "--interval", "1ms")
     assert (done.returncode, done.stdout) == (1, "")

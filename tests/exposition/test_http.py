@@ -129,6 +129,22 @@ def test_openmetrics_and_gzip_are_given_to_those_who_ask(serve: Serve) -> None:
     assert "content-encoding" not in headers
 
 
+def test_lists_in_two_header_lines_are_read_as_one(serve: Serve) -> None:
+    served = serve()
+    connection = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)
+    connection.putrequest("GET", METRICS, skip_accept_encoding=True)
+    for name, value in (
+        ("Accept", "text/plain;q=0.5"), ("Accept", "application/openmetrics-text;version=1.0.0"),
+        ("Accept-Encoding", "deflate"), ("Accept-Encoding", "gzip"),
+    ):  # fmt: skip
+        connection.putheader(name, value)
+    connection.endheaders()
+    response = connection.getresponse()
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+    assert response.headers["Content-Encoding"] == "gzip"
+    connection.close()
+
+
 def test_scrape_callback_gets_the_scraper_and_the_open_connections(serve: Serve) -> None:
     served = serve()
     kept = http.client.HTTPConnection("127.0.0.1", served.server.port, timeout=10)

@@ -41,7 +41,7 @@ def counted(spans: list[dict[str, Any]]) -> Snapshot:
 
 def rendered(snapshot: Snapshot, form: Format = "text", **labels: list[str]) -> Samples:
     """Every sample of the families over spans, parsed back."""
-    text = Renderer(labels).render(snapshot, [], form).decode()
+    text = Renderer(labels, created=True).render(snapshot, [], form).decode()
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in PARSERS[form](text)
@@ -192,6 +192,20 @@ def test_openmetrics_names_the_time_at_which_each_series_was_first_committed() -
     assert found["tokentrace_prompt_tokens_created", first] == 1000.0
     assert found["tokentrace_prompt_tokens_created", later] == 2000.0
     assert found["tokentrace_spans_created", first | {("status", "error")}] == 2000.0
+
+
+def test_openmetrics_has_no_creation_times_unless_they_are_configured() -> None:
+    snapshot = counted(random_spans(50, 5))
+    library = CollectorRegistry()
+    Counter("tokentrace_other", "A counter of the library.", registry=library).inc()
+    others = list(library.collect())
+    text = Renderer({}).render(snapshot, others, "openmetrics").decode()
+    assert "_created" not in text
+    assert "tokentrace_other_total 1.0\n" in text
+    again = Renderer({}, created=True).render(snapshot, list(library.collect()), "openmetrics").decode()
+    assert "tokentrace_other_created " in again
+    without = [line for line in again.splitlines() if "_created" not in line]
+    assert without == text.splitlines()
 
 
 def test_help_and_type_stand_before_every_family_once() -> None:

@@ -44,8 +44,8 @@ def test_config_check_connects_to_everything_and_changes_nothing(
         f"ok       kafka.topic: {topic} has 4 partitions (line 1)",
     ]
     assert f"ok       schema_registry.url: the registry at {registry.url} answers (line 2)" in lines
-    own = ", ".join(f"check-{topic}.{name}" for name in ("state", "rollups", "alerts"))
-    assert f"ok       kafka.group_id: a worker will create the topics {topic}.dead-letters, {own} (line 1)" in lines
+    names = ", ".join(f"check-{topic}.{name}" for name in ("state", "rollups", "alerts"))
+    assert f"ok       kafka.group_id: a worker will create the topics {topic}.dead-letters, {names} (line 1)" in lines
     assert any("the webhook at" in line and line.startswith("ok ") for line in lines)
     assert lines[-1].startswith(f"{tmp_path / 'mine.yml'}: OK.")
     assert set(kafka.admin().list_topics(timeout=10).topics) == before

@@ -272,6 +272,10 @@ def cost_per_span(spans: Spans) -> float:
     return cost(spans) / len(spans)
 
 
+def cost_per_ok_span(spans: Spans) -> float:
+    return cost(spans) / sum(span["status"] == "ok" for span in spans)
+
+
 def failed(*statuses: str) -> Callable[[Spans], float]:
     return lambda spans: sum(span["status"] in statuses for span in spans) / len(spans)
 
@@ -331,6 +335,14 @@ def numbers_are_those_of_the_spans(fleet: Fleet, prometheus: Prometheus, now_s: 
             ),
             "model",
             cost_per_span,
+        ),
+        (
+            query(
+                "sum by (model) (rate(tokentrace_cost_total[5m])) "
+                '/ (sum by (model) (rate(tokentrace_spans_total{status="ok"}[5m])) > 0)'
+            ),
+            "model",
+            cost_per_ok_span,
         ),
         (query("sum by (status) (increase(tokentrace_spans_total[1h]))"), "status", len),
         (

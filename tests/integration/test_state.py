@@ -70,13 +70,14 @@ def test_totals_and_creation_times_survive_restarts_and_replicas_that_are_gone_s
         body = worker.get("/metrics/prometheus", Accept=openmetrics)[1].decode()
         return sorted(line for line in body.splitlines() if "_created{" in line and "reason" not in line)
 
-    worker = start_worker(**sections(kafka, topic))
+    with_created = {"metrics": {"created": True}}
+    worker = start_worker(**sections(kafka, topic) | with_created)
     produce(kafka, topic, spans[:300])
     assert wait_for(lambda: counted(worker) == 300)
     times = created(worker)
     worker.kill()
     produce(kafka, topic, spans[300:600])
-    worker = start_worker(**sections(kafka, topic))
+    worker = start_worker(**sections(kafka, topic) | with_created)
     assert wait_for(lambda: counted(worker) == 600)
     assert set(times) <= set(created(worker)), "a series' creation is its first, not the process's start"
     assert nonzero(span_totals([worker])) == nonzero(recount(spans[:600]))

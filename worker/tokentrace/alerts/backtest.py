@@ -26,7 +26,10 @@ from tokentrace.model.messages import RawBatch
 
 
 class Backtest:
-    """Counts past spans, then evaluates. left_out: number of counted spans that have no possible time."""
+    """Counts past spans, then evaluates.
+
+    left_out: number of counted spans that have no possible time. unpriced: those that count as 0 USD.
+    """
 
     def __init__(
         self, *, pipeline: Pipeline, groups: GroupIndex, layout: Layout, rules: Sequence[Rule], group_id: str
@@ -47,7 +50,7 @@ class Backtest:
             now_s=0.0,
         )
         self._last: int | None = None
-        self.spans = self.left_out = 0
+        self.spans = self.left_out = self.unpriced = 0
         self.rejected: Counter[str] = Counter()
 
     def take(self, batches: Iterable[RawBatch]) -> None:
@@ -67,6 +70,9 @@ class Backtest:
     def _apply_rows(self, rows: MinuteRows) -> None:
         """Apply one part of the increments."""
         groups = self._groups
+        unpriced = Layout.column("unpriced")
+        if unpriced < rows.values.shape[1]:
+            self.unpriced += int(rows.values[:, unpriced].sum())
         timely = rows.minutes > 0
         self.left_out += int(rows.values[~timely, Layout.column("spans")].sum())
         minutes, cells = rows.minutes[timely], rows.cells[timely]

@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2 as httpx
 
 from tokentrace import __version__
-from tokentrace.alerts.payload import Record, payload
+from tokentrace.alerts.payload import Record, group_text, payload
 from tokentrace.config.alerts import Delivery
 from tokentrace.model.backoff import Backoff
 
@@ -175,8 +175,9 @@ class Deliverer:
             except _Failed as failure:
                 last = tries > delivery.max_retries or not failure.again or self._clock() + pauses.pause_s >= too_old_s
                 log.warning(
-                    "An alert of rule %r was not delivered: %s; %s.",
-                    record["alert"], failure, "no more tries in this round" if last else "trying again",
+                    "An alert of rule %r%s was not delivered: %s; %s.",
+                    record["alert"], group_text(record["group"]), failure,
+                    "no more tries in this round" if last else "trying again",
                 )  # fmt: skip
                 if last:
                     return False, tries

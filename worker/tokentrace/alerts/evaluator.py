@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from tokentrace.alerts.delivery import Deliverer
 from tokentrace.alerts.ownership import EvaluatorTransition, Ownership, RollupLog
-from tokentrace.alerts.payload import Record, moment
+from tokentrace.alerts.payload import Record, group_text, moment
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
 from tokentrace.alerts.store import AlertStore
@@ -329,7 +329,8 @@ class EvaluatorSession:
             raise FatalError("another replica may evaluate them now." if lost else "a transaction was aborted.")
         self._publish(owned, owned.ownership.committed(transition))
         for alert in transition.alerts:
-            log.info("Alert %s of rule %r: %s.", alert["status"], alert["alert"], alert["value"])
+            group = group_text(alert["group"])
+            log.info("Alert %s of rule %r%s: %s.", alert["status"], alert["alert"], group, alert["value"])
         for alert, delivery in transition.deliveries:
             self._deliver(alert, delivery)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from tokentrace.alerts.evaluation import AlertTransition
 from tokentrace.model.durations import format_duration
+from tokentrace.model.text import utc_text
 
 #: An alert in the form of `alert.avsc`; timestamps are microseconds.
 Record = Mapping[str, Any]
@@ -52,6 +52,10 @@ def payload(record: Record) -> dict[str, Any]:
     return shown
 
 
-def moment(time_s: float) -> str:
-    """Return Unix time as RFC 3339, in UTC, to the second."""
-    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def group_text(group: Mapping[str, str]) -> str:
+    """Return the group of an alert as it follows the rule's name: ` model=gpt-4o caller=search`; empty without one."""
+    return "".join(f" {name}={value}" for name, value in group.items())
+
+
+#: Time in a payload.
+moment: Final = utc_text

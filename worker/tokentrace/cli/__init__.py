@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "top": "Watch the metrics of one or more replicas.",
     "price": "Explain the price of a call.",
     "config": "Check the configuration, or print its JSON Schema.",
+    "spans": "Read spans from the topic: decoded, filtered, followed.",
     "dlq": "List or replay dead letters.",
     "alerts": "Backtest the alert rules, or show their state.",
     "state": "Show or repair the durable totals of all replicas.",

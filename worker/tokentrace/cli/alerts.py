@@ -66,6 +66,8 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
         counted += "; not counted: " + ", ".join(f"{n:,} {reason}" for reason, n in replay.rejected.most_common())
     if replay.left_out:
         counted += f"; ignored: {replay.left_out:,} without a plausible time"
+    if replay.unpriced:
+        counted += f"; {replay.unpriced:,} of them without a cost or a price, which count as 0 USD"
     firings = sum(event.status == "firing" for event in events)
     click.echo(f"{firings:,} firings of {len(config.alerts):,} rules over {counted}.", err=as_json)
 
@@ -74,7 +76,8 @@ def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON of GET /alerts.")
 def list_(config_path: Path, as_json: bool) -> None:
-    """Show the state, value and last firing of every rule."""
+    """Show the state, value and last firing of every rule, and the groups that fire."""
+    from tokentrace.alerts.payload import group_text
     from tokentrace.alerts.rules import Rule
     from tokentrace.alerts.status import AlertStatus
     from tokentrace.runtime import log
@@ -92,6 +95,9 @@ def list_(config_path: Path, as_json: bool) -> None:
         return
     for rule in status["alerts"]:
         echo(_rule_line(rule))
+        for instance in rule["instances"]:
+            if instance["group"]:
+                echo(f"        {group_text(instance['group']).strip()}: firing since {instance['fired_at']}")
     click.echo(
         f"Evaluated by {status['evaluator'] or 'nobody yet'}, up to {status['evaluated_until'] or 'no time yet'}."
     )
@@ -104,16 +110,16 @@ def _load_with_rules(path: Path) -> Config:
 
     config = load_config(path)
     if not config.alerts:
-        raise ConfigError([f"alerts: {path} has no rules"])
+        raise ConfigError([f"alerts: {path} has no rules; add some, such as those in its comments (docs/alerts.md)"])
     return config
 
 
 def _transition_line(event: AlertTransition) -> str:
-    from tokentrace.alerts.payload import moment
+    from tokentrace.alerts.payload import group_text, moment
     from tokentrace.model.durations import format_duration
 
     rule = event.rule
-    group = "".join(f" {name}={value}" for name, value in zip(rule.selection.group_by, event.labels, strict=True))
+    group = group_text(dict(zip(rule.selection.group_by, event.labels, strict=True)))
     return (
         f"{moment(event.at_s)}  {event.status}  {rule.name}{group}  {rule.metric} = {event.value:.10g} "
         f"({rule.op} {rule.threshold:g} over {format_duration(rule.window * 60.0)}), {event.spans:,} spans"

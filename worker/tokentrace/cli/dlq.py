@@ -13,7 +13,7 @@ import click
 from tokentrace.cli.options import config_option
 from tokentrace.cli.output import echo
 
-#: Most letters that a replay names.
+#: Most letters that a replay names, and most bytes of keys and values that a list shows.
 SHOWN: Final = 20
 
 if TYPE_CHECKING:
@@ -49,10 +49,7 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
             click.echo(json.dumps(_as_json(record)))
         return
     for record in newest:
-        topic, partition, offset = record.source
-        truncated = "" if record.length is None else f"  truncated: a reference to a value of {record.length:,} bytes"
-        line = f"{record.partition}:{record.offset}  {topic}/{partition}@{offset}  {record.reason}  {record.error}"
-        echo(line + truncated)
+        echo(_line(record))
     total = sum(reasons.values())
     echo(f"{total:,} dead letters" + "".join(f"; {count:,} {name}" for name, count in reasons.most_common()))
 
@@ -101,6 +98,20 @@ def _dead_letters(config_path: Path) -> Iterator[tuple[Config, DeadLetters]]:
         yield config, letters
     finally:
         letters.close()
+
+
+def _line(record: DeadLetterRecord) -> str:
+    """Return a dead letter in one line: place, time, source, reason, key, size and first bytes of the value, error."""
+    from tokentrace.model.text import first_bytes, utc_text
+
+    topic, partition, offset = record.source
+    when = "no time" if record.timestamp_ms is None else utc_text(record.timestamp_ms / 1000)
+    key = "no key" if record.key is None else f"key {first_bytes(record.key, SHOWN)}"
+    value = "no value" if record.value is None else f"{len(record.value):,} bytes {first_bytes(record.value, SHOWN)}"
+    if record.length is not None:
+        value = f"truncated: a reference to a value of {record.length:,} bytes"
+    place = f"{record.partition}:{record.offset}  {when}  {topic}/{partition}@{offset}"
+    return f"{place}  {record.reason}  {key}  {value}  {record.error}"
 
 
 def _as_json(record: DeadLetterRecord) -> dict[str, object]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
+
+#: Environment variables with the bearer token of the endpoint, the first that is set.
+TOKEN_VARIABLES: Final = ("TOKENTRACE_AUTH_TOKEN", "TOKENTRACE_API_TOKEN")
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,12 +6,12 @@ import time
 
 import click
 
-from tokentrace.cli.options import DURATION
+from tokentrace.cli.options import DURATION, TOKEN_VARIABLES
 
 
 @click.command()
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
-@click.option("--token", envvar="TOKENTRACE_AUTH_TOKEN", help="Bearer token; TOKENTRACE_AUTH_TOKEN if unset.")
+@click.option("--token", envvar=TOKEN_VARIABLES, help=f"Bearer token; {' or '.join(TOKEN_VARIABLES)} if unset.")
 @click.option("--interval", type=DURATION, default="2s", show_default=True, help="Time between scrapes.")
 @click.option("--once", is_flag=True, help="Print once and exit, after two scrapes for the rates.")
 def command(urls: tuple[str, ...], token: str | None, interval: float, once: bool) -> None:

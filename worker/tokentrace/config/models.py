@@ -66,6 +66,8 @@ class Metrics(Section):
     """Time range of tokentrace_quality_score."""
     zero_first: StrictBool = True
     """Show a new series as 0 for one scrape, so that Prometheus sees its first increment."""
+    created: StrictBool = False
+    """Give the time at which each series began as a series `_created`, in OpenMetrics, which adds a third to them."""
     expire_after: PositiveDuration | None = None
     """Idle time after which a group's series end, at least 10m; never if unset."""
 

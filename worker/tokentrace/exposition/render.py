@@ -61,10 +61,14 @@ class Renderer:
     """Renders snapshots. Several threads may call it; they take turns.
 
     labels: family name without `tokentrace_` -> label names, where they are not the default.
-    zero_first: whether Prometheus servers see new series as 0 first.
+    zero_first: whether Prometheus servers see new series as 0 first. created: whether OpenMetrics has the time at which
+    each series began, in a line of its own.
     """
 
-    def __init__(self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False) -> None:
+    def __init__(
+        self, labels: Mapping[str, Sequence[str]] | None = None, zero_first: bool = False, created: bool = False
+    ) -> None:
+        self._created = created
         self._zero_init = ZeroInit() if zero_first else None
         self._first_values = FirstValues()
         chosen = labels or {}
@@ -95,7 +99,7 @@ class Renderer:
         """
         with self._lock:
             lines = self._lines(snapshot, form, _hold_none)
-        return "".join(lines).encode() + library_text(others, form)
+        return "".join(lines).encode() + library_text(others, form, self._created)
 
     def scrape(
         self,
@@ -115,7 +119,7 @@ class Renderer:
             number = zero_init.begin(snapshot.newest_s, snapshot.shown_until_s) if zero_init is not None else 0
             lines = self._lines(snapshot, form, self._hold_new if zero_init is not None else _hold_none)
             complete = zero_init is None or not zero_init.any_zero
-        body = "".join(lines).encode() + library_text(others(snapshot), form)
+        body = "".join(lines).encode() + library_text(others(snapshot), form, self._created)
         return Scrape(body, snapshot, number, complete)
 
     def record_scrape(self, client: ClientAddress, number: int, connected: Collection[ClientAddress]) -> None:
@@ -181,15 +185,16 @@ class Renderer:
                 if (numbers := new_numbers[projection]) is not None:
                     self._zero_init.renumber(family.name, numbers)
         lines: list[str] = []
+        created = self._created and form == "openmetrics"
         for family, projection in self._families:
             counted = projection.sums(snapshot.values[:, Layout.column("spans")]) > 0
             if isinstance(family, HistogramFamily):
-                lines += _histogram(family, projection, snapshot, form, hold)
+                lines += _histogram(family, projection, snapshot, form, created, hold)
             elif isinstance(family, CounterFamily):
-                lines += _counter(family, projection, snapshot, counted, form, hold)
+                lines += _counter(family, projection, snapshot, counted, form, created, hold)
             else:
                 lines += _quality(projection, snapshot, form)
-        return lines + _global_families(snapshot, form, hold)
+        return lines + _global_families(snapshot, form, created, hold)
 
 
 def _hold_none(
@@ -209,10 +214,11 @@ def _counter(
     snapshot: Snapshot,
     counted: NDArray[np.bool_],
     form: Format,
+    with_created: bool,
     hold: Hold,
 ) -> list[str]:
     lines = [head(family.name, family.type, family.help, form)]
-    created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
+    created_s = projection.earliest(snapshot.created_s).tolist() if with_created else []
     base = family.name.removesuffix("_total")
     for extra, column in family.columns:
         place = snapshot.layout.fields[column].start
@@ -239,6 +245,7 @@ def _histogram(
     projection: Projection,
     snapshot: Snapshot,
     form: Format,
+    with_created: bool,
     hold: Hold,
 ) -> list[str]:
     histogram = snapshot.layout.histograms[family.measure]
@@ -249,7 +256,7 @@ def _histogram(
     texts = [projection.label_text[series] for series in observed.tolist()]
     hold((family.name, ""), observed, texts, [counts, sums])
     columns = [*counts.T.tolist(), counts[:, -1].tolist(), *split_decimals(sums, family.decimals)]
-    created_s = projection.earliest(snapshot.created_s).tolist() if form == "openmetrics" else []
+    created_s = projection.earliest(snapshot.created_s).tolist() if with_created else []
     labelled = _histogram_template(family, histogram.bounds, "{" + _LABELS, "{" + _LABELS + "}")
     bare = _histogram_template(family, histogram.bounds, "{", "")
     lines = [head(family.name, family.type, family.help, form)]
@@ -282,15 +289,17 @@ def _quality(projection: Projection, snapshot: Snapshot, form: Format) -> list[s
     return lines
 
 
-def _global_families(snapshot: Snapshot, form: Format, hold: Hold) -> list[str]:
+def _global_families(snapshot: Snapshot, form: Format, with_created: bool, hold: Hold) -> list[str]:
     """The families that are not over groups."""
-    lines = _unlabelled(families.REJECTED, snapshot.rejected, snapshot.rejected_created_s, form, hold)
+    lines = _unlabelled(
+        families.REJECTED, snapshot.rejected, snapshot.rejected_created_s if with_created else {}, form, hold
+    )
     for kind, family in families.GAP_FAMILIES.items():
         # increase() does not see a series that begins above 0.
         records = dict.fromkeys(snapshot.partitions, 0)
         records |= {partition: gap.records for (found, partition), gap in snapshot.gaps.items() if found == kind}
         created_s = {partition: gap.since_s for (found, partition), gap in snapshot.gaps.items() if found == kind}
-        lines += _unlabelled(family, records, created_s, form, hold)
+        lines += _unlabelled(family, records, created_s if with_created else {}, form, hold)
     for gauge, number in ((families.GROUPS, snapshot.groups_count), (families.GROUPS_LIMIT, snapshot.groups_limit)):
         lines += [head(gauge.name, gauge.type, gauge.help, form), sample(gauge.name, "", str(number))]
     lines += _unlabelled(families.OVERFLOWED, {"": snapshot.overflowed_spans}, {}, form, hold)
@@ -328,6 +337,6 @@ def _unlabelled(
         value = np.array([count])
         hold((family.name, str(key)), np.zeros(1, np.int64), [labels], [value])
         lines.append(sample(family.name, labels, str(value[0])))
-        if form == "openmetrics" and key in created_s:
+        if key in created_s:
             lines.append(created(family.name.removesuffix("_total"), labels, created_s[key]))
     return lines

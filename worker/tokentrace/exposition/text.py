@@ -60,8 +60,12 @@ class _CollectedMetrics(Collector):
         return self._metrics
 
 
-def library_text(metrics: Iterable[Metric], form: Format) -> bytes:
+def library_text(metrics: Iterable[Metric], form: Format, with_created: bool = False) -> bytes:
     """Return metrics as the client library writes them. In OpenMetrics, its `# EOF` ends the exposition."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_CollectedMetrics(list(metrics)))
+    collected = list(metrics)
+    if not with_created:
+        for metric in collected:
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+    registry.register(_CollectedMetrics(collected))
     return generate_openmetrics(registry) if form == "openmetrics" else generate_latest(registry)

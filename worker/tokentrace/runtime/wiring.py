@@ -111,7 +111,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
     )
     timer = StageTimer(stats.stage_seconds)
     source = KafkaSource(source_settings(config), clients, clock)
-    renderer = Renderer(metrics.labels, metrics.zero_first)
+    renderer = Renderer(metrics.labels, metrics.zero_first, metrics.created)
     ledger = Ledger(
         layout=layout,
         groups=groups,

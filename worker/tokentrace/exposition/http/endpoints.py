@@ -51,8 +51,9 @@ class MetricsEndpoint:
         return [Route(path, self._get)]
 
     async def _get(self, request: Request) -> Response:
-        form = choose_format(request.headers.get("accept", ""))
-        compress = accepts_gzip(request.headers.get("accept-encoding", ""))
+        # A list header may come in several lines (RFC 9110, section 5.3).
+        form = choose_format(",".join(request.headers.getlist("accept")))
+        compress = accepts_gzip(",".join(request.headers.getlist("accept-encoding")))
         # Only Prometheus-compatible scrapers send this header.
         by_prometheus = "x-prometheus-scrape-timeout-seconds" in request.headers
         page = await self._pages.page(PageKind(form, compress, by_prometheus))

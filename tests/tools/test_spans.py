@@ -1,0 +1,112 @@
+"""Spans for reading: decoded with the schema that each names, filtered, followed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.spanfactory import message, span
+from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.errors import UsageError
+from tokentrace.tools.spans import SpanReader, as_json, matches, parse_conditions
+
+
+class FakeMessage:
+    def __init__(self, partition: int, offset: int, value: bytes | None) -> None:
+        self._place, self._value = (partition, offset), value
+
+    def partition(self) -> int:
+        return self._place[0]
+
+    def offset(self) -> int:
+        return self._place[1]
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def timestamp(self) -> tuple[int, int]:
+        return (1, 5000)
+
+
+class FakeTopic:
+    """A topic of one partition in memory."""
+
+    def __init__(self, *values: bytes | None) -> None:
+        self.values = list(values)
+
+    def exists(self) -> bool:
+        return True
+
+    def partition_count(self) -> int:
+        return 1
+
+    def end_offsets(self, partitions: list[int]) -> dict[int, int]:
+        return dict.fromkeys(partitions, len(self.values))
+
+    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[FakeMessage]:
+        for offset in range(starts[0], len(self.values)):
+            yield FakeMessage(0, offset, self.values[offset])
+
+
+def reader_of(*values: bytes | None) -> tuple[SpanReader, FakeTopic]:
+    topic = FakeTopic(*values)
+    return SpanReader(topic, WriterSchemas(), "auto"), topic  # type: ignore[arg-type]
+
+
+def test_spans_are_decoded_and_what_is_not_one_is_named() -> None:
+    good = message(span(model="m-1", caller="search"))
+    reader, _ = reader_of(good, b"junk", None, good[:-1], good + b"\0")
+    starts = reader.newest(None)
+    found = list(reader.read(starts))
+    assert [bool(one.problem) for one in found] == [False, True, True, True, True]
+    assert [one.offset for one in found] == [0, 1, 2, 3, 4]
+        (0, False),
+        *((offset, True) for offset in range(1, 5)),
+    ]
+    assert (found[0].span["model"], found[0].span["caller"], found[0].timestamp_ms) == ("m-1", "search", 5000)
+    assert starts == {0: 5}
+    json.dumps(as_json(found[0].span))
+
+
+def test_the_newest_messages_of_each_partition_are_read() -> None:
+    reader, _ = reader_of(*(message(span(model=f"m-{number}")) for number in range(5)))
+    assert [one.span["model"] for one in reader.read(reader.newest(2))] == ["m-3", "m-4"]
+    assert reader.newest(9) == {0: 0}
+
+
+def test_following_gives_what_is_published_later() -> None:
+    reader, topic = reader_of(message(span(model="m-0")))
+    following = reader.follow({0: 0}, pause=lambda _: topic.values.append(message(span(model="later"))))
+    assert [next(following).span["model"] for _ in range(3)] == ["m-0", "later", "later"]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "found"),
+    [
+        ([], True),
+        (["model=gpt-*"], True),
+        (["model=gpt-*", "status=error"], False),
+        (["caller="], True),
+        (["attributes.team=a"], True),
+        (["attributes.team=b"], False),
+        (["nothing.there=*"], True),
+    ],
+)
+def test_conditions_are_globs_over_fields(conditions: list[str], found: bool) -> None:
+    fields: dict[str, Any] = {"model": "gpt-4o", "status": "ok", "caller": None, "attributes": {"team": "a"}}
+    assert matches(fields, parse_conditions(conditions)) is found
+
+
+def test_a_condition_without_a_glob_is_refused() -> None:
+    with pytest.raises(UsageError, match="'model' is not field=glob"):
+        parse_conditions(["model"])
+
+
+def test_values_of_avro_become_json() -> None:
+    value = {"at": datetime(2026, 1, 1, tzinfo=UTC), "b": b"\1", "d": Decimal("1.5"), "n": float("nan"), "l": [1, None]}
+    assert as_json(value) == {"at": "2026-01-01T00:00:00Z", "b": "01", "d": "1.5", "n": "nan", "l": [1, None]}

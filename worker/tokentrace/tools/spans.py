@@ -1,0 +1,137 @@
+"""Spans of a topic, decoded one by one for reading: with the schema that each message names, filtered by fields."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from typing import Any, Final
+
+import fastavro
+
+from tokentrace.decode.framing import Framing, frame
+from tokentrace.decode.schema_tree import parse_schema
+from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.errors import SchemaError, UsageError
+from tokentrace.kafka.batch import message_offset, message_partition
+from tokentrace.kafka.reader import Message, TopicReader
+
+#: Time between two looks for new messages.
+FOLLOW_PAUSE_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSpan:
+    """One span of a message, or the problem that keeps the message from being read."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int | None
+    span: Mapping[str, Any]
+    problem: str = ""
+
+
+class SpanReader:
+    """Reads the spans of one topic, without joining a group or committing."""
+
+    def __init__(self, reader: TopicReader, schemas: WriterSchemas, framing: Framing) -> None:
+        self._reader = reader
+        self._schemas = schemas
+        self._framing: Framing = framing
+        self._parsed: dict[Any, Any] = {}
+
+    def newest(self, count: int | None) -> dict[int, int]:
+        """Return partition -> the offset from which it has `count` messages; its beginning for None."""
+        if not self._reader.exists():
+            raise UsageError("The topic does not exist. Check kafka.topic.")
+        partitions = list(range(self._reader.partition_count()))
+        if count is None:
+            return dict.fromkeys(partitions, 0)
+        return {partition: max(end - count, 0) for partition, end in self._reader.end_offsets(partitions).items()}
+
+    def read(self, starts: dict[int, int]) -> Iterator[ReadSpan]:
+        """Give the spans from these offsets to the end that the topic has now, and move the offsets there."""
+        for message in self._reader.read_to_end(dict(starts)):
+            starts[message_partition(message)] = message_offset(message) + 1
+            yield from self._spans(message)
+
+    def follow(self, starts: dict[int, int], pause: Callable[[float], None] = time.sleep) -> Iterator[ReadSpan]:
+        """Give the spans from these offsets, and every later one, for ever."""
+        while True:
+            yield from self.read(starts)
+            pause(FOLLOW_PAUSE_S)
+
+    def _spans(self, message: Message) -> Iterator[ReadSpan]:
+        kind, timestamp_ms = message.timestamp()
+        place = message_partition(message), message_offset(message), timestamp_ms if kind else None
+        try:
+            found = self._decode(message.value())
+        except (SchemaError, ValueError) as error:
+            yield ReadSpan(*place, {}, str(error))
+            return
+        for span in found if isinstance(found, list) else [found]:
+            yield ReadSpan(*place, span) if isinstance(span, dict) else ReadSpan(*place, {}, "the value is not a span")
+
+    def _decode(self, value: bytes | None) -> Any:
+        framed = frame([value], self._framing)
+        if framed.rejects:
+            raise ValueError(framed.rejects[0].error)
+        key = framed.keys[int(framed.key[0])]
+        if key not in self._parsed:
+            if (failure := self._schemas.fetch([key])) is not None:
+                raise failure
+            self._parsed[key] = parse_schema(self._schemas.get(key))
+        stream = io.BytesIO(framed.buffer[int(framed.start[0]) : int(framed.end[0])].tobytes())
+        try:
+            span = fastavro.schemaless_reader(stream, self._parsed[key], None, handle_unicode_errors="replace")
+        except Exception as error:
+            # Fastavro raises exceptions of many types for bytes that are not of the schema.
+            raise ValueError(f"the value is not of the schema {key} ({type(error).__name__})") from error
+        if stream.read(1):
+            raise ValueError(f"the value goes on behind the end of its schema {key}")
+        return span
+
+
+def parse_conditions(conditions: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
+    """Return (path of a field, glob) of each `field=glob`, such as `attributes.team=search*`. Raises UsageError."""
+    parsed: list[tuple[tuple[str, ...], str]] = []
+    for condition in conditions:
+        field, equals, glob = condition.partition("=")
+        if not field or not equals:
+            raise UsageError(f"{condition!r} is not field=glob, such as model=gpt-* or attributes.team=search")
+        first, _, rest = field.partition(".")
+        parsed.append(((first, rest) if rest else (first,), glob))
+    return parsed
+
+
+def matches(span: Mapping[str, Any], conditions: Sequence[tuple[tuple[str, ...], str]]) -> bool:
+    """Return whether a span's fields match every glob; a field that is absent or null matches as empty text."""
+    for path, glob in conditions:
+        value: Any = span
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if not fnmatchcase("" if value is None else str(as_json(value)), glob):
+            return False
+    return True
+
+
+def as_json(value: Any) -> Any:
+    """Return an Avro value as JSON has it: times as RFC 3339, bytes in hex, NaN and infinities as text."""
+    if isinstance(value, Mapping):
+        return {str(name): as_json(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(inner) for inner in value]
+    if isinstance(value, (datetime, date)):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Decimal):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
