@@ -25,6 +25,7 @@ TOTALS = [
                 "spans": spans,
                 "cost_nano_usd": 1_500_000_000 * spans,
                 "prompt_tokens": 1000 * spans,
+                "cached_prompt_tokens": 300 * spans,
                 "completion_tokens": 10 * spans,
             }
         },
@@ -88,13 +89,57 @@ def decline(_: str, abort: bool) -> None:
 def test_show_prints_a_table_with_the_sum_of_all_replicas(changes: list[Any], folder: Path) -> None:
     done = run("state", "show", "--by", "replica", folder=folder)
     rows = [line.split() for line in done.stdout.splitlines() if line.strip()]
-    assert rows[0] == ["replica", "spans", "cost", "USD", "prompt", "tokens", "completion", "tokens"]
+    assert rows[0] == ["replica", "spans", "cost", "USD", "prompt", "tokens", "cached", "completion", "tokens"]
     assert rows[-3:] == [
-        ["b", "2", "3.000000000", "2,000", "20"],
-        ["a", "1", "1.500000000", "1,000", "10"],
-        ["all", "3", "4.500000000", "3,000", "30"],
+        ["b", "2", "3.000000000", "2,000", "600", "20"],
+        ["a", "1", "1.500000000", "1,000", "300", "10"],
+        ["all", "3", "4.500000000", "3,000", "900", "30"],
     ]
     assert changes == []
+
+
+def figures(*arguments: str, folder: Path) -> list[list[str]]:
+    """Return the words of each row of a table, without the header."""
+    done = run("state", "show", *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return [line.split() for line in done.stdout.splitlines() if line.strip() and "\u2500" not in line][1:]
+
+
+def test_show_has_subtotals_of_the_first_label(
+    changes: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = {
+        (Group(model, "p", caller), "ok"): {"spans": spans, "cost_nano_usd": cost}
+        for model, caller, spans, cost in (("a", "x", 1, 5), ("b", "x", 9, 2), ("a", "y", 3, 6), ("a", "z", 2, 1))
+    }
+    monkeypatch.setattr(FakeAdmin, "replicas", lambda _: [replace(TOTALS[0], sums=sums)])
+    rows = figures("--by", "caller", "--by", "model", folder=folder)
+    assert [row[:4] for row in rows] == [
+        ["y", "a", "3", "0.000000006"],
+        ["x", "a", "1", "0.000000005"],
+        ["x", "b", "9", "0.000000002"],
+        ["x", "all", "10", "0.000000007"],
+        ["z", "a", "2", "0.000000001"],
+        ["all", "15", "0.000000014", "0"],
+    ]
+    assert [row[0] for row in figures("--by", "caller", "--sort", "spans", folder=folder)] == ["x", "y", "z", "all"]
+    assert [row[0] for row in figures("--by", "caller", "--sort", "name", folder=folder)] == ["x", "y", "z", "all"]
+    assert [row[0] for row in figures("--by", "caller", "--sort", "cost", folder=folder)] == ["x", "y", "z", "all"]
+    limited = figures("--by", "caller", "--limit", "1", folder=folder)
+    assert [row[:2] for row in limited] == [["x", "10"], ["...", "2"], ["all", "15"]]
+
+
+def test_show_has_every_counted_unit_in_its_own_quantity(
+    changes: list[Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums = {(Group("whisper", "p", ""), "ok"): {"spans": 1, "second": 1500, "cache_write_tokens": 7, "web_searches": 2}}
+    monkeypatch.setattr(FakeAdmin, "replicas", lambda _: [replace(TOTALS[0], sums=sums)])
+    done = run("state", "show", "--units", folder=folder)
+    header, row = (line.split() for line in done.stdout.splitlines() if "spans" in line or "whisper" in line)
+    assert sorted(header[-3:]) == ["cache_write", "second", "web_search"]
+    named = dict(zip(header[-3:], row[-3:], strict=True))
+    assert named == {"cache_write": "7", "second": "1.500", "web_search": "2"}
+    assert "second" not in run("state", "show", folder=folder).stdout
 
 
 @pytest.mark.parametrize(

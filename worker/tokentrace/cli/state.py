@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
 _BY = ("replica", "model", "provider", "caller", "status")
+_SORT = ("cost", "spans", "tokens", "name")
 
 _RECREATED = (
     "If the topic was recreated, answer no: `tokentrace state reset --positions` counts everything that it holds. If "
@@ -32,11 +33,24 @@ def command() -> None:
 
 @command.command()
 @config_option
-@click.option("--by", multiple=True, help=f"Labels to sum by: {', '.join(_BY)} or a dimension; model if unset.")
+@click.option(
+    "--by",
+    multiple=True,
+    help=f"Labels to sum by: {', '.join(_BY)} or a dimension; the first has subtotals; model if unset.",
+)
+@click.option("--units", is_flag=True, help="Also show every other unit that was counted, such as cache writes.")
+@click.option(
+    "--sort", type=click.Choice(_SORT), default="cost", show_default=True, help="Order of the rows, largest first."
+)
+@click.option("--limit", type=click.IntRange(1), help="Most rows; all unless set. The sums are of all of them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with costs in nano-USD.")
-def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
-    """Show the exact all-time totals over all replicas, running or not."""
+def show(config_path: Path, by: tuple[str, ...], units: bool, sort: str, limit: int | None, as_json: bool) -> None:
+    """Show the exact all-time totals over all replicas, running or not.
+
+    For example, callers with their models: tokentrace state show --by caller --by model
+    """
     from tokentrace.state.admin import summed
+    from tokentrace.tools.state_table import in_order, table
 
     admin = _admin(config_path)
     by = by or ("model",)
@@ -45,41 +59,22 @@ def show(config_path: Path, by: tuple[str, ...], as_json: bool) -> None:
             raise click.UsageError(f"--by {name} is not a label: these have lower-case letters, digits and _.")
     replicas = admin.replicas()
     _require_known(by, config_path, replicas)
-    rows = sorted(summed(replicas, *by).items(), key=lambda row: -row[1]["cost_nano_usd"])
-    everything = summed(replicas)
-    total: Mapping[str, int] = everything.get((), {})
+    rows = in_order(summed(replicas, *by), sort)
+    total: Mapping[str, int] = summed(replicas).get((), {})
     if as_json:
         document = {
             "totals": dict(total),
-            "rows": [{**dict(zip(by, labels, strict=True)), **sums} for labels, sums in rows],
+            "rows": [{**dict(zip(by, labels, strict=True)), **sums} for labels, sums in rows[:limit]],
             "replicas": {replica.replica: {"committed_at": replica.committed_at_s} for replica in replicas},
             "counted_up_to": {str(partition): offset for partition, offset in sorted(admin.counted_up_to().items())},
         }
         click.echo(json.dumps(document))
         return
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    from tokentrace.model.text import printable
-
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in by:
-        table.add_column(name)
-    for name in ("spans", "cost USD", "prompt tokens", "completion tokens"):
-        table.add_column(name, justify="right")
-    for labels, sums in [*rows, (("all", *[""] * (len(by) - 1)), total)]:
-        cost = sums.get("cost_nano_usd", 0)
-        table.add_row(
-            # A Text, since rich interprets markup in a string.
-            *(Text(printable(label)) for label in labels),
-            f"{sums.get('spans', 0):,}",
-            f"{cost // 10**9:,}.{cost % 10**9:09d}",
-            f"{sums.get('prompt_tokens', 0):,}",
-            f"{sums.get('completion_tokens', 0):,}",
-        )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    subtotals = summed(replicas, by[0]) if len(by) > 1 else {}
+    shown = table(by, rows, subtotals, total, units=units, limit=limit)
+    Console(width=None if sys.stdout.isatty() else 240).print(shown)
 
 
 @command.command()
