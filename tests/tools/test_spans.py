@@ -65,9 +65,6 @@ def test_spans_are_decoded_and_what_is_not_one_is_named() -> None:
     found = list(reader.read(starts))
     assert [bool(one.problem) for one in found] == [False, True, True, True, True]
     assert [one.offset for one in found] == [0, 1, 2, 3, 4]
-        (0, False),
-        *((offset, True) for offset in range(1, 5)),
-    ]
     assert (found[0].span["model"], found[0].span["caller"], found[0].timestamp_ms) == ("m-1", "search", 5000)
     assert starts == {0: 5}
     json.dumps(as_json(found[0].span))

@@ -35,8 +35,9 @@ def check(config_path: Path, print_: bool, connect: bool, estimate: bool, spans:
     from tokentrace.tools.config_check import every_problem, warnings
 
     reading = read_config(config_path)
-    problems = every_problem(reading)
-    for warning in warnings(reading):
+    # The effective configuration can be printed where its files are not.
+    problems = reading.problems if print_ else every_problem(reading)
+    for warning in () if print_ else warnings(reading):
         echo(f"tokentrace: warning: {warning.text(config_path)}", err=True)
     if problems:
         raise ConfigError([problem.text(config_path) for problem in problems])
