@@ -78,9 +78,10 @@ def test_every_command_has_help(name: str) -> None:
     assert done.stdout.startswith("Usage: ")
 
 
-def test_help_loads_nothing_heavy() -> None:
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_loads_nothing_heavy(command: str) -> None:
     code = (
-        "import sys; from tokentrace.cli import app; app(['--help'], standalone_mode=False); "
+        f"import sys; from tokentrace.cli import app; app('{command} --help'.split(), standalone_mode=False); "
         "print(sorted(m for m in sys.modules if m in "
         "('numpy', 'confluent_kafka', 'pydantic', 'fastavro', 'starlette', 'rich', 'yaml')))"
     )
@@ -89,7 +90,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_version() -> None:
-    assert run("version").stdout == f"tokentrace {__version__}\n"
+    assert run("version").stdout == run("--version").stdout == f"tokentrace {__version__}\n"
 
 
 def test_config_check_describes_the_worker() -> None:
@@ -127,7 +128,10 @@ def test_config_schema_prints_the_schema() -> None:
 def test_a_missing_configuration_is_reported(command: str, tmp_path: Path) -> None:
     done = run(*command.split(), folder=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "tokentrace: tokentrace.yml: cannot be read (No such file or directory)\n"
+    assert done.stderr == (
+        "tokentrace: tokentrace.yml: does not exist; "
+        "`tokentrace init` writes a tokentrace.yml, --config names another\n"
+    )
 
 
 @pytest.mark.parametrize(

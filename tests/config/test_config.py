@@ -171,7 +171,7 @@ def test_all_problems_are_reported_at_once(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none.yml: cannot be read \(No such file or directory\)"):
+    with pytest.raises(ConfigError, match=r"none.yml: does not exist; `tokentrace init` writes a tokentrace.yml"):
         load_config(tmp_path / "none.yml", {})
     binary = tmp_path / "binary.yml"
     binary.write_bytes(b"a: \xff\xfe")

@@ -29,7 +29,7 @@ MISTAKES = {
     "worker:\n  batch_size: lots\n": ["worker.batch_size: must be a whole number, not the text 'lots' (line 2)"],
     "worker: {batch_size: 2.5}": ["worker.batch_size: must be a whole number, not 2.5 (line 1)"],
     "worker: {batch_size: [1]}": ["worker.batch_size: must be a whole number, not a list (line 1)"],
-    "worker: {leave_on_stop: 1}": ["worker.leave_on_stop: must be true or false, not 1 (line 1)"],
+    "metrics: {zero_first: 1}": ["metrics.zero_first: must be true or false, not 1 (line 1)"],
     "metrics: {zero_first: maybe}": ["metrics.zero_first: must be true or false, not the text 'maybe' (line 1)"],
     "limits: {max_cost_usd: free}": ["limits.max_cost_usd: must be a number, not the text 'free' (line 1)"],
     "kafka: {topic: 2026}": ["kafka.topic: must be text, not a number, a date, or true or false; put it in quotes (line 1)"],

@@ -120,6 +120,25 @@ def image(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Image
 
 
 @pytest.mark.timeout(600)
+def test_image_brings_the_files_that_init_and_assets_write(image: Image, tmp_path: Path) -> None:
+    """From the wheel alone: what the source tree has, and a configuration that is valid."""
+
+    def tokentrace(*words: str) -> str:
+        command = image.command(["tokentrace", *words])
+        environment = {"PATH": os.environ["PATH"]}
+        return subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+
+    tokentrace("assets", "export", "all")
+    exported = {path.relative_to(tmp_path / "all") for path in (tmp_path / "all").rglob("*") if path.is_file()}
+    assert len(exported) > 40
+    for path in exported:
+        assert (tmp_path / "all" / path).read_bytes() == (ROOT / path).read_bytes()
+    tokentrace("init", "--yes")
+    assert tokentrace("config", "check").startswith("tokentrace.yml: OK.")
+    assert tokentrace("schema", "span") == (ROOT / "schemas" / "span.avsc").read_text()
+
+
+@pytest.mark.timeout(600)
 def test_image_has_the_marker_of_typed_packages(image: Image) -> None:
     """The image installs the wheel, so the wheel has the marker, too."""
     assert [path.parent.name for path in image.root.rglob("py.typed") if path.parent.name == "tokentrace"] == [

@@ -43,9 +43,9 @@ def test_config_check_connects_to_everything_and_changes_nothing(
         "ok       kafka.bootstrap_servers: 1 broker answers (line 1)",
         f"ok       kafka.topic: {topic} has 4 partitions (line 1)",
     ]
-    assert f"ok       schema_registry.url: the registry at {registry.url} answers (line 2)" in lines
+    assert any(line.startswith("ok       schema_registry.url: the registry at http://127") for line in lines)
     names = ", ".join(f"check-{topic}.{name}" for name in ("state", "rollups", "alerts"))
-    assert f"ok       kafka.group_id: a worker will create the topics {topic}.dead-letters, {names} (line 1)" in lines
+    assert f"ok       kafka.group_id: a worker creates the topics {topic}.dead-letters, {names} (line 1)" in lines
     assert any("the webhook at" in line and line.startswith("ok ") for line in lines)
     assert lines[-1].startswith(f"{tmp_path / 'mine.yml'}: OK.")
     assert set(kafka.admin().list_topics(timeout=10).topics) == before
@@ -98,7 +98,8 @@ def test_config_check_names_missing_rights_and_rejected_credentials(guarded: Kaf
     problems = "\n".join(line for line in lines if line.startswith("problem"))
     assert "Read on connect-spans" in problems
     assert "Read on group connect is missing in the ACLs" in problems
-    assert "Create on the cluster is missing in the ACLs" in problems
+    # Without rights to the cluster, nobody says whether topics may be created.
+    assert any("where the ACLs allow Create" in line for line in lines)
     code, lines, _ = check(tmp_path, text.replace("alice-secret", "not-it"))
     assert code == 1
     assert lines[0].startswith("problem  kafka.bootstrap_servers: ")

@@ -9,12 +9,14 @@ from typing import Final
 
 import click
 
+from tokentrace import __version__
 from tokentrace.errors import ConfigError, TokentraceError
 from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.text import printable
 
 #: Command -> summary, in the order of the help.
 COMMANDS: Final = {
+    "init": "Write a commented configuration, and manifests.",
     "worker": "Consume spans, count them, and serve the metrics.",
     "demo": "Run a broker, traffic and a worker in one process, and show the metrics.",
     "produce": "Publish realistic synthetic spans.",
@@ -25,7 +27,8 @@ COMMANDS: Final = {
     "dlq": "List or replay dead letters.",
     "alerts": "Backtest the alert rules, or show their state.",
     "state": "Show or repair the durable totals of all replicas.",
-    "schema": "Print the span's schema, or the header of its messages.",
+    "schema": "Print an Avro schema, such as that of the span, or the header of its messages.",
+    "assets": "Export the configuration, schemas, rules, dashboards and manifests.",
     "version": "Print the version.",
 }
 
@@ -49,6 +52,7 @@ class _LazyGroup(click.Group):
 
 
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tokentrace", message="%(prog)s %(version)s")
 def app() -> None:
     """Track the cost, latency and quality of LLM traffic from Kafka, as Prometheus metrics."""
 

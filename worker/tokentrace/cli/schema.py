@@ -1,4 +1,4 @@
-"""`tokentrace schema show` and `tokentrace schema header`."""
+"""`tokentrace schema show`, `tokentrace schema header`, and `tokentrace schema NAME` of every bundled schema."""
 
 from __future__ import annotations
 
@@ -7,9 +7,35 @@ from pathlib import Path
 import click
 
 
-@click.group()
+class _Schemas(click.Group):
+    """Group that has a command of the name of every schema that ships, such as `span`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*super().list_commands(ctx), *_bundled()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        text = None if found is not None else _bundled().get(cmd_name)
+        if text is None:
+            return found
+        return click.Command(
+            cmd_name, callback=lambda: click.echo(text, nl=False), help=f"Print schemas/{cmd_name}.avsc."
+        )
+
+
+def _bundled() -> dict[str, str]:
+    """Return name of a schema -> its text."""
+    from pathlib import PurePosixPath
+
+    from tokentrace.tools.assets import SCHEMAS, assets
+
+    files = assets((f"{SCHEMAS}/",))
+    return {PurePosixPath(path).stem: text.decode() for path, text in files.items() if path.endswith(".avsc")}
+
+
+@click.group(cls=_Schemas)
 def command() -> None:
-    """Print the span's schema, or the first bytes of its messages, for producers in other languages."""
+    """Print an Avro schema, or the first bytes of a span's messages, for producers in other languages."""
 
 
 @command.command()

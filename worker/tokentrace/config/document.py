@@ -65,6 +65,10 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
     """Read a YAML file. Raises ConfigError if it is unreadable, not YAML, or not a mapping."""
     try:
         text = path.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(
+            [f"{path}: does not exist; `tokentrace init` writes a tokentrace.yml, --config names another"]
+        ) from error
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
     except UnicodeDecodeError as error:

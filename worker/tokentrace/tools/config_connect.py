@@ -63,7 +63,10 @@ def _kafka(config: Config) -> Iterator[Finding]:
         yield Finding(("kafka", "topic"), f"{kafka.topic} has {partitions} partition{'s' * (partitions != 1)}")
         if probe.may_join_group() is False:
             yield Finding(("kafka", "group_id"), f"Read on group {kafka.group_id} is missing in the ACLs", good=False)
-        yield from _topics(config, probe, Topics(clients))
+        try:
+            yield from _topics(config, probe, Topics(clients))
+        except TokentraceError as error:
+            yield Finding(("kafka", "topic"), _sentence(error), good=False)
 
 
 def _topics(config: Config, probe: ClusterProbe, topics: Topics) -> Iterator[Finding]:
@@ -81,7 +84,8 @@ def _topics(config: Config, probe: ClusterProbe, topics: Topics) -> Iterator[Fin
             what = f"the topics {names} do not exist, and Create on the cluster is missing in the ACLs"
             yield Finding(group, what, good=False)
         else:
-            yield Finding(group, f"a worker will create the topics {names}")
+            condition = "" if may else ", where the ACLs allow Create"
+            yield Finding(group, f"a worker creates the topics {names}{condition}")
     there = [spec for spec in specs if spec.name not in missing]
     try:
         topics.check_rights({kafka.topic: READ, **{spec.name: spec.operations for spec in there}})
