@@ -177,6 +177,26 @@ def test_rights_to_a_topic_that_was_created_a_moment_ago_are_waited_for(parts: P
         topics.check_rights({"t": READ + WRITE})
 
 
+def test_waiting_for_a_topic_that_was_created_a_moment_ago_is_not_a_warning(
+    parts: Parts, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics, cluster = parts
+    monkeypatch.setattr("tokentrace.kafka.waiting.FIRST_LOG_S", 0.0)
+    cluster.allowed = {*READ, *WRITE}
+    caplog.set_level("INFO")
+    topics.ensure([state_topic("new")])
+    cluster.answers = [UNKNOWN]
+    topics.check_rights({"new": READ})
+    cluster.answers = [UNKNOWN]
+    topics.check_rights({"old": READ})
+    assert [
+        (record.levelname, record.getMessage()[:20]) for record in caplog.records if "retrying" in record.message
+    ] == [
+        ("INFO", "Topic new is new, an"),
+        ("WARNING", "Kafka does not answe"),
+    ]
+
+
 def test_all_missing_rights_are_reported_at_once(parts: Parts) -> None:
     topics, cluster = parts
     cluster.allowed = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any, Final, Literal, TypeVar
@@ -47,20 +48,21 @@ def result_of(future: Future[_T], stop: StopSignal) -> _T:
             stop.check()
 
 
-def retry_transient(request: Callable[[float], _T], timeout_s: float, stop: StopSignal) -> _T:
+def retry_transient(request: Callable[[float], _T], timeout_s: float, stop: StopSignal, *, new: str = "") -> _T:
     """Make an admin request again while its error is transient.
 
     request: makes it with a time-out in seconds, which is long: one that ends before its answer comes can end the
     process, see `end_offsets`. Raises the last KafkaException, after `timeout_s` and a request at
-    most, and StopRequested.
+    most, and StopRequested. new: a topic that this process has created, which brokers may not know for a while.
     """
-    wait = Wait(stop, timeout_s)
+    wait = Wait(stop, timeout_s, level=logging.INFO if new else logging.WARNING)
+    waiting = f"Topic {new} is new, and not known to every broker yet (%s)" if new else "Kafka does not answer yet (%s)"
     while True:
         try:
             return request(REQUEST_TIMEOUT_S)
         except KafkaException as failure:
             error = error_of(failure)
-            if error.code() not in TRANSIENT or not wait.pause("Kafka does not answer yet (%s)", error.str()):
+            if error.code() not in TRANSIENT or not wait.pause(waiting, error.str()):
                 raise
 
 

@@ -133,6 +133,8 @@ class Topics:
     def __init__(self, clients: KafkaClients) -> None:
         self._clients = clients
         self._admin = clients.admin()
+        #: By this object.
+        self._created: set[str] = set()
 
     def dead_letters(self, name: str, source_topic: str) -> TopicSpec:
         """Return the dead-letter topic, which must take every message that the source topic takes."""
@@ -213,6 +215,7 @@ class Topics:
                 f"Topic {spec.name!r} cannot be created ({error.str()}); create it with: kafka-topics.sh --create "
                 f"--topic {spec.name} --partitions {spec.partitions} {options}",
             ) from failure
+        self._created.add(spec.name)
         log.info("Created topic %s.", spec.name)
         return True
 
@@ -264,7 +267,8 @@ class Topics:
         A topic that was created a moment ago is unknown to some brokers for a while.
         """
         try:
-            return retry_transient(request, ELECTION_TIMEOUT_S, self._clients.stop)
+            new = topic if topic in self._created else ""
+            return retry_transient(request, ELECTION_TIMEOUT_S, self._clients.stop, new=new)
         except KafkaException as failure:
             error = error_of(failure)
             if error.code() not in UNAUTHORIZED:

@@ -26,8 +26,11 @@ LONGEST_REQUEST_S: Final = 10.0
 class Wait:
     """The tries of one request. Made when the first begins."""
 
-    def __init__(self, stop: StopSignal, timeout_s: float, pause_s: float = RETRY_S) -> None:
-        """timeout_s: from now to the last try. Raises StopRequested."""
+    def __init__(
+        self, stop: StopSignal, timeout_s: float, pause_s: float = RETRY_S, level: int = logging.WARNING
+    ) -> None:
+        """timeout_s: from now to the last try. level: of the log lines. Raises StopRequested."""
+        self._level = level
         self._stop = stop
         self._pause_s = pause_s
         self._clock = stop.clock
@@ -52,7 +55,7 @@ class Wait:
         now_s = self._clock()
         if now_s >= self._log_at_s:
             self._log_at_s = now_s + LOG_INTERVAL_S
-            log.warning(message + "; retrying.", *arguments)
+            log.log(self._level, message + "; retrying.", *arguments)
         if now_s >= self._ends_s:
             return False
         self._stop.wait(self._pause_s)
