@@ -48,7 +48,7 @@ HOMES: Final = {
     "prometheus_client": ("exposition/", "model/worker_stats.py", "tools/top.py"),
     "pydantic": ("config/",),
     "click": ("cli/",),
-    "rich": ("cli/", "tools/top.py", "tools/state_table.py"),
+    "rich": ("cli/", "tools/top_view.py", "tools/state_table.py"),
 }
 
 

@@ -21,11 +21,11 @@ from tokentrace.tools.top import (
     ReplicaScrape,
     Totals,
     metrics_url,
-    render,
     scrape,
     scrape_all,
     summary_line,
 )
+from tokentrace.tools.top_view import render
 
 NAME = "tokentrace_latency_ms"
 
@@ -198,7 +198,7 @@ def test_render_sums_replicas_and_sorts_models_by_cost(serve: Serve) -> None:
 
 def test_render_leaves_columns_out_on_a_narrow_terminal(serve: Serve) -> None:
     lines = shown(*scrape_all([serve(exposition("gpt")).url]), width=80)
-    assert lines[1] == "model spans spans/s cost p95 ms errors"
+    assert lines[1] == "model provider spans spans/s cost $/hour tokens/s p95 ms errors"
 
 
 def test_render_shows_the_first_models_and_how_many_more_there_are(serve: Serve) -> None:

@@ -88,7 +88,7 @@ def _watch(console: Console, demo: Demo, duration_s: float) -> None:
     """Show the metrics until the duration ends or Ctrl-C."""
     from rich.live import Live
 
-    from tokentrace.tools import top
+    from tokentrace.tools import top, top_view
 
     stopped = False
 
@@ -104,7 +104,7 @@ def _watch(console: Console, demo: Demo, duration_s: float) -> None:
 
     def view() -> RenderableType:
         earlier = [scrapes[0]] if len(scrapes) > 1 else []
-        return top.render([scrapes[-1]], earlier, demo.url, console.width)
+        return top_view.render([scrapes[-1]], earlier, demo.url, console.width)
 
     try:
         with live or nullcontext():

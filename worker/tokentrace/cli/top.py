@@ -2,38 +2,99 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from tokentrace.cli.options import DURATION, TOKEN_VARIABLES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tokentrace.tools.top_view import View
+
+_SORTS = ("cost", "spans", "spans/s", "errors", "p95", "name")
 
 
 @click.command()
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
 @click.option("--token", envvar=TOKEN_VARIABLES, help=f"Bearer token; {' or '.join(TOKEN_VARIABLES)} if unset.")
 @click.option("--interval", type=DURATION, default="2s", show_default=True, help="Time between scrapes.")
+@click.option("--by", default="model", show_default=True, help="Label of the rows: model, provider, caller, ...")
+@click.option("--sort", type=click.Choice(_SORTS), default="cost", show_default=True, help="Order of the rows.")
+@click.option("--filter", "filter_", default="", help="Only rows whose name has this part, or matches this glob.")
 @click.option("--once", is_flag=True, help="Print once and exit, after two scrapes for the rates.")
-def command(urls: tuple[str, ...], token: str | None, interval: float, once: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="With --once: print one JSON object.")
+def command(
+    urls: tuple[str, ...],
+    token: str | None,
+    interval: float,
+    by: str,
+    sort: str,
+    filter_: str,
+    once: bool,
+    as_json: bool,
+) -> None:
     """Watch the metrics of one or more replicas, summed.
 
-    A URL may be as short as host:port; the default path is /metrics/prometheus.
+    A URL may be as short as host:port; the default path is /metrics/prometheus. Keys: b changes the rows, s the order,
+    r reverses it, / filters, space pauses, arrows scroll, q quits.
     """
     from rich.console import Console
-    from rich.live import Live
 
-    from tokentrace.tools import top
+    from tokentrace.errors import UsageError
+    from tokentrace.tools import top, top_rows, top_view
 
+    if as_json and not once:
+        raise UsageError("--json requires --once.")
     console = Console()
     metrics_urls = [top.metrics_url(url) for url in urls]
+    view = top_view.View(by=by, sort=sort, filter=filter_)
+    if not once and console.is_terminal:
+        _watch(console, metrics_urls, token, interval, view)
+        return
     earlier = top.scrape_all(metrics_urls, token)
     time.sleep(interval)
-    if once or not console.is_terminal:
-        console.print(top.render(top.scrape_all(metrics_urls, token), earlier, width=console.width))
+    latest = top.scrape_all(metrics_urls, token)
+    labels = top_rows.row_labels(top.Totals(latest))
+    if by != "model" and by not in labels:
+        raise UsageError(f"No metric has the label {by!r}; --by takes one of {', '.join(labels)}.")
+    if as_json:
+        click.echo(json.dumps(top_view.as_json(latest, earlier, view)))
         return
-    with Live(console=console, auto_refresh=False, screen=True) as live:
-        while True:
-            latest = top.scrape_all(metrics_urls, token)
-            live.update(top.render(latest, earlier, width=console.width), refresh=True)
-            earlier = latest
-            time.sleep(interval)
+    console.print(top_view.render(latest, earlier, width=console.width, view=view))
+
+
+def _watch(console: Console, urls: Sequence[str], token: str | None, interval_s: float, view: View) -> None:
+    """Show the view until q. A replica that does not answer is a line in it, also where none does."""
+    from rich.live import Live
+
+    from tokentrace.cli.keys import read_keys, single_keys
+    from tokentrace.tools import top, top_rows, top_view
+
+    latest = earlier = top.scrape_each(urls, token)
+    scrape_at_s = time.monotonic() + interval_s
+    with single_keys(), Live(console=console, auto_refresh=False, screen=True) as live:
+        while not view.done:
+            live.update(
+                top_view.render(latest, earlier, _title(view), console.width, console.height, view), refresh=True
+            )
+            labels = top_rows.row_labels(top.Totals(latest))
+            for key in read_keys(max(scrape_at_s - time.monotonic(), 0.0)):
+                view.press(key, labels, page=max(console.height - 8, 1))
+            if time.monotonic() >= scrape_at_s:
+                scrape_at_s = time.monotonic() + interval_s
+                if not view.paused:
+                    earlier, latest = latest, top.scrape_each(urls, token)
+                    view.note(top_rows.rows_of(top.Totals(latest), top.Rates(latest, earlier), view.by))
+
+
+def _title(view: View) -> str:
+    from tokentrace.tools.top_view import HELP
+
+    order = f"{view.sort}{' reversed' if view.reverse else ''}"
+    filter_ = f" · filter {view.filter}{'_' if view.entering else ''}" if view.filter or view.entering else ""
+    return f"tokentrace · by {view.by} · sort {order}{filter_}{' · PAUSED' if view.paused else ''} · {HELP}"

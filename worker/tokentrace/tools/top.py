@@ -1,4 +1,4 @@
-"""Top: the metrics of one or more replicas, summed and rendered for a terminal, with rates between two scrapes.
+"""Top: the metrics of one or more replicas, summed, with rates between two scrapes. `top_view` renders them.
 
 It reads the endpoint that Prometheus reads, so it shows what a dashboard shows.
 """
@@ -17,10 +17,6 @@ from typing import Final
 
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 
 from tokentrace.errors import FatalError
 from tokentrace.model.quantiles import quantile
@@ -29,7 +25,7 @@ from tokentrace.model.text import printable
 PATH: Final = "/metrics/prometheus"
 TIMEOUT_S: Final = 5.0
 MAX_CONCURRENT_SCRAPES: Final = 16
-_LAG_SECONDS: Final = "tokentrace_worker_lag_seconds"
+LAG_SECONDS: Final = "tokentrace_worker_lag_seconds"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -89,10 +85,15 @@ def scrape(url: str, token: str | None = None) -> ReplicaScrape:
     return ReplicaScrape(url, time.time(), samples)
 
 
+def scrape_each(urls: Sequence[str], token: str | None = None) -> list[ReplicaScrape]:
+    """Read all replicas at once, whether or not any answers."""
+    with ThreadPoolExecutor(min(len(urls), MAX_CONCURRENT_SCRAPES)) as pool:
+        return list(pool.map(lambda url: scrape(url, token), urls))
+
+
 def scrape_all(urls: Sequence[str], token: str | None = None) -> list[ReplicaScrape]:
     """Read all replicas at once. Raises FatalError when none answers."""
-    with ThreadPoolExecutor(min(len(urls), MAX_CONCURRENT_SCRAPES)) as pool:
-        scrapes = list(pool.map(lambda url: scrape(url, token), urls))
+    scrapes = scrape_each(urls, token)
     if all(replica.problem for replica in scrapes):
         problems = "; ".join(f"{replica.url}: {replica.problem}" for replica in scrapes)
         raise FatalError(f"No replica answers: {problems}")
@@ -119,6 +120,10 @@ class Totals:
                 sums[tuple(series.get(label, "") for label in labels)] += value
         return sums
 
+    def labels_of(self, name: str) -> frozenset[str]:
+        """Return the names of the labels that any series of a sample has."""
+        return frozenset(label for labels in self._by_name[name] for label, _ in labels)
+
     def total(self, name: str, **labels: str) -> float:
         """Return the sum of a sample over all series that carry these labels."""
         return self.sum_by(name, *labels).get(tuple(labels.values()), 0.0)
@@ -137,7 +142,7 @@ class Totals:
         return sorted((float(text), text) for (text,) in self.sum_by(f"{name}_bucket", "le"))
 
 
-class _Rates:
+class Rates:
     """Increase per second between two scrapes, over the replicas that answered both."""
 
     def __init__(self, scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape]) -> None:
@@ -152,106 +157,6 @@ class _Rates:
         if not self._seconds:
             return 0.0
         return max(self._now.total(name, **labels) - self._before.total(name, **labels), 0.0) / self._seconds
-
-
-#: Columns of figures -> whether a narrow terminal shows them too.
-_COLUMNS: Final = {
-    "spans": True, "spans/s": True, "cost": True, "$/hour": False, "tokens/s": False,
-    "p50 ms": False, "p95 ms": True, "errors": True, "quality": False,
-}  # fmt: skip
-_WIDE: Final = 116
-
-#: Models that get a row; the row of sums covers all of them.
-_MAX_ROWS: Final = 30
-
-
-def render(
-    scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape] = (), title: str = "tokentrace", width: int = 200
-) -> RenderableType:
-    """Render the view. earlier: the scrapes from which rates are computed. width: columns of the terminal."""
-    totals = Totals(scrapes)
-    problems = [
-        Text(f"{replica.url}: {printable(replica.problem)}", style="red") for replica in scrapes if replica.problem
-    ]
-    table = _table(totals, _Rates(scrapes, earlier), title, width >= _WIDE)
-    return Group(table, _summary(totals, scrapes), *problems)
-
-
-def _table(totals: Totals, rates: _Rates, title: str, wide: bool) -> Table:
-    """Return one row a model, by descending cost, and one of sums."""
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, title=Text(title), title_justify="left")
-    table.title_style = "bold"
-    table.add_column("model", no_wrap=True, overflow="ellipsis")
-    if wide:
-        table.add_column("provider", style="dim", no_wrap=True)
-    for name, in_narrow in _COLUMNS.items():
-        if wide or in_narrow:
-            table.add_column(name, justify="right", no_wrap=True)
-
-    def add_row(names: tuple[str, str], labels: Mapping[str, str], style: str | None = None) -> None:
-        figures = zip(_COLUMNS.values(), _figures(totals, rates, labels), strict=True)
-        shown = [figure for in_narrow, figure in figures if wide or in_narrow]
-        # A Text, since rich interprets markup in a string.
-        cells = [Text(printable(name)) for name in (names if wide else names[:1])]
-        table.add_row(*cells, *shown, style=style)
-
-    costs = totals.sum_by("tokentrace_cost_total", "model", "provider")
-    spans = totals.sum_by("tokentrace_spans_total", "model", "provider")
-    models = sorted(spans, key=lambda model: -costs.get(model, 0.0))
-    for model, provider in models[:_MAX_ROWS]:
-        add_row((model, provider), {"model": model, "provider": provider})
-    if len(models) > _MAX_ROWS:
-        table.add_row(f"... {len(models) - _MAX_ROWS} more", style="dim")
-    table.add_section()
-    add_row(("all", ""), {}, "bold")
-    return table
-
-
-def _summary(totals: Totals, scrapes: Sequence[ReplicaScrape]) -> Text:
-    """Return the line below the table: replicas, lag and what was not counted as it should be."""
-    answered = sum(not replica.problem for replica in scrapes)
-    lags_s = (value for replica in scrapes for (name, _), value in replica.samples.items() if name == _LAG_SECONDS)
-    return Text.assemble(
-        (f"  {answered} replica{'s' * (answered != 1)}", "bold"),
-        f" · {totals.total('tokentrace_worker_lag_records'):,.0f} records behind ({max(lags_s, default=0.0):.1f} s)",
-        f" · {totals.total('tokentrace_spans_rejected_total'):,.0f} rejected",
-        f" · {totals.total('tokentrace_span_pricing_total', source='unpriced'):,.0f} unpriced",
-        f" · {totals.total('tokentrace_groups'):,.0f} groups",
-    )
-
-
-def _figures(totals: Totals, rates: _Rates, labels: Mapping[str, str]) -> list[str]:
-    spans = totals.total("tokentrace_spans_total", **labels)
-    failed = spans - totals.total("tokentrace_spans_total", status="ok", **labels)
-    scored = totals.total("tokentrace_eval_score_count", **labels)
-    score = totals.total("tokentrace_eval_score_sum", **labels)
-    return [
-        f"{spans:,.0f}",
-        f"{rates.rate('tokentrace_spans_total', **labels):,.0f}",
-        _dollars(totals.total("tokentrace_cost_total", **labels)),
-        _dollars(rates.rate("tokentrace_cost_total", **labels) * 3600),
-        _short(rates.rate("tokentrace_tokens_total", **labels)),
-        _milliseconds(totals.quantile(0.5, "tokentrace_latency_ms", **labels)),
-        _milliseconds(totals.quantile(0.95, "tokentrace_latency_ms", **labels)),
-        f"{failed / spans:.1%}" if spans else "-",
-        f"{score / scored:.3f}" if scored else "-",
-    ]
-
-
-def _dollars(value: float) -> str:
-    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
-
-
-def _short(value: float) -> str:
-    """Return three digits and a unit: 12.3k."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
 
 
 def summary_line(replica: ReplicaScrape) -> str:

@@ -1,0 +1,313 @@
+"""View of `top`: rows by a label, columns by priority, in the width and height of a terminal.
+
+A figure is never cut: names give way first, by an ellipsis in their middle, then columns, the least important first.
+In a low terminal the rows scroll, and the header, the sums and the problems stay.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from typing import Any, Final, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from tokentrace.model.text import printable
+from tokentrace.tools.top import LAG_SECONDS, Rates, ReplicaScrape, Totals
+from tokentrace.tools.top_rows import Figures, figures_of, rows_of
+
+#: Narrowest and widest column of names.
+MIN_NAME: Final = 14
+MAX_NAME: Final = 60
+GAP: Final = 2
+#: Rows where the height is not limited.
+MAX_ROWS: Final = 30
+#: Problems that are shown one by one in a limited height.
+MAX_PROBLEMS: Final = 3
+BARS: Final = "▁▂▃▄▅▆▇█"
+TREND_LENGTH: Final = 12
+
+HELP: Final = "b by · s sort · r reverse · / filter · space pause · ↑↓ scroll · q quit"
+
+
+class Column(NamedTuple):
+    """A column of figures. priority: the lowest is left out last. key: a field of Figures."""
+
+    title: str
+    priority: int
+    key: str
+    text: Callable[[float], str]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.4f}"
+
+
+def _short(value: float) -> str:
+    """Return three digits and a unit: 12.3k."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.0f}"
+
+
+#: In their order from left to right.
+COLUMNS: Final = (
+    Column("spans", 1, "spans", _count),
+    Column("spans/s", 3, "spans_per_s", _count),
+    Column("cost", 0, "cost_usd", _dollars),
+    Column("$/hour", 6, "usd_per_hour", _dollars),
+    Column("tokens/s", 7, "tokens_per_s", _short),
+    Column("p50 ms", 8, "p50_ms", _count),
+    Column("p95 ms", 4, "p95_ms", _count),
+    Column("errors", 2, "error_ratio", lambda value: f"{value:.1%}"),
+    Column("quality", 9, "quality", lambda value: f"{value:.3f}"),
+)
+#: Priorities of the columns that are not figures.
+_PROVIDER: Final = 5
+_TREND: Final = 10
+
+#: Sort -> the figure by which the rows descend; name ascends.
+SORTS: Final = {
+    "cost": "cost_usd",
+    "spans": "spans",
+    "spans/s": "spans_per_s",
+    "errors": "error_ratio",
+    "p95": "p95_ms",
+    "name": "",
+}
+
+
+@dataclass(slots=True)
+class View:
+    """The user's choices. first: number of the first row that is shown. entering: whether a filter is being typed."""
+
+    by: str = "model"
+    sort: str = "cost"
+    reverse: bool = False
+    filter: str = ""
+    first: int = 0
+    paused: bool = False
+    entering: bool = False
+    done: bool = False
+    #: Row -> its latest rates of spans.
+    trends: dict[tuple[str, ...], deque[float]] = field(default_factory=dict)
+
+    def press(self, key: str, labels: Sequence[str], page: int = 10) -> None:
+        """Take a key. labels: those by which rows can be made. page: rows of a page."""
+        if self.entering:
+            self._type(key)
+            return
+        if key == "b":
+            names = list(labels) or ["model"]
+            self.by = names[(names.index(self.by) + 1) % len(names)] if self.by in names else names[0]
+            self.first = 0
+            self.trends.clear()
+        elif key == "s":
+            sorts = list(SORTS)
+            self.sort = sorts[(sorts.index(self.sort) + 1) % len(sorts)]
+        elif key == "r":
+            self.reverse = not self.reverse
+        elif key == "/":
+            self.entering, self.filter, self.first = True, "", 0
+        elif key in (" ", "p"):
+            self.paused = not self.paused
+        elif key in ("q", "ctrl-c"):
+            self.done = True
+        else:
+            steps = {"j": 1, "down": 1, "k": -1, "up": -1, "page down": page, "page up": -page}
+            self.first = max(self.first + steps.get(key, 0), 0)
+
+    def _type(self, key: str) -> None:
+        if key in ("enter", "escape"):
+            self.entering = False
+            self.filter = "" if key == "escape" else self.filter
+        elif key == "backspace":
+            self.filter = self.filter[:-1]
+        elif len(key) == 1:
+            self.filter += key
+
+    def note(self, rows: Mapping[tuple[str, ...], Figures]) -> None:
+        """Add the current rates to the trends."""
+        for name, figures in rows.items():
+            if figures.spans_per_s is not None:
+                self.trends.setdefault(name, deque(maxlen=TREND_LENGTH)).append(figures.spans_per_s)
+
+    def keeps(self, name: tuple[str, ...]) -> bool:
+        """Return whether the filter, a part of the name or a glob, keeps a row."""
+        wanted = self.filter.lower()
+        return not wanted or any(wanted in part.lower() or fnmatch(part.lower(), wanted) for part in name)
+
+
+def sorted_rows(rows: Mapping[tuple[str, ...], Figures], view: View) -> list[tuple[tuple[str, ...], Figures]]:
+    """Return the rows that the filter keeps, in the order of the view; those without the figure come last."""
+    kept = sorted((row for row in rows.items() if view.keeps(row[0])), key=lambda row: row[0], reverse=view.reverse)
+    if key := SORTS[view.sort]:
+        sign = 1 if view.reverse else -1
+        kept.sort(key=lambda row: (getattr(row[1], key) is None, sign * (getattr(row[1], key) or 0.0)))
+    return kept
+
+
+def middle_ellipsis(text: str, width: int) -> str:
+    """Return text in at most so many columns: its beginning and its end, which tell names apart."""
+    if len(text) <= width:
+        return text
+    end = (width - 1) // 2
+    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}" if width > 1 else "…"[:width]
+
+
+def trend(values: Iterable[float]) -> str:
+    """Return a sparkline; the highest bar is the largest value."""
+    numbers = list(values)
+    largest = max(numbers, default=0.0)
+    return "".join(
+        BARS[min(int(value / largest * len(BARS)), len(BARS) - 1)] if largest else BARS[0] for value in numbers
+    )
+
+
+def render(
+    scrapes: Sequence[ReplicaScrape],
+    earlier: Sequence[ReplicaScrape] = (),
+    title: str = "tokentrace",
+    width: int = 200,
+    height: int | None = None,
+    view: View | None = None,
+) -> RenderableType:
+    """Render the view. earlier: the scrapes from which rates are computed. height: lines of an interactive terminal."""
+    view = view or View()
+    totals = Totals(scrapes)
+    rates = Rates(scrapes, earlier)
+    rows = rows_of(totals, rates, view.by)
+    lines = table_lines(
+        rows, figures_of(totals, rates, {}), view, title, width, height, _below(totals, scrapes, height, width)
+    )
+    return Group(*lines)
+
+
+def table_lines(
+    rows: Mapping[tuple[str, ...], Figures],
+    total: Figures,
+    view: View,
+    title: str,
+    width: int,
+    height: int | None,
+    below: Sequence[Text],
+) -> list[Text]:
+    """Return the lines of the view. below: those that follow the sums and always stay."""
+    ordered = sorted_rows(rows, view)
+    most = MAX_ROWS if height is None else max(height - len(below) - 5, 1)
+    view.first = min(view.first, max(len(ordered) - most, 0))
+    shown = ordered[view.first : view.first + most]
+    provider = view.by == "model"
+    cells = {column: [_cell(column, figures) for _, figures in [*shown, ((), total)]] for column in COLUMNS}
+    names = [printable(name[0]) or '""' for name, _ in shown]
+    kept, name_width = _fit(cells, names, view, provider, width)
+    lines = [Text(title, style="bold", no_wrap=True, overflow="ellipsis")]
+    header = [_left(view.by, name_width)] + ([_left("provider", 12)] if _PROVIDER in kept else [])
+    header += [column.title.rjust(_width(column, cells)) for column in COLUMNS if column.priority in kept]
+    lines.append(Text((" " * GAP).join([*header, *(["trend"] if _TREND in kept else [])]), style="bold", no_wrap=True))
+    for place, (name, _) in enumerate([*shown, ((), total)]):
+        last = place == len(shown)
+        parts = [_left("all" if last else middle_ellipsis(names[place], name_width), name_width)]
+        if _PROVIDER in kept:
+            parts.append(_left("" if last else middle_ellipsis(printable(name[1]), 12), 12))
+        parts += [cells[column][place].rjust(_width(column, cells)) for column in COLUMNS if column.priority in kept]
+        parts += [trend(view.trends.get(name, ()))] if _TREND in kept and not last else []
+        if last:
+            more = len(ordered) - len(shown)
+            where = (
+                f"... {more} more"
+                if height is None
+                else f"rows {view.first + 1}-{view.first + len(shown)} of {len(ordered)}"
+            )
+            lines += [Text(where, style="dim")] if more else []
+        lines.append(Text((" " * GAP).join(parts).rstrip(), style="bold" if last else "", no_wrap=True))
+    return [*lines, *below]
+
+
+def _cell(column: Column, figures: Figures) -> str:
+    value = getattr(figures, column.key)
+    return "-" if value is None else column.text(value)
+
+
+def _width(column: Column, cells: Mapping[Column, Sequence[str]]) -> int:
+    return max(len(column.title), *(len(cell) for cell in cells[column]))
+
+
+def _fit(
+    cells: Mapping[Column, Sequence[str]], names: Sequence[str], view: View, provider: bool, width: int
+) -> tuple[set[int], int]:
+    """Return (the priorities of the columns that fit, the width of the names)."""
+    widths = {column.priority: _width(column, cells) for column in COLUMNS}
+    widths |= {_PROVIDER: 12} if provider else {}
+    widths |= {_TREND: TREND_LENGTH} if view.trends else {}
+    wanted = min(max([len(view.by), 3, *map(len, names)]), MAX_NAME)
+    least = min(wanted, MIN_NAME)
+    kept: set[int] = set()
+    used = 0
+    for priority in sorted(widths):
+        if used + widths[priority] + GAP + least > width:
+            break
+        kept.add(priority)
+        used += widths[priority] + GAP
+    return kept, min(wanted, max(width - used, 1))
+
+
+def _left(text: str, width: int) -> str:
+    return middle_ellipsis(text, width).ljust(width)
+
+
+def _below(totals: Totals, scrapes: Sequence[ReplicaScrape], height: int | None, width: int) -> list[Text]:
+    """Return the lines below the sums: replicas, lag, what was not counted as it should be, and problems."""
+    problems = [f"{replica.url}: {printable(replica.problem)}" for replica in scrapes if replica.problem]
+    if height is not None and len(problems) > MAX_PROBLEMS:
+        problems = [
+            *problems[: MAX_PROBLEMS - 1],
+            f"... {len(problems) - MAX_PROBLEMS + 1} more replicas do not answer",
+        ]
+    answered = sum(not replica.problem for replica in scrapes)
+    lags_s = (value for replica in scrapes for (name, _), value in replica.samples.items() if name == LAG_SECONDS)
+    parts = [
+        f"{answered} replica{'s' * (answered != 1)}",
+        f"{totals.total('tokentrace_worker_lag_records'):,.0f} records behind ({max(lags_s, default=0.0):.1f} s)",
+        f"{totals.total('tokentrace_spans_rejected_total'):,.0f} rejected",
+        f"{totals.total('tokentrace_span_pricing_total', source='unpriced'):,.0f} unpriced",
+        f"{totals.total('tokentrace_groups'):,.0f} groups",
+    ]
+    lines = _wrapped(parts, width)
+    style = {"style": "red", **({"no_wrap": True, "overflow": "ellipsis"} if height is not None else {})}
+    return [*(Text(line, style="bold") for line in lines), *(Text(problem, **style) for problem in problems)]  # type: ignore[arg-type]
+
+
+def _wrapped(parts: Sequence[str], width: int) -> list[str]:
+    """Return the parts in lines of at most `width`, none of them cut."""
+    lines = [""]
+    for part in parts:
+        joined = f"{lines[-1]} · {part}" if lines[-1] else part
+        if len(joined) > width and lines[-1]:
+            lines.append(part)
+        else:
+            lines[-1] = joined
+    return lines
+
+
+def as_json(scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape], view: View) -> dict[str, Any]:
+    """Return everything that the view shows, of all rows."""
+    totals, rates = Totals(scrapes), Rates(scrapes, earlier)
+    labels = ("model", "provider") if view.by == "model" else (view.by,)
+    ordered = sorted_rows(rows_of(totals, rates, view.by), view)
+    return {
+        "rows": [{**dict(zip(labels, name, strict=True)), **figures._asdict()} for name, figures in ordered],
+        "total": figures_of(totals, rates, {})._asdict(),
+        "replicas": [{"url": replica.url, "problem": replica.problem or None} for replica in scrapes],
+        "lag_records": totals.total("tokentrace_worker_lag_records"),
+        "rejected": totals.total("tokentrace_spans_rejected_total"),
+        "unpriced": totals.total("tokentrace_span_pricing_total", source="unpriced"),
+    }
