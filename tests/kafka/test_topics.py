@@ -190,10 +190,10 @@ def test_waiting_for_a_topic_that_was_created_a_moment_ago_is_not_a_warning(
     cluster.answers = [UNKNOWN]
     topics.check_rights({"old": READ})
     assert [
-        (record.levelname, record.getMessage()[:20]) for record in caplog.records if "retrying" in record.message
+        (record.levelname, record.getMessage()[:21]) for record in caplog.records if "retrying" in record.message
     ] == [
-        ("INFO", "Topic new is new, an"),
-        ("WARNING", "Kafka does not answe"),
+        ("INFO", "Topic new is new, and"),
+        ("WARNING", "Kafka does not answer"),
     ]
 
 

@@ -119,6 +119,6 @@ def test_gap_is_exposed_with_the_time_at_which_it_was_first_passed(topic: Any) -
     pass_gap(life, 7)
     life.write()
     since_s = life.state.snapshot.gaps["lost", 0].since_s
-    text = Renderer({}).render(life.state.snapshot, [], "openmetrics").decode()
+    text = Renderer({}, created=True).render(life.state.snapshot, [], "openmetrics").decode()
     assert f'{LOST}{{partition="0"}} 7\n' in text
     assert f'tokentrace_worker_lost_records_created{{partition="0"}} {since_s!r}\n' in text

@@ -28,7 +28,7 @@ SCHEMAS: Final = "schemas"
 CONFIGURATION: Final = "tokentrace.yml"
 EDITOR_SCHEMA: Final = "tokentrace.schema.json"
 
-#: Where the annotations of the rules find the runbook: a path, since no address is known that every reader can open.
+#: Address of the runbook in the rules: a path, since no address is known that every reader can open.
 _RUNBOOK: Final = b"docs/runbook.md#"
 
 #: Text that YAML reads as itself without quotes.
