@@ -192,6 +192,20 @@ def test_variables_never_become_structure(tmp_path: Path) -> None:
     assert (config.worker.batch_size, config.worker.log_level) == (5, "debug")
 
 
+def test_the_token_s_variable_has_a_second_name(tmp_path: Path) -> None:
+    text = "http_server: {auth_token: '${TOKENTRACE_AUTH_TOKEN}'}"
+
+    def token(**environment: str) -> str:
+        found = load(tmp_path, text, **environment).http_server.auth_token
+        assert found is not None
+        return found.get_secret_value()
+
+    assert token(TOKENTRACE_API_TOKEN="a") == "a"
+    assert token(TOKENTRACE_API_TOKEN="a", TOKENTRACE_AUTH_TOKEN="b") == "b"
+    (problem,) = problems(tmp_path, text)
+    assert "TOKENTRACE_AUTH_TOKEN is not set" in problem
+
+
 def test_an_unset_token_never_disables_authentication(tmp_path: Path) -> None:
     text = "http_server: {auth_token: '${TOKEN}'}"
     assert problems(tmp_path, text) == [

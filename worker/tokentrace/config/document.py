@@ -20,6 +20,9 @@ KeyPath = tuple[str | int, ...]
 
 _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{([^}]*)\}?")
 
+#: Variable -> another name of it, which is taken where the variable is unset.
+_OTHER_NAMES: Final = {"TOKENTRACE_AUTH_TOKEN": "TOKENTRACE_API_TOKEN"}
+
 #: Tags of what "${VAR}" may be in a key of this type, although it is quoted.
 _NUMBERS: Final = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))
 
@@ -160,7 +163,7 @@ class _Reader:
             )
             return "unset"
         name, default = match[1], match[2]
-        value = self._environment.get(name, default)
+        value = self._environment.get(name, self._environment.get(_OTHER_NAMES.get(name, name), default))
         if value is None:
             self._problem(path, f"the environment variable {name} is not set; set it or use ${{{name}:-default}}", node)
             return "unset"
