@@ -21,7 +21,7 @@ from tests.tools.test_top import Serve, exposition, serve
 from tokentrace.cli import app
 from tokentrace.cli.keys import split_keys
 from tokentrace.tools.top import ReplicaScrape
-from tokentrace.tools.top_view import View, middle_ellipsis, render, trend
+from tokentrace.tools.top_view import HELP, View, middle_ellipsis, render, trend
 
 __all__ = ["serve"]
 
@@ -88,9 +88,10 @@ def test_a_low_terminal_keeps_the_header_the_sums_and_the_problems_and_scrolls()
         assert len(lines) <= 24
         assert lines[1].startswith("model")
         assert any(line.startswith("all ") for line in lines)
-        assert lines[-1] == "http://other:9090/: connection refused"
+        assert lines[-2] == "http://other:9090/: connection refused"
+        assert lines[-1] == HELP
         shown = [line.split()[0][-2:] for line in lines if line.startswith("a-provider")]
-        assert len(shown) >= 14
+        assert len(shown) >= 13
         assert shown == [f"{view.first + place:02}" for place in range(1, len(shown) + 1)]
         assert f"rows {view.first + 1}-{view.first + len(shown)} of 40" in lines
         view.press("page down", ["model"], page=len(shown))
@@ -102,7 +103,7 @@ def test_a_low_terminal_keeps_the_header_the_sums_and_the_problems_and_scrolls()
 def test_many_problems_are_counted() -> None:
     down = [ReplicaScrape(f"http://r{number}/", 2.0, {}, "refused") for number in range(9)]
     lines = lines_of(80, 24, None, *down)
-    assert lines[-1] == "... 7 more replicas do not answer"
+    assert lines[-2] == "... 7 more replicas do not answer"
     assert len(lines) <= 24
 
 
@@ -140,6 +141,7 @@ def test_split_keys_names_what_is_not_a_letter() -> None:
 def test_names_give_way_in_their_middle() -> None:
     assert middle_ellipsis("gpt-4o-mini-2024-07-18", 11) == "gpt-4…07-18"
     assert middle_ellipsis("short", 5) == "short"
+    assert middle_ellipsis("通义千问-大模型", 8) == "通义…型", "characters of two columns"
 
 
 def test_a_trend_has_its_highest_bar_at_the_largest_rate() -> None:

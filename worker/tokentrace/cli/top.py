@@ -93,8 +93,6 @@ def _watch(console: Console, urls: Sequence[str], token: str | None, interval_s:
 
 
 def _title(view: View) -> str:
-    from tokentrace.tools.top_view import HELP
-
     order = f"{view.sort}{' reversed' if view.reverse else ''}"
     filter_ = f" · filter {view.filter}{'_' if view.entering else ''}" if view.filter or view.entering else ""
-    return f"tokentrace · by {view.by} · sort {order}{filter_}{' · PAUSED' if view.paused else ''} · {HELP}"
+    return f"tokentrace · by {view.by} · sort {order}{filter_}{' · PAUSED' if view.paused else ''}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from typing import Any, Final, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -30,7 +31,7 @@ MAX_PROBLEMS: Final = 3
 BARS: Final = "▁▂▃▄▅▆▇█"
 TREND_LENGTH: Final = 12
 
-HELP: Final = "b by · s sort · r reverse · / filter · space pause · ↑↓ scroll · q quit"
+HELP: Final = "b: rows  s: sort  r: reverse  /: filter  space: pause  arrows: scroll  q: quit"
 
 
 class Column(NamedTuple):
@@ -157,10 +158,20 @@ def sorted_rows(rows: Mapping[tuple[str, ...], Figures], view: View) -> list[tup
 
 def middle_ellipsis(text: str, width: int) -> str:
     """Return text in at most so many columns: its beginning and its end, which tell names apart."""
-    if len(text) <= width:
+    if cell_len(text) <= width:
         return text
-    end = (width - 1) // 2
-    return f"{text[: width - 1 - end]}…{text[len(text) - end :]}" if width > 1 else "…"[:width]
+    end = max(width - 1, 0) // 2
+    return f"{_beginning(text, width - 1 - end)}…{_beginning(text[::-1], end)[::-1]}"
+
+
+def _beginning(text: str, width: int) -> str:
+    """Return as much of the text as so many columns hold; some characters take two."""
+    used = 0
+    for position, character in enumerate(text):
+        used += cell_len(character)
+        if used > width:
+            return text[:position]
+    return text
 
 
 def trend(values: Iterable[float]) -> str:
@@ -185,10 +196,10 @@ def render(
     totals = Totals(scrapes)
     rates = Rates(scrapes, earlier)
     rows = rows_of(totals, rates, view.by)
-    lines = table_lines(
-        rows, figures_of(totals, rates, {}), view, title, width, height, _below(totals, scrapes, height, width)
-    )
-    return Group(*lines)
+    below = _below(totals, scrapes, height, width)
+    if height is not None:
+        below.append(Text(HELP, style="dim", no_wrap=True, overflow="ellipsis"))
+    return Group(*table_lines(rows, figures_of(totals, rates, {}), view, title, width, height, below))
 
 
 def table_lines(
@@ -248,7 +259,7 @@ def _fit(
     widths = {column.priority: _width(column, cells) for column in COLUMNS}
     widths |= {_PROVIDER: 12} if provider else {}
     widths |= {_TREND: TREND_LENGTH} if view.trends else {}
-    wanted = min(max([len(view.by), 3, *map(len, names)]), MAX_NAME)
+    wanted = min(max([len(view.by), 3, *map(cell_len, names)]), MAX_NAME)
     least = min(wanted, MIN_NAME)
     kept: set[int] = set()
     used = 0
@@ -261,7 +272,8 @@ def _fit(
 
 
 def _left(text: str, width: int) -> str:
-    return middle_ellipsis(text, width).ljust(width)
+    shown = middle_ellipsis(text, width)
+    return shown + " " * (width - cell_len(shown))
 
 
 def _below(totals: Totals, scrapes: Sequence[ReplicaScrape], height: int | None, width: int) -> list[Text]:
