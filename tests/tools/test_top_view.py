@@ -21,7 +21,8 @@ from tests.tools.test_top import Serve, exposition, serve
 from tokentrace.cli import app
 from tokentrace.cli.keys import split_keys
 from tokentrace.tools.top import ReplicaScrape
-from tokentrace.tools.top_view import HELP, View, middle_ellipsis, render, trend
+from tokentrace.tools.top_choices import View
+from tokentrace.tools.top_view import HELP, middle_ellipsis, render, trend
 
 __all__ = ["serve"]
 

@@ -14,7 +14,7 @@ from tokentrace.cli.options import DURATION, TOKEN_VARIABLES
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tokentrace.tools.top_view import View
+    from tokentrace.tools.top_choices import View
 
 _SORTS = ("cost", "spans", "spans/s", "errors", "p95", "name")
 
@@ -47,12 +47,13 @@ def command(
 
     from tokentrace.errors import UsageError
     from tokentrace.tools import top, top_rows, top_view
+    from tokentrace.tools.top_choices import View
 
     if as_json and not once:
         raise UsageError("--json requires --once.")
     console = Console()
     metrics_urls = [top.metrics_url(url) for url in urls]
-    view = top_view.View(by=by, sort=sort, filter=filter_)
+    view = View(by=by, sort=sort, filter=filter_)
     if not once and console.is_terminal:
         _watch(console, metrics_urls, token, interval, view)
         return
