@@ -67,7 +67,7 @@ class Metrics(Section):
     zero_first: StrictBool = True
     """Show a new series as 0 for one scrape, so that Prometheus sees its first increment."""
     created: StrictBool = False
-    """Give the time at which each series began as a series `_created`, in OpenMetrics, which adds a third to them."""
+    """Give the time at which each series began as a series `_created`, in OpenMetrics, which adds at least a third."""
     expire_after: PositiveDuration | None = None
     """Idle time after which a group's series end, at least 10m; never if unset."""
 
