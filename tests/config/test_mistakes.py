@@ -165,8 +165,8 @@ MISTAKES = {
         "worker.batch_size: must be a whole number, not the text 'x' (line 2)",
         "worker.guarantee: alerts require exactly_once, which writes the rollups that they read (line 2)",
         "alerts[0].severity: must be info, warning or critical, not the text 'high' (line 4)",
-        "alerts[1].group_by[0]: must be model, provider or caller, not the text 'modle'; did you mean \"model\"? (line 5)",
-        "alerts[1].group_by[1]: must be model, provider or caller, not the text 'tema' (line 5)",
+        "alerts[1].group_by[0]: 'modle' is neither a dimension nor one of model, provider, caller; did you mean \"model\"? (line 5)",
+        "alerts[1].group_by[1]: 'tema' is neither a dimension nor one of model, provider, caller (line 5)",
         "alerts[1].name: alerts[0] is named 'a' too (line 5)",
     ],
     "kafka: {properties: {sasl.password: '${NONE}', sasl.user: a}}\nalerts: [{metric: x, op: gt}]": [
