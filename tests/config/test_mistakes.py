@@ -158,9 +158,9 @@ MISTAKES = {
     "kafka:\n\ttopic: a\n": ["mine.yml: is not valid YAML: found character '\\t' that cannot start any token (line 2)"],
     "kafka: &k\n  properties: *k\n": ["mine.yml: is nested too deeply, or contains an alias of itself"],
     # Several at once: a wrong value hides none of the rules between the others.
-    "kafka: {topic: a, dead_letter_topic: a, framing: json}\nworker: {guarantee: at_least_once, batch_size: x}\n"
+    "kafka: {topic: a, dead_letter_topic: a, framing: xml}\nworker: {guarantee: at_least_once, batch_size: x}\n"
     "alerts:\n  - {name: a, kind: quality_drop, severity: high}\n  - {name: a, kind: quality_drop, group_by: [modle, tema]}\n": [
-        "kafka.framing: must be auto, confluent, single_object or raw, not the text 'json' (line 1)",
+        "kafka.framing: must be auto, confluent, single_object, raw or json, not the text 'xml' (line 1)",
         "kafka.dead_letter_topic: must differ from topic (line 1)",
         "worker.batch_size: must be a whole number, not the text 'x' (line 2)",
         "worker.guarantee: alerts require exactly_once, which writes the rollups that they read (line 2)",
