@@ -15,7 +15,7 @@ from .baselines import FastavroDict, FastavroPrometheus
 from .effort import Effort
 from .measure import Figure, Measure, Row, in_turns
 from .rig import Harness
-from .workload import DIMENSIONS, SCHEMAS, Workload, workload
+from .workload import DIMENSIONS, SCHEMAS, UNITS, Workload, workload
 
 TYPICAL_GROUPS = 1_000
 
@@ -57,6 +57,16 @@ def run(effort: Effort) -> Figure:
         )
     )
     slower = with_dimensions.over(speed).median
+    units = workload(UNITS, effort.spans, TYPICAL_GROUPS)
+    without_units, with_units = _in_turns(effort, workload("default", effort.spans, TYPICAL_GROUPS), units)
+    rows.append(
+        Row(
+            f"eight units, {units.mean_bytes():.0f} bytes, {TYPICAL_GROUPS} groups",
+            with_units.text(" M spans/s", 1e6),
+            with_units.over(without_units).text(),
+            "default, without them",
+        )
+    )
     speed, plain, client = measured["default", TYPICAL_GROUPS]
     wide_speed, wide_plain, _ = measured["wide", TYPICAL_GROUPS]
     results = {
@@ -65,6 +75,7 @@ def run(effort: Effort) -> Figure:
         "wide_vs_fastavro_dict": wide_speed.over(wide_plain).median,
         "spans_per_s": speed.median,
         "with_dimensions": slower,
+        "with_eight_units": with_units.over(without_units).median,
         "cases": details,
     }
     return Figure("a decode + aggregate", rows, {"decode_aggregate": results})
@@ -79,6 +90,14 @@ def _dimensions(effort: Effort) -> tuple[Measure, Measure]:
         rig.count()
     without, with_them = in_turns(effort.repeats, *(_rate(rig.count, len(load.messages)) for rig in rigs))
     return without, with_them
+
+
+def _in_turns(effort: Effort, *loads: Workload) -> list[Measure]:
+    """Spans a second over each of the loads."""
+    runs = [_rate(Harness(load).count, len(load.messages)) for load in loads]
+    for run in runs:
+        run()
+    return in_turns(effort.repeats, *runs)
 
 
 def _compare(load: Workload, effort: Effort) -> tuple[Measure, Measure, Measure]:

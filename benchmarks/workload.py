@@ -78,6 +78,8 @@ SCHEMAS: Final = {
     "wide": wide_schema,
     "attributes": default_schema,
 }
+#: Kind of spans with eight billed units beside their tokens. The baselines count none of these.
+UNITS: Final = "units"
 #: Dimensions of the kind `dimensions`, and how many values each has: attributes that follow from the group.
 DIMENSIONS: Final = {"team": 100, "feature": 50, "agent": 20, "tier": 10}
 
@@ -129,7 +131,7 @@ def labels_of_models(group: int, groups: int) -> tuple[str, str, str]:
 
 
 def workload(kind: str, count: int, groups: int, *, only_models: bool = False) -> Workload:
-    """`count` messages of a kind of SCHEMAS, or of `dimensions`, over so many groups."""
+    """`count` messages of a kind of SCHEMAS, or of `dimensions` or `units`, over so many groups."""
     make_schema = SCHEMAS.get(kind, default_schema)
     schema = make_schema()
     parsed = fastavro.parse_schema(make_schema())
@@ -176,4 +178,13 @@ def _extras(kind: str, rng: random.Random) -> dict[str, Any]:
         mixed: list[Any] = ["a string", rng.randrange(100_000), rng.random(), True]
         attributes = {f"attribute.{number}": mixed[number % 4] for number in range(19)}
         return {"attributes": attributes | {"eval.score": round(rng.random(), 3)}}
+    if kind == UNITS:
+        # Wholes are above their parts, so that nothing is repaired.
+        names = (
+            "cache_write_tokens", "cache_write_1h_tokens", "audio_prompt_tokens", "audio_completion_tokens",
+            "image_prompt_tokens", "image_completion_tokens", "web_searches",
+        )  # fmt: skip
+        wholes = {"prompt_tokens": 5_000, "cached_prompt_tokens": 100, "completion_tokens": 2_000, "total_tokens": None}
+        quantities = {name: rng.randrange(100, 200) for name in names} | {"cache_write_tokens": rng.randrange(200, 300)}
+        return {**wholes, **quantities, "usage": {"second": float(rng.randrange(1, 60))}}
     return {}
