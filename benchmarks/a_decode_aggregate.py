@@ -58,7 +58,8 @@ def run(effort: Effort) -> Figure:
     )
     slower = with_dimensions.over(speed).median
     units = workload(UNITS, effort.spans, TYPICAL_GROUPS)
-    without_units, with_units = _in_turns(effort, workload("default", effort.spans, TYPICAL_GROUPS), units)
+    default = workload("default", effort.spans, TYPICAL_GROUPS)
+    without_units, with_units = _in_turns(effort, (default, Harness(default)), (units, Harness(units)))
     rows.append(
         Row(
             f"eight units, {units.mean_bytes():.0f} bytes, {TYPICAL_GROUPS} groups",
@@ -85,16 +86,13 @@ def _dimensions(effort: Effort) -> tuple[Measure, Measure]:
     """Spans a second without dimensions, and with four of them, of the same spans in as many groups."""
     load = workload("dimensions", effort.spans, TYPICAL_GROUPS)
     dimensions = [Dimension(name, f"attributes.{name}", limit=limit) for name, limit in DIMENSIONS.items()]
-    rigs = [Harness(load), Harness(load, dimensions=dimensions)]
-    for rig in rigs:
-        rig.count()
-    without, with_them = in_turns(effort.repeats, *(_rate(rig.count, len(load.messages)) for rig in rigs))
+    without, with_them = _in_turns(effort, (load, Harness(load)), (load, Harness(load, dimensions=dimensions)))
     return without, with_them
 
 
-def _in_turns(effort: Effort, *loads: Workload) -> list[Measure]:
-    """Spans a second over each of the loads."""
-    runs = [_rate(Harness(load).count, len(load.messages)) for load in loads]
+def _in_turns(effort: Effort, *rigs: tuple[Workload, Harness]) -> list[Measure]:
+    """Spans a second of each harness over its load."""
+    runs = [_rate(rig.count, len(load.messages)) for load, rig in rigs]
     for run in runs:
         run()
     return in_turns(effort.repeats, *runs)

@@ -104,6 +104,12 @@ def raw_batch(
     return RawBatch(values, np.array(partitions, np.int32), positions, envelope, times_ms, published_ms)
 
 
+def priced(subject: Pricer, spans: SpanBatch, groups: GroupIndex) -> list[tuple[int, str]]:
+    """(nano-USD, source) of each span."""
+    found = subject.price(spans, groups.lookup(spans), groups.groups)
+    return list(zip(found.cost_nano_usd.tolist(), (SOURCES[code] for code in found.source.tolist()), strict=True))
+
+
 @cache
 def published_pricer() -> Pricer:
     """One for all tests: it remembers what it has looked up."""

@@ -26,12 +26,13 @@ from genai_prices.types import Tier as PublishedTier
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests import harness
 from tests.harness import published_pricer, span_batch
 from tests.spanfactory import NOW_US, span
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.model.units import BY_NAME, WHOLES
-from tokentrace.pricing import MAX_CALL_USD, MAX_RATE_PER_1M, SOURCES, Pricer
+from tokentrace.pricing import MAX_CALL_USD, MAX_RATE_PER_1M, Pricer
 from tokentrace.pricing.genai_prices import GenaiPrices, Match, plan_of
 from tokentrace.pricing.model_names import ModelNames, Reading
 from tokentrace.pricing.modifiers import NONE, Modifiers
@@ -64,10 +65,7 @@ def priced(*calls: Call) -> list[tuple[int, str]]:
         )
         for call in calls
     ]
-    spans, groups = span_batch(*records), GroupIndex(100_000)
-    result = published_pricer().price(spans, groups.lookup(spans), groups.groups)
-    sources = [SOURCES[code] for code in result.source.tolist()]
-    return list(zip(result.cost_nano_usd.tolist(), sources, strict=True))
+    return harness.priced(published_pricer(), span_batch(*records), GroupIndex(100_000))
 
 
 def charged(call: Call) -> tuple[int, str]:

@@ -24,10 +24,10 @@ from genai_prices.types import (
     TieredPrices,
 )
 
-from tests.harness import Clock, Harness, cells_of, published_pricer, span_batch
+from tests.harness import Clock, Harness, cells_of, priced, published_pricer, span_batch
 from tests.spanfactory import NOW_US, message, span
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.pricing import SOURCES, Pricer, modifiers
+from tokentrace.pricing import Pricer, modifiers
 from tokentrace.pricing.genai_prices import Match, plan_of
 from tokentrace.pricing.model_names import Reading
 from tokentrace.pricing.modifiers import Modifiers, distinct_modifiers
@@ -45,9 +45,7 @@ MODELS = [
 
 
 def prices(subject: Pricer, *records: dict[str, Any], max_groups: int = 100_000) -> list[tuple[int, str]]:
-    spans, groups = span_batch(*records), GroupIndex(max_groups)
-    found = subject.price(spans, groups.lookup(spans), groups.groups)
-    return list(zip(found.cost_nano_usd.tolist(), (SOURCES[code] for code in found.source.tolist()), strict=True))
+    return priced(subject, span_batch(*records), GroupIndex(max_groups))
 
 
 def listed(record: dict[str, Any], **context: str) -> int:

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from genai_prices import Usage, calc_price
 
-from tests.harness import NOW_S, Clock, span_batch
+from tests.harness import NOW_S, Clock, priced, span_batch
 from tests.spanfactory import span
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.config import load_config
 from tokentrace.errors import ConfigError
-from tokentrace.pricing import SOURCES, Pricer
+from tokentrace.pricing import Pricer
 from tokentrace.runtime.price_rules import pricer
 
 MONTHS = [f"2026-{month:02}-01" for month in range(1, 13)]
@@ -243,9 +243,7 @@ def accepted(tmp_path: Path, section: dict[str, Any]) -> Pricer:
 
 
 def prices(subject: Pricer, records: list[dict[str, Any]], max_groups: int = 10_000) -> list[tuple[int, str]]:
-    spans, groups = span_batch(*records), GroupIndex(max_groups)
-    found = subject.price(spans, groups.lookup(spans), groups.groups)
-    return list(zip(found.cost_nano_usd.tolist(), (SOURCES[code] for code in found.source.tolist()), strict=True))
+    return priced(subject, span_batch(*records), GroupIndex(max_groups))
 
 
 @pytest.mark.parametrize("seed", range(60))

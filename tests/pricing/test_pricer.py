@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.harness import Clock, Harness, cells_of, samples, span_batch
+from tests.harness import Clock, Harness, cells_of, priced, samples, span_batch
 from tests.oracle import computed_nano_usd, recount
 from tests.spanfactory import NOW_US, message, span
 from tokentrace.aggregate.groups import GroupIndex
@@ -19,7 +19,7 @@ from tokentrace.aggregate.validate import validate
 from tokentrace.errors import ConfigError
 from tokentrace.model.reasons import MAX_TOKENS
 from tokentrace.model.snapshot import Group
-from tokentrace.pricing import MAX_RATE_PER_1M, SOURCES, Pricer, Rates, pricer
+from tokentrace.pricing import MAX_RATE_PER_1M, Pricer, Rates, pricer
 from tokentrace.pricing.rates import US_PER_DAY
 
 
@@ -30,12 +30,7 @@ def rates(prompt: str, completion: str, cached: str | None = None) -> Rates:
 def prices(subject: Pricer, *records: dict[str, Any], groups: GroupIndex | None = None) -> list[tuple[int, str]]:
     """(nano-USD, source) of each span."""
     spans = validate(span_batch(*records)).spans
-    index = groups if groups is not None else GroupIndex(1000)
-    priced = subject.price(spans, index.lookup(spans), index.groups)
-    return [
-        (cost, SOURCES[source])
-        for cost, source in zip(priced.cost_nano_usd.tolist(), priced.source.tolist(), strict=True)
-    ]
+    return priced(subject, spans, groups if groups is not None else GroupIndex(1000))
 
 
 def cost_by(configured: dict[str, Rates], **fields: Any) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from genai_prices.types import ArrayMatch, UsageExtractor
 from genai_prices.units import _get_registry
 
 from tests.harness import Harness, cells_of
+from tests.oracle import FIELDS, USAGE
 from tests.publisher.answers import ANSWERS, Answer
 from tokentrace.model.span_encoder import span_message
 from tokentrace.publisher.usage import answer_fields, usage_fields
@@ -25,13 +26,7 @@ EXTRACTORS = [
     if (provider.id, extractor.api_flavor) not in _NOT_READ
 ]
 #: Field of the span -> genai-prices' name, of what a publisher sends.
-_THEIRS = {
-    "prompt_tokens": "input_tokens", "completion_tokens": "output_tokens", "cached_prompt_tokens": "cache_read_tokens",
-    "cache_write_tokens": "cache_write_tokens", "cache_write_1h_tokens": "cache_write_1h_tokens",
-    "reasoning_tokens": "output_reasoning_tokens", "audio_prompt_tokens": "input_audio_tokens",
-    "audio_completion_tokens": "output_audio_tokens", "image_prompt_tokens": "input_image_tokens",
-    "image_completion_tokens": "output_image_tokens", "web_searches": "web_searches",
-}  # fmt: skip
+_THEIRS = {field: USAGE[unit] for field, unit in FIELDS.items()}
 _UNITS = {
     "cache_write_5m": "cache_write_5m_tokens", "tool": "input_tool_tokens", "citation": "output_citation_tokens",
     "page": "input_document_pages", "second": "audio_seconds", "text_message": "input_text_messages",

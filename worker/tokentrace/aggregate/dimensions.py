@@ -7,10 +7,8 @@ dimension's rules to it, and finds the code of the value. Beyond the dimension's
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import hmac
-import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -23,6 +21,7 @@ from tokentrace.aggregate.shorten import HASH_DIGITS, distinct, shortened
 from tokentrace.aggregate.word_table import WordTable
 from tokentrace.model.arrays import grown
 from tokentrace.model.dimensions import Dimension
+from tokentrace.model.globs import pattern
 from tokentrace.model.snapshot import OVERFLOW, Group
 from tokentrace.model.spans import Strings
 
@@ -44,7 +43,7 @@ class DimensionRules:
 
     def __init__(self, dimension: Dimension) -> None:
         self._dimension = dimension
-        self._globs = [(re.compile(fnmatch.translate(glob.lower())), value) for glob, value in dimension.mapping]
+        self._globs = [(pattern(glob), value) for glob, value in dimension.mapping]
 
     def value(self, text: bytes) -> str:
         """Return the value, no longer than the dimension allows. Bytes that are not UTF-8 are replaced."""
@@ -55,7 +54,7 @@ class DimensionRules:
         if dimension.hash_key:
             return hmac.new(dimension.hash_key, text, hashlib.sha256).hexdigest()[:HASH_DIGITS]
         lowered = value.lower()
-        value = next((mapped for pattern, mapped in self._globs if pattern.match(lowered)), value)
+        value = next((mapped for glob, mapped in self._globs if glob.match(lowered)), value)
         if dimension.values is not None and value not in dimension.values:
             value = dimension.other
         return shortened(value, dimension.max_length)

@@ -7,11 +7,8 @@ evaluated at ends of minutes, so the same rollups give the same transitions howe
 
 from __future__ import annotations
 
-import fnmatch
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Final, Literal
 
 import numpy as np
@@ -20,6 +17,7 @@ from numpy.typing import NDArray
 from tokentrace.alerts.rules import OPERATORS, SPANS, Floats, Rule, Selection, digest
 from tokentrace.alerts.windows import SUMS, Windows
 from tokentrace.model.arrays import Ints
+from tokentrace.model.globs import pattern
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import BASE_LABELS, Group
 
@@ -105,11 +103,6 @@ class _Names:
         return found
 
 
-@cache
-def _pattern(glob: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(glob.lower()))
-
-
 class _Selected:
     """The instance of each group under one selection; grows with the groups."""
 
@@ -141,7 +134,7 @@ class _Selected:
         if self._applied == len(names.groups):
             return
         for label, glob in self._globs:
-            match, matches = _pattern(glob).fullmatch, self._matches[label]
+            match, matches = pattern(glob).fullmatch, self._matches[label]
             matches += [match(value.lower()) is not None for value in names.values[label][len(matches) :]]
         new = range(self._applied, len(names.groups))
         for label, _ in self._globs:

@@ -219,11 +219,24 @@ def _finish_on_close(stream: Any, call: Call) -> None:
     stream.close = closed
 
 
-class _Parts:
+class _Noted:
     """The parts of a stream, noted by its call. hidden: leave the part out that only has the usage."""
 
     def __init__(self, call: Call, parts: Any, hidden: bool) -> None:
         self._call, self._parts, self._hidden = call, parts, hidden
+
+    def _note(self, part: Any) -> bool:
+        """Note a part, and return whether the application sees it."""
+        self._call.part(part)
+        return not (self._hidden and _is_usage_only(part))
+
+    def __del__(self) -> None:
+        # A stream that nobody has read to its end, or closed.
+        self._call.end_stream()
+
+
+class _Parts(_Noted):
+    """The parts of a synchronous stream."""
 
     def __iter__(self) -> Self:
         return self
@@ -238,24 +251,16 @@ class _Parts:
             except BaseException as error:
                 self._call.finish(error=error)
                 raise
-            self._call.part(part)
-            if not (self._hidden and _is_usage_only(part)):
+            if self._note(part):
                 return part
 
     def close(self) -> None:
         self._call.end_stream()
         self._parts.close()
 
-    def __del__(self) -> None:
-        # A stream that nobody has read to its end, or closed.
-        self._call.end_stream()
 
-
-class _AsyncParts:
-    """The same of an asynchronous stream."""
-
-    def __init__(self, call: Call, parts: Any, hidden: bool) -> None:
-        self._call, self._parts, self._hidden = call, parts, hidden
+class _AsyncParts(_Noted):
+    """The parts of an asynchronous stream."""
 
     def __aiter__(self) -> Self:
         return self
@@ -270,16 +275,12 @@ class _AsyncParts:
             except BaseException as error:
                 self._call.finish(error=error)
                 raise
-            self._call.part(part)
-            if not (self._hidden and _is_usage_only(part)):
+            if self._note(part):
                 return part
 
     async def aclose(self) -> None:
         self._call.end_stream()
         await self._parts.aclose()
-
-    def __del__(self) -> None:
-        self._call.end_stream()
 
 
 def _is_usage_only(part: Any) -> bool:

@@ -7,18 +7,16 @@ all messages, and stores its values as it passes them. Otherwise the messages ar
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.cursors import Cursors
+from tokentrace.decode.columnar.program import Program, run, run_some
 from tokentrace.decode.texts import text_of
 from tokentrace.model.arrays import LOW_BYTES
 from tokentrace.model.spans import Strings
-
-if TYPE_CHECKING:
-    from tokentrace.decode.columnar.steps import Program
 
 _LOW_BYTE: Final = np.uint64(0xFF)
 
@@ -71,30 +69,16 @@ class ChosenValues:
             hits = [(key.program, hit) for key in keys if (hit := key.hits(cursors, length, first)).any()]
         np.add(cursors.pos, length, out=cursors.pos)
         if not hits:
-            _run(items, cursors)
+            run(items, cursors)
             return
         if len(hits) == 1 and hits[0][1].all():
-            _run(hits[0][0], cursors)
+            run(hits[0][0], cursors)
             return
         rest = np.ones(len(cursors), np.bool_)
         for program, hit in hits:
             rest ^= hit
-            _run_some(program, cursors, hit)
-        _run_some(items, cursors, rest)
-
-
-def _run(program: Program, cursors: Cursors) -> None:
-    for step in program:
-        step.run(cursors)
-
-
-def _run_some(program: Program, cursors: Cursors, chosen: NDArray[np.bool_]) -> None:
-    """Run a program on some cursors: bool[k]."""
-    rows = np.flatnonzero(chosen)
-    if len(rows):
-        part = cursors.select(rows)
-        _run(program, part)
-        cursors.pos[rows] = part.pos
+            run_some(program, cursors, hit)
+        run_some(items, cursors, rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +89,7 @@ class Peek:
 
     def run(self, cursors: Cursors) -> None:
         ahead = Cursors(cursors.chunk, cursors.pos.copy(), cursors.index)
-        _run(self.program, ahead)
+        run(self.program, ahead)
 
 
 @dataclass(frozen=True, slots=True)

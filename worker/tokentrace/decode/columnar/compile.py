@@ -12,16 +12,15 @@ from typing import Final, Literal
 
 from tokentrace.decode.columnar.chosen import ChosenValues, FixedText, NumberText, Peek
 from tokentrace.decode.columnar.optional import MOST_ABSENT, Boolean, UnitValues
+from tokentrace.decode.columnar.program import Program, Step
 from tokentrace.decode.columnar.steps import (
     Absent,
     Blocks,
     Enum,
     FixedWidth,
     Integer,
-    Program,
     SetNaN,
     SetNull,
-    Step,
     String,
     Union,
     Unsupported,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.compile import compile_program, readable_texts
 from tokentrace.decode.columnar.cursors import Cursors, MessageChunk
-from tokentrace.decode.columnar.steps import Program, run
+from tokentrace.decode.columnar.program import Program, run
 from tokentrace.decode.columnar.utf8 import NonAscii, invalid_utf8
 from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, FastavroDecoder
 from tokentrace.decode.resolve import USAGE, Resolution

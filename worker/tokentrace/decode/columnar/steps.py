@@ -8,7 +8,7 @@ its own program. Steps compare by value, so that branches with equal programs ru
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokentrace.decode.columnar.chosen import ChosenValues
 from tokentrace.decode.columnar.cursors import Cursors
 from tokentrace.decode.columnar.optional import UnitValues, store_optional
+from tokentrace.decode.columnar.program import Program, run, run_some
 from tokentrace.model.arrays import LOW_BYTES
 from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, STATUSES, UNKNOWN_STATUS, Numbers, Strings
 
@@ -25,23 +26,6 @@ _SCORE_TAIL: Final = np.uint64(int.from_bytes(SCORE[-8:], "little"))
 #: Columns whose varints are usually eight bytes long: microseconds since the epoch.
 _TIMES: Final = frozenset({"started_at_us", "ended_at_us"})
 _STATUS_WORDS: Final = tuple((len(word), np.uint64(int.from_bytes(word.encode(), "little"))) for word in STATUSES)
-
-
-class Step(Protocol):
-    """One operation on all cursors."""
-
-    def run(self, cursors: Cursors) -> None:
-        """Move the cursors past a value."""
-        ...
-
-
-Program = tuple[Step, ...]
-
-
-def run(program: Program, cursors: Cursors) -> None:
-    """Run the steps of a program in order."""
-    for step in program:
-        step.run(cursors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +177,7 @@ class Union:
             hit = code == codes[0]
             for other in codes[1:]:
                 hit |= code == other
-            rows = np.flatnonzero(hit)
-            if len(rows):
-                part = cursors.select(rows)
-                run(steps, part)
-                cursors.pos[rows] = part.pos
+            run_some(steps, cursors, hit)
 
 
 @dataclass(frozen=True, slots=True)

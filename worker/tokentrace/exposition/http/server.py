@@ -97,6 +97,7 @@ class HttpServer:
         config = uvicorn.Config(
             self._application(),
             http=Connection,
+            # One call more than the listener hands out, so that its BlockingIOError ends each round.
             backlog=ACCEPTED + 1,
             log_level="warning",
             log_config=None,
