@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -151,11 +152,17 @@ def answers(served: Served) -> bool:
         return False
 
 
-def test_half_open_connections_close_each_other_and_no_scraper(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("pause_s", [0.0, 0.01], ids=["in a flood", "one by one"])
+def test_half_open_connections_close_each_other_and_no_scraper(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, pause_s: float
+) -> None:
     monkeypatch.setattr(connection, "MAX_CONNECTIONS", 20)
     served = serve()
     scraper, port = served.scraper()
-    half_open = [served.connect(sent) for _ in range(25) for sent in HALF_REQUESTS.values()]
+    half_open = []
+    for sent in [*HALF_REQUESTS.values()] * 25:
+        half_open.append(served.connect(sent))
+        time.sleep(pause_s)
     try:
         # Until then a new connection of the same address may be closed with those of the flood.
         assert wait_for(lambda: sum(map(is_closed, half_open)) >= 80)

@@ -117,8 +117,10 @@ class Connection(H11Protocol):
 
         younger: how many connections of its address are younger. Of equals, the one with most ranks lowest.
         """
+        # A request without the rest of its body is not served yet, even where it was answered for its headers alone.
+        complete = self.conn.their_state is not h11.SEND_BODY
         serving = self.cycle is not None and not self.cycle.response_complete
-        return younger < FEW, serving, self._responses > 0, -younger
+        return younger < FEW, complete and serving, complete and self._responses > 0, -younger
 
     def _await_request(self) -> None:
         if self._request_timer is None:
