@@ -61,12 +61,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Scheduling(config, log)
 
 
+#: Shortest time-out of a test on a real service, in seconds. It finds what hangs, on a machine that is slow and shared.
+REAL_TIMEOUT_S = 900
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what reaches a real service, and start what takes longest first, so that processes end together."""
     for item in items:
         if "real_service" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.real)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(REAL_TIMEOUT_S))
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("long", "real")])
 
 

@@ -13,7 +13,7 @@ from tests.chaos.crashing import POINTS
 from tests.chaos.kill_points import run
 from tests.services.kafka import KafkaBroker
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.parametrize("protocol", ["classic", "consumer"])

@@ -10,7 +10,7 @@ from tests.chaos.storm import Storm
 from tests.conftest import unavailable
 from tests.services import Unavailable
 
-pytestmark = [pytest.mark.usefixtures("real_service"), pytest.mark.long, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.usefixtures("real_service"), pytest.mark.long]
 
 
 @pytest.mark.parametrize("dimensions", [False, True], ids=["", "by dimensions"])

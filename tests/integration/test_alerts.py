@@ -153,7 +153,6 @@ def test_each_rule_fires_once_for_the_whole_fleet_with_the_values_of_the_recount
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("point", sorted(ALERT_POINTS))
 def test_a_firing_is_neither_repeated_nor_forgotten_when_the_evaluator_is_killed(
     kafka: KafkaBroker, topic: str, tmp_path: Path, webhook: Webhook, point: str

@@ -23,7 +23,7 @@ from tests.services.kafka import KafkaBroker
 from tests.services.workers import wait_for
 from tests.spanfactory import message, random_span
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.long
 
 Found = Counter[tuple[str, ...]]
 

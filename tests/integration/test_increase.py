@@ -18,7 +18,7 @@ from tests.services.prometheus import Prometheus
 from tests.services.workers import wait_for
 from tests.spanfactory import span
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.long
 
 #: Rounds of a second; in each, these models get so many spans. The last model appears in the middle.
 ROUNDS = 16

@@ -17,7 +17,7 @@ from tests.services.victoriametrics import VictoriaMetrics
 from tests.services.workers import wait_for
 from tests.spanfactory import span
 
-pytestmark = [pytest.mark.nightly, pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.nightly, pytest.mark.long]
 
 #: Functions of MetricsQL that give the increase of a counter; they differ in what a first value adds.
 INCREASES = ("increase", "increase_pure", "increase_prometheus")

@@ -18,7 +18,7 @@ from tests.services.prometheus import Prometheus
 from tests.services.workers import wait_for
 from tests.spanfactory import span
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(250)]
+pytestmark = pytest.mark.long
 
 MODEL, CALLER = ["model", "provider"], ["model", "provider", "caller"]
 #: Counters, and what one span of the test adds to them.

@@ -185,7 +185,6 @@ def cleanup() -> Iterator[ExitStack]:
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(600)
 def test_each_standstill_fires_an_alert_and_turns_the_readiness_of_its_own_installation_in_time(
     kafka: KafkaBroker,
     own_kafka: KafkaBroker,

@@ -25,7 +25,7 @@ from tests.services.workers import wait_for
 from tests.spanfactory import first_message
 from tokentrace.model.measures import RARE_SUMS
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(580)]
+pytestmark = pytest.mark.long
 
 CURRENT = ROOT / "worker"
 #: From what to what: the release before to this version, and this version to one that counts a measure more.
@@ -188,7 +188,6 @@ def test_spans_of_the_other_version_are_known_as_duplicates(
         replica.end()
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("packages", [UPGRADES[0], pytest.param(UPGRADES[1], marks=pytest.mark.nightly)], indirect=True)
 def test_each_alert_fires_once_while_replicas_are_upgraded_and_rolled_back(
     kafka: KafkaBroker, tmp_path: Path, packages: tuple[Path, Path], webhook: Webhook
