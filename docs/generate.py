@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 #: Schemas of durable records that hold `Counts`.
 COUNTS_SCHEMAS = ("state-cell", "state-cell-wide", "rollup", "rollup-dimensions")
-OPERATOR_RULES = ROOT / "deploy" / "kubernetes" / "components" / "pod-monitor" / "prometheusrule.yaml"
+OPERATOR_RULES = ROOT / "deploy" / "kubernetes" / "components" / "prometheus-rule" / "prometheusrule.yaml"
 
 
 def _sizing() -> str:

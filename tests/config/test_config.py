@@ -288,6 +288,17 @@ def test_durations_are_formatted_as_in_the_file(seconds: float, text: str) -> No
     assert format_duration(seconds) == text
 
 
+def test_properties_without_a_value_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So one file does for a Kafka with an authority of its own and for one without."""
+    monkeypatch.setenv("KAFKA_SASL_MECHANISM", "")
+    path = tmp_path / "c.yml"
+    path.write_text(
+        "kafka:\n  properties:\n    ssl.ca.location: ${KAFKA_CA:-}\n"
+        "    sasl.mechanism: ${KAFKA_SASL_MECHANISM:-PLAIN}\n    client.rack: a\n    linger.ms: 0\n"
+    )
+    assert load_config(path).kafka.properties == {"client.rack": "a", "linger.ms": 0}
+
+
 @pytest.mark.parametrize("name", MANAGED_PROPERTIES)
 def test_managed_properties_are_rejected(tmp_path: Path, name: str) -> None:
     (problem,) = problems(tmp_path, f"kafka: {{properties: {{{name}: x}}}}")

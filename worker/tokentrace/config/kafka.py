@@ -85,7 +85,7 @@ class Kafka(Section):
     group_protocol: Literal["classic", "consumer"] = "classic"
     """Group protocol; `consumer` is KIP-848, which needs brokers from 4.0."""
     properties: dict[str, PropertyValue] = {}
-    """librdkafka properties: TLS, SASL, client.rack and so on."""
+    """librdkafka properties: TLS, SASL, client.rack and so on. One without a value is left out."""
 
     @field_validator("bootstrap_servers", mode="before")
     @classmethod
@@ -102,6 +102,13 @@ class Kafka(Section):
             if found is None or not 0 < int(found[1] or 9092) < 65536:
                 raise ValueError(f"{public_url(broker)!r} is not a broker; write host:port, such as kafka-1:9092")
         return value
+
+    @field_validator("properties", mode="before")
+    @classmethod
+    def _leave_out_what_is_empty(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: setting for name, setting in value.items() if setting is not None}
 
     @field_validator("properties", mode="after")
     @classmethod
