@@ -7,7 +7,7 @@ SERVICES := .cache/services-ready
 PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test chaos soak bench fuzz lint format docs kafka prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs kafka prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,8 +28,10 @@ check: lint ## Lint, types, and every test that needs no service: under a minute
 
 # Tests on real services mostly wait, so twice as many processes as a small machine has cores end soonest.
 test: setup $(SERVICES) ## Run every test, on a real Kafka and Prometheus where they can be had
-	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder -m "not nightly" \
-	  --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder -m "not nightly" $(ARGS)
+
+coverage: ## Run every test and show which lines none of them reaches
+	$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
 
 chaos: setup $(SERVICES) ## Crashes and storms on a real Kafka, all of them (DURATION=40s JSON=FILE: a short storm alone)
 	$(if $(DURATION),,$(BIN)/python -m pytest -m nightly tests/chaos tests/integration)
