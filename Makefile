@@ -7,7 +7,7 @@ SERVICES := .cache/services-ready
 PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs kafka prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs kafka helm prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,7 +1,8 @@
 """Write the Grafana dashboard. `make docs` runs it; a test looks for drift.
 
 Two files of one dashboard: `grafana.json` asks for its data source when it is imported by hand, and the one in
-`deploy/grafana/` takes the default data source, as files that Grafana is provisioned with have to.
+`deploy/grafana/` takes the default data source, as files that Grafana is provisioned with have to. The chart
+has a copy of it.
 
 Every query takes the rate of each replica first and sums then, so it holds for any number of replicas. Names of panels
 are a contract with `docs/`.
@@ -25,6 +26,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 ROOT: Final = Path(__file__).parent.parent
 IMPORTED: Final = ROOT / "dashboards" / "grafana.json"
 PROVISIONED: Final = ROOT / "deploy" / "grafana" / "dashboards" / "tokentrace.json"
+#: A chart reads no file outside of its folder.
+CHART: Final = ROOT / "deploy" / "helm" / "tokentrace" / "files" / "tokentrace.json"
 
 #: Selectors of a fleet, of its workers' own families, of those by model, and of those by caller too.
 FLEET: Final = 'job=~"$job", namespace=~"$namespace"'
@@ -558,8 +561,9 @@ def imported() -> dict[str, Any]:
 
 
 def generated() -> dict[Path, str]:
-    """Both files, as they should be."""
-    files = {IMPORTED: imported(), PROVISIONED: build("default")}
+    """Every file, as it should be."""
+    provisioned = build("default")
+    files = {IMPORTED: imported(), PROVISIONED: provisioned, CHART: provisioned}
     return {path: json.dumps(data, indent=2, ensure_ascii=False) + "\n" for path, data in files.items()}
 
 

@@ -21,6 +21,8 @@ RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 #: Schemas of durable records that hold `Counts`.
 COUNTS_SCHEMAS = ("state-cell", "state-cell-wide", "rollup", "rollup-dimensions")
 OPERATOR_RULES = ROOT / "deploy" / "kubernetes" / "components" / "prometheus-rule" / "prometheusrule.yaml"
+#: A chart reads no file outside of its folder.
+CHART_RULES = ROOT / "deploy" / "helm" / "tokentrace" / "files" / "rules.yml"
 
 
 def _sizing() -> str:
@@ -134,6 +136,7 @@ def _record(schema: Any, name: str) -> Any:
 def generated() -> dict[Path, str]:
     """Every file that has generated parts, as it should be."""
     files = {ROOT / "schemas" / "tokentrace.schema.json": json_schema(), OPERATOR_RULES: operator_rules()}
+    files[CHART_RULES] = RULES.read_text()
     for name in COUNTS_SCHEMAS:
         path = ROOT / "schemas" / f"{name}.avsc"
         files[path] = counts_schema(path)

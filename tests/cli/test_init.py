@@ -76,13 +76,18 @@ def test_assets_are_exported_as_they_are(tmp_path: Path) -> None:
 
 def test_exported_rules_can_have_the_address_of_the_runbook(tmp_path: Path) -> None:
     url = "https://wiki.example.com/runbook.html"
-    done = run("assets", "export", "x", "--only", "deploy/prometheus", "--runbook-url", url, folder=tmp_path)
+    only = [word for part in ("prometheus", "helm", "kubernetes") for word in ("--only", f"deploy/{part}")]
+    done = run("assets", "export", "x", *only, "--runbook-url", url, folder=tmp_path)
     assert done.returncode == 0
     rules = yaml.safe_load((tmp_path / "x/deploy/prometheus/rules.yml").read_text())
     alerts = [rule for group in rules["groups"] for rule in group["rules"] if "alert" in rule]
     assert len(alerts) > 10
     for alert in alerts:
         assert alert["annotations"]["runbook_url"] == f"{url}#{alert['alert'].lower()}"
+    values = yaml.safe_load((tmp_path / "x/deploy/helm/tokentrace/values.yaml").read_text())
+    assert values["prometheusRule"]["runbookUrl"] == url
+    setting = yaml.safe_load((tmp_path / "x/deploy/kubernetes/overlays/production/runbook.yaml").read_text())
+    assert setting["data"]["url"] == url
     assert not (tmp_path / "x/tokentrace.yml").exists()
     assert run("assets", "export", "x", "--only", "nothing", folder=tmp_path).returncode == 2
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from tests.services import ROOT
+from tokentrace.config import Config, load_config
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (FOLDER / "overlays").iterdir())
@@ -74,6 +75,37 @@ def environment(documents: list[dict[str, Any]]) -> dict[str, str]:
     """The variables of the worker's container."""
     (container,) = one(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
     return {variable["name"]: variable.get("value", "from-a-secret") for variable in container["env"]}
+
+
+def configuration(
+    documents: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch, ordinal: int = 0
+) -> Config:
+    """The configuration that a pod reads, with the environment that it has."""
+    stateful = one(documents, "StatefulSet")
+    for name, value in environment(documents).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("POD_NAME", f"{stateful['metadata']['name']}-{ordinal}")
+    volumes = {volume["name"]: volume for volume in stateful["spec"]["template"]["spec"]["volumes"]}
+    name = volumes["config"]["configMap"]["name"]
+    (config_map,) = (
+        document for document in documents if document["kind"] == "ConfigMap" and document["metadata"]["name"] == name
+    )
+    path = folder / "tokentrace.yml"
+    path.write_text(config_map["data"]["tokentrace.yml"])
+    return load_config(path)
+
+
+def secret_files(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+    """Path inside the container -> (name, key) of the Secret, for the keys that the manifests speak of."""
+    pod = one(documents, "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+    return {
+        f"{mount['mountPath']}/{key}": (secrets[mount["name"]], key)
+        for mount in container["volumeMounts"]
+        if mount["name"] in secrets
+        for key in ("ca.crt", "tls.crt", "tls.key", "admin-token")
+    }
 
 
 @cache

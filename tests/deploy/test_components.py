@@ -10,8 +10,17 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy.manifests import FOLDER, build, built, check_core, check_custom, environment, one, versions
-from tokentrace.config import Config, load_config
+from tests.deploy.manifests import (
+    FOLDER,
+    build,
+    built,
+    check_core,
+    check_custom,
+    configuration,
+    one,
+    secret_files,
+    versions,
+)
 from tokentrace.runtime.wiring import leaves_on_stop
 
 Objects = list[dict[str, Any]]
@@ -105,7 +114,7 @@ def test_horizontal_pod_autoscaler_owns_the_number_of_replicas(
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "tokentrace"}
     least = scaler["minReplicas"]
     for ordinal, leaves in ((least - 1, False), (least, True)):
-        config = configuration(processors, tmp_path, monkeypatch, replica=f"tokentrace-{ordinal}")
+        config = configuration(processors, tmp_path, monkeypatch, ordinal=ordinal)
         assert leaves_on_stop(config) == leaves, "a pod that is scaled away will not be back"
     lag = one(built("autoscaled"), "ScaledObject")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (lag["minReplicaCount"], lag["maxReplicaCount"])
@@ -162,41 +171,6 @@ def test_guarded_pods_read_their_files_from_the_secrets_that_they_mount(
     assert files[str(http.tls.key)] == ("tokentrace-tls", "tls.key")
     assert files[str(http.tls.certificate)] == ("tokentrace-tls", "tls.crt")
     assert http.auth_token is not None, "the scrape token is another one"
-
-
-def configuration(
-    documents: Objects, folder: Path, monkeypatch: pytest.MonkeyPatch, replica: str = "tokentrace-0"
-) -> Config:
-    """Return the configuration that a pod reads, with the environment that it has."""
-    for name, value in environment(documents).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("POD_NAME", replica)
-    volumes = {volume["name"]: volume for volume in pod(documents)["volumes"]}
-    name = volumes["config"]["configMap"]["name"]
-    (config_map,) = (document for document in documents if document["metadata"]["name"] == name)
-    path = folder / "tokentrace.yml"
-    path.write_text(config_map["data"]["tokentrace.yml"])
-    return load_config(path)
-
-
-def pod(documents: Objects) -> dict[str, Any]:
-    """Return what the pods are made from."""
-    found: dict[str, Any] = one(documents, "StatefulSet")["spec"]["template"]["spec"]
-    return found
-
-
-def secret_files(documents: Objects) -> dict[str, tuple[str, str]]:
-    """Return path inside the container -> (name, key) of the Secret, for the keys that the components speak of."""
-    (container,) = pod(documents)["containers"]
-    secrets = {
-        volume["name"]: volume["secret"]["secretName"] for volume in pod(documents)["volumes"] if "secret" in volume
-    }
-    return {
-        f"{mount['mountPath']}/{key}": (secrets[mount["name"]], key)
-        for mount in container["volumeMounts"]
-        if mount["name"] in secrets
-        for key in ("ca.crt", "tls.crt", "tls.key", "admin-token")
-    }
 
 
 def test_configuration_of_the_tls_component_is_that_of_the_base() -> None:

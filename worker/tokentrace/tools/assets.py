@@ -19,6 +19,7 @@ SHIPPED: Final = (
     "deploy/compose",
     "deploy/compose.yaml",
     "deploy/grafana",
+    "deploy/helm",
     "deploy/kubernetes",
     "deploy/prometheus",
 )
@@ -29,7 +30,7 @@ CONFIGURATION: Final = "tokentrace.yml"
 EDITOR_SCHEMA: Final = "tokentrace.schema.json"
 
 #: Address of the runbook in the rules: a path, since no address is known that every reader can open.
-_RUNBOOK: Final = b"docs/runbook.md#"
+_RUNBOOK: Final = b"docs/runbook.md"
 
 #: Text that YAML reads as itself without quotes.
 _PLAIN: Final = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*|[A-Za-z0-9.-]+:\d+")
@@ -62,8 +63,8 @@ def _below(root: Path, start: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def with_runbook(files: Mapping[str, bytes], url: str) -> dict[str, bytes]:
-    """Return the files with the address of the runbook in the rules' annotations. url: of the page."""
-    new = url.rstrip("#").encode() + b"#"
+    """Return the files with the address of the runbook in the rules' annotations and in settings. url: of the page."""
+    new = url.rstrip("#").encode()
     return {path: content.replace(_RUNBOOK, new) for path, content in files.items()}
 
 
