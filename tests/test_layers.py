@@ -25,6 +25,7 @@ LAYERS: Final = (
     {"aggregate", "publisher"},
     {"state"},
     {"commit", "alerts"},
+    {"ledger"},
     {"exposition"},
     {"runtime"},
     {"tools"},
@@ -48,6 +49,9 @@ HOMES: Final = {
     "prometheus_client": ("exposition/", "model/worker_stats.py", "tools/top.py"),
     "pydantic": ("config/",),
     "click": ("cli/",),
+    "sqlalchemy": ("ledger/",),
+    "alembic": ("ledger/",),
+    "pyarrow": ("ledger/",),
     "rich": ("cli/", "tools/top_view.py", "tools/state_table.py"),
 }
 

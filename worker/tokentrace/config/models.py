@@ -19,6 +19,7 @@ from tokentrace.config.fields import Bounds, PositiveDuration
 from tokentrace.config.health import Health
 from tokentrace.config.http_server import HttpServer
 from tokentrace.config.kafka import Kafka, invalid_topic
+from tokentrace.config.ledger import Ledger
 from tokentrace.config.limits import LimitsSection
 from tokentrace.config.pricing import Pricing
 from tokentrace.config.schemas import SchemaRegistry, Schemas
@@ -114,6 +115,7 @@ class Config(Section):
     dimensions: dict[str, DimensionSection] = {}
     pricing: Pricing = Pricing()
     alerts: tuple[AlertRule, ...] = ()
+    ledger: Ledger = Ledger()
 
     @model_validator(mode="after")
     def _cross_check(self) -> Config:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from tokentrace.config.ledger import absolute_url
 from tokentrace.config.models import Config
 
 _Section = TypeVar("_Section", bound=BaseModel)
@@ -27,6 +28,7 @@ def with_absolute_paths(config: Config, folder: Path) -> Config:
     update["http_server"] = http.model_copy(update={"tls": tls})
     registry_tls = _absolute(config.schema_registry.tls, folder, "ca", "certificate", "key")
     update["schema_registry"] = config.schema_registry.model_copy(update={"tls": registry_tls})
+    update["ledger"] = config.ledger.model_copy(update={"url": absolute_url(config.ledger.url, folder)})
     return config.model_copy(update=update)
 
 

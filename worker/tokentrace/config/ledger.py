@@ -1,0 +1,44 @@
+"""Section `ledger`: the database with the hours that bills are made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, PlainSerializer
+
+from tokentrace.config.section import Section
+from tokentrace.model.secrets import public_url
+
+_SQLITE: Final = "sqlite:///"
+#: The ledger unless it is set, relative to the configuration.
+DEFAULT_URL: Final = f"{_SQLITE}tokentrace-ledger.db"
+
+
+def _database_url(value: str) -> str:
+    if not value.startswith((_SQLITE, "postgresql://", "postgresql+psycopg://")):
+        raise ValueError("must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE")
+    return value
+
+
+def _public(url: str) -> str:
+    return url if url.startswith(_SQLITE) else public_url(url)
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_database_url), PlainSerializer(_public)]
+
+
+class Ledger(Section):
+    """Hours of every group in a SQL database, for `tokentrace ledger` and `tokentrace bill`."""
+
+    url: DatabaseUrl | None = None
+    """Database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE; the file tokentrace-ledger.db beside the
+    configuration if unset."""
+
+
+def absolute_url(url: str | None, folder: Path) -> str | None:
+    """Return the URL with the file of SQLite relative to a folder."""
+    if url is None or not url.startswith(_SQLITE):
+        return url
+    file, mark, query = url.removeprefix(_SQLITE).partition("?")
+    return f"{_SQLITE}{folder / file}{mark}{query}"

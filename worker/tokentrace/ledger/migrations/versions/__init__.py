@@ -1,0 +1,1 @@
+"""Revisions, each of which leaves the tables as one release has them."""
