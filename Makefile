@@ -7,7 +7,7 @@ SERVICES := .cache/services-ready
 PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs kafka helm prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs release kafka helm prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,8 +72,14 @@ $(SERVICES): tests/pom.xml
 kafka: setup $(SERVICES) ## Run a real Apache Kafka on 127.0.0.1:9092 (Ctrl-C ends it)
 	$(BIN)/python -m tests.services.kafka --port 9092 --data .cache/kafka-data
 
+release: setup ## Build the wheel and the sdist twice, compare them, and write them with a bill of materials into dist/
+	$(BIN)/python -m release
+
+helm: ## Build Helm from its Go module into .cache, for the tests of the chart (about four minutes of one core)
+	GOBIN=$(CURDIR)/.cache/bin go install -p 1 helm.sh/helm/v3/cmd/helm@v3.22.0
+
 prometheus: setup ## Run a real Prometheus on 127.0.0.1:9091 that scrapes a worker on 127.0.0.1:9090
 	$(BIN)/python -m tests.services.prometheus --port 9091 --target 127.0.0.1:9090 --data .cache/prometheus-data
 
 clean: ## Remove everything that make has made
-	rm -rf $(VENV) .cache .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .cache dist .coverage .coverage.* .hypothesis .pytest_cache .mypy_cache .ruff_cache

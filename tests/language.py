@@ -21,6 +21,8 @@ CHECKED: Final = [
     "worker",
     "tests",
     "benchmarks",
+    "release",
+    "hatch_build.py",
     "docs",
     "deploy",
     "dashboards",

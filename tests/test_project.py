@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -24,11 +25,35 @@ def test_issue_form_has_what_github_requires(form: Path) -> None:
     assert all(field["attributes"]["label"] for field in document["body"])
 
 
-def test_workflow_runs_the_project_s_own_script_with_pinned_actions() -> None:
-    steps = yaml.safe_load((GITHUB / "workflows" / "ci.yml").read_text())["jobs"]["test"]["steps"]
-    assert [step["run"].split()[-1] for step in steps if "run" in step] == [".ci/run"]
-    for step in steps:
-        assert "uses" not in step or re.fullmatch(r"[\w/-]+@v\d+\.\d+\.\d+", step["uses"]), step
+def workflow(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Job -> its steps."""
+    jobs = yaml.safe_load((GITHUB / "workflows" / f"{name}.yml").read_text())["jobs"]
+    return {job: parts["steps"] for job, parts in jobs.items()}
+
+
+def test_workflows_run_the_project_s_own_commands() -> None:
+    commands = {
+        (name, job): [step["run"].split(" ", 2)[-1] for step in steps if "run" in step]
+        for name in ("ci", "release")
+        for job, steps in workflow(name).items()
+    }
+    assert commands == {
+        ("ci", "test"): [".ci/run"],
+        ("ci", "image"): [
+            "--file deploy/Dockerfile --tag tokentrace .", "--rm --read-only tokentrace version",
+        ],
+        ("release", "release"): [".ci/run", "make release"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((GITHUB / "workflows").glob("*.yml")), ids=lambda path: path.stem)
+def test_actions_are_pinned_by_the_hash_of_a_commit_and_say_its_version(path: Path) -> None:
+    text = path.read_text()
+    used = re.findall(r"uses: (.+)", text)
+    assert used
+    for action in used:
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action), action
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
 
 
 def test_pre_commit_runs_the_commands_of_make_lint() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,7 +91,8 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 
 
 def test_version() -> None:
-    assert run("version").stdout == run("--version").stdout == f"tokentrace {__version__}\n"
+    assert run("--version").stdout == f"tokentrace {__version__}\n"
+    assert re.fullmatch(rf"tokentrace {re.escape(__version__)}( \(commit [0-9a-f]{{12}}\))?\n", run("version").stdout)
 
 
 def test_config_check_describes_the_worker() -> None:

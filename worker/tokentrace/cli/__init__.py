@@ -30,7 +30,7 @@ COMMANDS: Final = {
     "ledger": "Keep the hours of every group in a database, from the rollups.",
     "schema": "Print an Avro schema, such as that of the span, or the header of its messages.",
     "assets": "Export the configuration, schemas, rules, dashboards and manifests.",
-    "version": "Print the version.",
+    "version": "Print the version, and the commit.",
 }
 
 
