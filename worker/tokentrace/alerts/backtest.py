@@ -88,7 +88,7 @@ class Backtest:
         self, minutes: Ints, groups: Ints, statuses: Ints, values: Ints, reached_us: Mapping[int, int] | None = None
     ) -> None:
         """Apply a rollup. reached_us: event time of the one partition, only once everything has been applied."""
-        rollup = Rollup(0, minutes, groups, statuses, values, len(reached_us or {}), reached_us or {}, 0)
+        rollup = Rollup("", 0, minutes, groups, statuses, values, len(reached_us or {}), reached_us or {}, 0)
         self._owner.apply(rollup, self._owner.position)
 
     def events(self) -> list[AlertTransition]:

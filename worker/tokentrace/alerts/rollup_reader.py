@@ -43,9 +43,10 @@ _MOST_ENTRIES: Final = 32
 class Rollup:
     """A record of r rows. minutes, groups, statuses: int64[r]. values: int64[r, columns that were asked for].
 
-    source_partitions, reached_us, clamped: see `Progress` of `state.codec`.
+    replica: its writer. source_partitions, reached_us, clamped: see `Progress` of `state.codec`.
     """
 
+    replica: str
     committed_at_us: int
     minutes: Ints
     groups: Ints
@@ -201,6 +202,7 @@ class RollupReader:
 
 def _rollup(head: Mapping[str, Any], minutes: Ints, groups: Ints, statuses: Ints, values: Ints) -> Rollup:
     return Rollup(
+        head["replica"],
         head["committed_at"],
         minutes,
         groups,

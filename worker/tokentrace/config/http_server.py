@@ -43,6 +43,8 @@ class HttpServer(Section):
     """Bearer token that silences alerts, and reads. Without it nobody can."""
     admin_token_file: Path | None = None
     """File with that token instead."""
+    ui: StrictBool = True
+    """Serve the live page at `/ui`. Its files require no token, its numbers do."""
     tls: Tls | None = None
     """Serve HTTPS."""
     keep_alive_timeout: PositiveDuration = 75.0
@@ -76,4 +78,7 @@ class HttpServer(Section):
     def _separate_paths(self) -> HttpServer:
         if self.prometheus_path in (self.health_path, f"{self.health_path}/live", f"{self.health_path}/ready"):
             raise located((("prometheus_path",), f"must differ from health_path {self.health_path} and its own"))
+        for name in ("prometheus_path", "health_path"):
+            if self.ui and f"{getattr(self, name)}/".startswith("/ui/"):
+                raise located(((name,), "must not be /ui or below it, where the live page is; or set ui to false"))
         return self

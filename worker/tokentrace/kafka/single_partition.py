@@ -191,9 +191,9 @@ class TailReader:
         )
         self._consumer.assign([TopicPartition(topic, 0, offset)])
 
-    def poll(self, max_records: int = 100) -> list[PartitionRecord]:
-        """Return the records that have arrived, a tombstone with the value None; does not wait for any."""
-        messages = self._consumer.consume(max_records, 0.0)
+    def poll(self, max_records: int = 100, timeout_s: float = 0.0) -> list[PartitionRecord]:
+        """Return the records that have arrived, a tombstone with the value None; waits for so long for the first."""
+        messages = self._consumer.consume(max_records, timeout_s)
         return [_record(message, message.value()) for message in messages if message.error() is None]
 
     def close(self) -> None:

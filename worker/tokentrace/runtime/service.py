@@ -69,6 +69,7 @@ class Service:
                 health=self._health,
                 on_scraped=self._last_scrape.on_scraped,
                 alerts=self._replica.alert_status,
+                page=self._replica.page,
             )
 
     @property
@@ -109,6 +110,8 @@ class Service:
             self.serving.clear()
             if self.http is not None:
                 self.http.stop()
+            if self._replica.page is not None:
+                self._replica.page.stop(STOP_TIMEOUT_S)
 
     def _log_lower_limit(self) -> None:
         configured, limit = self._config.metrics.max_exposition_bytes, exposition_limit(self._config)

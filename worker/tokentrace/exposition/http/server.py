@@ -1,7 +1,7 @@
 """The HTTP server: a listening socket and uvicorn, on a thread of its own.
 
-`health_path` is open to everyone, since probes carry no token; every other path requires a bearer token where one is
-set, and requests that change something require the administrator's.
+`health_path` is open to everyone, since probes carry no token, and so are the files of the page, which hold no number;
+every other path requires a bearer token where one is set, and requests that change something the administrator's.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tokentrace.exposition.http.endpoints import (
 from tokentrace.exposition.http.listener import ACCEPTED, BACKLOG, Listener
 from tokentrace.exposition.http.pages import OnScraped, Render
 from tokentrace.exposition.http.tls import ServerTls, TlsSettings
+from tokentrace.exposition.http.ui import PageApi, PageEndpoint
 from tokentrace.exposition.zero_init import ClientAddress
 
 START_TIMEOUT_S: Final = 10.0
@@ -64,10 +65,12 @@ class HttpServer:
         health: Callable[[], HealthReport],
         on_scraped: OnScraped = lambda *_: None,
         alerts: AlertsApi | None = None,
+        page: PageApi | None = None,
     ) -> None:
         """on_scraped: called with a scrape that was sent completely, its client, and the clients connected then.
 
-        alerts: what answers under /alerts; without it there is no such path.
+        alerts: what answers under /alerts; without it there is no such path. page: what the page at /ui shows; without
+        it there is none, and / has links only.
         """
         self._settings = settings
         self._metrics = MetricsEndpoint(
@@ -79,6 +82,7 @@ class HttpServer:
         )
         self._health = HealthEndpoint(health)
         self._alerts = AlertsEndpoint(alerts) if alerts is not None else None
+        self._page = PageEndpoint(page) if page is not None else None
         self._socket: Listener | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -167,8 +171,13 @@ class HttpServer:
         if self._alerts is not None:
             routes += self._alerts.routes()
             paths.append("/alerts")
-        application = Starlette(routes=[*routes, index_route(paths)])
-        return require_tokens(application, settings.tokens, {route.path for route in health})
+        public = {route.path for route in health}
+        if self._page is not None:
+            routes += self._page.routes()
+            public |= self._page.public_paths
+        else:
+            routes.append(index_route(paths))
+        return require_tokens(Starlette(routes=routes), settings.tokens, public)
 
     def _open_clients(self) -> frozenset[ClientAddress]:
         """Return the addresses of the open connections. Call it on the server's own event loop."""
