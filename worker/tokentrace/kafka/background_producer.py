@@ -202,7 +202,7 @@ class BackgroundProducer:
             if producer is None:
                 return
             try:
-                producer.poll(_POLL_S)
+                self._poll(producer)
                 if self._failed:
                     self._renew(producer)
                 if self._find_header is not None:
@@ -210,6 +210,13 @@ class BackgroundProducer:
             except Exception as error:
                 self.warn(f"{self._topic}: {type(error).__name__}: {error}", "thread")
                 self._ended.wait(_POLL_S)
+
+    def _poll(self, producer: Producer) -> None:
+        """Serve deliveries and errors. The library also raises an error that no call of this client survives."""
+        try:
+            producer.poll(_POLL_S)
+        except REPORTING as failure:
+            self._on_error(error_of(failure))
 
     def _send_waiting(self, find_header: Callable[[], bytes]) -> None:
         """Ask for the header, and queue what waits for it."""
