@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "alerts": "Backtest the alert rules, or show their state.",
     "state": "Show or repair the durable totals of all replicas.",
     "ledger": "Keep the hours of every group in a database, from the rollups.",
+    "bill": "Sum the ledger over a period: a table, CSV, JSON or Parquet, with proof.",
     "schema": "Print an Avro schema, such as that of the span, or the header of its messages.",
     "assets": "Export the configuration, schemas, rules, dashboards and manifests.",
     "version": "Print the version, and the commit.",

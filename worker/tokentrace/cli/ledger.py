@@ -36,7 +36,7 @@ def run(config_path: Path, once: bool, accept_gap: bool) -> None:
     from tokentrace.errors import StopRequested
     from tokentrace.model.stop import StopSignal
 
-    config = _load(config_path)
+    config = load(config_path)
     stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -56,7 +56,7 @@ def rebuild(config_path: Path, yes: bool) -> None:
     """
     from tokentrace.model.stop import StopSignal
 
-    config = _load(config_path)
+    config = load(config_path)
     follower = _follower(config, config_path, StopSignal(), accept_gap=False)
     if not yes:
         click.confirm("All hours of the ledger will be removed and read again. Continue?", abort=True)
@@ -71,7 +71,7 @@ def status(config_path: Path, as_json: bool) -> None:
     """Show the position, the hours that the ledger has, and its gaps."""
     from tokentrace.ledger.status import status_of
 
-    found = status_of(open_ledger(_load(config_path), config_path))
+    found = status_of(open_ledger(load(config_path), config_path))
     if as_json:
         click.echo(json.dumps(found.as_json()))
         return
@@ -86,7 +86,8 @@ def open_ledger(config: Config, config_path: Path) -> Database:
     return database
 
 
-def _load(config_path: Path) -> Config:
+def load(config_path: Path) -> Config:
+    """Return the configuration, and set up the log as it says."""
     from tokentrace.config import load_config
     from tokentrace.runtime import log
 

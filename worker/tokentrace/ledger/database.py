@@ -76,6 +76,14 @@ class Database:
                 ) from error
             raise FatalError(f"The ledger's database refuses a statement: {_reason(error)}.") from error
 
+    @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """Run a transaction all of whose statements read the ledger of one moment."""
+        with self.begin() as connection:
+            if self.dialect == "postgresql":
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            yield connection
+
     def migrate(self) -> None:
         """Bring the tables to this release. Raises FatalError where a later release has changed them."""
         if self._file is not None:

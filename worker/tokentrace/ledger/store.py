@@ -131,7 +131,12 @@ class LedgerStore:
 def read_position(database: Database) -> Position | None:
     """Return the ledger's position, None before its first transaction."""
     with database.begin() as connection:
-        row = connection.execute(sa.select(POSITION)).one_or_none()
+        return position_in(connection)
+
+
+def position_in(connection: sa.Connection) -> Position | None:
+    """Return the ledger's position within a transaction."""
+    row = connection.execute(sa.select(POSITION)).one_or_none()
     return None if row is None else Position(*row)
 
 

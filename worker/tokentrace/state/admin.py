@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from tokentrace.errors import FatalError, UsageError
@@ -22,13 +22,13 @@ from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import RARE_FIELD, RARE_SUMS, SUMS
-from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
+from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Gap, GapKey, Group, PartitionAudit
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.appearance import SHOWN_HEADER
 from tokentrace.state.checksums import checksum_header
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.forgetting import Folded, fold
-from tokentrace.state.gaps import GAPS_HEADER
+from tokentrace.state.gaps import GAPS_HEADER, decode_gaps
 from tokentrace.state.headers import Header, Headers, header_items
 from tokentrace.state.identity import fence_first_release, transactional_id
 from tokentrace.state.keys import Cell, cell_key, expired_key, replica_key
@@ -48,12 +48,18 @@ WRITE_TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ReplicaTotals:
-    """Totals of one replica since its first commit. sums: (group, status) -> sum by name, in the units of the state."""
+    """Totals of one replica since its first commit. sums: (group, status) -> sum by name, in the units of the state.
+
+    audits: input partition -> its records. rejected: reason -> messages. gaps: records that were passed over or lost.
+    """
 
     replica: str
     committed_at_s: float
     positions: Mapping[tuple[str, int], int]
     sums: Mapping[tuple[Group, str], Mapping[str, int]]
+    audits: Mapping[int, PartitionAudit] = field(default_factory=dict)
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    gaps: Mapping[GapKey, Gap] = field(default_factory=dict)
 
 
 class Counted(NamedTuple):
@@ -281,8 +287,13 @@ class StateAdmin:
             sums.setdefault((group, STATUSES[status]), Counter()).update(
                 {name: counts[name] for name in SUMS} | dict(zip(RARE_SUMS, counts[RARE_FIELD], strict=False))
             )
-        positions = _positions(record) if record else {}
-        return ReplicaTotals(replica, record["committed_at"] / 1e6 if record else 0.0, positions, sums)
+        if not record:
+            return ReplicaTotals(replica, 0.0, {}, sums)
+        gaps = self._reader.decoded(replica, stored, None, lambda _: decode_gaps(stored.headers, self._source_topic))
+        return ReplicaTotals(
+            replica, record["committed_at"] / 1e6, _positions(record), sums, _audits(record, self._source_topic),
+            {reject["reason"]: reject["count"] for reject in record["rejects"]}, gaps,
+        )  # fmt: skip
 
     def _one(self, replica: str) -> Stored:
         stored = self._read()
@@ -317,6 +328,15 @@ class StateAdmin:
                 f"The state of replica {replica!r} was not changed: the transaction was aborted; try again."
             )
         return len(records)
+
+
+def _audits(record: Mapping[str, Any], topic: str) -> dict[int, PartitionAudit]:
+    """Return input partition -> its records, of a replica's record."""
+    return {
+        found["partition"]: PartitionAudit(*(found[name] for name in PartitionAudit._fields))
+        for found in record["partitions"]
+        if found["topic"] == topic
+    }
 
 
 def _positions(record: Mapping[str, Any]) -> dict[tuple[str, int], int]:
