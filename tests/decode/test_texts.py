@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -91,3 +92,24 @@ def test_fields_of_fixed_and_enum_types_have_their_text(monkeypatch: pytest.Monk
 
 def test_columns_without_texts_have_none() -> None:
     assert SpanColumns(3, np.zeros(16, np.uint8)).texts == {}
+
+
+def test_writers_that_leave_out_different_keys_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = record_schema(model="string", attributes={"type": "map", "values": VALUE})
+    rng = random.Random(5)
+    values = ["text", "a text of more bytes than one word has", "", 7, -0.25, True, None, b"\xfe", {"x": 1}]
+    keys = ["team", "eval.score", "feature", "agent", "other", "tier"]
+    maps = [{key: rng.choice(values) for key in keys if rng.random() < 0.7} for _ in range(300)]
+    chosen = ["team", "feature", "agent", "tier"]
+    texts = tuple(f"attributes.{key}" for key in chosen)
+    wanted = [[_text(attributes.get(key)) for attributes in maps] for key in chosen]
+    datums = [write(schema, {"model": "m", "attributes": attributes}) for attributes in maps]
+    assert found(schema, datums, texts, monkeypatch) == wanted
+
+
+def _text(value: Any) -> bytes:
+    if isinstance(value, bool):
+        return b"true" if value else b"false"
+    if isinstance(value, bytes):
+        return value
+    return b"" if value is None or isinstance(value, dict) else str(value).encode()

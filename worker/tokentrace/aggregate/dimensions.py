@@ -19,7 +19,7 @@ from tokentrace.aggregate.combinations import Combinations, Texts
 from tokentrace.aggregate.labels import text_words
 from tokentrace.aggregate.shorten import HASH_DIGITS, distinct, shortened
 from tokentrace.aggregate.word_table import WordTable
-from tokentrace.model.arrays import grown
+from tokentrace.model.arrays import PADDING, grown
 from tokentrace.model.dimensions import Dimension
 from tokentrace.model.globs import pattern
 from tokentrace.model.snapshot import OVERFLOW, Group
@@ -130,8 +130,7 @@ class DimensionValues:
         return self.adopt(value) if self.count < self.limit else OVERFLOW_CODE
 
     def _remember(self, text: bytes, code: int) -> None:
-        size = -(-len(text) // 8) * 8
-        buffer = np.frombuffer(text.ljust(size, b"\0") + bytes(8), np.uint8)
+        buffer = np.frombuffer(text + bytes(PADDING), np.uint8)
         words = text_words(buffer, Strings(np.zeros(1, np.int64), np.array([len(text)])))
         row = [[int(step.words[0]) for step in words.steps]]
         number = self._table.add(len(text), row, int(self._table.hash(words)[0]))

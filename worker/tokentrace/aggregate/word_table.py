@@ -62,29 +62,44 @@ class WordTable:
         self, hashes: NDArray[np.uint64], words: LabelWords, rows: NDArray[np.int64] | None = None
     ) -> NDArray[np.int64]:
         """Return int64[len(rows)], the numbers of the rows at `rows` (None: all), -1 for an unknown one."""
-        mask = len(self._slots) - 1
-        slot = ((hashes if rows is None else hashes[rows]) & np.uint64(mask)).view(np.int64)
-        found = np.full(len(slot), _EMPTY, np.int64)
-        # Rows that are not found yet, None for all of them.
+        wanted = hashes if rows is None else hashes[rows]
+        slot = (wanted & np.uint64(len(self._slots) - 1)).view(np.int64)
+        found = candidate = self._seek(slot, wanted)
+        # Rows whose candidate is to be verified, None for all of them.
         open_: NDArray[np.int64] | None = None
-        spans = rows
-        while len(slot):
-            candidate = self._slots.take(slot)
+        while len(candidate):
             filled = candidate >= 0
             if not filled.all():
                 open_ = np.flatnonzero(filled) if open_ is None else open_[filled]
-                spans = open_ if rows is None else rows[open_]
                 slot, candidate = slot[filled], candidate[filled]
-            same = self._verify(candidate, words, spans)
-            if open_ is None:
-                if same.all():
-                    return candidate
-                open_ = np.arange(len(slot))
-            found[open_[same]] = candidate[same]
-            other = ~same
-            open_, slot = open_[other], (slot[other] + 1) & mask
-            spans = open_ if rows is None else rows[open_]
+            spans = rows if open_ is None else open_ if rows is None else rows[open_]
+            other = ~self._verify(candidate, words, spans)
+            if not other.any():
+                break
+            # A row with the same hash.
+            open_ = np.flatnonzero(other) if open_ is None else open_[other]
+            slot = (slot[other] + 1) & (len(self._slots) - 1)
+            candidate = found[open_] = self._seek(slot, wanted[open_])
         return found
+
+    def _seek(self, slot: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the number in the first slot, from these on, that has the hash, or -1 of a free one before it.
+
+        slot: int64[k], moved there in place.
+        """
+        candidate = self._slots.take(slot)
+        others = np.flatnonzero(self._is_other(candidate, hashes))
+        while len(others):
+            at = slot[others] = (slot[others] + 1) & (len(self._slots) - 1)
+            following = candidate[others] = self._slots.take(at)
+            others = others[self._is_other(following, hashes[others])]
+        return candidate
+
+    def _is_other(self, candidate: NDArray[np.int64], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return bool[k], true where the candidate is a row with another hash."""
+        other: NDArray[np.bool_] = self._hashes.take(candidate, mode="clip") != hashes
+        other &= candidate >= 0
+        return other
 
     def _verify(
         self, candidate: NDArray[np.int64], words: LabelWords, spans: NDArray[np.int64] | None

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 #: int64[n].
 Ints = NDArray[np.int64]
 
-#: Zero bytes after the last datum, so that an unaligned 64-bit load never leaves the buffer.
-PADDING: Final = 16
+#: Zero bytes after the last datum, so that an unaligned load of up to as many bytes never leaves the buffer.
+PADDING: Final = 32
 
 #: uint64[9]: entry k is the mask that keeps the k low bytes of a word.
 LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)
@@ -55,3 +55,13 @@ def first_rows(values: NDArray[np.integer], size: int, rows: Ints | None = None)
 def unaligned_words(buffer: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """uint64[len(buffer) - 7]: the eight bytes from each position on, little-endian; a view."""
     return np.ndarray(shape=(len(buffer) - 7,), dtype="<u8", buffer=buffer, strides=(1,))
+
+
+def first_words(buffer: NDArray[np.uint8], offset: Ints, count: int) -> NDArray[np.uint64]:
+    """uint64[n, count]: `count` words from each offset (int64[n]) on, at most PADDING bytes in all.
+
+    An unaligned load takes the same time for any number of bytes.
+    """
+    size = 8 * count
+    loads = np.ndarray(shape=(len(buffer) - size + 1,), dtype=f"V{size}", buffer=buffer, strides=(1,))
+    return loads[offset].view("<u8").reshape(-1, count)

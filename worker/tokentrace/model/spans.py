@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.model.arrays import LOW_BYTES, PADDING, unaligned_words
+from tokentrace.model.arrays import LOW_BYTES, PADDING, first_words, unaligned_words
 from tokentrace.model.measures import SUMMED_FIELDS, USAGE_SUMS
 from tokentrace.model.units import BY_NAME
 
@@ -94,14 +94,18 @@ def string_words(
         return
     loads = unaligned_words(buffer)
     longest, shortest = int(strings.length.max()), int(strings.length.min())
+    wide = first_words(buffer, strings.offset, -(-longest // 8)) if 8 < longest <= PADDING else None
     for start in range(0, longest, 8):
         rows, offset, length = None, strings.offset, strings.length
         if shortest <= start:
             rows = np.flatnonzero(length > start)
             offset, length = offset.take(rows), length.take(rows)
-        words = loads[offset + start]
+        if wide is None:
+            words = loads[offset + start]
+        else:
+            words = wide[:, start // 8] if rows is None else wide[:, start // 8].take(rows)
         if shortest < start + 8:
-            words &= LOW_BYTES.take(length - start, mode="clip")
+            words = words & LOW_BYTES.take(length - start, mode="clip")
         yield rows, words
 
 

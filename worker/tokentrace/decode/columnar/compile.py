@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Final, Literal
 
-from tokentrace.decode.columnar.chosen import ChosenValues, FixedText, NumberText, Peek
+from tokentrace.decode.columnar.chosen import ITEM_TEXT, ChosenValues, FixedText, NumberText, Peek
 from tokentrace.decode.columnar.optional import MOST_ABSENT, Boolean, UnitValues
 from tokentrace.decode.columnar.program import Program, Step
 from tokentrace.decode.columnar.steps import (
@@ -179,10 +179,10 @@ class _Compiler:
         score = _score(type_.items, column)
         if type_.items.kind == "union":
             score = (SetNull(column), Union(tuple(_score(branch, column) for branch in type_.items.branches)))
-        chosen = tuple((key, self.text(type_.items, source)) for key, source in self._attribute_texts)
-        return (
-            Blocks(self.skip(type_.items), keyed=True, score=score, chosen=ChosenValues(chosen) if chosen else None),
-        )
+        chosen = None
+        if self._attribute_texts:
+            chosen = ChosenValues(tuple(self._attribute_texts), self.text(type_.items, ITEM_TEXT))
+        return (Blocks(self.skip(type_.items), keyed=True, score=score, chosen=chosen),)
 
     def text(self, type_: Type, source: str) -> Program:
         """Compile the steps that store a value as a text, and move past it."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.decode.columnar.chosen import ITEM_TEXT
 from tokentrace.decode.columnar.compile import compile_program, readable_texts
 from tokentrace.decode.columnar.cursors import Cursors, MessageChunk
 from tokentrace.decode.columnar.program import Program, run
@@ -104,6 +105,8 @@ class ColumnarDecoder:
             outputs = {name: _part(columns.column(name), slice(first, first + count)) for name in self.output_columns}
         else:
             outputs = {name: _part(columns.column(name), rows) for name in self.output_columns}
+        if columns.texts:
+            outputs[ITEM_TEXT] = Strings(np.empty(count, np.int64), np.empty(count, np.int64))
         chunk = MessageChunk(
             columns.buffer, words, end, rows, outputs, columns, self.sparse_rows, self.max_sparse_rounds
         )
@@ -114,8 +117,8 @@ class ColumnarDecoder:
         failed: NDArray[np.bool_] = cursors.pos != end
         self._mark_invalid_labels(chunk, start, failed)
         if not adjacent:
-            for name, part in outputs.items():
-                _put(columns.column(name), rows, part)
+            for name in self.output_columns:
+                _put(columns.column(name), rows, outputs[name])
         return failed
 
     def _mark_invalid_labels(self, chunk: MessageChunk, start: NDArray[np.int64], failed: NDArray[np.bool_]) -> None:

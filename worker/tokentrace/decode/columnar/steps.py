@@ -224,17 +224,15 @@ class Blocks:
         part, rows = cursors, None
         while True:
             count, stop = part.block()
-            most = int(count.max())
-            if not most:
+            if not count.any():
                 break
-            if int(count.min()) != most:
-                # Sorted by descending count, the cursors with items left are always the first ones.
-                order = np.argsort(most - count, kind="stable")[: np.count_nonzero(count)]
+            if not count.all():
+                left = np.flatnonzero(count)
                 if rows is not None:
                     cursors.pos[rows] = part.pos
-                part, count = part.select(order), count.take(order)
-                rows = order if rows is None else rows.take(order)
-                stop = stop if stop is None else stop.take(order)
+                part, count = part.select(left), count.take(left)
+                rows = left if rows is None else rows.take(left)
+                stop = stop if stop is None else stop.take(left)
             if not part.spend_round():
                 break
             self._block(part, count)
@@ -244,17 +242,33 @@ class Blocks:
             cursors.pos[rows] = part.pos
 
     def _block(self, cursors: Cursors, count: NDArray[np.int64]) -> None:
-        """Move past the items of one block. count: int64[k], items of each cursor, at least one, descending."""
-        for done in range(int(count[0])):
-            if count[-1] <= done:
-                count = count[: np.count_nonzero(count > done)]
-                cursors = cursors.first(len(count))
+        """Move past the items of one block. count: int64[k], items of each cursor, at least one."""
+        least, most = int(count.min()), int(count.max())
+        if not self._items(cursors, 0, least) or least == most:
+            return
+        # Sorted by descending count, the cursors with items left are always the first ones.
+        rows = np.flatnonzero(count > least)
+        rows = rows.take(np.argsort(most - count.take(rows), kind="stable"))
+        part, count = cursors.select(rows), count.take(rows)
+        left = part
+        for done in range(least, most):
+            if count[len(left) - 1] <= done:
+                left = part.first(int(np.count_nonzero(count > done)))
+            if not self._items(left, done, done + 1):
+                break
+        cursors.pos[rows] = part.pos
+
+    def _items(self, cursors: Cursors, first: int, last: int) -> bool:
+        """Move past these items of each cursor. Returns False when the sparse rounds are used up."""
+        for done in range(first, last):
+            # The first item's round is that of its block.
             if done and not cursors.spend_round():
-                return
+                return False
             if self.keyed:
                 self._entry(cursors)
             else:
                 run(self.items, cursors)
+        return True
 
     def _entry(self, cursors: Cursors) -> None:
         """Move past a key and its value."""
