@@ -149,3 +149,10 @@ def sqlite_hours(folder: Path) -> Hours:
 def position_of(folder: Path) -> Sequence[Any]:
     with sqlite3.connect(folder / "ledger.db") as connection:
         return connection.execute("SELECT * FROM ledger_position").fetchone()  # type: ignore[no-any-return]
+
+
+def postgresql_hours(url: str) -> Hours:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        return hours_of(connection)

@@ -1,0 +1,111 @@
+"""The ledger in PostgreSQL: the same as in SQLite, over crashes of the server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from tests.harness import LAYOUT
+from tests.ledger.helpers import RollupTopic, follower, postgresql_hours, recount, sqlite_hours, sqlite_url
+from tests.ledger.test_follow import traffic
+from tests.ledger.test_proof import replica
+from tests.services.postgresql import PostgreSql
+from tests.spanfactory import NOW_US, span
+from tokentrace.errors import FatalError
+from tokentrace.kafka.single_partition import PartitionRecord
+from tokentrace.ledger import follow
+from tokentrace.ledger.database import Database
+from tokentrace.ledger.period import between
+from tokentrace.ledger.proof import ledger_sums, prove
+from tokentrace.ledger.query import Billing
+from tokentrace.ledger.tables import METADATA
+
+PERIOD = between("2026-09-10", "2026-09-30", ZoneInfo("UTC"))
+
+
+@pytest.fixture
+def topic() -> RollupTopic:
+    return RollupTopic()
+
+
+def test_postgresql_has_what_sqlite_has(topic: RollupTopic, postgresql: PostgreSql, tmp_path: Path) -> None:
+    spans: list[dict[str, Any]] = []
+    for at_us, batch in traffic("postgresql", 10, 60):
+        topic.commit(batch, at_us)
+        spans += batch
+    for url in (postgresql.url, sqlite_url(tmp_path)):
+        follower(topic, url).run(until_end=True)
+    assert postgresql_hours(postgresql.url) == sqlite_hours(tmp_path) == recount(spans)
+    by = ["caller", "source", "day", "booked"]
+    bills = [Billing(Database(url)).bill(PERIOD, by, units=True) for url in (postgresql.url, sqlite_url(tmp_path))]
+    assert bills[0] == bills[1]
+    database = Database(postgresql.url)
+    totals = replica("r", spans, round(topic.records[-1].written_s * 1e6))
+    assert prove(database, topic, LAYOUT, [totals], ledger_sums(database)).agrees
+
+
+def test_a_server_that_crashes_and_comes_back_loses_nothing(
+    topic: RollupTopic, postgresql: PostgreSql, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "BATCH_ROWS", 1)
+    monkeypatch.setattr(follow, "_POLL", 1)
+    spans: list[dict[str, Any]] = []
+    for at_us, batch in traffic("crash", 60, 10):
+        topic.commit(batch, at_us)
+        spans += batch
+    polled, waits, poll = 0, 0, topic.poll
+
+    def crashing_poll(max_records: int, timeout_s: float) -> list[PartitionRecord]:
+        nonlocal polled
+        polled += 1
+        if polled in (10, 35):
+            postgresql.kill()
+        return poll(max_records, timeout_s)
+
+    def waiting(timeout_s: float) -> bool:
+        """Start the server while the ledger waits for the second time."""
+        nonlocal waits
+        waits += 1
+        if waits % 2 == 0:
+            postgresql.start()
+        return False
+
+    subject = follower(topic, postgresql.url)
+    monkeypatch.setattr(topic, "poll", crashing_poll)
+    monkeypatch.setattr(subject._stop, "wait", waiting)
+    subject.run(until_end=True)
+    assert waits == 4
+    assert postgresql_hours(postgresql.url) == recount(spans)
+
+
+def test_two_ledgers_on_one_postgresql_are_refused(topic: RollupTopic, postgresql: PostgreSql) -> None:
+    first = follower(topic, postgresql.url)
+    position = first._start()
+    topic.commit([span()], NOW_US)
+    follower(topic, postgresql.url).run(until_end=True)
+    with pytest.raises(FatalError, match="Another process has written to this ledger"):
+        first._follow(position, until_end=True)
+    assert postgresql_hours(postgresql.url) == recount([span()])
+
+
+def test_migrations_leave_the_tables_that_the_code_uses(postgresql: PostgreSql) -> None:
+    database = Database(postgresql.url)
+    database.migrate()
+    with database.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "ledger_version"})
+        assert compare_metadata(context, METADATA) == []
+
+
+def test_labels_with_any_character_are_stored(topic: RollupTopic, postgresql: PostgreSql) -> None:
+    callers = ["a\0b", "a\ufffdb", "quote ' \" \\", "naïve 🦊"]
+    topic.commit([span(caller=caller) for caller in callers], NOW_US)
+    follower(topic, postgresql.url).run(until_end=True)
+    with psycopg.connect(postgresql.url) as connection:
+        found = connection.execute("SELECT caller, spans FROM ledger_costs").fetchall()
+    assert sorted(found) == sorted((caller.replace("\0", "\ufffd"), 1) for caller in callers)
