@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +13,13 @@ import click
 
 from tokentrace.cli.options import config_option
 from tokentrace.cli.output import echo
+from tokentrace.cli.repricing import period_of, repricing_of
 
 if TYPE_CHECKING:
-    from tokentrace.ledger.period import Period
+    from rich.table import Table
+
     from tokentrace.ledger.query import Bill
+    from tokentrace.ledger.repriced_formats import RepricedBill
 
 _FORMATS = ("table", "csv", "json", "parquet")
 _SORT = ("cost", "spans", "tokens", "name")
@@ -40,6 +44,14 @@ _SORT = ("cost", "spans", "tokens", "name")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="table", show_default=True, help="Format.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="File to write instead of stdout.")
 @click.option("--as-of", help="The bill as it was at the end of a day (UTC), such as 2026-11-03.")
+@click.option(
+    "--reprice",
+    "prices",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Compare with other prices: a configuration file whose section pricing has them.",
+)
+@click.option("--what-if", "swaps", multiple=True, help="Compare with another model, such as gpt-4o=claude-sonnet-4-5.")
+@click.option("--reported", is_flag=True, help="With --reprice: also the costs that applications reported.")
 @click.option("--proof", is_flag=True, help="Compare the whole ledger with the all-time totals of the workers.")
 def command(
     config_path: Path,
@@ -54,6 +66,9 @@ def command(
     format_: str,
     output: Path | None,
     as_of: str | None,
+    prices: Path | None,
+    swaps: tuple[str, ...],
+    reported: bool,
     proof: bool,
 ) -> None:
     """Sum the ledger over a period, exactly. Requires the extra tokentrace[ledger].
@@ -65,16 +80,25 @@ def command(
         return
     from tokentrace.cli.ledger import load, open_ledger
 
-    database = open_ledger(load(config_path), config_path)
+    config = load(config_path)
+    database = open_ledger(config, config_path)
     from tokentrace.ledger.period import last_day
     from tokentrace.ledger.query import Billing
     from tokentrace.tools.state_table import in_order
 
+    period, day = period_of(month, begin, end, zone), None if as_of is None else last_day(as_of)
     labels = [name.strip() for name in by.split(",") if name.strip()]
     if not labels or len(set(labels)) != len(labels):
         raise click.UsageError("--by needs different labels, comma-separated, such as caller,model.")
-    billing = Billing(database, None if as_of is None else last_day(as_of))
-    found = billing.bill(_period(month, begin, end, zone), labels, units=units)
+    if prices is not None or swaps:
+        from tokentrace.ledger.period_cells import cells_in
+        from tokentrace.ledger.repriced_formats import RepricedBill
+
+        repricing = repricing_of(config, prices, swaps, reported)
+        repriced = RepricedBill(period, labels, repricing.sums(cells_in(database, period, labels, day)))
+        _print_repriced(repriced, format_, limit, output)
+        return
+    found = Billing(database, day).bill(period, labels, units=units)
     rows = in_order(found.rows, sort)
     if format_ == "parquet":
         from tokentrace.ledger.formats import write_parquet
@@ -89,20 +113,27 @@ def command(
     from tokentrace.ledger.formats import as_csv, as_json
 
     text = as_csv(found, rows) if format_ == "csv" else json.dumps(as_json(found, rows)) + "\n"
+    _write(text, output)
+
+
+def _write(text: str, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
     else:
         output.write_text(text, newline="")
 
 
-def _period(month: str | None, begin: str | None, end: str | None, zone: str) -> Period:
-    from tokentrace.ledger import period
+def _print_repriced(bill: RepricedBill, format_: str, limit: int | None, output: Path | None) -> None:
+    from tokentrace.ledger.repriced_formats import as_csv, as_json, notes
 
-    if month is not None and begin is None and end is None:
-        return period.month(month, period.find_zone(zone))
-    if month is None and begin is not None and end is not None:
-        return period.between(begin, end, period.find_zone(zone))
-    raise click.UsageError("Set --month, or --from and --to.")
+    if format_ == "parquet":
+        raise click.UsageError("--reprice and --what-if take --format table, csv or json.")
+    if format_ != "table":
+        _write(as_csv(bill) if format_ == "csv" else json.dumps(as_json(bill)) + "\n", output)
+        return
+    from tokentrace.tools.repriced_table import repriced_table
+
+    _print(repriced_table(bill, limit), notes(bill), output)
 
 
 def _print_table(
@@ -112,16 +143,19 @@ def _print_table(
     limit: int | None,
     output: Path | None,
 ) -> None:
-    from rich.console import Console
-
     from tokentrace.ledger.words import notes
     from tokentrace.tools.state_table import table
 
     subtotals = bill.subtotals if len(bill.by) > 1 else {}
-    shown = table(bill.by, rows, subtotals, bill.total, units=units, limit=limit)
-    with output.open("w") if output is not None else sys.stdout as out:
-        Console(file=out, width=None if out.isatty() else 240).print(shown)
-        for line in notes(bill):
+    _print(table(bill.by, rows, subtotals, bill.total, units=units, limit=limit), notes(bill), output)
+
+
+def _print(table: Table, lines: Iterable[str], output: Path | None) -> None:
+    from rich.console import Console
+
+    with nullcontext(sys.stdout) if output is None else output.open("w") as out:
+        Console(file=out, width=None if out.isatty() else 240).print(table)
+        for line in lines:
             click.echo(line, file=out)
 
 

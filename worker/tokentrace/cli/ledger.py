@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokentrace.cli.options import config_option
+from tokentrace.cli.repricing import period_of, repricing_of
 
 if TYPE_CHECKING:
     from tokentrace.config import Config
@@ -77,6 +79,54 @@ def status(config_path: Path, as_json: bool) -> None:
         return
     for line in found.lines():
         click.echo(line)
+
+
+@command.command()
+@config_option
+@click.option("--month", help="Calendar month, such as 2026-10.")
+@click.option("--from", "begin", help="First moment of the period, a date or time in --zone.")
+@click.option("--to", "end", help="First moment behind the period, a date or time in --zone.")
+@click.option("--zone", default="UTC", show_default=True, help="Time zone of the period, such as Europe/Berlin.")
+@click.option(
+    "--reprice",
+    "prices",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Configuration file whose section pricing has the prices to bill by.",
+)
+@click.option("--reported", is_flag=True, help="Also correct the costs that applications reported.")
+@click.option("--reason", required=True, help="Why, for whoever reads the ledger later.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+def correct(
+    config_path: Path,
+    month: str | None,
+    begin: str | None,
+    end: str | None,
+    zone: str,
+    prices: Path,
+    reported: bool,
+    reason: str,
+    yes: bool,
+) -> None:
+    """Enter the difference to other prices as a dated correction.
+
+    Nothing is overwritten: bills include the correction from today on, and --as-of shows them without it.
+    """
+    config = load(config_path)
+    database = open_ledger(config, config_path)
+    from tokentrace.ledger.corrections import correction_of, enter
+    from tokentrace.ledger.formats import usd
+    from tokentrace.ledger.period_cells import cells_in
+
+    period = period_of(month, begin, end, zone)
+    repricing = repricing_of(config, prices, (), reported)
+    correction = correction_of((cell for _, cell in cells_in(database, period)), repricing)
+    error = f", an estimate that is wrong by at most {usd(correction.error)} USD" if correction.error else ""
+    click.echo(f"{usd(correction.cost_nano_usd)} USD for {correction.spans:,} spans{error}.")
+    if not yes and correction.cells:
+        click.confirm("It will be in every bill of the period from today on. Continue?", abort=True)
+    number = enter(database, correction, period, reason, f"{prices.name}{error}", round(time.time() * 1e6))
+    click.echo(f"Entered correction {number}.")
 
 
 def open_ledger(config: Config, config_path: Path) -> Database:

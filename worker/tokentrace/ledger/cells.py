@@ -13,13 +13,13 @@ from tokentrace.ledger.tables import HOUR_SUMS, MIXED, UNIT_SUMS
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.pricing import SOURCE_SUMS
+from tokentrace.pricing.rates import US_PER_DAY
 
 #: The sums of a cell, in the order of its columns.
 CELL_SUMS: Final = (*HOUR_SUMS, *UNIT_SUMS)
 _SPANS: Final = CELL_SUMS.index("spans")
 _SOURCES: Final = [CELL_SUMS.index(name) for name in SOURCE_SUMS]
 _MINUTES: Final = 60
-_US_PER_DAY: Final = 86_400_000_000
 #: No sum reaches it: databases keep 64 bits with a sign.
 _LIMIT: Final = 1 << 62
 
@@ -42,7 +42,7 @@ def columns_of(layout: Layout) -> Ints:
 def cells_of(rollups: Sequence[Rollup]) -> Cells:
     """Sum the rows of rollups to cells. Raises FatalError for a sum beyond 62 bits."""
     values = np.concatenate([rollup.values for rollup in rollups])
-    booked = [np.full(len(rollup.minutes), rollup.committed_at_us // _US_PER_DAY) for rollup in rollups]
+    booked = [np.full(len(rollup.minutes), rollup.committed_at_us // US_PER_DAY) for rollup in rollups]
     keys = np.stack(
         [
             np.concatenate([rollup.minutes for rollup in rollups]) // _MINUTES,

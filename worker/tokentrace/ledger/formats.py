@@ -58,11 +58,11 @@ def as_csv(bill: Bill, rows: Sequence[Row]) -> str:
     writer.writerow([*bill.by, *columns, "cost_usd"])
     for labels, sums in rows:
         numbers = [sums.get(name, 0) for name in columns]
-        writer.writerow([*map(_inert, labels), *numbers, usd(sums.get("cost_nano_usd", 0))])
+        writer.writerow([*map(inert, labels), *numbers, usd(sums.get("cost_nano_usd", 0))])
     return out.getvalue()
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Return a text that spreadsheets do not take for a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 

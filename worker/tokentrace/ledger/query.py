@@ -15,15 +15,23 @@ from tokentrace.errors import UsageError
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.period import CALENDAR, Period
 from tokentrace.ledger.store import RollupGap, read_gaps, read_position
-from tokentrace.ledger.tables import CORRECTION_CELLS, CORRECTIONS, GROUPS, HOUR_SUMS, HOURS, LEDGER_SOURCES, UNITS
+from tokentrace.ledger.tables import (
+    CORRECTION_CELLS,
+    CORRECTIONS,
+    GROUPS,
+    HOUR_SUMS,
+    HOURS,
+    LEDGER_SOURCES,
+    UNITS,
+)
 from tokentrace.model.snapshot import BASE_LABELS, Group
 from tokentrace.model.spans import STATUSES
+from tokentrace.pricing.rates import US_PER_DAY
 
 Labels = tuple[str, ...]
 #: Labels that are not the group's.
 CODES: Final[Mapping[str, Sequence[str]]] = {"status": STATUSES, "source": LEDGER_SOURCES}
 BOOKED: Final = "booked"
-US_PER_DAY: Final = 86_400_000_000
 #: A period is closed at the end of the day (UTC) that follows its last hour; what is booked later has changed it.
 CLOSING_DAYS: Final = 1
 
@@ -75,7 +83,7 @@ class Billing:
         """Sum the period by labels. Raises UsageError for a label that no group has."""
         with self._database.snapshot() as connection:
             groups = read_groups(connection)
-            _require_known(by, groups.values())
+            require_known(by, groups.values())
             sums = _Sums()
             names = [name for name in HOUR_SUMS if units or name in ("cost_nano_usd", "spans") or "_tokens" in name]
             columns: list[Any] = [sa.func.sum(HOURS.c[name]) for name in names]
@@ -171,10 +179,11 @@ def _key_columns(by: Sequence[str]) -> list[str]:
 
 def _labels(by: Sequence[str], key: Mapping[str, int], groups: Mapping[int, Group], period: Period) -> Labels:
     group = groups[key["group_id"]]
-    return tuple(_label(name, key, group, period) for name in by)
+    return tuple(label_of(name, key, group, period) for name in by)
 
 
-def _label(name: str, key: Mapping[str, int], group: Group, period: Period) -> str:
+def label_of(name: str, key: Mapping[str, int], group: Group, period: Period) -> str:
+    """Return the value of a label. key: the other columns of the table that it may need."""
     if name in CODES:
         return CODES[name][key[name]]
     if name == BOOKED:
@@ -182,7 +191,8 @@ def _label(name: str, key: Mapping[str, int], group: Group, period: Period) -> s
     return period.label(name, key["hour"]) if name in CALENDAR else group.label(name)
 
 
-def _require_known(by: Sequence[str], groups: Iterable[Group]) -> None:
+def require_known(by: Sequence[str], groups: Iterable[Group]) -> None:
+    """Raises UsageError for a label that is neither known nor a dimension of any group."""
     dimensions = {name for group in groups for name, _ in group.dimensions}
     known = [*BASE_LABELS, *CODES, *CALENDAR, BOOKED, *sorted(dimensions)]
     for name in by:

@@ -7,6 +7,8 @@ columns, and compared with what stands for the hash, so that codes are exact.
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
@@ -75,6 +77,11 @@ class Classes:
         """Return the first of the class."""
         return Modifiers(*(self._class(name, value) for name, value in zip(MODIFIERS, call, strict=True)))
 
+    def examples(self) -> list[Modifiers]:
+        """Return a call of every class, the ordinary one first: all combinations of what the prices ask for."""
+        values = [["", *filter(None, map(_example, self._globs[name]))] for name in MODIFIERS]
+        return list(dict.fromkeys(self.of(Modifiers(*texts)) for texts in itertools.product(*values)))
+
     def _class(self, name: str, value: str) -> str:
         if not value:
             return value
@@ -83,6 +90,13 @@ class Classes:
         if not hit and name == "inference_region":
             return ""
         return self._first.setdefault((name, hit), value)
+
+
+def _example(glob: str) -> str:
+    """Return a text that a glob matches, empty where none is found."""
+    text = re.sub(r"\[(!?)(.)[^]]*\]", lambda found: "~" if found[1] else found[2], glob)
+    text = text.replace("*", "").replace("?", "x")
+    return text if text and matches(glob, text) else ""
 
 
 class DistinctModifiers(NamedTuple):

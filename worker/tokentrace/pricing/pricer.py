@@ -241,6 +241,10 @@ class Pricer:
                 today.origin.left, model, provider, " Further ones are not named here." if self._estimated.full else "",
             )  # fmt: skip
 
+    def variants(self) -> list[Modifiers]:
+        """Return the modifiers of calls that may have prices of their own, a call of each class."""
+        return self._classes.examples()
+
     def find(self, model: str, provider: str, call: Modifiers = NONE) -> PricePlan | None:
         """Return the plan of a model, as its application names it and its provider; None for an unpriced one."""
         return self._composer.plan(model, provider, call)
