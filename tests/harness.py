@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -82,11 +82,15 @@ def span_batch(*records: dict[str, Any]) -> SpanBatch:
 
 
 def raw_batch(
-    values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0, now_s: float = NOW_S
+    values: Sequence[bytes | None],
+    partition: int | Sequence[int] = 0,
+    offset: int = 0,
+    now_s: float = NOW_S,
+    schema_headers: Mapping[str, Sequence[bytes | str | None]] | None = None,
 ) -> RawBatch:
     """Messages of one partition, or of one partition each; every partition's offsets go on from `offset`.
 
-    now_s: when they were published.
+    now_s: when they were published. schema_headers: see `RawBatch`.
     """
     partitions = [partition] * len(values) if isinstance(partition, int) else list(partition)
     positions = dict.fromkeys(partitions, offset)
@@ -101,7 +105,15 @@ def raw_batch(
 
     times_ms = dict.fromkeys(positions, (int(now_s * 1000),) * 2)
     published_ms = lambda rows: np.full(len(rows), int(now_s * 1000))  # noqa: E731
-    return RawBatch(values, np.array(partitions, np.int32), positions, envelope, times_ms, published_ms)
+    return RawBatch(
+        values,
+        np.array(partitions, np.int32),
+        positions,
+        envelope,
+        times_ms,
+        published_ms,
+        schema_headers=schema_headers or {},
+    )
 
 
 def priced(subject: Pricer, spans: SpanBatch, groups: GroupIndex) -> list[tuple[int, str]]:

@@ -39,7 +39,7 @@ FACE: Final = "__init__.py"
 
 #: Library -> the only places that import it.
 HOMES: Final = {
-    "confluent_kafka": ("kafka/", "decode/schemas/registry.py"),
+    "confluent_kafka": ("kafka/", "decode/schemas/"),
     "litellm": ("publisher/litellm_callback.py",),
     "openai": (),
     "anthropic": (),

@@ -9,28 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from confluent_kafka import Message
 
 from tests.spanfactory import message, span
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import UsageError
 from tokentrace.tools.spans import SpanReader, as_json, matches, parse_conditions
-
-
-class FakeMessage:
-    def __init__(self, partition: int, offset: int, value: bytes | None) -> None:
-        self._place, self._value = (partition, offset), value
-
-    def partition(self) -> int:
-        return self._place[0]
-
-    def offset(self) -> int:
-        return self._place[1]
-
-    def value(self) -> bytes | None:
-        return self._value
-
-    def timestamp(self) -> tuple[int, int]:
-        return (1, 5000)
 
 
 class FakeTopic:
@@ -48,9 +32,9 @@ class FakeTopic:
     def end_offsets(self, partitions: list[int]) -> dict[int, int]:
         return dict.fromkeys(partitions, len(self.values))
 
-    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[FakeMessage]:
+    def read_to_end(self, starts: Mapping[int, int]) -> Iterator[Message]:
         for offset in range(starts[0], len(self.values)):
-            yield FakeMessage(0, offset, self.values[offset])
+            yield Message(topic="t", partition=0, offset=offset, value=self.values[offset], timestamp=(1, 5000))
 
 
 def reader_of(*values: bytes | None) -> tuple[SpanReader, FakeTopic]:

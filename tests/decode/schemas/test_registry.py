@@ -248,16 +248,6 @@ def test_an_id_that_a_registry_rejects_in_any_words_is_the_messages_fault(
     assert subject.requests["error"] == 0
 
 
-def test_registry_says_what_id_0_may_be(server: StandIn) -> None:
-    server.answers["/schemas/types"] = (200, b'["AVRO"]')
-    server.otherwise = (404, b'{"error_code": 40403, "message": "Schema not found"}')
-    reason, error = refused(to(server), 0)
-    assert reason == "unknown_schema_id"
-    assert error.startswith(
-        "The schema registry has no schema with id 0. Ids of 8 bytes, Apicurio's default, begin so;"
-    )
-
-
 def test_an_address_is_confirmed_once_for_many_ids(server: StandIn) -> None:
     server.otherwise = (404, b"")
     server.answers["/schemas/types"] = (200, b'["AVRO"]')

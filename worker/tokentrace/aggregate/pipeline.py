@@ -109,7 +109,7 @@ class Pipeline:
         """
         timer = self._timer
         timer.start()
-        decoded = self._decoder.decode(batch.values)
+        decoded = self._decoder.decode(batch.values, batch.schema_headers)
         timer.mark("decode")
         spans, rejected = reject_invalid(decoded.spans, self._limits)
         # Which prices apply depends on them.

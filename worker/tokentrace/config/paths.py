@@ -19,6 +19,7 @@ def with_absolute_paths(config: Config, folder: Path) -> Config:
         update={
             "paths": tuple(folder / path for path in config.schemas.paths),
             "raw": None if config.schemas.raw is None else folder / config.schemas.raw,
+            "glue": {version: folder / path for version, path in config.schemas.glue.items()},
         }
     )
     update: dict[str, Any] = {"schemas": schemas}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final, Literal
 
 from pydantic import SecretStr, field_validator, model_validator
 
 from tokentrace.config.fields import PositiveDuration, SecretUrl, http_url
 from tokentrace.config.section import Section, located
+
+_UUID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+#: Part of the address of Apicurio's own API.
+APICURIO_PATH: Final = "/apis/registry/v"
 
 
 class RegistryAuth(Section):
@@ -49,7 +55,7 @@ class RegistryTls(Section):
 
 
 class SchemaRegistry(Section):
-    """The Confluent-compatible Schema Registry, for messages in the Confluent wire format."""
+    """The Schema Registry: a Confluent-compatible one, or Apicurio's own API."""
 
     url: SecretUrl = ""
     """Base URL; empty if there is no registry."""
@@ -59,11 +65,19 @@ class SchemaRegistry(Section):
     """TLS files."""
     timeout: PositiveDuration = 5.0
     """Time limit of one request."""
+    ids: Literal["content", "global"] = "content"
+    """Meaning of Apicurio's 8-byte ids; `global` needs the url of Apicurio's own API (/apis/registry/v2 or v3)."""
 
     @field_validator("url")
     @classmethod
     def _is_http(cls, value: str) -> str:
         return http_url(value) if value else value
+
+    @model_validator(mode="after")
+    def _knows_global_ids(self) -> SchemaRegistry:
+        if self.ids == "global" and self.url and APICURIO_PATH not in self.url:
+            raise located((("ids",), "global ids are known to Apicurio's own API alone: url ends in /apis/registry/v3"))
+        return self
 
 
 class Schemas(Section):
@@ -73,3 +87,13 @@ class Schemas(Section):
     """Folders of .avsc files, in addition to the bundled span schema; relative to this file."""
     raw: Path | None = None
     """Schema of bare datums, for kafka.framing: raw."""
+    glue: dict[str, Path] = {}
+    """Schema versions of AWS Glue: the UUID of each, and the .avsc file of its schema."""
+
+    @field_validator("glue")
+    @classmethod
+    def _are_uuids(cls, value: dict[str, Path]) -> dict[str, Path]:
+        wrong = [name for name in value if not _UUID.fullmatch(name)]
+        if wrong:
+            raise located(*(((name,), "is not the UUID of a schema version") for name in wrong))
+        return {name.lower(): path for name, path in value.items()}

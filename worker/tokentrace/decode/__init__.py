@@ -97,9 +97,14 @@ class SpanDecoder:
         """Map (schema key, "columnar" or "fastavro") to 1 for every schema with a cached decoder."""
         return self._paths
 
-    def decode(self, values: Sequence[bytes | None]) -> Decoded:
-        """Decode n message values. Raises SchemaUnavailable, with its rows, if a writer schema cannot be had now."""
-        framed = frame(values, self._framing)
+    def decode(
+        self, values: Sequence[bytes | None], headers: Mapping[str, Sequence[bytes | str | None]] | None = None
+    ) -> Decoded:
+        """Decode n message values. Raises SchemaUnavailable, with its rows, if a writer schema cannot be had now.
+
+        headers: see `RawBatch.schema_headers`.
+        """
+        framed = frame(values, self._framing, headers or {})
         decoders = self._decoders_of(framed)
         columns = SpanColumns(len(values), framed.buffer, self._texts)
         rejects = list(framed.rejects)

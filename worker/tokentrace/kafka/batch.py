@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from operator import itemgetter, methodcaller
 from typing import Any, Final
@@ -11,7 +11,7 @@ import numpy as np
 from confluent_kafka import Message
 from numpy.typing import NDArray
 
-from tokentrace.model.messages import OTHER_GROUP_VALUE, Envelope, RawBatch
+from tokentrace.model.messages import OTHER_GROUP_VALUE, SCHEMA_HEADERS, Envelope, RawBatch
 
 #: Header of a replayed message: the consumer group that counts it.
 TARGET_GROUP: Final = "tokentrace.target_group"
@@ -66,8 +66,11 @@ def raw_batch(
         return timestamp_ms if kind else int(clock() * 1000)
 
     values = list(map(Message.value, messages))
-    for row in _rows_of_other_groups(messages, group_id.encode()):
-        values[row] = OTHER_GROUP_VALUE
+    headers = _all_headers(messages)
+    names = _names_in(headers)
+    if TARGET_GROUP in names:
+        for row in _rows_of_other_groups(headers, group_id.encode()):
+            values[row] = OTHER_GROUP_VALUE
     return RawBatch(
         values=values,
         partitions=partitions,
@@ -79,30 +82,43 @@ def raw_batch(
         },
         timestamps_ms=lambda rows: np.array([time_ms(messages[row]) for row in rows.tolist()], np.int64),
         keys=lambda: list(map(Message.key, messages)),
-        headers=lambda name: _headers(messages, name),
+        headers=lambda name: _values_of(_all_headers(messages), name, len(messages)),
+        schema_headers=_schema_headers(headers, names),
     )
 
 
-def _headers(messages: Sequence[Message], name: str) -> list[bytes | str | None]:
-    """Return a header of each message. Runs no Python code per message where each has headers."""
-    headers: list[Any] = list(map(Message.headers, messages))
-    if not any(headers):
-        return [None] * len(messages)
+def schema_headers(messages: Sequence[Message]) -> dict[str, list[bytes | str | None]]:
+    """Return the values of each header of SCHEMA_HEADERS that any message has; see `RawBatch`."""
+    headers = _all_headers(messages)
+    return _schema_headers(headers, _names_in(headers))
+
+
+def _schema_headers(headers: list[Any], names: Collection[str]) -> dict[str, list[bytes | str | None]]:
+    return {name: _values_of(headers, name, len(headers)) for name in SCHEMA_HEADERS if name in names}
+
+
+def _names_in(headers: list[Any]) -> set[str]:
+    return set(map(itemgetter(0), chain.from_iterable(filter(None, headers))))
+
+
+def _all_headers(messages: Sequence[Message]) -> list[Any]:
+    """Return the headers of each message, nothing if no message has any. Runs no Python code per message."""
+    return list(map(Message.headers, messages)) if any(map(Message.headers, messages)) else []
+
+
+def _values_of(headers: list[Any], name: str, n: int) -> list[bytes | str | None]:
+    """Return a header of each of n messages. Runs no Python code per message where each has headers."""
+    if not headers:
+        return [None] * n
     if None in headers:
         headers = [found or () for found in headers]
     return list(map(methodcaller("get", name), map(dict, headers)))
 
 
-def _rows_of_other_groups(messages: Sequence[Message], group: bytes) -> Iterator[int]:
-    """Yield the rows of messages that a replay has sent to another group. Runs no Python code per message."""
-    if not any(map(Message.headers, messages)):
-        return
-    headers = list(map(Message.headers, messages))
-    pairs = chain.from_iterable(filter(None, headers))
-    if TARGET_GROUP not in map(itemgetter(0), pairs):
-        return
+def _rows_of_other_groups(headers: Sequence[Any], group: bytes) -> Iterator[int]:
+    """Yield the rows of messages that a replay has sent to another group."""
     for row, found in enumerate(headers):
-        if any(name == TARGET_GROUP and value != group for name, value in found or ()):  # type: ignore[str-unpack]
+        if any(name == TARGET_GROUP and value != group for name, value in found or ()):
             yield row
 
 

@@ -38,6 +38,13 @@ class Envelope:
         return self.topic, self.partition, self.offset
 
 
+#: Headers of records that name the writer schema of the value.
+CONFLUENT_SCHEMA_ID: Final = "__value_schema_id"
+APICURIO_CONTENT_ID: Final = "apicurio.value.contentId"
+APICURIO_GLOBAL_ID: Final = "apicurio.value.globalId"
+SCHEMA_HEADERS: Final = (CONFLUENT_SCHEMA_ID, APICURIO_CONTENT_ID, APICURIO_GLOBAL_ID)
+
+
 class _NoValue(bytes):
     """An empty value that is told from others by its identity."""
 
@@ -58,6 +65,7 @@ class RawBatch:
     timestamps_ms: rows (int64[k]) -> int64[k], times of publication, Unix time. Costs a call per row: pass few.
     keys: returns n message keys. headers: name of a header -> n values of it, the last where a message repeats it.
     Both are for dimensions; None: they are taken from the envelopes, one by one.
+    schema_headers: name of a header of SCHEMA_HEADERS that any message has -> n values of it.
     """
 
     values: Sequence[bytes | None]
@@ -68,6 +76,7 @@ class RawBatch:
     timestamps_ms: Callable[[NDArray[np.int64]], NDArray[np.int64]]
     keys: Callable[[], Sequence[bytes | None]] | None = None
     headers: Callable[[str], Sequence[bytes | str | None]] | None = None
+    schema_headers: Mapping[str, Sequence[bytes | str | None]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -112,6 +121,7 @@ class RawBatch:
             timestamps_ms=lambda these: self.timestamps_ms(rows[these]),
             keys=lambda: itemgetter(*chosen, chosen[0])(self.all_keys())[:-1],
             headers=lambda name: itemgetter(*chosen, chosen[0])(self.all_headers(name))[:-1],
+            schema_headers={name: [column[row] for row in chosen] for name, column in self.schema_headers.items()},
         )
 
 

@@ -19,7 +19,7 @@ WHOLE: Final[dict[str, str]] = {
     TOMBSTONE: "The message has no value (a tombstone); there is nothing to count.",
     OTHER_GROUP: "A dead letter that another consumer group has replayed; that group counts it.",
     "empty": "The message value is empty.",
-    "unknown_framing": "The value starts with none of the known framings (Confluent, Avro single-object).",
+    "unknown_framing": "The value has none of the known framings (Confluent, Apicurio, Avro single-object, AWS Glue).",
     "unknown_schema_id": "The schema registry has no schema with this id.",
     "unknown_fingerprint": "No schema file has this Avro fingerprint; add the writer's schema to schemas.paths.",
     "schema_unusable": "The writer schema cannot be resolved to a span.",

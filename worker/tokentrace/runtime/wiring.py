@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
@@ -409,7 +410,8 @@ def writer_schemas(config: Config, wait_s: float = math.inf) -> WriterSchemas:
             resolve(raw)
         except SchemaError as error:
             raise ConfigError([f"schemas.raw: {error}"]) from error
-    return WriterSchemas(files, raw, registry(config), wait_s)
+    glue = {UUID(name): load_schema(path, f"schemas.glue.{name}") for name, path in config.schemas.glue.items()}
+    return WriterSchemas(files, raw, registry(config), wait_s, glue)
 
 
 def registry(config: Config) -> Registry | None:
@@ -427,7 +429,9 @@ def registry(config: Config) -> Registry | None:
     if auth is not None and auth.bearer_token is not None:
         token = auth.bearer_token.get_secret_value()
     files = {name: str(path) for name in ("ca", "certificate", "key") if (path := getattr(tls, name)) is not None}
-    return Registry(RegistrySettings(section.url, credentials, token, timeout_s=section.timeout, **files))
+    return Registry(
+        RegistrySettings(section.url, credentials, token, timeout_s=section.timeout, ids=section.ids, **files)
+    )
 
 
 def span_limits(config: Config) -> Limits:

@@ -110,13 +110,18 @@ def _schemas(config: Config) -> Found:
         else:
             if not schemas:
                 yield path, f"{folder} has no .avsc files"
+    files: list[tuple[KeyPath, Path]] = [
+        (("schemas", "glue", version), path) for version, path in config.schemas.glue.items()
+    ]
     if config.schemas.raw is not None:
+        files.append((("schemas", "raw"), config.schemas.raw))
+    for path, file in files:
         try:
-            resolve(load_schema(config.schemas.raw, ""))
+            resolve(load_schema(file, ""))
         except ConfigError as error:
-            yield from ((("schemas", "raw"), problem.removeprefix(": ")) for problem in error.problems)
+            yield from ((path, problem.removeprefix(": ")) for problem in error.problems)
         except SchemaError as error:
-            yield ("schemas", "raw"), f"{config.schemas.raw} is not a schema of spans: {error}"
+            yield path, f"{file} is not a schema of spans: {error}"
 
 
 def _rules(config: Config) -> Found:

@@ -18,7 +18,7 @@ from tokentrace.decode.framing import Framing, frame
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaError, UsageError
-from tokentrace.kafka.batch import message_offset, message_partition
+from tokentrace.kafka.batch import message_offset, message_partition, schema_headers
 from tokentrace.kafka.reader import Message, TopicReader
 
 #: Time between two looks for new messages.
@@ -70,15 +70,15 @@ class SpanReader:
         kind, timestamp_ms = message.timestamp()
         place = message_partition(message), message_offset(message), timestamp_ms if kind else None
         try:
-            found = self._decode(message.value())
+            found = self._decode(message.value(), schema_headers([message]))
         except (SchemaError, ValueError) as error:
             yield ReadSpan(*place, {}, str(error))
             return
         for span in found if isinstance(found, list) else [found]:
             yield ReadSpan(*place, span) if isinstance(span, dict) else ReadSpan(*place, {}, "the value is not a span")
 
-    def _decode(self, value: bytes | None) -> Any:
-        framed = frame([value], self._framing)
+    def _decode(self, value: bytes | None, headers: Mapping[str, Sequence[bytes | str | None]]) -> Any:
+        framed = frame([value], self._framing, headers)
         if framed.rejects:
             raise ValueError(framed.rejects[0].error)
         key = framed.keys[int(framed.key[0])]

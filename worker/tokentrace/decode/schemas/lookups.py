@@ -11,8 +11,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final
 
 from tokentrace.errors import SchemaError, SchemaUnavailable
 
@@ -27,20 +27,20 @@ MAX_PENDING: Final = 512
 class Lookups:
     """Looks up ids in the background. Used by one thread."""
 
-    def __init__(self, look_up: Callable[[int], object], wait_s: float = math.inf) -> None:
+    def __init__(self, look_up: Callable[[Any], object], wait_s: float = math.inf) -> None:
         """look_up: id -> what it remembers; raises SchemaError or SchemaUnavailable. wait_s: longest wait of `run`."""
         self._look_up = look_up
         self._wait_s = wait_s
         self._changed = threading.Condition()
-        self._queue: deque[int] = deque()
+        self._queue: deque[Hashable] = deque()
         #: Ids in the queue or requested at the moment -> their generation.
-        self._pending: dict[int, int] = {}
+        self._pending: dict[Hashable, int] = {}
         self._failure: SchemaUnavailable | None = None
         #: Number of failures returned. What began before the last of them is forgotten: its failure is not another one.
         self._generation = 0
         self._threads = 0
 
-    def run(self, ids: Sequence[int]) -> SchemaUnavailable | None:
+    def run(self, ids: Sequence[Hashable]) -> SchemaUnavailable | None:
         """Look up the ids, in their order, until all are done, one fails, or `wait_s` is over.
 
         Returns the failure, of these look-ups or of those that an earlier call began.
@@ -61,7 +61,7 @@ class Lookups:
             self._pending.clear()
             return failure
 
-    def _fill(self, waiting: deque[int]) -> None:
+    def _fill(self, waiting: deque[Hashable]) -> None:
         """Move ids to the queue while there is room, and start the threads that they need."""
         while waiting and len(self._pending) < MAX_PENDING:
             schema_id = waiting.popleft()
@@ -89,7 +89,7 @@ class Lookups:
                         self._queue.clear()
                 self._changed.notify_all()
 
-    def _failure_of(self, schema_id: int) -> SchemaUnavailable | None:
+    def _failure_of(self, schema_id: Hashable) -> SchemaUnavailable | None:
         try:
             self._look_up(schema_id)
         except SchemaError:
@@ -97,6 +97,6 @@ class Lookups:
         except SchemaUnavailable as unavailable:
             return unavailable
         except Exception as error:
-            log.exception("Looking up schema id %d failed.", schema_id)
+            log.exception("Looking up schema id %s failed.", schema_id)
             return SchemaUnavailable(f"Schema id {schema_id} could not be looked up ({type(error).__name__}: {error}).")
         return None

@@ -1,4 +1,4 @@
-"""Schema Registry client, based on confluent-kafka's: schemas by id, cached permanently because ids never change.
+"""Schema Registry client: schemas by id, cached permanently because ids never change.
 
 The bytes of a message can ask for any id, so an id that the registry does not have is the message's fault, in whatever
 words the registry says so. It is cached for a limited time, because it may be registered later. Every other failure (no
@@ -12,14 +12,19 @@ import json
 import math
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
+from confluent_kafka.schema_registry import Schema
 from confluent_kafka.schema_registry.error import SchemaRegistryError
 
+from tokentrace.decode.schema_key import ApicurioId, RegistryId
+from tokentrace.decode.schemas import apicurio
+from tokentrace.decode.schemas.apicurio import ApicurioApi
+from tokentrace.decode.schemas.confluent import ConfluentApi
 from tokentrace.decode.schemas.references import inline
+from tokentrace.decode.schemas.settings import RegistrySettings as RegistrySettings
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
 from tokentrace.model.secrets import hide_secrets, public_url
 
@@ -38,47 +43,13 @@ _NOT_FOUND: Final = frozenset({40401, 40402, 40403})
 _NOT_ABOUT_THE_ID: Final = frozenset({401, 403, 407, 408, 429})
 
 
-@dataclass(frozen=True, slots=True)
-class RegistrySettings:
-    """Address and credentials of the registry.
+class _Api(Protocol):
+    """Requests in the words of one kind of registry."""
 
-    credentials: `user:password`. ca, certificate, key: paths of PEM files. timeout_s: for one request, in seconds.
-    """
-
-    url: str
-    credentials: str | None = None
-    bearer_token: str | None = None
-    ca: str | None = None
-    certificate: str | None = None
-    key: str | None = None
-    timeout_s: float = 5.0
-
-    def client_config(self) -> dict[str, Any]:
-        """Return the properties of SchemaRegistryClient."""
-        config: dict[str, Any] = {"url": self.url, "timeout": self.timeout_s, "max.retries": 0}
-        optional = {
-            "basic.auth.user.info": self.credentials,
-            "ssl.ca.location": self.ca,
-            "ssl.certificate.location": self.certificate,
-            "ssl.key.location": self.key,
-        }
-        config |= {key: value for key, value in optional.items() if value is not None}
-        if self.bearer_token is not None:
-            config |= {
-                "bearer.auth.credentials.source": "STATIC_TOKEN",
-                "bearer.auth.token": self.bearer_token,
-                # The client requires a cluster and a pool, which only Confluent Cloud uses.
-                "bearer.auth.logical.cluster": "none",
-                "bearer.auth.identity.pool.id": "none",
-            }
-        return config
-
-
-#: Apicurio's own ids have eight bytes, of which the first four are 0.
-_EIGHT_BYTE_IDS: Final = (
-    " Ids of 8 bytes, Apicurio's default, begin so; set its serializer to 4 bytes (Legacy4ByteIdHandler, or"
-    " Default4ByteIdHandler)."
-)
+    def schema(self, name: RegistryId) -> Schema: ...
+    def version(self, subject: str, version: int) -> Schema: ...
+    def is_registry(self) -> bool: ...
+    def forget(self) -> None: ...
 
 
 class _Unknown(NamedTuple):
@@ -94,21 +65,22 @@ class Registry:
         self._url = public_url(settings.url)
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[int, Any] = {}
+        self._known: dict[RegistryId, Any] = {}
         #: Id -> why its schema cannot be read.
-        self._unusable: dict[int, str] = {}
+        self._unusable: dict[RegistryId, str] = {}
         #: Responses by id, or by subject and version. Each schema is requested and counted once.
-        self._responses: dict[int | tuple[str, int], Schema] = {}
+        self._responses: dict[RegistryId | tuple[str, int], Schema] = {}
         #: By the time of the last request, oldest first.
-        self._unknown: dict[int, _Unknown] = {}
+        self._unknown: dict[RegistryId, _Unknown] = {}
         self._confirmed_until_s = -math.inf
         self.requests: dict[str, int] = {"ok": 0, "not_found": 0, "error": 0}
         try:
-            self._client = SchemaRegistryClient(settings.client_config())
+            is_apicurio = apicurio.PATH in settings.url
+            self._api: _Api = ApicurioApi(settings) if is_apicurio else ConfluentApi(settings)
         except (ValueError, TypeError, OSError) as error:
             raise ConfigError([f"schema_registry: {hide_secrets(str(error))}"]) from error
 
-    def get(self, schema_id: int) -> Any:
+    def get(self, schema_id: RegistryId) -> Any:
         """Return the Avro schema as parsed JSON, with its references inlined. Blocks unless `has_answer`.
 
         Raises SchemaError (unknown id, not an Avro schema) or SchemaUnavailable (no response, no access).
@@ -131,24 +103,24 @@ class Registry:
         self._known[schema_id] = parsed
         return parsed
 
-    def has_answer(self, schema_id: int) -> bool:
+    def has_answer(self, schema_id: RegistryId) -> bool:
         """Return whether `get` answers without a request."""
         if schema_id in self._known or schema_id in self._unusable:
             return True
         unknown = self._unknown.get(schema_id)
         return unknown is not None and self._clock() < unknown.expires_at_s
 
-    def _fetch(self, schema_id: int) -> Any:
+    def _fetch(self, schema_id: RegistryId) -> Any:
         schema = self._request(
             schema_id,
-            lambda: self._client.get_schema(schema_id),
-            f"The schema registry has no schema with id {schema_id}.{'' if schema_id else _EIGHT_BYTE_IDS}",
+            lambda: self._api.schema(schema_id),
+            f"The schema registry has no schema with {_named(schema_id)}.",
         )
         references: dict[str, Any] = {}
         self._fetch_references(schema_id, schema, references)
         return _inlined(schema_id, _parse(schema_id, schema), references)
 
-    def _fetch_references(self, schema_id: int, schema: Schema, references: dict[str, Any]) -> None:
+    def _fetch_references(self, schema_id: RegistryId, schema: Schema, references: dict[str, Any]) -> None:
         """Fetch all direct and indirect references of a schema into `references`: full name -> schema."""
         for reference in schema.references or []:
             name, subject, version = reference.name, reference.subject, reference.version
@@ -156,18 +128,20 @@ class Registry:
                 continue
             referenced = self._request(
                 (subject, version),
-                lambda subject=subject, version=version: self._client.get_version(subject, version).schema,  # type: ignore[misc]
-                f"Schema id {schema_id} refers to {subject} version {version}, which the registry does not have.",
+                lambda subject=subject, version=version: self._api.version(subject, version),  # type: ignore[misc]
+                f"Schema {_named(schema_id)} refers to {subject} version {version}, which the registry does not have.",
             )
             references[name] = _parse(schema_id, referenced)
             self._fetch_references(schema_id, referenced, references)
 
-    def _request(self, name: int | tuple[str, int], request: Callable[[], Schema], missing: str) -> Schema:
+    def _request(self, name: RegistryId | tuple[str, int], request: Callable[[], Schema], missing: str) -> Schema:
         """Fetch a schema with at most one request. missing: the error message for a schema that does not exist."""
         if name in self._responses:
             return self._responses[name]
         try:
             response = request()
+        except SchemaError:
+            raise
         except SchemaRegistryError as error:
             if self._is_not_found(error):
                 self._tally("not_found")
@@ -182,7 +156,7 @@ class Registry:
             ) from error
         if not response.schema_str:
             self._tally("error")
-            self._client.clear_caches()  # type: ignore[no-untyped-call]
+            self._api.forget()
             raise SchemaUnavailable(
                 f"The schema registry at {self._url} returned no schema; check schema_registry.url."
             )
@@ -205,11 +179,11 @@ class Registry:
         """Return whether the address answers something that each registry has, or a schema that it had before."""
         if self._clock() < self._confirmed_until_s:
             return True
-        known = next((name for name in tuple(self._responses) if isinstance(name, int)), None)
-        requests: list[Callable[[], object]] = [self._client.get_schema_types]
+        known = next(iter(tuple(self._known)), None)
+        requests: list[Callable[[], object]] = [self._api.is_registry]
         if known is not None:
-            self._client.clear_caches()  # type: ignore[no-untyped-call]
-            requests.append(lambda: self._client.get_schema(known))
+            self._api.forget()
+            requests.append(lambda: self._api.schema(known))
         for request in requests:
             try:
                 if not request():
@@ -224,7 +198,7 @@ class Registry:
         with self._lock:
             self.requests[outcome] += 1
 
-    def _remember_unknown(self, schema_id: int, why: str) -> None:
+    def _remember_unknown(self, schema_id: RegistryId, why: str) -> None:
         with self._lock:
             now_s = self._clock()
             self._unknown.pop(schema_id, None)
@@ -237,9 +211,15 @@ class Registry:
             self._unknown[schema_id] = _Unknown(now_s + ttl_s, why)
 
 
-def _parse(schema_id: int, schema: Schema) -> Any:
+def _named(schema_id: RegistryId) -> str:
+    if isinstance(schema_id, uuid.UUID):
+        return f"GUID {schema_id}"
+    return f"Apicurio's {schema_id}" if isinstance(schema_id, ApicurioId) else f"id {schema_id}"
+
+
+def _parse(schema_id: RegistryId, schema: Schema) -> Any:
     if (schema.schema_type or "AVRO") != "AVRO":
-        raise SchemaError("schema_unusable", f"Schema id {schema_id} is of type {schema.schema_type}, not AVRO.")
+        raise SchemaError("schema_unusable", f"Schema {_named(schema_id)} is of type {schema.schema_type}, not AVRO.")
     text = schema.schema_str or ""
     try:
         return json.loads(text)
@@ -249,18 +229,18 @@ def _parse(schema_id: int, schema: Schema) -> Any:
         # The registry allows the bare name of a primitive type.
         if text.isidentifier():
             return text
-        raise SchemaError("schema_unusable", f"Schema id {schema_id} is not JSON ({error}).") from error
+        raise SchemaError("schema_unusable", f"Schema {_named(schema_id)} is not JSON ({error}).") from error
 
 
-def _inlined(schema_id: int, schema: Any, references: Mapping[str, Any]) -> Any:
+def _inlined(schema_id: RegistryId, schema: Any, references: Mapping[str, Any]) -> Any:
     try:
         return inline(schema, references)
     except RecursionError as error:
         raise _too_deep(schema_id) from error
 
 
-def _too_deep(schema_id: int) -> SchemaError:
-    return SchemaError("schema_unusable", f"Schema id {schema_id} is nested too deeply to be read.")
+def _too_deep(schema_id: RegistryId) -> SchemaError:
+    return SchemaError("schema_unusable", f"Schema {_named(schema_id)} is nested too deeply to be read.")
 
 
 def _describe_status(error: SchemaRegistryError) -> str:

@@ -7,11 +7,12 @@ Fingerprints are looked up among schema files, ids in a Schema Registry. A missi
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from tokentrace.decode.framing import SchemaKey
+from tokentrace.decode.schema_key import ApicurioId, RegistryId, SchemaKey
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.lookups import Lookups
 from tokentrace.errors import ConfigError, SchemaError, SchemaUnavailable
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
     from tokentrace.decode.schemas.registry import Registry
 
 
+#: Kinds of keys that a registry looks up.
+_IN_REGISTRY: Final = frozenset({"id", "guid", "apicurio"})
+
+
 class WriterSchemas:
     """All writer schemas that this worker can read.
 
-    files: fingerprint (8 bytes, little-endian) -> schema. raw: the schema of unframed messages.
+    files: fingerprint (8 bytes, little-endian) -> schema. raw: the schema of unframed messages. glue: id of a schema
+    version of AWS Glue -> schema.
     """
 
     def __init__(
@@ -34,12 +40,14 @@ class WriterSchemas:
         raw: Any | None = None,
         registry: Registry | None = None,
         wait_s: float = math.inf,
+        glue: Mapping[uuid.UUID, Any] | None = None,
     ) -> None:
         """wait_s: longest time for which `fetch` waits for the registry."""
         spans = [schema for (_, name), schema in released_schemas().items() if name == "span"]
         spans.append(bundled_schema("span"))
         self._files = {**{fingerprint_of(span): span for span in spans}, **(files or {})}
         self._raw = raw
+        self._glue = glue or {}
         self._registry = registry
         self._lookups = None if registry is None else Lookups(registry.get, wait_s)
 
@@ -79,7 +87,7 @@ class WriterSchemas:
         """
         if self._registry is None or self._lookups is None:
             return None
-        ids = [int(key.value) for key in keys if key.kind == "id"]
+        ids = [_registry_id(key) for key in keys if key.kind in _IN_REGISTRY]
         return self._lookups.run([schema_id for schema_id in ids if not self._registry.has_answer(schema_id)])
 
     def get(self, key: SchemaKey) -> Any:
@@ -101,12 +109,30 @@ class WriterSchemas:
                     f"No schema file has the fingerprint {key.value.hex()}; add the writer's schema to schemas.paths.",
                 )
             return schema
+        if key.kind == "glue":
+            return self._of_glue(key.value)
         if self._registry is None:
+            name = {"id": "schema id", "guid": "the schema's GUID", "apicurio": "Apicurio's schema"}[key.kind]
             raise SchemaError(
                 "unknown_schema_id",
-                f"The message names schema id {key.value} but no registry is configured; set schema_registry.url.",
+                f"The message names {name} {key.value} but no registry is configured; set schema_registry.url.",
             )
-        schema_id = int(key.value)
+        schema_id = _registry_id(key)
         if not self._registry.has_answer(schema_id):
             raise SchemaUnavailable(f"The schema with id {schema_id} is not fetched yet.", pending=True)
         return self._registry.get(schema_id)
+
+    def _of_glue(self, version: object) -> Any:
+        schema = self._glue.get(version)  # type: ignore[call-overload]
+        if schema is None:
+            raise SchemaError(
+                "unknown_schema_id",
+                f"The message has AWS Glue's header, with the schema version {version}, which schemas.glue does not "
+                "name; add the version and the file of its schema.",
+            )
+        return schema
+
+
+def _registry_id(key: SchemaKey) -> RegistryId:
+    assert isinstance(key.value, (int, uuid.UUID, ApicurioId))
+    return key.value
