@@ -31,11 +31,13 @@ REALS: Final = (0.0, -0.0, 0.5, 1.0, float("inf"), float("nan"), 1e300)
 STAMPS: Final = [f"{prefix}timestamp-{unit}" for prefix in ("", "local-") for unit in ("millis", "micros", "nanos")]
 
 INT_COLUMNS: Final = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_prompt_tokens", "reasoning_tokens")
-REAL_COLUMNS: Final = ("cost_usd", "cost", "latency_ms", "ttft_ms")
+REAL_COLUMNS: Final = ("latency_ms", "ttft_ms")
+COST_COLUMNS: Final = ("cost_usd", "cost")
 TEXT_COLUMNS: Final = ("model", "provider", "caller", "span_id", "service_tier")
 COLUMN_KINDS: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(INT_COLUMNS, ("int", "long")),
     **dict.fromkeys(REAL_COLUMNS, ("int", "long", "float", "double")),
+    **dict.fromkeys(COST_COLUMNS, ("int", "long", "float", "double", "decimal", "decimal fixed")),
     **dict.fromkeys(TEXT_COLUMNS, ("string", "bytes", "enum")),
     "status": ("string", "bytes", "enum"),
     "started_at": ("long", "stamp"),
@@ -105,6 +107,11 @@ class Generator:
         rng = self._rng
         if kind == "stamp":
             return {"type": "long", "logicalType": rng.choice(STAMPS)}
+        if kind.startswith("decimal"):
+            decimal = {"logicalType": "decimal", "precision": 60, "scale": rng.choice((0, 2, 9, 10, 12, 27, 28, 60))}
+            if kind == "decimal":
+                return {"type": "bytes", **decimal}
+            return {"type": "fixed", "name": self._name(), "size": rng.choice((1, 7, 8, 9, 15, 16, 17)), **decimal}
         if kind in PRIMITIVES:
             logical = {"int": "date", "long": "timestamp-millis", "bytes": "decimal", "string": "uuid"}.get(kind)
             if logical is None or rng.random() < 0.8:
@@ -237,6 +244,8 @@ class Encoder:
         if kind in ("float", "double"):
             real = rng.choice(REALS)
             return struct.pack("<f", 0.1 if real == 1e300 else real) if kind == "float" else struct.pack("<d", real)
+        if isinstance(schema, dict) and schema.get("logicalType") == "decimal" and "scale" in schema:
+            return self._decimal(schema.get("size"))
         if kind in ("string", "bytes"):
             return self._text()
         if kind == "fixed":
@@ -267,6 +276,14 @@ class Encoder:
         if self._wild and rng.random() < 0.1:
             data += rng.choice((b"\xff", b"\xc3", b"\xed\xa0\x80"))
         return self._long(len(data)) + data
+
+    def _decimal(self, size: int | None) -> bytes:
+        rng = self._rng
+        length = rng.choice((0, 1, 3, 7, 8, 9, 12, 16, 17, 40)) if size is None else size
+        digits = rng.choice((0, 1, min(length, 5), length))
+        sign = rng.choice((b"\0", b"\xff"))
+        data = (sign * length + rng.randbytes(digits))[-length:] if length else b""
+        return data if size is not None else self._long(length) + data
 
     def _long(self, value: int) -> bytes:
         data = zigzag(value)

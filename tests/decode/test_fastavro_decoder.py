@@ -408,7 +408,13 @@ def test_invalid_utf8_outside_labels_is_accepted() -> None:
         ("prompt_tokens", ["long", "double"], zigzag(1) + bytes(8), "double", "prompt_tokens takes int or long"),
         ("prompt_tokens", ["long", "boolean"], zigzag(1) + b"\1", "boolean", "prompt_tokens takes int or long"),
         ("started_at", ["long", "float"], zigzag(1) + bytes(4), "float", "started_at_us takes int or long"),
-        ("cost", ["double", "boolean"], zigzag(1) + b"\1", "boolean", "cost_usd takes double or float or int or long"),
+        (
+            "cost",
+            ["double", "boolean"],
+            zigzag(1) + b"\1",
+            "boolean",
+            "cost_usd takes decimal or double or float or int or long",
+        ),
         ("model", ["string", "long"], zigzag(1) + zigzag(4), "long", "model takes bytes or enum or string"),
         (
             "model",

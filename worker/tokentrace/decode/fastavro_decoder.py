@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.decode.datum_check import Malformed, branch_at, check_datum
-from tokentrace.decode.resolve import USAGE, Resolution, accepted_in_words, accepted_kinds, resolve, timestamp_scale
+from tokentrace.decode.decimals import usd_of
+from tokentrace.decode.resolve import USAGE, Resolution, accepted_in_words, accepts, resolve, timestamp_scale
 from tokentrace.decode.schema_tree import Type, parse_schema
 from tokentrace.decode.texts import field_of, key_of, text_of
 from tokentrace.model import reasons
@@ -68,11 +69,7 @@ class FastavroDecoder:
         values = []
         for index, name, column, type_ in self._fields:
             branch = branch_at(type_, data, starts[index])
-            if (
-                column not in ("attributes", USAGE)
-                and branch.kind != "null"
-                and branch.kind not in accepted_kinds(column)
-            ):
+            if column not in ("attributes", USAGE) and branch.kind != "null" and not accepts(column, branch):
                 why = f"Field {name!r} holds a value of type {branch.kind}; {column} takes {accepted_in_words(column)}."
                 return Reject(row, "type_mismatch", why)
             values.append((name, column, branch))
@@ -140,6 +137,9 @@ def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any
     elif column.endswith("_at_us") and value is not None:
         multiply, divide = timestamp_scale(branch)
         value = min(max(value * multiply // divide, _INT64_MIN), _INT64_MAX)
+    elif isinstance(value, bytes):
+        assert branch.scale is not None
+        value = usd_of(value, branch.scale)
     if value is None and column in OPTIONAL_FIELDS:
         return True
     numbers = columns.column(column)

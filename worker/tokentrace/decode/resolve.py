@@ -2,9 +2,10 @@
 
 A writer's field fills the span's field of the same name, else the field that has its name as an alias in
 `schemas/span.avsc`. Type rules (Avro 1.12, "Schema Resolution", widened where nothing can be misread): int columns take
-int and long; float columns take int, long, float and double; strings take string, bytes and an enum's symbol; status
-takes an enum or a string by symbol. Any of these may be a branch of a union; null means absent. A schema that can
-never fill a column is rejected here, once. The decoders check what depends on the datum.
+int and long; float columns take int, long, float and double, and the cost takes a decimal too; strings take string,
+bytes and an enum's symbol; status takes an enum or a string by symbol. Any of these may be a branch of a union; null
+means absent. A schema that can never fill a column is rejected here, once. The decoders check what depends on the
+datum.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ TIMESTAMP_UNITS: Final[dict[str, tuple[int, int]]] = {
 
 #: Stands for all columns that the map of units fills.
 USAGE: Final = "usage"
+
+#: The column that takes decimals.
+COST: Final = "cost_usd"
 
 #: Column type -> kinds of writer types that can fill it.
 ACCEPTED: Final[dict[str, frozenset[str]]] = {
@@ -86,9 +90,14 @@ def accepted_kinds(column: str) -> frozenset[str]:
     return ACCEPTED["float" if column in FLOAT_FIELDS else "int"]
 
 
+def accepts(column: str, type_: Type) -> bool:
+    """Return whether a writer type that is not a union can fill a column of SpanColumns."""
+    return type_.kind in accepted_kinds(column) or (column == COST and type_.scale is not None)
+
+
 def accepted_in_words(column: str) -> str:
-    """Return `accepted_kinds` in words, for error messages."""
-    return " or ".join(sorted(accepted_kinds(column)))
+    """Return what `accepts` in words, for error messages."""
+    return " or ".join(sorted({*accepted_kinds(column), *(["decimal"] if column == COST else [])}))
 
 
 def timestamp_scale(type_: Type) -> tuple[int, int]:
@@ -130,7 +139,7 @@ def _can_fill(name: str, column: str, type_: Type) -> bool:
         return kinds - {"null"} == {"map"} and all({item.kind for item in items.options()} <= numbers for items in maps)
     if column in OPTIONAL_FIELDS or column in MODIFIERS:
         return bool(kinds - {"null"}) and kinds - {"null"} <= accepted_kinds(column)
-    if kinds & accepted_kinds(column):
+    if any(accepts(column, option) for option in type_.options()):
         return True
     # A trace id that is not text is ignored, because the span id identifies a span.
     if kinds == {"null"} or column == "trace_id":

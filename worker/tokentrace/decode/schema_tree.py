@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import fastavro
 from fastavro.schema import SchemaParseException, UnknownType
 
+from tokentrace.decode.decimals import decimal_scale
 from tokentrace.errors import SchemaError
 
 PRIMITIVES: Final = frozenset({"null", "boolean", "int", "long", "float", "double", "bytes", "string"})
@@ -29,7 +30,7 @@ class Type:
     """Node of a writer schema. Every use of a named type is the same object, so a tree may have cycles.
 
     size: of a fixed, in bytes. symbols: of an enum. items: of an array, or a map's values. branches: of a union.
-    fields: of a record, in writing order. logical: the logical type, or "".
+    fields: of a record, in writing order. logical: the logical type, or "". scale: of a decimal, bytes or fixed.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Type:
     items: Type | None = None
     branches: tuple[Type, ...] = ()
     fields: tuple[tuple[str, Type], ...] = ()
+    scale: int | None = None
 
     def options(self) -> tuple[Type, ...]:
         """Return the branches of a union, or the type itself."""
@@ -112,7 +114,8 @@ class _TypeReader:
         if not isinstance(kind, str) or kind not in {*PRIMITIVES, "fixed", "enum", "array", "map", "record", "error"}:
             return self.read(kind, namespace)
         if kind in PRIMITIVES:
-            return Type(kind, logical=str(schema.get("logicalType", "")))  # type: ignore[arg-type]
+            logical, scale = str(schema.get("logicalType", "")), decimal_scale(schema) if kind == "bytes" else None
+            return Type(kind, logical=logical, scale=scale)  # type: ignore[arg-type]
         if kind == "array":
             return Type("array", items=self.read(schema["items"], namespace))
         if kind == "map":
@@ -132,7 +135,7 @@ class _TypeReader:
             size = schema["size"]
             if not isinstance(size, int) or size < 0:
                 raise ValueError(f"fixed type {name} has the size {size!r}")
-            type_ = Type("fixed", size=size)
+            type_ = Type("fixed", size=size, scale=decimal_scale(schema))
         elif kind == "enum":
             type_ = Type("enum", symbols=tuple(schema["symbols"]))
         else:

@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Final, Literal
 
 from tokentrace.decode.columnar.chosen import ITEM_TEXT, ChosenValues, FixedText, NumberText, Peek
+from tokentrace.decode.columnar.decimals import MAX_BYTES, MAX_SHIFT, DecimalAmount
 from tokentrace.decode.columnar.optional import MOST_ABSENT, Boolean, UnitValues
 from tokentrace.decode.columnar.program import Program, Step
 from tokentrace.decode.columnar.steps import (
@@ -25,7 +26,8 @@ from tokentrace.decode.columnar.steps import (
     Union,
     Unsupported,
 )
-from tokentrace.decode.resolve import USAGE, Resolution, accepted_kinds, timestamp_scale
+from tokentrace.decode.decimals import NANO_DIGITS
+from tokentrace.decode.resolve import COST, USAGE, Resolution, accepted_kinds, accepts, timestamp_scale
 from tokentrace.decode.schema_tree import Type, children
 from tokentrace.decode.texts import NUMBER_KINDS, field_of, key_of
 from tokentrace.model.dimensions import FIELD
@@ -204,8 +206,13 @@ class _Compiler:
         kind = type_.kind
         if kind == "null":
             return ()
-        if kind not in accepted_kinds(column):
+        if not accepts(column, type_):
             return (Unsupported(),)
+        if type_.scale is not None and column == COST:
+            size = type_.size if kind == "fixed" else None
+            if (size or 0) > MAX_BYTES or type_.scale - NANO_DIGITS > MAX_SHIFT:
+                return (Unsupported(),)
+            return (DecimalAmount(column, type_.scale, size),)
         if kind == "enum":
             return (Enum(type_.symbols, column),) if type_.symbols else (Unsupported(),)
         if kind in ("string", "bytes"):
