@@ -202,7 +202,8 @@ UNION = record_schema("Union", model="string", prompt_tokens=["long", "string"])
 STATUS = record_schema("Status", model="string", prompt_tokens="long", status="string")
 NAMELESS = record_schema("Nameless", model="string")
 UNUSABLE = record_schema("Unusable", model="string", prompt_tokens="string")
-SCHEMAS = {fingerprint_of(schema): schema for schema in (BARE, LABELS, UNION, STATUS, NAMELESS, UNUSABLE)}
+EVENTS: list[Any] = ["null", BARE]
+SCHEMAS = {fingerprint_of(schema): schema for schema in (BARE, LABELS, UNION, STATUS, NAMELESS, UNUSABLE, EVENTS)}
 
 
 def by(schema: Any, record: Record) -> bytes:
@@ -212,6 +213,7 @@ def by(schema: Any, record: Record) -> bytes:
 #: A message of each reason, with as little wrong as there can be.
 WHOLE: dict[str, bytes | None] = {
     **JUNK,
+    "other_event": single_object_header(EVENTS) + zigzag(0),
     "schema_unusable": by(UNUSABLE, {"model": "m", "prompt_tokens": "x"}),
     "invalid_utf8": by(LABELS, {"model": b"\xff", "prompt_tokens": 1}),
     "type_mismatch": single_object_header(UNION) + string("m") + zigzag(1) + string("12"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,30 +18,21 @@ from numpy.typing import NDArray
 from tokentrace.decode.columnar.decoder import ColumnarDecoder
 from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.decode.framing import Framed, Framing, SchemaKey, frame
-from tokentrace.decode.resolve import resolve
+from tokentrace.decode.resolve import Resolution, resolve, resolve_branches
+from tokentrace.decode.schema_decoder import SchemaDecoder as SchemaDecoder
+from tokentrace.decode.schema_decoder import UnreadableSchema
 from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.decode.union import OtherEvents, UnionDecoder
 from tokentrace.errors import SchemaError, SchemaUnavailable
 from tokentrace.model.arrays import first_rows
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import SpanBatch, SpanColumns
+from tokentrace.model.varint import encode_long
 
 DecodePath = Literal["columnar", "fastavro"]
 
 #: Most cached decoders: a fleet has tens of writer schemas, but a broken publisher may name any number.
 MAX_DECODERS: Final = 1000
-
-
-class SchemaDecoder(Protocol):
-    """Decodes the messages of one writer schema."""
-
-    def decode_into(
-        self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
-    ) -> list[Reject]:
-        """Decode the datums at start:end (int64[k], in columns.buffer) into `rows` (int64[k]) of the columns.
-
-        Returns the rejects, in row order.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,19 +41,6 @@ class Decoded:
 
     spans: SpanBatch
     rejects: list[Reject]
-
-
-@dataclass(frozen=True, slots=True)
-class _UnreadableSchema:
-    """Decoder of an unreadable schema: rejects every message for the schema's reason."""
-
-    reason: str
-    error: str
-
-    def decode_into(
-        self, columns: SpanColumns, rows: NDArray[np.int64], start: NDArray[np.int64], end: NDArray[np.int64]
-    ) -> list[Reject]:
-        return [Reject(row, self.reason, self.error) for row in rows.tolist()]
 
 
 class SpanDecoder:
@@ -146,11 +124,11 @@ class SpanDecoder:
             schema = self._schemas.get(key)
         except SchemaError as error:
             # Not cached, because the schema may be registered later.
-            return _UnreadableSchema(error.reason, str(error))
+            return UnreadableSchema(error.reason, str(error))
         try:
             path, decoder = self._compile(schema)
         except SchemaError as error:
-            decoder = _UnreadableSchema(error.reason, str(error))
+            decoder = UnreadableSchema(error.reason, str(error))
         else:
             self._paths[str(key), path] = 1
         self._decoders[key] = decoder
@@ -161,10 +139,28 @@ class SpanDecoder:
         return decoder
 
     def _compile(self, schema: Any) -> tuple[DecodePath, SchemaDecoder]:
-        resolution = resolve(schema, self._identity, self._texts)
-        fastavro_decoder = FastavroDecoder(schema, resolution)
-        columnar = ColumnarDecoder.compile(schema, resolution, fastavro_decoder) if self._columnar else None
-        return ("fastavro", fastavro_decoder) if columnar is None else ("columnar", columnar)
+        branches = resolve_branches(schema, self._identity, self._texts)
+        if branches is None:
+            return self._compile_record(schema, resolve(schema, self._identity, self._texts))
+        path: DecodePath = "columnar"
+        decoders: list[SchemaDecoder] = []
+        for index, branch in enumerate(branches):
+            if isinstance(branch, str):
+                decoders.append(OtherEvents(branch))
+            elif isinstance(branch, SchemaError):
+                decoders.append(UnreadableSchema(branch.reason, str(branch)))
+            else:
+                taken, decoder = self._compile_record(schema, branch, encode_long(index))
+                decoders.append(decoder)
+                path = "fastavro" if taken == "fastavro" else path
+        return path, UnionDecoder(decoders)
+
+    def _compile_record(
+        self, schema: Any, resolution: Resolution, index: bytes = b""
+    ) -> tuple[DecodePath, SchemaDecoder]:
+        fallback = FastavroDecoder(schema, resolution, index)
+        columnar = ColumnarDecoder.compile(schema, resolution, fallback) if self._columnar else None
+        return ("fastavro", fallback) if columnar is None else ("columnar", columnar)
 
 
 def _rows_by_key(key: NDArray[np.int32], keys: int) -> list[NDArray[np.int64]]:

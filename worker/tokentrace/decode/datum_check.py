@@ -14,6 +14,8 @@ from __future__ import annotations
 from typing import Final
 
 from tokentrace.decode.schema_tree import Type
+from tokentrace.model import reasons
+from tokentrace.model.messages import Reject
 from tokentrace.model.varint import decode_long
 
 #: Deepest nesting of types. Real spans never nest deeper; fastavro overflows the stack at some thousands of levels.
@@ -25,8 +27,17 @@ _STRING: Final = Type("string")
 _WIDTHS: Final = {"null": 0, "boolean": 1, "float": 4, "double": 8}
 
 
+#: The problem of a union's index that names no branch.
+OUT_OF_RANGE: Final = "the index of a union is out of range"
+
+
 class Malformed(ValueError):
     """The bytes are not a datum of the schema. The message gives the reason."""
+
+
+def malformed(row: int, why: str) -> Reject:
+    """Return the reject of a message whose bytes are not a datum of its schema."""
+    return Reject(row, "malformed", f"{reasons.WHOLE['malformed'].rstrip('.')}: {why}.")
 
 
 def check_datum(record: Type, data: bytes) -> list[int]:

@@ -15,12 +15,11 @@ import fastavro
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.decode.datum_check import Malformed, branch_at, check_datum
+from tokentrace.decode.datum_check import Malformed, branch_at, check_datum, malformed
 from tokentrace.decode.decimals import usd_of
 from tokentrace.decode.resolve import USAGE, Resolution, accepted_in_words, accepts, resolve, timestamp_scale
 from tokentrace.decode.schema_tree import Type, parse_schema
 from tokentrace.decode.texts import field_of, key_of, text_of
-from tokentrace.model import reasons
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
 from tokentrace.model.units import BY_NAME
@@ -33,10 +32,14 @@ _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
 class FastavroDecoder:
     """Decodes the messages of one writer schema."""
 
-    def __init__(self, schema: Any, resolution: Resolution | None = None) -> None:
-        """schema: parsed JSON. resolution: of this schema, if already computed. Raises SchemaError."""
+    def __init__(self, schema: Any, resolution: Resolution | None = None, index: bytes = b"") -> None:
+        """schema: parsed JSON. resolution: of this schema, if already computed. Raises SchemaError.
+
+        index: of a branch, as it is written, where the schema is a union and the resolution is of that branch.
+        """
         resolution = resolution or resolve(schema)
         self._schema = parse_schema(schema)
+        self._index = index
         self._root = resolution.root
         self._fields = [
             (index, name, resolution.field_columns[name], type_)
@@ -65,7 +68,7 @@ class FastavroDecoder:
         try:
             starts = check_datum(self._root, data)
         except Malformed as error:
-            return _malformed(row, str(error))
+            return malformed(row, str(error))
         values = []
         for index, name, column, type_ in self._fields:
             branch = branch_at(type_, data, starts[index])
@@ -76,11 +79,11 @@ class FastavroDecoder:
         try:
             # Invalid UTF-8 is kept as surrogates, because only some fields must be valid.
             record: Any = fastavro.schemaless_reader(
-                io.BytesIO(data), self._schema, None, handle_unicode_errors="surrogateescape"
+                io.BytesIO(self._index + data), self._schema, None, handle_unicode_errors="surrogateescape"
             )
         except Exception as error:
             # Fastavro raises exceptions of many types. The datum was checked, so the message is at fault.
-            return _malformed(row, f"{type(error).__name__}: {error}"[:200])
+            return malformed(row, f"{type(error).__name__}: {error}"[:200])
         columns.clear_optional(row)
         for name, column, branch in values:
             if not _store(columns, row, column, branch, record[name]):
@@ -102,10 +105,6 @@ def _texts(resolution: Resolution) -> Iterator[tuple[str, int, str, Type]]:
         for index, (name, type_) in enumerate(resolution.root.fields):
             if name == field or (field is None and resolution.field_columns.get(name) == "attributes"):
                 yield source, index, name, type_
-
-
-def _malformed(row: int, why: str) -> Reject:
-    return Reject(row, "malformed", f"{reasons.WHOLE['malformed'].rstrip('.')}: {why}.")
 
 
 def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any) -> bool:

@@ -16,7 +16,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Final
 
-from tokentrace.decode.schema_tree import Type, read_tree, unusable
+from tokentrace.decode.schema_tree import SchemaTree, Type, read_tree, unusable
+from tokentrace.errors import SchemaError
 from tokentrace.model.bundled_schemas import bundled_schema
 from tokentrace.model.spans import (
     FLOAT_FIELDS,
@@ -67,6 +68,11 @@ class Resolution:
     texts: tuple[str, ...] = ()
 
 
+#: A branch of a top-level union: how it is read, why it cannot be, or the name of one that is not a record with a
+#: model, and so not a span.
+Branch = Resolution | SchemaError | str
+
+
 def resolve(schema: Any, identity: bool = True, texts: tuple[str, ...] = ()) -> Resolution:
     """Resolve a writer schema (parsed JSON). identity: read trace and span ids. texts: sources of dimensions.
 
@@ -75,8 +81,48 @@ def resolve(schema: Any, identity: bool = True, texts: tuple[str, ...] = ()) -> 
     tree = read_tree(schema)
     if tree.root.kind != "record":
         raise unusable(f"its top level is {_with_article(tree.root.kind)}, not a record")
-    field_columns = MappingProxyType(_field_columns(tree.root, identity))
-    return Resolution(tree.root, field_columns, tree.recursive, tree.unbounded, texts)
+    return _resolution(tree, tree.root, identity, texts)
+
+
+def resolve_branches(schema: Any, identity: bool = True, texts: tuple[str, ...] = ()) -> list[Branch] | None:
+    """Resolve the branches of a writer schema whose top level is a union; None if it is another schema.
+
+    Arguments as of `resolve`. Raises SchemaError("schema_unusable") if no branch is a span.
+    """
+    tree = read_tree(schema)
+    if tree.root.kind != "union":
+        return None
+    branches = [_branch(tree, type_, identity, texts) for type_ in tree.root.branches]
+    if all(isinstance(branch, str) for branch in branches):
+        raise unusable("its top level is a union in which no record has a model")
+    return branches
+
+
+def check_readable(schema: Any) -> None:
+    """Check that a schema can be read as spans. Raises SchemaError("schema_unusable")."""
+    branches = resolve_branches(schema)
+    if branches is None:
+        resolve(schema)
+        return
+    for branch in branches:
+        if isinstance(branch, SchemaError):
+            raise branch
+
+
+def _branch(tree: SchemaTree, type_: Type, identity: bool, texts: tuple[str, ...]) -> Branch:
+    named, aliased = _columns()
+    columns = {named.get(name, aliased.get(name)) for name, _ in type_.fields}
+    if "model" not in columns:
+        return type_.name or type_.kind
+    try:
+        return _resolution(tree, type_, identity, texts)
+    except SchemaError as error:
+        return error
+
+
+def _resolution(tree: SchemaTree, root: Type, identity: bool, texts: tuple[str, ...]) -> Resolution:
+    field_columns = MappingProxyType(_field_columns(root, identity))
+    return Resolution(root, field_columns, tree.recursive, tree.unbounded, texts)
 
 
 def accepted_kinds(column: str) -> frozenset[str]:

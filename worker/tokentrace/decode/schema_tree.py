@@ -31,6 +31,7 @@ class Type:
 
     size: of a fixed, in bytes. symbols: of an enum. items: of an array, or a map's values. branches: of a union.
     fields: of a record, in writing order. logical: the logical type, or "". scale: of a decimal, bytes or fixed.
+    name: the full name of a record, fixed or enum.
     """
 
     kind: Kind
@@ -41,6 +42,7 @@ class Type:
     branches: tuple[Type, ...] = ()
     fields: tuple[tuple[str, Type], ...] = ()
     scale: int | None = None
+    name: str = ""
 
     def options(self) -> tuple[Type, ...]:
         """Return the branches of a union, or the type itself."""
@@ -135,11 +137,11 @@ class _TypeReader:
             size = schema["size"]
             if not isinstance(size, int) or size < 0:
                 raise ValueError(f"fixed type {name} has the size {size!r}")
-            type_ = Type("fixed", size=size, scale=decimal_scale(schema))
+            type_ = Type("fixed", size=size, scale=decimal_scale(schema), name=name)
         elif kind == "enum":
-            type_ = Type("enum", symbols=tuple(schema["symbols"]))
+            type_ = Type("enum", symbols=tuple(schema["symbols"]), name=name)
         else:
-            type_ = Type("record")
+            type_ = Type("record", name=name)
         self._named[name] = type_
         if type_.kind == "record":
             fields = tuple((field["name"], self.read(field["type"], namespace)) for field in schema["fields"])

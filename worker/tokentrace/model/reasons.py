@@ -11,13 +11,15 @@ from typing import Final
 
 TOMBSTONE: Final = "tombstone"
 OTHER_GROUP: Final = "other_group"
-#: Whole-message reasons without a dead letter: the message has no content, or another group keeps it.
-NOT_KEPT: Final = frozenset({TOMBSTONE, OTHER_GROUP})
+OTHER_EVENT: Final = "other_event"
+#: Whole-message reasons without a dead letter: the message has nothing to count, or another group keeps it.
+NOT_KEPT: Final = frozenset({TOMBSTONE, OTHER_GROUP, OTHER_EVENT})
 
 #: Whole-message reasons and the sentence in the `tokentrace.error` header.
 WHOLE: Final[dict[str, str]] = {
     TOMBSTONE: "The message has no value (a tombstone); there is nothing to count.",
     OTHER_GROUP: "A dead letter that another consumer group has replayed; that group counts it.",
+    OTHER_EVENT: "The message holds another event than a span; its schema is a union of both.",
     "empty": "The message value is empty.",
     "unknown_framing": "The value has none of the known framings (Confluent, Apicurio, Avro single-object, AWS Glue).",
     "unknown_schema_id": "The schema registry has no schema with this id.",

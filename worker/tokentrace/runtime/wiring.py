@@ -31,7 +31,7 @@ from tokentrace.commit.dead_letters import DeadLetterTopic
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
-from tokentrace.decode.resolve import resolve
+from tokentrace.decode.resolve import check_readable
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError
@@ -407,7 +407,7 @@ def writer_schemas(config: Config, wait_s: float = math.inf) -> WriterSchemas:
     raw = load_schema(config.schemas.raw, "schemas.raw") if config.schemas.raw is not None else None
     if raw is not None:
         try:
-            resolve(raw)
+            check_readable(raw)
         except SchemaError as error:
             raise ConfigError([f"schemas.raw: {error}"]) from error
     glue = {UUID(name): load_schema(path, f"schemas.glue.{name}") for name, path in config.schemas.glue.items()}

@@ -15,7 +15,7 @@ from tokentrace.config import Config
 from tokentrace.config.document import KeyPath
 from tokentrace.config.problems import Problem
 from tokentrace.config.reading import Reading, in_order
-from tokentrace.decode.resolve import resolve
+from tokentrace.decode.resolve import check_readable
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.errors import ConfigError, SchemaError
 from tokentrace.kafka.property_check import SESSION_TIMEOUT, property_problems
@@ -117,7 +117,7 @@ def _schemas(config: Config) -> Found:
         files.append((("schemas", "raw"), config.schemas.raw))
     for path, file in files:
         try:
-            resolve(load_schema(file, ""))
+            check_readable(load_schema(file, ""))
         except ConfigError as error:
             yield from ((path, problem.removeprefix(": ")) for problem in error.problems)
         except SchemaError as error:
