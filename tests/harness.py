@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tests.oracle import Key, bound_text, key
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.findings import Finding
 from tokentrace.aggregate.groups import MAX_DIMENSION_GROUPS, GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.aggregate.series_budget import SeriesBudget
@@ -148,6 +149,7 @@ class Harness:
         budget: SeriesBudget | None = None,
         dimensions: Sequence[Dimension] = (),
         max_dimension_groups: int = MAX_DIMENSION_GROUPS,
+        tell: Callable[[Finding], None] | None = None,
     ) -> None:
         self.deduplicator = deduplicator or NullDeduplicator()
         self.clock = Clock()
@@ -173,6 +175,7 @@ class Harness:
             deduplicator=self.deduplicator,
             limits=limits,
             label_bytes=label_bytes,
+            tell=tell,
         )
 
     def count(self, values: Sequence[bytes | None], partition: int | Sequence[int] = 0, offset: int = 0) -> None:

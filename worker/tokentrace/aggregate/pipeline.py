@@ -7,7 +7,6 @@ unchanged and the caller offers the same batch again later.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping, Sequence
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from tokentrace.aggregate.cost_limit import ComputedCostLimit
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.findings import Finding, of_rejects, of_spans
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.repair import repair
 from tokentrace.aggregate.shorten import shorten
@@ -29,29 +29,14 @@ from tokentrace.decode import SpanDecoder
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import DeadLetter, RawBatch, Reject
-from tokentrace.model.once import Once
 from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import OVERFLOW_GROUP
-from tokentrace.model.spans import BELOW_PARTS, CLAMPED, EVENT_TIME, EXCLUDES_CACHE, Numbers, SpanBatch
+from tokentrace.model.spans import CLAMPED, EARLIEST_US, EVENT_TIME, Numbers, SpanBatch
 from tokentrace.pricing import Priced, Pricer
-
-log = logging.getLogger(__name__)
 
 MINUTE_US: Final = 60_000_000
 #: Longest time by which a span may end after its message was published: clocks differ.
 AHEAD_US: Final = 60_000_000
-#: 2020-01-01. An earlier time is in another unit, or of a clock that was never set.
-EARLIEST_US: Final = 1_577_836_800_000_000
-
-
-#: Most models that the log names for a repair.
-_MOST_NOTED: Final = 1000
-#: Repair -> what is logged of it.
-_REPAIRED: Final = {
-    EXCLUDES_CACHE: "have more cached than prompt tokens: their prompt tokens are taken to exclude the cached ones. "
-    "Set prompt_tokens_include_cache to false in them.",
-    BELOW_PARTS: "have a count below the sum of its parts: it is raised to that.",
-}
 
 
 class StageTimer:
@@ -86,8 +71,13 @@ class Pipeline:
         deduplicator: Deduplicator | None = None,
         limits: Limits = DEFAULT_LIMITS,
         label_bytes: int = MAX_LABEL_BYTES,
+        tell: Callable[[Finding], None] | None = None,
     ) -> None:
-        """label_bytes: longest label value, bytes of UTF-8; longer ones are shortened."""
+        """label_bytes: longest label value, bytes of UTF-8; longer ones are shortened.
+
+        tell: takes what publishers should change, a finding of each kind of a batch.
+        """
+        self._tell = tell
         self._label_bytes = label_bytes
         self._texts = TextSources(groups.dimensions.sources)
         self._deduplicator = deduplicator or NullDeduplicator()
@@ -98,8 +88,6 @@ class Pipeline:
         self._timer = timer
         self._clock = clock
         self._limits = limits
-        #: (repair, model, provider) that the log has named.
-        self._noted = Once[tuple[str, str, str]](_MOST_NOTED)
         self._cost_limit = ComputedCostLimit(limits.cost_usd, pricer)
 
     def count(self, batch: RawBatch, delta: Delta) -> None:
@@ -122,12 +110,12 @@ class Pipeline:
             _tally(delta.duplicates, batch.partitions[spans.row[~is_new]])
             spans = spans.take(np.flatnonzero(is_new))
         timer.mark("deduplicate")
+        unrepaired = spans
         spans, parts = repair(spans)
         timer.mark("validate")
         short, renamed = shorten(spans, self._label_bytes)
         group = self._groups.lookup(short, self._texts.of(spans, short.buffer, batch))
         cell = self._groups.cells(group, spans.status)
-        self._note_repairs(spans, group)
         timer.mark("index")
         # A shortened name has no price: such spans are priced by their own names, as those of the overflow group are.
         priced_as = group if renamed is None else np.where(renamed, OVERFLOW_GROUP, group)
@@ -150,18 +138,12 @@ class Pipeline:
         _tally(delta.counted, batch.partitions[spans.row])
         _tally(delta.rejected, batch.partitions[[reject.row for reject in rejects]] if rejects else [])
         delta.positions.update(batch.positions)
+        if self._tell is not None:
+            for finding in of_rejects(batch, rejects, decoded.spans) if rejects else ():
+                self._tell(finding)
+            for finding in of_spans(batch, unrepaired, spans, parts):
+                self._tell(finding)
         timer.mark("aggregate")
-
-    def _note_repairs(self, spans: SpanBatch, group: NDArray[np.int64]) -> None:
-        """Log once for each model who sends counts that contradict each other. group: int64[m]."""
-        for name, how in _REPAIRED.items():
-            column = spans.optional.get(name)
-            if column is None:
-                continue
-            for number in np.unique(group[column.present]).tolist():
-                model, provider, caller = self._groups.groups[number].base
-                if self._noted.first((name, model, provider)):
-                    log.warning("Spans of model %r, provider %r, caller %r %s", model, provider, caller, how)
 
     def _add(
         self, minute: NDArray[np.int64], spans: SpanBatch, cell: NDArray[np.int64], priced: Priced, delta: Delta

@@ -47,6 +47,8 @@ REPAIRS: Final = (EXCLUDES_CACHE, BELOW_PARTS)
 #: replaced, present also where it had none.
 EVENT_TIME: Final = "event_time_us"
 CLAMPED: Final = "clamped_times"
+#: 2020-01-01. An earlier time is in another unit, or of a clock that was never set.
+EARLIEST_US: Final = 1_577_836_800_000_000
 
 _COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 #: The texts of a batch without dimensions.

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.feedback import Feedback
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.aggregate.series_budget import SeriesBudget
@@ -113,7 +114,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         budget_used=budget.use,
         budget_limit=budget.limit,
     )
-    timer = StageTimer(stats.stage_seconds)
+    timer, feedback = StageTimer(stats.stage_seconds), Feedback()
     source = KafkaSource(source_settings(config), clients, clock)
     renderer = Renderer(metrics.labels, metrics.zero_first, metrics.created)
     ledger = Ledger(
@@ -138,6 +139,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
             deduplicator=dedup,
             limits=span_limits(config),
             label_bytes=metrics.label_value_length_limit,
+            tell=feedback.add,
         ),
         state=ReplicaState(delta=Delta(layout), ledger=ledger, deduplicator=dedup),
         committer=committer(config, clients, source, dead_letters, groups, layout, renderer.labels),
@@ -147,6 +149,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         clock=clock,
         restoring=renderer.restore,
         own_topics=OwnTopics(config, clients) if watch_topics else None,
+        report=feedback.report,
     )
     evaluator, status = alerting(config, clients, layout, clock) if config.alerts else (None, None)
     page = live_page(config, clients, layout, worker, status) if config.http_server.ui else None

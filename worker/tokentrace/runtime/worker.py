@@ -80,12 +80,14 @@ class Worker:
         sleep: Callable[[float], None] = time.sleep,
         restoring: Callable[[Callable[[], Snapshot]], object] = lambda publish: publish(),
         own_topics: OwnTopics | None = None,
+        report: Callable[[], None] = lambda: None,
     ) -> None:
         """stop: the signal of the whole process. clock: for stamps. monotonic: for intervals; nobody can set it.
 
         restoring: called with what publishes the totals of earlier runs; it calls that once.
-        own_topics: those to watch, None to watch none.
+        own_topics: those to watch, None to watch none. report: called several times a second, to log what was found.
         """
+        self._report = report
         self._settings = settings
         self._restoring = restoring
         self._own_topics = own_topics
@@ -261,6 +263,7 @@ class Worker:
         if now_s >= self._publish_due_s:
             self._publish_due_s = now_s + PUBLISH_INTERVAL_S
             self._check_topics()
+            self._report()
             self._publish_stats()
 
     def _many_dead_letters(self) -> bool:
