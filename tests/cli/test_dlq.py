@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_main import run
+from tests.spanfactory import message, span
 from tokentrace.tools import dlq, replay
 from tokentrace.tools.dlq import DeadLetterRecord
 from tokentrace.tools.replay import PassedLetter, ReplayReport
@@ -41,8 +42,18 @@ class FakeLetters:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def read(self) -> Iterator[DeadLetterRecord]:
-        return iter(RECORDS)
+    topic = "llm-spans.dead-letters"
+
+    def partitions(self) -> range:
+        return range(1)
+
+    def read(self, starts: dict[int, int] | None = None) -> Iterator[DeadLetterRecord]:
+        return (letter for letter in RECORDS if letter.offset >= (starts or {0: 0})[0])
+
+    def original(self, reference: DeadLetterRecord) -> DeadLetterRecord | None:
+        return self.originals.get(reference.offset)
+
+    originals: dict[int, DeadLetterRecord]
 
     def close(self) -> None:
         FakeLetters.closed += 1
@@ -154,3 +165,72 @@ def test_list_says_that_a_letter_is_a_reference(folder: Path, monkeypatch: pytes
     assert run("dlq", "list", folder=folder).stdout.splitlines()[0] == line
     shown = json.loads(run("dlq", "list", "--json", folder=folder).stdout)
     assert shown["truncated"] == {"length": 3_000_000, "sha256": "00ff"}
+
+
+# Showing one.
+
+
+def letter(offset: int, value: bytes, **more: Any) -> DeadLetterRecord:
+    return replace(record(offset, "negative_tokens"), value=value, timestamp_ms=1_790_000_000_000 + offset, **more)
+
+
+BAD, GOOD = message(span(model="gpt-4o", prompt_tokens=-1)), message(span(model="gpt-4o"))
+
+
+@pytest.fixture
+def letters(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    reference = letter(2, GOOD[:9], length=len(GOOD), reason="malformed")
+    monkeypatch.setattr(f"{__name__}.RECORDS", [letter(0, BAD), letter(1, GOOD), reference, letter(3, b"junk")])
+    FakeLetters.originals = {2: replace(reference, value=GOOD)}
+    return folder
+
+
+def test_show_decodes_a_letter_and_marks_the_field_that_it_was_rejected_for(letters: Path) -> None:
+    done = run("dlq", "show", "0:0", folder=letters)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Letter     0:0  2026-09-21T14:13:20Z  llm-spans/2@40  negative_tokens")
+    (line,) = [line for line in done.stdout.splitlines() if line.endswith("<-- here")]
+    assert line.split()[:2] == ["prompt_tokens", "-1"]
+    assert "Change     Leave a count out where it is not known." in done.stdout
+    assert "replay" not in done.stdout
+
+
+def test_show_says_that_a_letter_would_be_counted_now(letters: Path) -> None:
+    for place in ("0:1", "0:2"):
+        assert "A worker counts this message now" in run("dlq", "show", place, folder=letters).stdout
+
+
+def test_show_takes_the_newest_of_all_or_of_a_reason(letters: Path) -> None:
+    assert json.loads(run("dlq", "show", "--json", folder=letters).stdout)["letter"]["offset"] == 3
+    done = run("dlq", "show", "--json", "--reason", "malformed", folder=letters)
+    shown = json.loads(done.stdout)
+    assert (shown["letter"]["offset"], shown["now"]["counted"]) == (2, True)
+
+
+def test_headers_of_tokentrace_are_not_those_of_the_message(letters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    headers = (("tokentrace.reason", b"x"), ("__value_schema_id", b"\0\0\0\0\5"))
+    monkeypatch.setattr(f"{__name__}.RECORDS", [letter(0, GOOD[10:], headers=headers)])
+    assert "unknown_schema_id" in run("dlq", "show", folder=letters).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["0:9"], "llm-spans.dead-letters has no dead letter at 0:9."),
+        (["7:0"], "llm-spans.dead-letters has no dead letter at 7:0."),
+        (["--reason", "none"], "llm-spans.dead-letters has no dead letter."),
+        (["zero"], "dlq show: 'zero' is not PARTITION:OFFSET, such as 0:42."),
+    ],
+)
+def test_show_says_what_it_does_not_find(letters: Path, arguments: list[str], words: str) -> None:
+    done = run("dlq", "show", *arguments, folder=letters)
+    assert (done.returncode, done.stderr) == (2, f"tokentrace: {words}\n")
+
+
+def test_show_says_that_the_message_of_a_reference_is_gone(letters: Path) -> None:
+    FakeLetters.originals = {}
+    done = run("dlq", "show", "0:2", folder=letters)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "tokentrace: The message that the dead letter refers to is gone from llm-spans.\n",
+    )

@@ -24,7 +24,8 @@ COMMANDS: Final = {
     "price": "Explain the price of a call.",
     "config": "Check the configuration, or print its JSON Schema.",
     "spans": "Read spans from the topic: decoded, filtered, followed.",
-    "dlq": "List or replay dead letters.",
+    "check-span": "Explain what a worker makes of a message.",
+    "dlq": "List, show or replay dead letters.",
     "alerts": "Backtest the alert rules, or show their state.",
     "state": "Show or repair the durable totals of all replicas.",
     "ledger": "Keep the hours of every group in a database, from the rollups.",
@@ -44,7 +45,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __name__)
+        module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __name__)
         command: click.Command = module.command
         return command
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tokentrace.cli.options import config_option
+from tokentrace.cli.options import config_option, place_of
 from tokentrace.cli.output import echo
 
 #: Most letters that a replay names, and most bytes of keys and values that a list shows.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """List or replay dead letters."""
+    """List, show or replay dead letters."""
 
 
 @command.command("list")
@@ -52,6 +52,53 @@ def list_(config_path: Path, reason: str | None, limit: int, as_json: bool) -> N
         echo(_line(record))
     total = sum(reasons.values())
     echo(f"{total:,} dead letters" + "".join(f"; {count:,} {name}" for name, count in reasons.most_common()))
+
+
+@command.command()
+@config_option
+@click.argument("place", metavar="[PARTITION:OFFSET]", required=False)
+@click.option("--reason", help="The newest of this reason, without a place.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def show(config_path: Path, place: str | None, reason: str | None, as_json: bool) -> None:
+    """Show a dead letter, decoded as far as it goes, with the field that it was rejected for; the newest by default.
+
+    What is shown is what a worker would make of the message now: with the schemas and the configuration of today.
+    """
+    from tokentrace.errors import UsageError
+    from tokentrace.model.messages import Envelope
+    from tokentrace.runtime.wiring import writer_schemas
+    from tokentrace.tools.explain import Explainer
+    from tokentrace.tools.explain_text import as_json as to_json
+    from tokentrace.tools.explain_text import lines_of
+
+    with _dead_letters(config_path) as (config, letters):
+        letter = _find(letters, place, reason)
+        if letter is None:
+            raise UsageError(f"{letters.topic} has no dead letter{f' at {place}' if place else ''}.")
+        whole = letter if letter.length is None else letters.original(letter)
+        if whole is None:
+            raise UsageError(f"The message that the dead letter refers to is gone from {letter.source[0]}.")
+        headers = tuple((name, value) for name, value in whole.headers if not name.startswith("tokentrace."))
+        message = Envelope(*letter.source, whole.key, whole.value, headers, whole.timestamp_ms)
+        found = Explainer(config, writer_schemas(config)).explain(message)
+    if as_json:
+        click.echo(json.dumps({"letter": _as_json(letter), "now": to_json(found)}))
+        return
+    echo(f"Letter     {_line(letter)}")
+    for line in lines_of(found):
+        echo(line)
+    if found.counted:
+        echo("A worker counts this message now: `tokentrace dlq replay` sends it again.")
+
+
+def _find(letters: DeadLetters, place: str | None, reason: str | None) -> DeadLetterRecord | None:
+    """Return the letter at a place, or the newest; None if there is none."""
+    if place is None:
+        matching = (record for record in letters.read() if reason in (None, record.reason))
+        return max(matching, key=lambda record: record.timestamp_ms or 0, default=None)
+    partition, offset = place_of(place, "dlq show")
+    first = next(iter(letters.read({partition: offset})), None) if partition in letters.partitions() else None
+    return first if first is not None and first.offset == offset else None
 
 
 @command.command()

@@ -43,3 +43,13 @@ class _DurationType(click.ParamType):  # type: ignore[type-arg]
 
 
 DURATION = _DurationType()
+
+
+def place_of(text: str, name: str) -> tuple[int, int]:
+    """Return (partition, offset) of `partition:offset`. name: of the option, for the UsageError."""
+    from tokentrace.errors import UsageError
+
+    partition, colon, offset = text.partition(":")
+    if not colon or not partition.isdecimal() or not offset.isdecimal():
+        raise UsageError(f"{name}: {text!r} is not PARTITION:OFFSET, such as 0:42.")
+    return int(partition), int(offset)

@@ -52,6 +52,14 @@ def check_datum(record: Type, data: bytes) -> list[int]:
     return starts
 
 
+def skip_value(type_: Type, data: bytes, position: int) -> int:
+    """Check the value at a position. Returns where it ends. Raises Malformed."""
+    checker = _DatumChecker(data)
+    checker.position = position
+    checker.skip(type_)
+    return checker.position
+
+
 def branch_at(type_: Type, data: bytes, position: int) -> Type:
     """Return the type of the value at a position: the branch of a union, or the type itself."""
     if type_.kind != "union":

@@ -125,6 +125,16 @@ def _resolution(tree: SchemaTree, root: Type, identity: bool, texts: tuple[str, 
     return Resolution(root, field_columns, tree.recursive, tree.unbounded, texts)
 
 
+def resolve_record(record: Type) -> Mapping[str, str]:
+    """Map the fields of a record to columns, as in `Resolution`. Raises SchemaError("schema_unusable")."""
+    return _field_columns(record, identity=True)
+
+
+def field_names() -> Mapping[str, str]:
+    """Map the fields of spans that are read to columns."""
+    return _columns()[0]
+
+
 def accepted_kinds(column: str) -> frozenset[str]:
     """Return the kinds of writer types that can fill a column of SpanColumns."""
     if column == "status":

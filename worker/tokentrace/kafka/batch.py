@@ -75,7 +75,7 @@ def raw_batch(
         values=values,
         partitions=partitions,
         positions={partition: message_offset(messages[last]) + 1 for partition, (_, last) in extents.items()},
-        envelope=lambda row: _envelope(messages[row]),
+        envelope=lambda row: envelope_of(messages[row]),
         times_ms={
             partition: (time_ms(messages[first]), time_ms(messages[last]))
             for partition, (first, last) in extents.items()
@@ -122,7 +122,8 @@ def _rows_of_other_groups(headers: Sequence[Any], group: bytes) -> Iterator[int]
             yield row
 
 
-def _envelope(message: Message) -> Envelope:
+def envelope_of(message: Message) -> Envelope:
+    """Return a message with all that it has."""
     kind, timestamp_ms = message.timestamp()
     return Envelope(
         topic=message.topic() or "",

@@ -1,0 +1,79 @@
+"""Text and JSON of an explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tokentrace.model.text import utc_text
+from tokentrace.tools.explain import Explanation
+
+_PATHS: Final = {"columnar": ", decoded in columns", "fastavro": ", decoded one message at a time"}
+
+
+def as_json(found: Explanation) -> dict[str, Any]:
+    """Return an explanation as a JSON object; the cost is in nano-dollars."""
+    return {
+        "counted": found.counted,
+        "framing": found.framing or None,
+        "schema": found.schema or None,
+        "decoded": found.path or None,
+        "fields": [
+            {
+                "name": one.view.name,
+                "type": one.view.type_,
+                "value": one.view.value,
+                "fills": one.fills or None,
+                "wrong": one.wrong,
+                "problem": one.view.problem or None,
+            }
+            for one in found.fields
+        ],
+        "missing": found.missing,
+        "reason": found.reason or None,
+        "error": found.error or None,
+        "advice": found.advice or None,
+        "labels": found.labels or None,
+        "minute": found.minute_s or None,
+        "usage": found.usage,
+        "cost_nano_usd": found.nano_usd if found.counted else None,
+        "cost_source": found.cost_source or None,
+        "price": found.price or None,
+        "corrected": [{"kind": one.kind, "why": one.why, "advice": one.advice} for one in found.findings],
+    }
+
+
+def lines_of(found: Explanation) -> Sequence[str]:
+    """Return an explanation as text, line by line."""
+    lines = [f"Framing    {found.framing or 'not found'}"]
+    if found.schema:
+        lines.append(f"Schema     {found.schema}{_PATHS.get(found.path, '')}")
+    absent = [one.view.name for one in found.fields if one.view.value is None and not one.wrong]
+    for one in found.fields:
+        if one.view.name in absent:
+            continue
+        fills = one.fills or "not read"
+        value = one.view.problem or _short(one.view.value)
+        mark = "  <-- here" if one.wrong else ""
+        lines.append(f"  {one.view.name or '(end)':<26} {value:<34} {one.view.type_ or 'no field'}, {fills}{mark}")
+    if absent:
+        lines.append(f"Null       {', '.join(absent)}")
+    if found.missing and found.fields:
+        lines.append(f"No field   {', '.join(found.missing)}")
+    if not found.counted:
+        lines += [f"Verdict    rejected ({found.reason}): {found.error}", f"Change     {found.advice}"]
+        return lines
+    labels = ", ".join(f"{name} {value!r}" for name, value in found.labels.items() if value)
+    lines.append(f"Verdict    counted at {utc_text(found.minute_s)[:16]}Z as {labels}")
+    usage = ", ".join(f"{unit} {quantity:,}" for unit, quantity in found.usage.items())
+    lines.append(f"Usage      {usage or 'none'}")
+    cost = f"{found.nano_usd // 10**9}.{found.nano_usd % 10**9:09d} USD, {found.cost_source}"
+    lines.append(f"Cost       {cost}{f' with {found.price}' if found.price else ''}")
+    for finding in found.findings:
+        lines.append(f"Corrected  {finding.kind}: {finding.why} {finding.advice}")
+    return lines
+
+
+def _short(value: Any) -> str:
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
