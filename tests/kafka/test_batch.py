@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from confluent_kafka import Message
 
-from tokentrace.kafka.batch import TARGET_GROUP, extents_of, message_partitions, raw_batch
-from tokentrace.model.messages import OTHER_GROUP_VALUE
+from tokentrace.kafka.batch import TARGET_GROUP, extents_of, message_partitions, raw_batch, schema_headers
+from tokentrace.model.messages import CONFLUENT_SCHEMA_ID, OTHER_GROUP_VALUE
 
 
 def message(partition: int, offset: int, timestamp: tuple[int, int]) -> Message:
@@ -68,6 +68,21 @@ def test_a_batch_gives_keys_and_headers_of_its_messages(bare: bool) -> None:
     assert list(batch.all_headers("b")) == [b"2", None, None, None]
     part = batch.select(np.array([1, 2]))
     assert (list(part.all_keys()), list(part.all_headers("a"))) == ([None, b"k2"], [b"4", None])
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["all have headers", "some have none"])
+def test_a_batch_has_the_headers_that_name_schemas_and_its_parts_have_them_too(bare: bool) -> None:
+    name, guid = CONFLUENT_SCHEMA_ID, b"\1" + bytes(range(16))
+    headers: list[list[tuple[str, bytes]] | None] = [[("a", b"1")], [(name, guid), ("a", b"1")]]
+    headers.append(None if bare else [("c", b"")])
+    messages = [
+        Message(topic="t", partition=0, offset=row, value=b"v", headers=found) for row, found in enumerate(headers)
+    ]
+    partitions = message_partitions(messages)
+    batch = raw_batch(messages, partitions, extents_of(partitions), lambda: 7.0, "g")
+    assert batch.schema_headers == schema_headers(messages) == {name: [None, guid, None]}
+    assert batch.select(np.array([1, 2])).schema_headers == {name: [guid, None]}
+    assert raw_batch(MESSAGES, message_partitions(MESSAGES), {}, lambda: 7.0, "g").schema_headers == {}
 
 
 def test_an_envelope_is_the_whole_message() -> None:
