@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tokentrace.config.docs import json_schema, markdown_table
-from tokentrace.exposition.docs import alert_families, reject_reasons, span_families, worker_families
+from tokentrace.exposition.docs import alert_families, budget_families, reject_reasons, span_families, worker_families
 from tokentrace.model.bundled_schemas import bundled_schema, single_object_header
 from tokentrace.model.measures import record_fields
 
@@ -97,6 +97,7 @@ TABLES = {
     "span families": span_families,
     "worker families": worker_families,
     "alert families": alert_families,
+    "budget families": budget_families,
     "reject reasons": reject_reasons,
 }
 

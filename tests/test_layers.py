@@ -24,6 +24,7 @@ LAYERS: Final = (
     {"kafka", "config", "pricing", "decode"},
     {"aggregate", "publisher"},
     {"state"},
+    {"budgets"},
     {"commit", "alerts"},
     {"ledger"},
     {"exposition"},

@@ -1,4 +1,4 @@
-"""The two topics of the evaluators in memory, and evaluators that own the rollups one after the other."""
+"""The topics of the evaluators in memory, and evaluators that own the rollups one after the other."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
 from tokentrace.alerts.store import AlertStore, TopicRecord
 from tokentrace.alerts.watermark import GRACE_US, MINUTE_US
+from tokentrace.budgets.budget import Budget
+from tokentrace.budgets.store import BudgetStore
 from tokentrace.state import StateCodec
 from tokentrace.state.records import Progress
 
@@ -25,13 +27,14 @@ def at_s(minute: float) -> float:
 
 
 class Topics:
-    """The rollups and the alerts topic. Times of writing are event times, a little later."""
+    """The rollups, the alerts and the budgets topic. Times of writing are event times, a little later."""
 
     def __init__(self) -> None:
         self.rollups: list[tuple[float, bytes]] = []
         #: The first offset that the rollups topic still has.
         self.first = 0
         self.alerts: list[TopicRecord] = []
+        self.budgets: list[TopicRecord] = []
         self._harness = Harness()
         self._codec = StateCodec(LAYOUT)
 
@@ -71,7 +74,12 @@ class Topics:
         harness.delta.clear()
 
     def acquire(
-        self, *rules: Rule, replica: str = "r", started_s: float = at_s(0), now_s: float | None = None
+        self,
+        *rules: Rule,
+        budgets: Sequence[Budget] = (),
+        replica: str = "r",
+        started_s: float = at_s(0),
+        now_s: float | None = None,
     ) -> Ownership:
         """A new owner, which has read nothing of the rollups yet."""
         store = AlertStore()
@@ -79,6 +87,8 @@ class Topics:
             store.apply(key, value)
         return Ownership.acquire(
             rules=rules,
+            budgets=budgets,
+            budget_store=self.budget_store(),
             layout=LAYOUT,
             store=store,
             rollups=RollupLog("rollups", self.first, self.end, self._offset_at),
@@ -87,6 +97,13 @@ class Topics:
             started_s=started_s,
             now_s=self.now_s if now_s is None else now_s,
         )
+
+    def budget_store(self) -> BudgetStore:
+        """The content of the budgets topic."""
+        store = BudgetStore()
+        for key, value in self.budgets:
+            store.apply(key, value)
+        return store
 
     @property
     def now_s(self) -> float:
@@ -107,6 +124,7 @@ class Topics:
     def write(self, owner: Ownership, transition: EvaluatorTransition) -> EvaluatorSnapshot:
         """The transaction: what is pending becomes true."""
         self.alerts += transition.records
+        self.budgets += transition.budget_records
         return owner.committed(transition)
 
     def drain(self, owner: Ownership, now_s: float | None = None) -> EvaluatorTransition:

@@ -109,6 +109,7 @@ class Place:
                     "delivery": {"type": "kafka"},
                 }
             ],
+            "budgets": [{"name": "month", "amount": 10, "delivery": {"type": "kafka"}}],
         }  # fmt: skip
 
     def publish(self, *values: bytes) -> None:

@@ -14,9 +14,10 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.alerts.rules import OPERATORS, SPANS, Floats, Rule, Selection, digest
+from tokentrace.alerts.rules import OPERATORS, SPANS, Floats, Rule, Selection
 from tokentrace.alerts.windows import SUMS, Windows
 from tokentrace.model.arrays import Ints
+from tokentrace.model.digests import digest
 from tokentrace.model.globs import pattern
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import BASE_LABELS, Group
@@ -181,6 +182,11 @@ class Evaluation:
 
     # -- input -----------------------------------------------------------------------------------------------
 
+    @property
+    def groups(self) -> Sequence[Group]:
+        """The groups by number."""
+        return self._names.groups
+
     def number(self, group: Group) -> int:
         """Return the number by which `add` identifies a group."""
         return self._names.number(group)
@@ -190,7 +196,7 @@ class Evaluation:
 
         minutes, groups, statuses: int64[r]. values: int64[r, windows.columns.needed].
         """
-        if not len(minutes):
+        if not len(minutes) or not self.rules:
             return 0
         late = 0
         key = minutes * 4 + statuses

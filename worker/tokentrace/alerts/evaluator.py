@@ -22,6 +22,8 @@ from tokentrace.alerts.payload import Record, group_text, moment
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
 from tokentrace.alerts.store import AlertStore
+from tokentrace.budgets.budget import Budget
+from tokentrace.budgets.store import BudgetStore
 from tokentrace.config.alerts import Delivery
 from tokentrace.errors import FatalError, StopRequested, UnreadableRecord
 from tokentrace.kafka import producer as kafka
@@ -50,12 +52,13 @@ _STOPPED: Final = f"Alert evaluation stopped on this replica; retrying in {RETRY
 
 @dataclass(frozen=True, slots=True)
 class EvaluatorSettings:
-    """group_id: the workers' own group."""
+    """group_id: the workers' own group. budgets_topic: empty without budgets."""
 
     group_id: str
     replica: str
     rollups_topic: str
     alerts_topic: str
+    budgets_topic: str = ""
     session_timeout_s: float = 45.0
 
     @property
@@ -71,8 +74,9 @@ class EvaluatorSettings:
         the partition commits nothing, whatever its id: of another replica, or that of release 0.1.0, without the group.
         """
         name = f"{transactional_id(self.group_id, self.replica)}.alerts"
+        topics = self.alerts_topic + (f" and the topic {self.budgets_topic}" if self.budgets_topic else "")
         rights = (
-            f"to write to the topic {self.alerts_topic} with the transactional id {name}, and to read with the group "
+            f"to write to the topic {topics} with the transactional id {name}, and to read with the group "
             f"{self.evaluators_group}"
         )
         return Identity(name, self.replica, rights)
@@ -87,12 +91,14 @@ class Evaluator:
         settings: EvaluatorSettings,
         clients: KafkaClients,
         rules: Sequence[Rule],
+        budgets: Sequence[Budget] = (),
         layout: Layout,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._clients = clients
         self._rules = tuple(rules)
+        self._budgets = tuple(budgets)
         self._layout = layout
         self._clock = clock
         self._started_s = clock()
@@ -153,9 +159,17 @@ class Evaluator:
         stack.callback(session.release)
         return session
 
+    def _read_budgets(self) -> BudgetStore:
+        settings = self._settings
+        if not settings.budgets_topic:
+            return BudgetStore()
+        return BudgetStore.read(self._clients, settings.budgets_topic, settings.group_id)
+
     def _take_over(self, store: AlertStore, rollups: RollupLog) -> Ownership:
         return Ownership.acquire(
             rules=self._rules,
+            budgets=self._budgets,
+            budget_store=self._read_budgets(),
             layout=self._layout,
             store=store,
             rollups=rollups,
@@ -245,8 +259,8 @@ class EvaluatorSession:
         except UnreadableRecord as error:
             ownership.skip(record.offset)
             log.error(
-                "%s cannot be read: %s Alerts leave out the spans of this commit, which was made at %s, in the minutes "
-                "up to then; metrics and totals contain them.",
+                "%s cannot be read: %s Alerts and budgets leave out the spans of this commit, which was made at %s, in "
+                "the minutes up to then; metrics and totals contain them.",
                 RecordPlace(self._settings.rollups_topic, 0, record.offset, record.key), error,
                 moment(record.written_s),
             )  # fmt: skip
@@ -291,7 +305,8 @@ class EvaluatorSession:
         self._publish(owned, owned.ownership.snapshot())
         for alert, delivery in owned.ownership.undelivered():
             self._deliver(alert, delivery)
-        log.info("This replica evaluates the alerts: %d rules.", len(owned.ownership.rules))
+        budgets = f", {len(owned.ownership.budgets)} budgets" if owned.ownership.budgets else ""
+        log.info("This replica evaluates the alerts: %d rules%s.", len(owned.ownership.rules), budgets)
 
     def _collect_outcomes(self, owned: _Owned) -> None:
         while not self._deliverer.outcomes.empty():
@@ -317,8 +332,12 @@ class EvaluatorSession:
             return
         settings = self._settings
         records = [
-            kafka.Record(settings.alerts_topic, key, value, 0, record_headers(key, value))
-            for key, value in transition.records
+            kafka.Record(topic, key, value, 0, record_headers(key, value))
+            for topic, changes in (
+                (settings.alerts_topic, transition.records),
+                (settings.budgets_topic, transition.budget_records),
+            )
+            for key, value in changes
         ]
         offsets = Offsets(settings.rollups_topic, {0: transition.position}, self._consumer.group_metadata)
         outcome = self._transactions.commit(records, offsets)

@@ -19,12 +19,16 @@ from typing import Any, Final
 from tokentrace import __version__
 from tokentrace.alerts.delivery import Outcome, delivery_record
 from tokentrace.alerts.evaluation import AlertTransition, Evaluation
-from tokentrace.alerts.payload import Record, alert_record
+from tokentrace.alerts.payload import Record, alert_record, budget_alert_record
 from tokentrace.alerts.rollup_reader import Rollup, RollupReader
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
 from tokentrace.alerts.store import AlertStore, TopicRecord, parse_key, rule_record, rule_state, topic_record
 from tokentrace.alerts.watermark import MINUTE_US, Watermark
+from tokentrace.alerts.windows import NEEDED_COST, NEEDED_SPANS
+from tokentrace.budgets.book import BudgetBook
+from tokentrace.budgets.budget import Budget
+from tokentrace.budgets.store import BudgetStore
 from tokentrace.config.alerts import Delivery
 from tokentrace.model.measures import Layout
 from tokentrace.state.headers import Headers
@@ -35,6 +39,8 @@ log = logging.getLogger(__name__)
 COMMIT_INTERVAL_S: Final = 5.0
 #: Outcomes of deliveries are committed this often: those that a crash takes are delivered again.
 OUTCOME_INTERVAL_S: Final = 0.2
+#: Sums of budgets are committed this often; a threshold that is reached is committed at once.
+BUDGET_INTERVAL_S: Final = 1.0
 #: The first evaluator of a group evaluates the rollups of this last time; those before are history.
 FIRST_LOOK_BACK_S: Final = 120.0
 #: Spans may end after their rollup was written, by as much as a clock may be ahead.
@@ -59,7 +65,8 @@ class EvaluatorTransition:
     """Content of one transaction, which commits all of it or nothing.
 
     events, alerts: what fired or resolved, and its records. deliveries: alerts to deliver once they are committed.
-    records: keys and values for the alerts topic. position: the rollups' offset to commit.
+    records, budget_records: keys and values for the alerts topic, and for that of the budgets. position: the rollups'
+    offset to commit.
     """
 
     at_s: float
@@ -67,6 +74,7 @@ class EvaluatorTransition:
     alerts: Sequence[Record]
     deliveries: Sequence[tuple[Record, Delivery]]
     records: Sequence[TopicRecord]
+    budget_records: Sequence[TopicRecord]
     position: int
 
 
@@ -84,12 +92,23 @@ class Ownership:
     """One ownership of the rollups partition. Used by one thread; its snapshots may go to any."""
 
     def __init__(
-        self, *, rules: Sequence[Rule], layout: Layout, store: AlertStore, group_id: str, replica: str
+        self,
+        *,
+        rules: Sequence[Rule],
+        budgets: Sequence[Budget],
+        layout: Layout,
+        store: AlertStore,
+        group_id: str,
+        replica: str,
     ) -> None:
         """Use `acquire`, which also finds where to read."""
         self._group_id = group_id
         self._replica = replica
         self._rules = {rule.name: rule for rule in rules}
+        self._deliveries = {rule.name: rule.delivery for rule in rules} | {
+            budget.name: budget.delivery for budget in budgets
+        }
+        self._book = BudgetBook(budgets)
         self.evaluation = Evaluation(layout, tuple(rules))
         self.reader = RollupReader(layout, self.evaluation.windows.columns.needed, self.evaluation.number)
         self._watermark = Watermark()
@@ -101,10 +120,10 @@ class Ownership:
         self._undelivered = {alert["id"]: alert for alert in store.pending() if self._delivery(alert) is not None}
         # Rules that are new or changed are stored with the first commit.
         self._uncommitted = _Uncommitted(changed=set(self._rules), moved=True)
-        self._commit_due_s = self._outcomes_due_s = 0.0
+        self._commit_due_s = self._outcomes_due_s = self._budgets_due_s = 0.0
         self._evaluation_seconds = 0.0
-        #: Offset of the next rollup to evaluate, and of the first one to read: the windows are filled from there.
-        self.position = self.start = 0
+        #: Offset of the next rollup to evaluate, of the first one that fills the windows, and of the first one to read.
+        self.position = self._windows_start = self.start = 0
         #: True once all rollups below `position` have been applied.
         self.evaluating = False
 
@@ -120,9 +139,14 @@ class Ownership:
         replica: str,
         started_s: float,
         now_s: float,
+        budgets: Sequence[Budget] = (),
+        budget_store: BudgetStore | None = None,
     ) -> Ownership:
-        """Continue from what is committed. store: the alerts topic. started_s: when this process started."""
-        owner = cls(rules=rules, layout=layout, store=store, group_id=group_id, replica=replica)
+        """Continue from what is committed. store: the alerts topic. started_s: when this process started.
+
+        budget_store: the topic of the budgets, None if it is empty.
+        """
+        owner = cls(rules=rules, budgets=budgets, layout=layout, store=store, group_id=group_id, replica=replica)
         back_s = 60.0 * (owner.evaluation.windows.longest + MARGIN_MINUTES)
         if store.evaluator is None:
             owner.position = _offset_at(rollups, started_s - FIRST_LOOK_BACK_S)
@@ -130,10 +154,22 @@ class Ownership:
         else:
             owner._resume(store.evaluator, rollups)
             filled_until_s = store.evaluator["at"] / 1e6 if owner._minute is None else 60.0 * (owner._minute + 1)
-        owner.start = min(owner.position, _offset_at(rollups, filled_until_s - back_s))
+        owner._windows_start = min(owner.position, _offset_at(rollups, filled_until_s - back_s))
+        owner.start = owner._windows_start
+        if budgets:
+            owner._open_budgets(budgets, budget_store or BudgetStore(), rollups)
         owner._restore_rules(store)
-        owner._uncommitted.records += store.expired(round(now_s * 1e6), owner._rules)
+        owner._uncommitted.records += store.expired(round(now_s * 1e6), owner._rules, owner._deliveries)
         return owner
+
+    def _open_budgets(self, budgets: Sequence[Budget], store: BudgetStore, rollups: RollupLog) -> None:
+        self._book = BudgetBook.open(budgets, store, first=rollups.first, end=rollups.end, now=self._now())
+        self._unreadable += store.unreadable
+        self.start = min(self.start, self._book.start)
+
+    def _now(self) -> int | None:
+        """The minute before which everything is counted."""
+        return None if self._minute is None else self._minute + 1
 
     def _resume(self, memory: Mapping[str, Any], rollups: RollupLog) -> None:
         """memory: the record of the evaluator before."""
@@ -162,6 +198,10 @@ class Ownership:
     def rules(self) -> Sequence[Rule]:
         return tuple(self._rules.values())
 
+    @property
+    def budgets(self) -> Sequence[Budget]:
+        return self._book.budgets
+
     # -- rollups -----------------------------------------------------------------------------------------------------
 
     def catch_up(self, offset: int) -> bool:
@@ -169,19 +209,31 @@ class Ownership:
 
         offset: of the record that comes next, or the end of the log.
         """
-        if self.evaluating or offset < self.position:
-            return False
-        self.evaluating = True
-        if self._minute is None:
-            # What was counted before there were rules is history: it fills the windows, and fires nothing.
-            self._minute = self._watermark.minute()
-        if self._minute is not None:
-            self.evaluation.windows.begin(self._minute)
-        return True
+        begins = not self.evaluating and offset >= self.position
+        if begins:
+            self.evaluating = True
+            if self._minute is None:
+                # What was counted before there were rules is history: it fills the windows, and fires nothing.
+                self._minute = self._watermark.minute()
+            if self._minute is not None:
+                self.evaluation.windows.begin(self._minute)
+        self._book.catch_up(offset, self._now())
+        return begins
 
     def apply(self, rollup: Rollup, offset: int) -> None:
         """Add the next rollup of the log, and evaluate the minutes that it completes."""
         self.catch_up(offset)
+        self._book.apply(
+            offset,
+            rollup.committed_at_us,
+            rollup.minutes,
+            rollup.groups,
+            rollup.values[:, NEEDED_SPANS],
+            rollup.values[:, NEEDED_COST],
+            self.evaluation.groups,
+        )
+        if offset < self._windows_start:
+            return
         late = self.evaluation.add(rollup.minutes, rollup.groups, rollup.statuses, rollup.values)
         self._watermark.observe(rollup.committed_at_us, rollup.source_partitions, rollup.reached_us)
         if not self.evaluating:
@@ -197,6 +249,7 @@ class Ownership:
         events = self.evaluation.advance(minute)
         self._evaluation_seconds = time.perf_counter() - began
         self._minute = minute
+        self._book.advance(minute + 1)
         self._uncommitted.events += events
         self._uncommitted.changed.update(event.rule.name for event in events)
 
@@ -204,6 +257,7 @@ class Ownership:
         """Pass over the next rollup of the log, which cannot be read."""
         self.catch_up(offset)
         self.leave_out()
+        self._book.pass_over(offset)
         if self.evaluating:
             self.position = offset + 1
             self._uncommitted.moved = True
@@ -233,12 +287,14 @@ class Ownership:
         return [(alert, delivery) for alert, delivery in found if delivery is not None]
 
     def _delivery(self, alert: Record) -> Delivery | None:
-        """Return the delivery that its rule requires now; None if its record is enough, or its rule was removed."""
-        rule = self._rules.get(alert["alert"])
-        return None if rule is None or rule.delivery.type == "kafka" else rule.delivery
+        """Return the delivery that is required now; None if its record is enough, or its rule or budget was removed."""
+        delivery = self._deliveries.get(alert["alert"])
+        return None if delivery is None or delivery.type == "kafka" else delivery
 
     def apply_outcome(self, outcome: Outcome, now_s: float) -> None:
         """Record what became of a delivery, or of a round of tries."""
+        if outcome.kind == "failed" and self._book.delivery_failed(outcome.rule):
+            return
         if outcome.kind == "failed":
             self._delivery_failed[outcome.rule] = self._delivery_failed.get(outcome.rule, 0) + 1
             self._uncommitted.changed.add(outcome.rule)
@@ -257,12 +313,22 @@ class Ownership:
         new = self._uncommitted
         position_due = new.moved and now_s >= self._commit_due_s
         outcomes_due = bool(new.records) and now_s >= self._outcomes_due_s
-        if not self.evaluating or not (new.events or position_due or outcomes_due or draining):
+        budgets_due = self._book.changed and now_s >= self._budgets_due_s
+        firings = self._book.firings
+        if not self.evaluating or not (
+            new.events or firings or position_due or outcomes_due or budgets_due or draining
+        ):
             return None
         silenced = self.silenced
-        alerts = tuple(
-            alert_record(event, self._group_id, now_s, event.at_s < silenced.get(event.rule.name, 0.0))
-            for event in new.events
+        alerts = (
+            *(
+                alert_record(event, self._group_id, now_s, event.at_s < silenced.get(event.rule.name, 0.0))
+                for event in new.events
+            ),
+            *(
+                budget_alert_record(firing, self._group_id, now_s, firing.at_s < silenced.get(firing.budget.name, 0.0))
+                for firing in firings
+            ),
         )
         deliveries = ((alert, self._delivery(alert)) for alert in alerts if not alert["silenced"])
         return EvaluatorTransition(
@@ -276,12 +342,15 @@ class Ownership:
                 *(self._rule_record(name) for name in sorted(new.changed & self._rules.keys())),
                 topic_record("evaluator", None, self._evaluator_record(now_s)),
             ),
+            budget_records=tuple(self._book.pending(self._replica)),
             position=self.position,
         )
 
     def committed(self, transition: EvaluatorTransition) -> EvaluatorSnapshot:
         """Make visible what `pending` returned, now that it is committed."""
         self._uncommitted = _Uncommitted()
+        self._book.committed()
+        self._budgets_due_s = transition.at_s + BUDGET_INTERVAL_S
         self._commit_due_s = transition.at_s + COMMIT_INTERVAL_S
         self._outcomes_due_s = transition.at_s + OUTCOME_INTERVAL_S
         self._undelivered |= {alert["id"]: alert for alert, _ in transition.deliveries}
@@ -307,6 +376,7 @@ class Ownership:
             pending=len(self._undelivered),
             evaluation_seconds=self._evaluation_seconds,
             bytes=self.evaluation.windows.bytes(),
+            budgets=self._book.view(),
         )
 
     def _rule_record(self, name: str) -> TopicRecord:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from tokentrace.alerts.evaluation import AlertTransition
+from tokentrace.budgets.budget import NANO, BudgetFiring, group_of, usd
 from tokentrace.model.durations import format_duration
 from tokentrace.model.text import utc_text
 
@@ -38,6 +39,36 @@ def alert_record(event: AlertTransition, group_id: str, now_s: float, silenced: 
     }
 
 
+def budget_alert_record(firing: BudgetFiring, group_id: str, now_s: float, silenced: bool) -> dict[str, Any]:
+    """Return the record of a budget's threshold that was found to be reached at `now_s`. Its amounts are rounded."""
+    budget, period = firing.budget, firing.period
+    return {
+        "id": firing.id(group_id),
+        "status": "firing",
+        "alert": budget.name,
+        "rule_id": budget.subject,
+        "severity": budget.severity,
+        "fired_at": firing.at_s * 1_000_000,
+        "metric": "budget_spent",
+        "op": "gte",
+        "value": firing.spent_nano_usd / NANO,
+        "threshold": firing.limit_nano_usd * firing.percent / 100 / NANO,
+        "window": (period.end - period.start) * 60,
+        "span_count": firing.spans,
+        "filter": dict(budget.globs),
+        "group": group_of(budget.group_by, firing.labels),
+        "recorded_at": round(now_s * 1e6),
+        "delivery": budget.delivery.type,
+        "silenced": silenced,
+        "budget": {
+            "period": period.name,
+            "percent": firing.percent,
+            "spent_usd": usd(firing.spent_nano_usd),
+            "limit_usd": usd(firing.limit_nano_usd),
+        },
+    }
+
+
 def payload(record: Record) -> dict[str, Any]:
     """Return the JSON object that is delivered."""
     shown = {
@@ -49,6 +80,8 @@ def payload(record: Record) -> dict[str, Any]:
     }  # fmt: skip
     shown["fired_at"] = moment(record["fired_at"] / 1e6)
     shown["window"] = format_duration(record["window"])
+    if record.get("budget") is not None:
+        shown["budget"] = record["budget"]
     return shown
 
 

@@ -6,8 +6,6 @@ at once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from tokentrace.config.alerts import AlertRule, Delivery
 from tokentrace.model.arrays import Ints
+from tokentrace.model.digests import digest
 from tokentrace.model.measures import Layout
 from tokentrace.model.quantiles import quantile
 from tokentrace.model.snapshot import BASE_LABELS
@@ -168,8 +167,3 @@ class Rule:
             rule_id=digest([rule.name, rule.threshold, window, interval, rule.min_spans, *subject], 16),
             subject=digest(subject, 16),
         )
-
-
-def digest(parts: object, length: int) -> str:
-    """Return `length` hex digits that are the same for the same parts in every process."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:length]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tokentrace.alerts.evaluation import RuleState
 from tokentrace.alerts.rules import Rule
+from tokentrace.budgets.book import BudgetView
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class EvaluatorSnapshot:
     spans that arrived after their minute was evaluated. clamped: spans with an impossible time. unreadable: records of
     the rollups and alerts topics that this evaluator met and could not read. time_s: event time up to which everything
     is evaluated, Unix time, 0 before the first minute. pending: alerts that are neither delivered nor given up.
-    evaluation_seconds: duration of the last evaluation. bytes: memory of the windows.
+    evaluation_seconds: duration of the last evaluation. bytes: memory of the windows. budgets: in the configured order.
     """
 
     replica: str
@@ -32,3 +33,4 @@ class EvaluatorSnapshot:
     pending: int
     evaluation_seconds: float
     bytes: int
+    budgets: Sequence[BudgetView] = ()

@@ -34,13 +34,15 @@ class AlertStatus:
         settings: EvaluatorSettings,
         clients: KafkaClients,
         rules: Sequence[Rule],
+        budgets: Sequence[str] = (),
         evaluator: Evaluator | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """evaluator: of this process, None if it has none."""
+        """budgets: names of those that can be silenced. evaluator: of this process, None if it has none."""
         self._settings = settings
         self._clients = clients
         self._rules = {rule.name: rule for rule in rules}
+        self._budgets = frozenset(budgets)
         self._evaluator = evaluator
         self._clock = clock
 
@@ -72,11 +74,12 @@ class AlertStatus:
         )
 
     def silence(self, name: str, duration_s: float) -> dict[str, Any]:
-        """Silence a rule. Raises KeyError for an unknown rule, FatalError if Kafka does not accept the record."""
-        rule = self._rules[name]
+        """Silence a rule or a budget. Raises KeyError for a name of neither, FatalError if Kafka refuses the record."""
+        if name not in self._rules and name not in self._budgets:
+            raise KeyError(name)
         now_s = self._clock()
         until_s = now_s + duration_s
-        key, value = topic_record("silence", rule.name, {"until": round(until_s * 1e6), "asked_at": round(now_s * 1e6)})
+        key, value = topic_record("silence", name, {"until": round(until_s * 1e6), "asked_at": round(now_s * 1e6)})
         failures: list[str] = []
 
         def on_delivery(problem: str | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -130,18 +130,21 @@ class AlertStore:
             if alert["delivery"] != "kafka" and not alert["silenced"] and id_ not in self.deliveries
         ]
 
-    def expired(self, now_us: int, rules: Mapping[str, Rule]) -> list[TopicRecord]:
-        """Return tombstones for old alerts with their deliveries, and for what belongs to rules that were removed."""
+    def expired(self, now_us: int, rules: Collection[str], silenceable: Collection[str]) -> list[TopicRecord]:
+        """Return tombstones for old alerts with their deliveries, and for what belongs to rules that were removed.
+
+        rules, silenceable: names of rules, and of all that can be silenced.
+        """
         entries = []
         for id_, alert in self.alerts.items():
             if alert["recorded_at"] < now_us - KEPT_US:
                 entries += [topic_record("alert", id_, None), topic_record("delivery", id_, None)]
         entries += [topic_record("delivery", id_, None) for id_ in self.deliveries.keys() - self.alerts.keys()]
-        entries += [topic_record("rule", name, None) for name in self.rules.keys() - rules.keys()]
+        entries += [topic_record("rule", name, None) for name in self.rules.keys() - set(rules)]
         entries += [
             topic_record("silence", name, None)
             for name, silence in self.silences.items()
-            if name not in rules or silence["until"] < now_us - KEPT_US
+            if name not in silenceable or silence["until"] < now_us - KEPT_US
         ]
         return entries
 

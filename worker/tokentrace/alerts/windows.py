@@ -31,6 +31,8 @@ from tokentrace.model.spans import STATUSES
 from tokentrace.model.wide import LOW_WORD, WORD_BITS, words
 
 SUMS: Final = "sums"
+#: The first columns that `MetricColumns.needed` has.
+NEEDED_SPANS, NEEDED_COST = range(2)
 #: Sums become two words when more than this was added. It was added up as floats, so it is less than int64 holds.
 _WIDE_FROM: Final = float(1 << 61)
 

@@ -24,7 +24,7 @@ _OTHER_FIELDS: Final = frozenset({
 #: Labels that series have already, or that Prometheus gives them.
 RESERVED: Final = frozenset(
     {
-        *GROUP_LABELS, REVISION_LABEL, "le", "quantile", "job", "instance", "replica", "minute",
+        *GROUP_LABELS, REVISION_LABEL, "le", "quantile", "job", "instance", "replica", "minute", "budget",
         *(family.extra_label for family in CELL_FAMILIES if isinstance(family, CounterFamily)),
         *(label for family in GLOBAL_FAMILIES for label in family.labels),
     }

@@ -17,6 +17,10 @@ from tokentrace.model.secrets import public_url
 
 #: Largest factor of a modifier.
 MAX_FACTOR: Final = 20
+#: Largest amount of a budget.
+MAX_AMOUNT_USD: Final = 1_000_000_000_000
+#: Nano-dollars of a dollar.
+NANO: Final = 10**9
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 _DURATION_SCHEMA: Final = {
@@ -104,6 +108,24 @@ UsdPerMillion = Annotated[
 
 #: USD, exact, for the quantity that the price of a unit is for.
 UsdPrice = UsdPerMillion
+
+
+def _amount(value: Any) -> Decimal:
+    amount = _number(value, "amount in USD")
+    if not 0 < amount <= MAX_AMOUNT_USD:
+        raise ValueError(f"{value!r} is not a likely amount; it must be more than 0 and at most {MAX_AMOUNT_USD:,} USD")
+    if amount * NANO % 1:
+        raise ValueError(f"{value!r} has more than nine decimals; the smallest amount is a nano-dollar")
+    return amount
+
+
+#: USD, exact, a whole number of nano-dollars.
+UsdAmount = Annotated[
+    Decimal,
+    BeforeValidator(_amount),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": MAX_AMOUNT_USD}),
+]
 
 
 def _moment(value: Any) -> int:

@@ -149,6 +149,11 @@ class Kafka(Section):
         return f"{self.group_id}.alerts"
 
     @property
+    def budgets_topic(self) -> str:
+        """Name of the topic with the verdicts on the budgets."""
+        return f"{self.group_id}.budgets"
+
+    @property
     def rollups_topic(self) -> str:
         """Name of the topic with the increments of every commit."""
         return f"{self.group_id}.rollups"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, StrictBool, StrictInt, create_model, field_validator, model_validator
 
 from tokentrace.config.alerts import AlertRule
+from tokentrace.config.budgets import BudgetSection
 from tokentrace.config.dimensions import DimensionSection, name_problems
 from tokentrace.config.document import KeyPath
 from tokentrace.config.fields import Bounds, PositiveDuration
@@ -115,7 +116,13 @@ class Config(Section):
     dimensions: dict[str, DimensionSection] = {}
     pricing: Pricing = Pricing()
     alerts: tuple[AlertRule, ...] = ()
+    budgets: tuple[BudgetSection, ...] = ()
     ledger: Ledger = Ledger()
+
+    @property
+    def evaluates(self) -> bool:
+        """True if a replica reads the rollups: for alerts or budgets."""
+        return bool(self.alerts or self.budgets)
 
     @model_validator(mode="after")
     def _cross_check(self) -> Config:
@@ -125,20 +132,25 @@ class Config(Section):
         if self.health.max_commit_age and self.health.max_commit_age <= self.worker.commit_interval:
             problems.append((("health", "max_commit_age"), "must be longer than worker.commit_interval"))
         problems += [*name_problems(self.dimensions), *self._label_problems()]
-        first: dict[str, int] = {}
-        for index, rule in enumerate(self.alerts):
-            if first.setdefault(rule.name, index) != index:
-                problems.append((("alerts", index, "name"), f"alerts[{first[rule.name]}] is named {rule.name!r} too"))
+        first: dict[str, KeyPath] = {}
+        for path, named in self._evaluated():
+            if (other := first.setdefault(named.name, path)) != path:
+                problems.append(((*path, "name"), f"{other[0]}[{other[1]}] is named {named.name!r} too"))
         if self.worker.guarantee == "exactly_once":
             # The longest of tokentrace's own topics begins with the group.
             if what := invalid_topic(f"{self.kafka.group_id}.rollups"):
                 problems.append((("kafka", "group_id"), f"begins the names of tokentrace's own topics, and {what}"))
-        elif self.alerts:
-            what = "alerts require exactly_once, which writes the rollups that they read"
+        elif self.evaluates:
+            readers = "alerts" if self.alerts else "budgets"
+            what = f"{readers} require exactly_once, which writes the rollups that they read"
             problems.append((("worker", "guarantee"), what))
         if problems:
             raise located(*problems)
         return self
+
+    def _evaluated(self) -> Iterator[tuple[KeyPath, AlertRule | BudgetSection]]:
+        yield from ((("alerts", index), rule) for index, rule in enumerate(self.alerts))
+        yield from ((("budgets", index), budget) for index, budget in enumerate(self.budgets))
 
     def _label_problems(self) -> Iterator[tuple[KeyPath, str]]:
         """Give the path and the text of the problem of each label that neither every span has nor is a dimension."""
@@ -147,10 +159,9 @@ class Config(Section):
             for family, labels in self.metrics.labels.items()
             for label in labels
         ]
-        for number, rule in enumerate(self.alerts):
-            path = ("alerts", number)
-            used += [((*path, "group_by", at), label, BASE_LABELS) for at, label in enumerate(rule.group_by)]
-            used += [((*path, "filter", label), label, BASE_LABELS) for label in rule.filter.dimensions]
+        for path, chosen in self._evaluated():
+            used += [((*path, "group_by", at), label, BASE_LABELS) for at, label in enumerate(chosen.group_by)]
+            used += [((*path, "filter", label), label, BASE_LABELS) for label in chosen.filter.dimensions]
         for where, label, base in used:
             if label not in base and label not in self.dimensions:
                 close = difflib.get_close_matches(label, [*base, *self.dimensions], 1)

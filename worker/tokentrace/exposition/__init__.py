@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tokentrace.exposition.alert_metrics import collect_alert_metrics
+from tokentrace.exposition.budget_metrics import collect_budget_metrics
 from tokentrace.exposition.http import HealthReport, HttpServer, HttpSettings, TlsSettings, Token, Tokens
 from tokentrace.exposition.render import Renderer, Scrape
 from tokentrace.exposition.text import Format
@@ -21,5 +22,6 @@ __all__ = [
     "Token",
     "Tokens",
     "collect_alert_metrics",
+    "collect_budget_metrics",
     "collect_worker_metrics",
 ]

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from tokentrace.exposition.worker_metrics import declared_families
-from tokentrace.model.families import ALERT_FAMILIES, CELL_FAMILIES, GLOBAL_FAMILIES, CounterFamily
+from tokentrace.model.families import (
+    ALERT_FAMILIES,
+    BUDGET_FAMILIES,
+    BUDGET_GROUP_FAMILIES,
+    CELL_FAMILIES,
+    GLOBAL_FAMILIES,
+    CounterFamily,
+)
 from tokentrace.model.reasons import PART, WHOLE
 
 
@@ -24,6 +31,15 @@ def alert_families() -> str:
     rows += [
         f"| `{family.name}` | {family.type} | {', '.join(family.labels)} | {family.help} |" for family in ALERT_FAMILIES
     ]
+    return "\n".join(rows) + "\n"
+
+
+def budget_families() -> str:
+    """The families of the budgets."""
+    rows = ["| family | type | labels | meaning |", "|---|---|---|---|"]
+    for family in BUDGET_FAMILIES:
+        labels = ", ".join(family.labels) + (", those of `group_by`" if family in BUDGET_GROUP_FAMILIES else "")
+        rows.append(f"| `{family.name}` | {family.type} | {labels} | {family.help} |")
     return "\n".join(rows) + "\n"
 
 

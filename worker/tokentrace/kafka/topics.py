@@ -123,6 +123,22 @@ def alerts_topic(name: str) -> TopicSpec:
     return TopicSpec(name, 1, settings, required, _AT_LEAST, fixed_partitions=True)
 
 
+def budgets_topic(name: str) -> TopicSpec:
+    """Sums and verdicts of the budgets, compacted. One partition, so that a reader has all of a commit or nothing.
+
+    Gateways read it from its beginning, so it is compacted often.
+    """
+    settings = {
+        "cleanup.policy": "compact",
+        "min.cleanable.dirty.ratio": "0.1",
+        "segment.bytes": str(16 << 20),
+        "max.compaction.lag.ms": str(600 * 1000),
+        "max.message.bytes": str(8 << 20),
+    }
+    required = {"cleanup.policy": "compact", **_TAKES_BATCHES}
+    return TopicSpec(name, 1, settings, required, _AT_LEAST, fixed_partitions=True)
+
+
 class Topics:
     """Creates and checks topics.
 

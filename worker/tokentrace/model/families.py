@@ -216,6 +216,44 @@ ALERT_FAMILIES: Final = (
     ALERT_UNREADABLE, ALERT_TIME, ALERT_PENDING, ALERT_SECONDS, ALERT_BYTES,
 )  # fmt: skip
 
+BUDGET_SPENT: Final = GaugeFamily("tokentrace_budget_spent_usd", "Cost in the current period of a budget.", ("budget",))
+BUDGET_LIMIT: Final = GaugeFamily("tokentrace_budget_limit_usd", "Amount of the budget in a period.", ("budget",))
+BUDGET_REMAINING: Final = GaugeFamily(
+    "tokentrace_budget_remaining_usd",
+    "Amount that is left in the current period; below 0 once it is exceeded.",
+    ("budget",),
+)
+BUDGET_FORECAST: Final = GaugeFamily(
+    "tokentrace_budget_forecast_usd",
+    "Cost at the period's end, if spending goes on as it has in the period.",
+    ("budget",),
+)
+BUDGET_GROUPS: Final = GaugeFamily("tokentrace_budget_groups", "Groups in the current period of a budget.", ("budget",))
+BUDGET_FIRINGS: Final = UnlabelledCounter(
+    "tokentrace_budget_thresholds_reached_total",
+    "Thresholds of a budget that were reached, each once in a period.",
+    ("budget",),
+)
+BUDGET_DELIVERY_FAILED: Final = UnlabelledCounter(
+    "tokentrace_budget_delivery_failed_total", "Rounds of tries that did not deliver an alert of a budget.", ("budget",)
+)
+BUDGET_EXPIRED: Final = UnlabelledCounter(
+    "tokentrace_budget_expired_spans_total",
+    "Spans that were counted so late that the budget does not keep their period any more.",
+    ("budget",),
+)
+BUDGET_OVERFLOWED: Final = UnlabelledCounter(
+    "tokentrace_budget_overflowed_spans_total",
+    "Spans counted under __overflow__ because the budget's groups were full.",
+    ("budget",),
+)
+#: Families of an amount by group, which have the labels of the budget's `group_by` too.
+BUDGET_GROUP_FAMILIES: Final = (BUDGET_SPENT, BUDGET_LIMIT, BUDGET_REMAINING, BUDGET_FORECAST)
+#: Families of the budgets: one replica at a time serves them, the evaluator.
+BUDGET_FAMILIES: Final = (
+    *BUDGET_GROUP_FAMILIES, BUDGET_GROUPS, BUDGET_FIRINGS, BUDGET_DELIVERY_FAILED, BUDGET_EXPIRED, BUDGET_OVERFLOWED,
+)  # fmt: skip
+
 
 def revision_label(revision: int) -> str:
     """Return the label of the series of a revision as text, empty for the first."""

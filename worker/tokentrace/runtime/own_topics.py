@@ -34,8 +34,12 @@ def effects_of(config: Config) -> dict[str, str]:
             effects[kafka.ids_topic] = (
                 "Repeats of spans from before are counted again once their partition moves or its worker restarts."
             )
-    if config.alerts:
+    if config.evaluates:
         effects[kafka.alerts_topic] = "Which alerts were firing is forgotten, so they may be delivered again."
+    if config.budgets:
+        effects[kafka.budgets_topic] = (
+            "The next evaluator begins the budgets again, with the rollups that are still there."
+        )
     return effects
 
 

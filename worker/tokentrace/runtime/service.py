@@ -24,6 +24,7 @@ from tokentrace.exposition import (
     HttpServer,
     Scrape,
     collect_alert_metrics,
+    collect_budget_metrics,
     collect_worker_metrics,
 )
 from tokentrace.model.secrets import hide_secrets
@@ -174,6 +175,7 @@ class Service:
             lambda snapshot: chain(
                 collect_worker_metrics(Moment(worker.stats, snapshot, time.monotonic())),
                 collect_alert_metrics(alerts),
+                collect_budget_metrics(alerts),
             ),
         )
 

@@ -14,6 +14,7 @@ from tokentrace.kafka.topics import (
     Topics,
     TopicSpec,
     alerts_topic,
+    budgets_topic,
     rollups_topic,
     state_topic,
 )
@@ -42,12 +43,14 @@ def topic_specs(config: Config, topics: Topics) -> list[TopicSpec]:
     kafka = config.kafka
     specs = [topics.dead_letters(kafka.dead_letters, kafka.topic)]
     if config.worker.guarantee == "exactly_once":
-        rollups = rollups_topic(kafka.rollups_topic, bool(config.alerts), rollups_retention_s(config))
+        rollups = rollups_topic(kafka.rollups_topic, config.evaluates, rollups_retention_s(config))
         specs += [state_topic(kafka.state_topic), rollups]
         if config.worker.deduplicate is not None:
             specs.append(topics.ids(kafka.ids_topic, kafka.topic))
-    if config.alerts:
+    if config.evaluates:
         specs.append(alerts_topic(kafka.alerts_topic))
+    if config.budgets:
+        specs.append(budgets_topic(kafka.budgets_topic))
     return specs
 
 

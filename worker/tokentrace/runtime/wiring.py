@@ -26,6 +26,7 @@ from tokentrace.alerts.backtest import Backtest
 from tokentrace.alerts.evaluator import Evaluator, EvaluatorSettings
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.status import AlertStatus
+from tokentrace.budgets.budget import Budget
 from tokentrace.commit import Committer
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.dead_letters import DeadLetterTopic
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 #: Longest time that a turn of the loop waits for the schema registry; look-ups go on in the background.
 LOOKUP_WAIT_S: Final = 0.1
-#: With alerts, the longest time without a commit while nothing is published, so that event time advances.
+#: With alerts or budgets, the longest time without a commit while nothing is published, so that event time advances.
 HEARTBEAT_S: Final = 5.0
 
 #: Shortest time without a commit that is unusual: a rebalance or a recovery takes less.
@@ -67,7 +68,7 @@ LEAST_COMMIT_AGE_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """The parts that a service starts and stops. evaluator, alert_status: None without alert rules.
+    """The parts that a service starts and stops. evaluator, alert_status: None without alert rules and budgets.
 
     clients: of the whole replica, with the signal that stops it.
     """
@@ -151,7 +152,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         own_topics=OwnTopics(config, clients) if watch_topics else None,
         report=feedback.report,
     )
-    evaluator, status = alerting(config, clients, layout, clock) if config.alerts else (None, None)
+    evaluator, status = alerting(config, clients, layout, clock) if config.evaluates else (None, None)
     page = live_page(config, clients, layout, worker, status) if config.http_server.ui else None
     return Replica(
         clients=clients,
@@ -273,7 +274,7 @@ def loop_settings(config: Config) -> LoopSettings:
         commit_interval_s=section.commit_interval,
         batch_size=section.batch_size,
         batch_wait_s=section.batch_wait,
-        heartbeat_s=HEARTBEAT_S if config.alerts else None,
+        heartbeat_s=HEARTBEAT_S if config.evaluates else None,
         batch_bytes=shares.batch_bytes,
         dead_letter_bytes=shares.dead_letter_bytes,
     )
@@ -288,13 +289,24 @@ def alert_rules(config: Config) -> list[Rule]:
     return [Rule.of(rule) for rule in config.alerts]
 
 
+def budgets_of(config: Config) -> list[Budget]:
+    return [Budget.of(section) for section in config.budgets]
+
+
 def alerting(
     config: Config, clients: KafkaClients, layout: Layout, clock: Callable[[], float]
 ) -> tuple[Evaluator, AlertStatus]:
-    """The alert evaluator, and the answers to GET /alerts."""
-    settings, rules = evaluator_settings(config), alert_rules(config)
-    evaluator = Evaluator(settings=settings, clients=clients, rules=rules, layout=layout, clock=clock)
-    status = AlertStatus(settings=settings, clients=clients, rules=rules, evaluator=evaluator, clock=clock)
+    """The evaluator of alerts and budgets, and the answers to GET /alerts."""
+    settings, rules, budgets = evaluator_settings(config), alert_rules(config), budgets_of(config)
+    evaluator = Evaluator(settings=settings, clients=clients, rules=rules, budgets=budgets, layout=layout, clock=clock)
+    status = AlertStatus(
+        settings=settings,
+        clients=clients,
+        rules=rules,
+        budgets=[budget.name for budget in budgets],
+        evaluator=evaluator,
+        clock=clock,
+    )
     return evaluator, status
 
 
@@ -353,6 +365,7 @@ def evaluator_settings(config: Config) -> EvaluatorSettings:
         replica=section.replica_id,
         rollups_topic=kafka.rollups_topic,
         alerts_topic=kafka.alerts_topic,
+        budgets_topic=kafka.budgets_topic if config.budgets else "",
         session_timeout_s=section.session_timeout,
     )
 

@@ -117,11 +117,13 @@ def _registry(config: Config) -> Iterator[Finding]:
 
 
 def _webhooks(config: Config) -> Iterator[Finding]:
-    for index, rule in enumerate(config.alerts):
-        if rule.delivery.url is None:
+    deliveries = [("alerts", index, rule.delivery) for index, rule in enumerate(config.alerts)]
+    deliveries += [("budgets", index, budget.delivery) for index, budget in enumerate(config.budgets)]
+    for section, index, delivery in deliveries:
+        if delivery.url is None:
             continue
-        path: KeyPath = ("alerts", index, "delivery", "url")
-        url, shown = urlsplit(rule.delivery.url), public_url(rule.delivery.url)
+        path: KeyPath = (section, index, "delivery", "url")
+        url, shown = urlsplit(delivery.url), public_url(delivery.url)
         connection = (
             http.client.HTTPSConnection(url.hostname or "", url.port, timeout=WEBHOOK_TIMEOUT_S)
             if url.scheme == "https"
