@@ -220,6 +220,18 @@ def test_a_removed_budget_and_one_that_sums_other_spans_leave_nothing_behind() -
     assert shown(topics) == {("2026-08",): ("warning", "9")}
 
 
+def test_an_owner_that_removed_what_was_there_goes_on_and_removes_nothing_more() -> None:
+    topics, spans = Topics(), [span_at("2026-08-20 10:00", 1.0)]
+    step(topics, budget(), spans=spans, until="2026-08-20 12:00")
+    # The same key, of a budget that selects the same spans by other words.
+    owner = step(topics, budget(filter={"model": "*"}), spans=spans, until="2026-08-20 12:01")
+    for minute in ("2026-08-20 12:02", "2026-08-20 12:03"):
+        assert shown(topics) == {("2026-08",): ("ok", "2")}
+        topics.commit(minute_of(minute))
+        topics.read(owner)
+        topics.drain(owner)
+
+
 def test_a_record_that_is_lost_makes_its_budget_begin_again() -> None:
     topics = Topics()
     spans = [span_at("2026-08-20 10:00", 9.0, model=name) for name in ("a", "b")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import random
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from confluent_kafka import Producer
 
 from tests.budgets.oracle import nano, place_of, sums_of, thresholds_of
 from tests.chaos.fleet import Replica
+from tests.integration.test_state import tokentrace
 from tests.services import ROOT
 from tests.services.kafka import KafkaBroker
 from tests.services.webhook import Webhook
@@ -227,11 +230,11 @@ def test_verdict_follows_a_span_within_the_commit_interval(
     assert p99 < 10.0
 
 
-def test_example_prints_what_is_exceeded_and_ends(
-    kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
+def test_example_and_list_print_what_is_exceeded(
+    kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess], tmp_path: Path
 ) -> None:
     caller = next(caller for caller in CALLERS if caller)
-    start_worker(
+    worker = start_worker(
         kafka={"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
         budgets=[{"name": "team", "amount": 3, "group_by": ["caller"], "delivery": {"type": "kafka"}}],
     )
@@ -247,6 +250,13 @@ def test_example_prints_what_is_exceeded_and_ends(
         return done.stdout
 
     assert wait_for(lambda: printed() == f"exceeded team ({('caller', caller)},) 3 of 3\n"), printed()
+    listed = tokentrace(tmp_path / "worker0.yml", "budgets", "list")
+    assert re.search(rf"team +\d{{4}}-\d\d +caller={caller} +3 +3 +100\.0 +exceeded", listed), listed
+    (verdict,) = (
+        json.loads(line) for line in tokentrace(tmp_path / "worker0.yml", "budgets", "list", "--json").splitlines()
+    )
+    assert (verdict["spent_usd"], verdict["spans"]) == ("3", 2)
+    worker.terminate()
     verdicts = example().Verdicts(kafka.bootstrap, f"{topic}.budgets")
     try:
         assert wait_for(lambda: verdicts.poll())

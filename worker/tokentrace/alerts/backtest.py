@@ -1,7 +1,7 @@
-"""Backtest: the alerts that the rules would have fired over past spans.
+"""Backtest: the alerts that rules and budgets would have fired over past spans.
 
-The spans go through the pipeline and the `Ownership` that workers use. All of them are applied before the first minute
-is complete, so none is late.
+The spans go through the pipeline, the `Ownership` and the `BudgetBook` that workers use. All of them are applied before
+the first minute is complete, so none is late.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from tokentrace.alerts.rollup_reader import Rollup
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.store import AlertStore
 from tokentrace.alerts.watermark import GRACE_US, MINUTE_US
+from tokentrace.alerts.windows import NEEDED_COST, NEEDED_SPANS
+from tokentrace.budgets.book import BudgetBook
+from tokentrace.budgets.budget import Budget, BudgetFiring
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import RawBatch
@@ -32,13 +35,23 @@ class Backtest:
     """
 
     def __init__(
-        self, *, pipeline: Pipeline, groups: GroupIndex, layout: Layout, rules: Sequence[Rule], group_id: str
+        self,
+        *,
+        pipeline: Pipeline,
+        groups: GroupIndex,
+        layout: Layout,
+        rules: Sequence[Rule],
+        budgets: Sequence[Budget] = (),
+        group_id: str,
     ) -> None:
         """groups: those that the pipeline counts into. group_id: the consumer group that the alerts name."""
         self._pipeline = pipeline
         self._groups = groups
         self._delta = Delta(layout)
         self._rules = rules
+        self._budgets = budgets
+        #: Minutes, groups, spans and costs of all increments, for the budgets.
+        self._increments: list[tuple[Ints, Ints, Ints, Ints]] = []
         self._owner = Ownership.acquire(
             rules=self._rules,
             layout=layout,
@@ -82,6 +95,9 @@ class Backtest:
             statuses = groups.cell_status[cells].astype(np.int64)
             values = rows.values[timely][:, evaluation.windows.columns.needed]
             self._apply(minutes, np.array(numbers, np.int64), statuses, values)
+            if self._budgets:
+                sums = values[:, NEEDED_SPANS], values[:, NEEDED_COST]
+                self._increments.append((minutes, np.array(numbers, np.int64), *sums))
             self._last = max(self._last or 0, int(minutes.max()))
 
     def _apply(
@@ -104,3 +120,15 @@ class Backtest:
         transition = self._owner.pending(0.0, draining=True)
         events = transition.events if transition is not None else ()
         return [event for event in events if event.at_s <= ends[event.rule.name] * MINUTE_S]
+
+    def budget_firings(self) -> list[BudgetFiring]:
+        """Return the thresholds that are reached, each in its minute: the spans are summed up in order of time."""
+        book = BudgetBook(self._budgets)
+        if self._increments:
+            columns = [np.concatenate(parts) for parts in zip(*self._increments, strict=True)]
+            order = np.argsort(columns[0], kind="stable")
+            bounds = np.flatnonzero(np.diff(columns[0][order])) + 1
+            for number, rows in enumerate(np.split(order, bounds)):
+                minutes, groups, spans, costs = (column[rows] for column in columns)
+                book.apply(number, 0, minutes, groups, spans, costs, self._owner.evaluation.groups)
+        return book.firings

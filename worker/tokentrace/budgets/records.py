@@ -67,6 +67,11 @@ def account_of(budget: Budget, record: Mapping[str, Any]) -> Account:
     )
 
 
+def goes_on(record: Mapping[str, Any], now_s: float) -> bool:
+    """Return whether the period of a verdict contains this Unix time."""
+    return _minute(record["starts_at"]) <= now_s // 60 < _minute(record["ends_at"])
+
+
 def budget_key(name: str) -> bytes:
     """Return the key of a budget's own record."""
     return _json(["budget", name])

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "check-span": "Explain what a worker makes of a message.",
     "dlq": "List, show or replay dead letters.",
     "alerts": "Backtest the alert rules, or show their state.",
+    "budgets": "Show what is spent of the budgets, or try budgets on past spans.",
     "state": "Show or repair the durable totals of all replicas.",
     "ledger": "Keep the hours of every group in a database, from the rollups.",
     "bill": "Sum the ledger over a period: a table, CSV, JSON or Parquet, with proof.",

@@ -36,38 +36,21 @@ def command() -> None:
 @click.option("--resolved", is_flag=True, help="Also print when alerts would have been resolved.")
 def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:
     """Run the rules over past spans. Prints the alerts that would have fired, with time and value."""
-    from tokentrace.alerts.history import from_file, from_topic
     from tokentrace.alerts.payload import alert_record, payload
-    from tokentrace.errors import UsageError
+    from tokentrace.cli.backtest import backtest_over, counted_text
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import build_backtest, kafka_clients, writer_schemas
 
     config = _load_with_rules(rules_path)
     log.set_up("warning", "text")
-    path = Path(source)
-    if path.is_file():
-        batches, schemas = from_file(path)
-    elif path.suffix == ".avro" or "/" in source:
-        raise UsageError(f"File not found: {source}. Set --from to an Avro file or a topic.")
-    else:
-        batches = from_topic(kafka_clients(config), source, config.kafka.group_id)
-        schemas = writer_schemas(config)
-    replay = build_backtest(config, schemas)
-    replay.take(batches)
-    events = [event for event in replay.events() if resolved or event.status == "firing"]
+    backtest = backtest_over(config, source)
+    events = [event for event in backtest.events() if resolved or event.status == "firing"]
     for event in events:
         if as_json:
             record = alert_record(event, config.kafka.group_id, time.time(), silenced=False)
             click.echo(json.dumps(payload(record)))
         else:
             echo(_transition_line(event))
-    counted = f"{replay.spans:,} spans"
-    if replay.rejected:
-        counted += "; not counted: " + ", ".join(f"{n:,} {reason}" for reason, n in replay.rejected.most_common())
-    if replay.left_out:
-        counted += f"; ignored: {replay.left_out:,} without a plausible time"
-    if replay.unpriced:
-        counted += f"; {replay.unpriced:,} of them without a cost or a price, which count as 0 USD"
+    counted = counted_text(backtest)
     firings = sum(event.status == "firing" for event in events)
     click.echo(f"{firings:,} firings of {len(config.alerts):,} rules over {counted}.", err=as_json)
 

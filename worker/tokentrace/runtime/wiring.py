@@ -199,7 +199,7 @@ def live_page(
 
 
 def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
-    """The configured rules over history. schemas: those of the spans to read."""
+    """The configured rules and budgets over history. schemas: those of the spans to read."""
     layout = layout_of(config)
     groups = group_index(config, series_budget(config, layout))
     pipeline = Pipeline(
@@ -212,7 +212,12 @@ def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
         label_bytes=config.metrics.label_value_length_limit,
     )
     return Backtest(
-        pipeline=pipeline, groups=groups, layout=layout, rules=alert_rules(config), group_id=config.kafka.group_id
+        pipeline=pipeline,
+        groups=groups,
+        layout=layout,
+        rules=alert_rules(config),
+        budgets=budgets_of(config),
+        group_id=config.kafka.group_id,
     )
 
 
