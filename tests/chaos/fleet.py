@@ -132,7 +132,7 @@ def counters(samples: dict[Key, float]) -> dict[Key, int]:
         (name, labels): in_units(name, value, labels)
         for (name, labels), value in samples.items()
         if name.startswith("tokentrace_")
-        and not re.match(r"tokentrace_(worker|groups|dimension|quality|alert|spans_rejected)", name)
+        and not re.match(r"tokentrace_(worker|groups|dimension|quality|alert|budget|spans_rejected)", name)
     }
 
 

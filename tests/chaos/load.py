@@ -9,6 +9,8 @@ import time
 import numpy as np
 from confluent_kafka import Producer
 
+from tests.budgets.oracle import Sums
+from tests.chaos.budgets import around_a_boundary, sums_of_counts
 from tests.chaos.dimensions import recount_by_dimensions
 from tests.oracle import Key, recount
 from tests.spanfactory import first_message, message, random_span, unit_span
@@ -21,7 +23,8 @@ class Load:
     """Publishes templates at random. `counts` is how often each was handed to the producer, so never too low.
 
     ignored: families that are not compared. first: the spans are of version 1, and the families that release 0.1.0 does
-    not have are ignored. units: the spans have units of many kinds. dimensions: the fleet has those of the chaos.
+    not have are ignored. units: the spans have units of many kinds. dimensions, budgets: the fleet has those of the
+    chaos.
     """
 
     def __init__(
@@ -35,9 +38,11 @@ class Load:
         first: bool = False,
         units: bool = False,
         dimensions: bool = False,
+        budgets: bool = False,
     ) -> None:
         rng = random.Random(seed)
         spans = [unit_span(rng) if units else random_span(rng) for _ in range(templates)]
+        self._spans = spans = [around_a_boundary(span, rng) for span in spans] if budgets else spans
         self._messages = [(first_message if first else message)(span) for span in spans]
         self.ignored = LATER_FAMILIES if first else frozenset()
         sums = [recount_by_dimensions(span) if dimensions else recount([span]) for span in spans]
@@ -66,6 +71,10 @@ class Load:
         """Every sample's value, were all that was published counted now."""
         sums = zip(self.keys, (self._matrix @ self.counts).tolist(), strict=True)
         return {key: value for key, value in sums if key[0] not in self.ignored}
+
+    def budgets(self) -> Sums:
+        """Sum the budgets of the chaos up, over all that was published."""
+        return sums_of_counts(self._spans, self.counts.tolist())
 
     def publish(self, count: int) -> None:
         """Publish so many now."""

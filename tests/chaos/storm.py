@@ -14,6 +14,8 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.chaos.budgets import BUDGETS
+from tests.chaos.budgets import differences as budget_differences
 from tests.chaos.dimensions import SECTIONS
 from tests.chaos.fleet import Replica, Scraper, differences, settle, totals
 from tests.chaos.load import Load
@@ -35,7 +37,8 @@ BROKER_BACK_S = 12.0
 class Result:
     """Result of a storm.
 
-    differences: series -> (found, truth); unseen: of what Prometheus' increase() adds up. events: what was done.
+    differences: series -> (found, truth); unseen: of what Prometheus' increase() adds up. budgets: place of a verdict
+    or a threshold -> (found, truth). events: what was done.
     logged: spans in the topic, which have to be those that were produced: a publisher could repeat one.
     miscounted: partition -> records that the fleet counted beyond those in it, where it did not count each once.
     unexpected_exits: replicas that ended and were neither killed nor told to end.
@@ -49,6 +52,7 @@ class Result:
     events: Counter[str] = field(default_factory=Counter)
     differences: dict[str, tuple[int, int]] = field(default_factory=dict)
     unseen: dict[str, tuple[int, int]] = field(default_factory=dict)
+    budgets: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     miscounted: dict[int, int] = field(default_factory=dict)
     steps_back: list[str] = field(default_factory=list)
     above_truth: list[str] = field(default_factory=list)
@@ -56,7 +60,7 @@ class Result:
 
     @property
     def exact(self) -> bool:
-        return not (self.differences or self.unseen or self.steps_back or self.above_truth)
+        return not (self.differences or self.unseen or self.budgets or self.steps_back or self.above_truth)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -90,11 +94,13 @@ class Storm:
         settle_s: float = 90.0,
         brokers: int = 1,
         dimensions: bool = False,
+        budgets: bool = False,
     ) -> None:
         """Prepare a storm.
 
         sections: configuration sections that override the storm's. make: builds a replica. settle_s: time limit for
         the published spans to be shown at the end. dimensions: whether the replicas count by those of the chaos.
+        budgets: the same.
         """
         self.folder = folder
         self._settle_s = settle_s
@@ -105,12 +111,15 @@ class Storm:
         self._gone: KafkaBroker | None = None
         self._broker.start()
         self._broker.create_topic("spans", PARTITIONS)
-        self._load = Load(self._broker.bootstrap, "spans", PARTITIONS, seed, dimensions=dimensions)
+        self._load = Load(self._broker.bootstrap, "spans", PARTITIONS, seed, dimensions=dimensions, budgets=budgets)
+        self._budgets = budgets
         self._rate = rate
-        defaults = {
+        defaults: dict[str, Any] = {
             "kafka": {"bootstrap_servers": self._broker.bootstrap, "topic": "spans", "group_id": "storm"},
             "worker": {"session_timeout": f"{SESSION_S}s", "commit_interval": "200ms", "drain_timeout": "2s"},
         }
+        if budgets:
+            defaults["budgets"] = BUDGETS
         for name, section in ((SECTIONS if dimensions else {}) | (sections or {})).items():
             defaults[name] = {**defaults.get(name, {}), **section}
         self._make = lambda index: make(folder, f"replica-{index}", defaults)
@@ -141,6 +150,9 @@ class Storm:
             self.result.differences = settle(self._replicas, self._load, self._settle_s)
             self.result.counted = spans_in(totals(self._replicas))
             self.result.miscounted = miscounted(self._replicas, ends)
+            if self._budgets:
+                truth = self._load.budgets()
+                self.result.budgets = budget_differences(self._broker.bootstrap, "storm", truth, self._settle_s)
         finally:
             self._load.stop()
             if scraper is not None:

@@ -32,6 +32,20 @@ def test_a_storm_leaves_every_counter_exact_and_monotone(tmp_path: Path, dimensi
 
 
 @pytest.mark.nightly
+def test_a_storm_leaves_every_budget_exact_and_every_threshold_fires_once(tmp_path: Path) -> None:
+    try:
+        storm = Storm(tmp_path, seed=5, budgets=True)
+    except Unavailable as error:
+        unavailable(str(error))
+    result = storm.run(60.0)
+    assert result.events["kill"] >= 5
+    assert result.produced > 20_000
+    assert result.differences == {}
+    assert result.budgets == {}
+    assert result.unexpected_exits == []
+
+
+@pytest.mark.nightly
 def test_a_storm_on_three_brokers_that_crash_in_turn_leaves_every_counter_exact(tmp_path: Path) -> None:
     try:
         storm = Storm(tmp_path, seed=3, brokers=3)

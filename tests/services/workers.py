@@ -175,7 +175,7 @@ def span_totals(workers: list[WorkerProcess]) -> dict[Key, int]:
     for worker in workers:
         for (name, labels), value in worker.samples().items():
             if name.startswith("tokentrace_") and not re.match(
-                r"tokentrace_(worker|groups|quality|alert|spans_rejected)", name
+                r"tokentrace_(worker|groups|quality|alert|budget|spans_rejected)", name
             ):
                 totals[name, labels] = totals.get((name, labels), 0) + in_units(name, value, labels)
     return totals
