@@ -53,7 +53,13 @@ HOMES: Final = {
     "sqlalchemy": ("ledger/",),
     "alembic": ("ledger/",),
     "pyarrow": ("ledger/",),
-    "rich": ("cli/", "tools/top_view.py", "tools/state_table.py", "tools/repriced_table.py"),
+    "rich": (
+        "cli/",
+        "tools/top_view.py",
+        "tools/state_table.py",
+        "tools/repriced_table.py",
+        "tools/budget_table.py",
+    ),
 }
 
 

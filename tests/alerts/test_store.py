@@ -148,14 +148,14 @@ def test_store_expires_old_alerts_and_removed_rules() -> None:
     for record in records:
         store.apply(*topic_record("alert", record["id"], record))
         store.apply(*topic_record("delivery", record["id"], {"outcome": "delivered", "at": NOW_US, "tries": 1}))
-    removed = store.expired(NOW_US, {"here": here})
+    removed = store.expired(NOW_US, ["here"], ["here", "budget"])
     assert {parse_key(key) for key, _ in removed} == {
         ("alert", records[0]["id"]), ("delivery", records[0]["id"]), ("rule", "gone"), ("silence", "gone"),
     }  # fmt: skip
     assert {value for _, value in removed} == {None}
     for key, value in removed:
         store.apply(key, value)
-    assert store.expired(NOW_US, {"here": here}) == []
+    assert store.expired(NOW_US, ["here"], ["here", "budget"]) == []
     assert set(store.alerts) == {records[1]["id"]}
 
 

@@ -222,6 +222,7 @@ def test_verdict_follows_a_span_within_the_commit_interval(
                     delays[caller] = time.monotonic() - published[caller]
     finally:
         verdicts.close()
+        producer.flush(10)
     assert len(delays) == count
     ordered = sorted(delays.values())
     p50, p99 = ordered[count // 2], ordered[count * 99 // 100]

@@ -153,7 +153,8 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         report=feedback.report,
     )
     evaluator, status = alerting(config, clients, layout, clock) if config.evaluates else (None, None)
-    page = live_page(config, clients, layout, worker, status) if config.http_server.ui else None
+    alerts = status if config.alerts else None
+    page = live_page(config, clients, layout, worker, alerts) if config.http_server.ui else None
     return Replica(
         clients=clients,
         source=source,
