@@ -31,7 +31,7 @@ from tokentrace.model.worker_stats import STAGES
 from tokentrace.pricing import Pricer
 from tokentrace.state.keys import cell_key
 from tokentrace.state.ledger import Ledger
-from tokentrace.state.records import StateCodec, decode_record
+from tokentrace.state.records import Progress, StateCodec, decode_record
 from tokentrace.tools.traffic import Traffic
 
 Result = TypeVar("Result")
@@ -52,7 +52,7 @@ def rss_bytes() -> int:
 def decode(codec: StateCodec, rollups: list[bytes]) -> None:
     """Read a commit's increments as the alert evaluator does."""
     for rollup in rollups:
-        codec.rollup_rows(decode_record(rollup))
+        codec.rollup_rows(decode_record(rollup, "rollup"))
 
 
 def messages(groups: int, count: int) -> list[bytes]:
@@ -110,7 +110,8 @@ def measure(groups: int) -> None:
         ) -> Any:
             keys = [cell_key("tokentrace-0", *names[cell]) for cell in changes.cells.tolist()]
             state = list(codec.cells(totals.values[changes.cells], totals.created_s[changes.cells]))
-            return keys, state, list(codec.rollups("tokentrace-0", 0.0, minutes.minutes, cells, minutes.values))
+            rollups = codec.rollups("tokentrace-0", 0.0, minutes.minutes, cells, minutes.values, Progress())
+            return keys, state, list(rollups)
 
         (keys, state, rollups), encoded = timed(encode)
         _, decoded = timed(partial(decode, codec, rollups))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,6 +185,12 @@ class Harness:
     def commit(self) -> Snapshot:
         self.state.apply(self.state.prepare())
         return self.state.snapshot
+
+
+def peak_rss_bytes() -> int:
+    """The highest resident size of this process; `ru_maxrss` begins with that of the process which started it."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 Cell = tuple[str, str, str, str]

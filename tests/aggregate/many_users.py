@@ -7,14 +7,13 @@ highest resident size is that of the counting alone.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.harness import Harness
+from tests.harness import Harness, peak_rss_bytes
 from tests.spanfactory import message, span
 from tokentrace.exposition.render import Renderer
 from tokentrace.model.dimensions import Dimension
@@ -51,7 +50,7 @@ def main(users: int, scrape: Path) -> None:
     rig, renderer = Harness(dimensions=[Dimension("user", "attributes.user", limit=LIMIT)]), Renderer(LABELS)
     rig.count([message(span(model=model)) for model in MODELS])
     renderer.render(rig.commit(), [], "text")
-    at_start_mb, counted, seconds, scrape_s = _peak_mb(), 0, 0.0, 0.0
+    at_start_mb, counted, seconds, scrape_s = peak_rss_bytes() / 2**20, 0, 0.0, 0.0
     for number, records in enumerate(batches(users)):
         values = list(map(message, records))
         began = time.process_time()
@@ -71,7 +70,7 @@ def main(users: int, scrape: Path) -> None:
             {
                 "spans": counted,
                 "groups": len(rig.groups.groups),
-                "peak_mb": _peak_mb(),
+                "peak_mb": peak_rss_bytes() / 2**20,
                 "at_start_mb": at_start_mb,
                 "us_per_span": seconds / counted * 1e6,
                 "scrape_s": scrape_s,
@@ -79,10 +78,6 @@ def main(users: int, scrape: Path) -> None:
             }
         )
     )
-
-
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Estimate: what a sample of the topic comes to under a configuration, before anything is deployed.
 
 The sample is counted twice by the pipeline that workers use: without limits, which shows the demand, and as configured.
-Series and bytes are the upper bounds that a worker's own budget computes.
+Series and bytes are the upper bounds that a worker's own budget computes. Memory follows from the groups, their cells,
+the buckets and the text of a scrape.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.exposition.render import Renderer
 from tokentrace.model.dimensions import decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.runtime.price_rules import pricer
 from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_limits
+from tokentrace.state.ledger import Ledger
+from tokentrace.tools.group_memory import group_memory_bytes
 
 #: No sample reaches it.
 _UNLIMITED: Final = 1_000_000
-#: Memory of a group: GROUP_KB of docs/sizing.py.
-_GROUP_BYTES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def estimate(config: Config, batches: Iterable[RawBatch], schemas: WriterSchemas
         combinations=len(free.groups) - 1,
         series=whole.use["series"],
         exposition_bytes=whole.use["bytes"],
-        memory_bytes=_GROUP_BYTES * (len(bound.groups) - 1),
+        memory_bytes=group_memory_bytes(bound, layout, _scrape_bytes(config, layout, bound, deltas[1])),
         overflowed_spans=spans_of([OVERFLOW_GROUP]),
         dimensions=[
             DimensionEstimate(
@@ -117,6 +119,13 @@ def _pipeline(config: Config, decoder: SpanDecoder, groups: GroupIndex, layout: 
         limits=span_limits(config),
         label_bytes=config.metrics.label_value_length_limit,
     )
+
+
+def _scrape_bytes(config: Config, layout: Layout, groups: GroupIndex, delta: Delta) -> int:
+    """Return the size of the sample's series as a scrape has them, uncompressed."""
+    ledger = Ledger(layout=layout, groups=groups, quality_window_s=config.metrics.quality_window)
+    ledger.apply(*ledger.preview(delta))
+    return len(Renderer(config.metrics.labels).render(ledger.snapshot, [], "text"))
 
 
 def _cost(config: Config, layout: Layout, groups: Iterable[Group]) -> SeriesBudget:
