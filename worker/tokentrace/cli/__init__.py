@@ -30,7 +30,7 @@ COMMANDS: Final = {
     "budgets": "Show what is spent of the budgets, or try budgets on past spans.",
     "state": "Show or repair the durable totals of all replicas.",
     "ledger": "Keep the hours of every group in a database, from the rollups.",
-    "bill": "Sum the ledger over a period: a table, CSV, JSON or Parquet, with proof.",
+    "bill": "Sum the ledger over a period: a table, CSV, JSON, Parquet or FOCUS, with proof.",
     "schema": "Print an Avro schema, such as that of the span, or the header of its messages.",
     "assets": "Export the configuration, schemas, rules, dashboards and manifests.",
     "version": "Print the version, and the commit.",

@@ -18,10 +18,12 @@ from tokentrace.cli.repricing import period_of, repricing_of
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tokentrace.ledger.database import Database
+    from tokentrace.ledger.period import Period
     from tokentrace.ledger.query import Bill
     from tokentrace.ledger.repriced_formats import RepricedBill
 
-_FORMATS = ("table", "csv", "json", "parquet")
+_FORMATS = ("table", "csv", "json", "parquet", "focus")
 _SORT = ("cost", "spans", "tokens", "name")
 
 
@@ -98,6 +100,9 @@ def command(
         repriced = RepricedBill(period, labels, repricing.sums(cells_in(database, period, labels, day)))
         _print_repriced(repriced, format_, limit, output)
         return
+    if format_ == "focus":
+        _write_focus(database, period, day, config.kafka.group_id, output)
+        return
     found = Billing(database, day).bill(period, labels, units=units)
     rows = in_order(found.rows, sort)
     if format_ == "parquet":
@@ -123,10 +128,19 @@ def _write(text: str, output: Path | None) -> None:
         output.write_text(text, newline="")
 
 
+def _write_focus(database: Database, period: Period, day: int | None, account: str, output: Path | None) -> None:
+    from tokentrace.ledger.focus import write_focus
+    from tokentrace.ledger.period_cells import cells_in
+
+    cells = (cell for _, cell in cells_in(database, period, as_of=day))
+    with nullcontext(sys.stdout) if output is None else output.open("w", newline="") as out:
+        write_focus(cells, period, account, out)
+
+
 def _print_repriced(bill: RepricedBill, format_: str, limit: int | None, output: Path | None) -> None:
     from tokentrace.ledger.repriced_formats import as_csv, as_json, notes
 
-    if format_ == "parquet":
+    if format_ in ("parquet", "focus"):
         raise click.UsageError("--reprice and --what-if take --format table, csv or json.")
     if format_ != "table":
         _write(as_csv(bill) if format_ == "csv" else json.dumps(as_json(bill)) + "\n", output)
