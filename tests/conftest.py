@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.services import Unavailable
 from tests.services.kafka import KafkaBroker
+from tests.services.postgresql import PostgreSql
 from tests.services.prometheus import Prometheus, Target
 from tests.services.registry import SchemaRegistry
 from tests.services.victoriametrics import VictoriaMetrics
@@ -144,6 +146,29 @@ def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
     if isinstance(_registry_or_reason, str):
         unavailable(_registry_or_reason)
     return _registry_or_reason
+
+
+@pytest.fixture(scope="session")
+def _postgresql_or_reason(real_service: None) -> Iterator[PostgreSql | str]:
+    try:
+        server = PostgreSql()
+    except Unavailable as error:
+        yield str(error)
+        return
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def postgresql(_postgresql_or_reason: PostgreSql | str) -> PostgreSql:
+    """A real PostgreSQL with an empty database."""
+    if isinstance(_postgresql_or_reason, str):
+        unavailable(_postgresql_or_reason)
+    with psycopg.connect(_postgresql_or_reason.url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return _postgresql_or_reason
 
 
 def _starting(kind: type[P], folder: Path) -> Iterator[Callable[..., P]]:

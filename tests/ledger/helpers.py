@@ -141,8 +141,8 @@ def hours_of(connection: Any) -> Hours:
     return {cell: +sums for cell, sums in hours.items()}
 
 
-def sqlite_hours(folder: Path) -> Hours:
-    with sqlite3.connect(folder / "ledger.db") as connection:
+def sqlite_hours(path: Path) -> Hours:
+    with sqlite3.connect(path if path.is_file() else path / "ledger.db") as connection:
         return hours_of(connection)
 
 

@@ -1,0 +1,127 @@
+"""The ledger behind real workers on a real Kafka, both of which are killed."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chaos.crashing_ledger import POINTS
+from tests.integration.test_group import counted, produce
+from tests.integration.test_state import sections, tokentrace
+from tests.ledger.helpers import DAY_US, postgresql_hours, recount, sqlite_hours
+from tests.services import end
+from tests.services.kafka import KafkaBroker
+from tests.services.postgresql import PostgreSql
+from tests.services.workers import WorkerProcess, wait_for
+from tests.spanfactory import random_span
+
+Start = Callable[..., WorkerProcess]
+SECOND_US = 1_000_000
+
+
+def traffic(rng: random.Random, spans: int, days: int) -> Iterator[dict[str, Any]]:
+    """Spans of the last days, late ones among those of now."""
+    now_us = int(time.time() * 1e6)
+    for _ in range(spans):
+        ended_us = now_us - rng.choice([rng.randrange(60 * SECOND_US), rng.randrange(days * DAY_US)])
+        yield {**random_span(rng), "started_at": ended_us - SECOND_US, "ended_at": ended_us}
+
+
+class LedgerProcess:
+    """A running `tokentrace ledger run`. point: where it kills itself."""
+
+    def __init__(self, config: Path, log: Path, point: str = "", count: int = 0) -> None:
+        program = ["-m", "tests.chaos.crashing_ledger", point, str(count)] if point else ["-m", "tokentrace"]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *program, "ledger", "run", "--config", str(config)],
+                stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def kill(self) -> None:
+        end(self.process, signal.SIGKILL)
+
+
+def storm(
+    kafka: KafkaBroker,
+    topic: str,
+    start_worker: Start,
+    folder: Path,
+    *,
+    rounds: int,
+    spans: int,
+    days: int,
+    postgresql: PostgreSql | None = None,
+) -> None:
+    """Kill the worker, the ledger and its server in turn, and compare every hour of every group with a recount."""
+    more = {} if postgresql is None else {"ledger": {"url": postgresql.url}}
+    rng = random.Random("ledger")
+    produced: list[dict[str, Any]] = []
+    worker = start_worker(**sections(kafka, topic, **more))
+    config, log = worker._config, folder / "ledger.log"
+    points = sorted(POINTS)
+    for turn in range(rounds):
+        ledger = LedgerProcess(config, log, points[turn % len(points)], rng.randrange(1, 3))
+        if postgresql is not None and turn % 3 == 0:
+            postgresql.kill()
+        batch = list(traffic(rng, spans, days))
+        for first in range(0, len(batch), 50):
+            produce(kafka, topic, batch[first : first + 50])
+            time.sleep(0.05)
+        produced += batch
+        if postgresql is not None and turn % 3 == 0:
+            postgresql.start()
+        assert wait_for(lambda process=ledger.process: process.poll() == -signal.SIGKILL, 60.0), log.read_text()
+        if turn % 2:
+            end(worker.process, signal.SIGKILL)
+            worker.restart()
+    worker.wait_until_ready()
+    assert wait_for(lambda: counted(worker) == len(produced))
+    ledger = LedgerProcess(config, log)
+    time.sleep(1.0)
+    ledger.process.send_signal(signal.SIGTERM)
+    assert ledger.process.wait(30.0) == 0, log.read_text()
+    tokentrace(config, "ledger", "run", "--once")
+    if postgresql is None:
+        assert sqlite_hours(folder / "tokentrace-ledger.db") == recount(produced)
+    else:
+        assert postgresql_hours(postgresql.url) == recount(produced)
+    proof = json.loads(tokentrace(config, "bill", "--proof", "--format", "json"))
+    assert proof["agrees"]
+    assert proof["differing"] == []
+    assert sum(one["counted"] for one in proof["inputs"]) == len(produced)
+
+
+def test_a_ledger_and_a_worker_that_are_killed_keep_every_hour_exact(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path
+) -> None:
+    storm(kafka, topic, start_worker, tmp_path, rounds=3, spans=200, days=3)
+    (config,) = tmp_path.glob("*.yml")
+    shown = json.loads(tokentrace(config, "state", "show", "--json"))
+    bill = tokentrace(config, "bill", "--from", "2026-01-01", "--to", "2031-01-01", "--format", "json", "--units")
+    assert json.loads(bill)["total"]["cost_nano_usd"] == shown["totals"]["cost_nano_usd"]
+    before = sqlite_rows(config)
+    tokentrace(config, "ledger", "rebuild", "--yes")
+    assert sqlite_rows(config) == before
+
+
+@pytest.mark.nightly
+def test_a_month_of_kills_in_postgresql_keeps_every_hour_exact(
+    kafka: KafkaBroker, topic: str, start_worker: Start, tmp_path: Path, postgresql: PostgreSql
+) -> None:
+    storm(kafka, topic, start_worker, tmp_path, rounds=18, spans=500, days=30, postgresql=postgresql)
+
+
+def sqlite_rows(config: Path) -> list[Any]:
+    with sqlite3.connect(config.parent / "tokentrace-ledger.db") as connection:
+        return connection.execute("SELECT * FROM ledger_hours ORDER BY 1, 2, 3, 4, 5").fetchall()
