@@ -28,12 +28,13 @@ from . import (
     h_restore,
     i_alerts,
     j_publisher,
+    l_ledger,
 )
 from .broker import running_broker
 from .effort import FULL, QUICK, Effort
 from .measure import Figure, table
 
-LETTERS: Final = "abcdefghij"
+LETTERS: Final = "abcdefghijl"
 
 #: Keys that are in the object whatever could be measured: None for what needs a Kafka and had none.
 KEYS: Final = {
@@ -52,6 +53,7 @@ KEYS: Final = {
     "guarantees": ("vs_at_least_once_1s",),
     "restore": ("restore_s_10000_groups",),
     "publisher": ("us_per_span", "vs_by_hand"),
+    "ledger": ("cells_per_s", "vs_row_by_row", "bytes_per_cell"),
     "alerts": ("evaluate_s", "windows_mb", "counting_vs_without"),
 }
 
@@ -78,6 +80,7 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
         "c": lambda: c_exposition.run(effort),
         "f": lambda: f_startup.run(effort, broker),
         "i": lambda: i_alerts.run(effort, broker),
+        "l": lambda: l_ledger.run(effort),
     }
     if broker is None:
         return without

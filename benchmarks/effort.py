@@ -30,6 +30,7 @@ class Effort:
     restored_groups: tuple[int, ...]  # groups whose totals a restart reads
     rules: int
     alert_groups: int
+    ledger_hours: int  # of rollups of alert_groups groups
 
 
 FULL: Final = Effort(
@@ -52,6 +53,7 @@ FULL: Final = Effort(
     restored_groups=(10_000, 100_000),
     rules=1_000,
     alert_groups=10_000,
+    ledger_hours=3,
 )
 QUICK: Final = Effort(
     repeats=3,
@@ -73,4 +75,5 @@ QUICK: Final = Effort(
     restored_groups=(10_000,),
     rules=1_000,
     alert_groups=10_000,
+    ledger_hours=1,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -41,19 +42,30 @@ def columns_of(layout: Layout) -> Ints:
 
 def cells_of(rollups: Sequence[Rollup]) -> Cells:
     """Sum the rows of rollups to cells. Raises FatalError for a sum beyond 62 bits."""
-    values = np.concatenate([rollup.values for rollup in rollups])
-    booked = [np.full(len(rollup.minutes), rollup.committed_at_us // US_PER_DAY) for rollup in rollups]
+    used = np.flatnonzero(np.logical_or.reduce([rollup.values.any(axis=0) for rollup in rollups]))
+    # Few rows have any of the many units.
+    values = np.concatenate([rollup.values[:, used] for rollup in rollups])
     keys = np.stack(
         [
             np.concatenate([rollup.minutes for rollup in rollups]) // _MINUTES,
             np.concatenate([rollup.groups for rollup in rollups]),
             np.concatenate([rollup.statuses for rollup in rollups]),
-            _source(values),
-            np.concatenate(booked),
-        ],
-        axis=1,
+            np.concatenate([_source(rollup.values) for rollup in rollups]),
+            np.concatenate([_booked(rollup) for rollup in rollups]),
+        ]
     )
-    return _summed(keys, values)
+    if not len(values):
+        return Cells(keys.T, np.zeros((0, len(CELL_SUMS)), np.int64))
+    order = _order(keys)
+    keys, values = keys[:, order], values[order]
+    starts = np.flatnonzero(np.concatenate(([True], (keys[:, 1:] != keys[:, :-1]).any(axis=0))))
+    sums = np.zeros((len(starts), len(CELL_SUMS)), np.int64)
+    sums[:, used] = _sums(values, starts)
+    return Cells(keys[:, starts].T, sums)
+
+
+def _booked(rollup: Rollup) -> Ints:
+    return np.full(len(rollup.minutes), rollup.committed_at_us // US_PER_DAY)
 
 
 def _source(values: Ints) -> Ints:
@@ -62,13 +74,24 @@ def _source(values: Ints) -> Ints:
     return np.where(alike.any(axis=1), alike.argmax(axis=1), MIXED)
 
 
-def _summed(keys: Ints, values: Ints) -> Cells:
-    if not len(keys):
-        return Cells(keys, values)
-    order = np.lexsort(keys.T[::-1])
-    keys, values = keys[order], values[order]
-    starts = np.flatnonzero(np.concatenate(([True], (keys[1:] != keys[:-1]).any(axis=1))))
+def _order(keys: Ints) -> Ints:
+    """Return int64[r], the order of the rows by their keys. keys: int64[5, r]."""
+    low = keys.min(axis=1)
+    sizes = [int(size) for size in keys.max(axis=1) - low + 1]
+    if math.prod(sizes) >= _LIMIT:
+        return np.lexsort(keys[::-1])
+    packed = np.zeros(keys.shape[1], np.int64)
+    for column, size, first in zip(keys, sizes, low, strict=True):
+        packed = packed * size + (column - first)
+    return np.argsort(packed, kind="stable")
+
+
+def _sums(values: Ints, starts: Ints) -> Ints:
+    """Return the sums of the rows from each start to the next."""
     # A sum of 64 bits wraps silently, one of floats does not.
-    if np.add.reduceat(values.astype(np.float64), starts, axis=0).max() >= _LIMIT:
-        raise FatalError("An hour of one group has a sum beyond 64 bits. Set limits.max_cost_usd lower.")
-    return Cells(keys[starts], np.add.reduceat(values, starts, axis=0))
+    if int(values.max(initial=0)) * len(values) >= _LIMIT:
+        highest = np.add.reduceat(values.astype(np.float64), starts, axis=0).max(initial=0.0)
+        if highest >= _LIMIT:
+            raise FatalError("An hour of one group has a sum beyond 62 bits. Set limits.max_cost_usd lower.")
+    sums: Ints = np.add.reduceat(values, starts, axis=0)
+    return sums

@@ -192,10 +192,12 @@ class Follower:
                 committed_at_us = max(after.committed_at_us, rollup.committed_at_us)
                 after = after._replace(next_offset=record.offset + 1, committed_at_us=committed_at_us)
                 at_end = False
+                if self._pending_rows >= BATCH_ROWS:
+                    position, flushed_s = self._flush(position, after), self._stop.clock()
             now_s = self._stop.clock()
             finished = until_end and at_end and after.next_offset >= end
             due = finished or now_s - flushed_s >= LINGER_S
-            if after != position and (due or self._pending_rows >= BATCH_ROWS):
+            if after != position and due:
                 position, flushed_s = self._flush(position, after), now_s
             if at_end and not caught_up:
                 caught_up = True
