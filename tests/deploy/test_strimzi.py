@@ -42,6 +42,7 @@ def test_topics_are_those_that_the_workers_create() -> None:
         {
             "worker": {"deduplicate": {"by": "span_id", "window": "10m"}},
             "alerts": [{"name": "a", "metric": "total_cost", "op": "gt", "threshold": 1, "window": "5m"}],
+            "budgets": [{"name": "b", "amount": 1}],
         }
     )
     specs = topic_specs(config, NewCluster(topics[SPANS]["partitions"]))
