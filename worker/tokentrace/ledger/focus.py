@@ -84,7 +84,7 @@ def _row(key: _Key, sums: Mapping[str, int], period: Period, account: str) -> di
     quantity, unit = (tokens, "Tokens") if tokens else (sums.get("spans", 0), "Requests")
     provider, model = group.provider or _UNKNOWN, group.model
     cost = sums.get("cost_nano_usd", 0)
-    what = "Correction of calls" if correction else f"{sums.get('spans', 0)} calls"
+    what = "Correction of calls" if correction else "Calls"
     texts = {
         "BillingAccountId": account,
         "BillingAccountName": account,
