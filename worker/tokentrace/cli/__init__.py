@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "state": "Show or repair the durable totals of all replicas.",
     "ledger": "Keep the hours of every group in a database, from the rollups.",
     "bill": "Sum the ledger over a period: a table, CSV, JSON, Parquet or FOCUS, with proof.",
+    "reconcile": "Compare a provider's usage or cost export with the ledger.",
     "schema": "Print an Avro schema, such as that of the span, or the header of its messages.",
     "assets": "Export the configuration, schemas, rules, dashboards and manifests.",
     "version": "Print the version, and the commit.",
