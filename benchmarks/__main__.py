@@ -28,13 +28,14 @@ from . import (
     h_restore,
     i_alerts,
     j_publisher,
+    k_page,
     l_ledger,
 )
 from .broker import running_broker
 from .effort import FULL, QUICK, Effort
 from .measure import Figure, table
 
-LETTERS: Final = "abcdefghijl"
+LETTERS: Final = "abcdefghijkl"
 
 #: Keys that are in the object whatever could be measured: None for what needs a Kafka and had none.
 KEYS: Final = {
@@ -55,6 +56,7 @@ KEYS: Final = {
     "publisher": ("us_per_span", "vs_by_hand"),
     "ledger": ("cells_per_s", "vs_row_by_row", "bytes_per_cell"),
     "alerts": ("evaluate_s", "windows_mb", "counting_vs_without"),
+    "page": ("counting_vs_without", "share_of_a_core"),
 }
 
 
@@ -80,6 +82,7 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
         "c": lambda: c_exposition.run(effort),
         "f": lambda: f_startup.run(effort, broker),
         "i": lambda: i_alerts.run(effort, broker),
+        "k": lambda: k_page.run(effort),
         "l": lambda: l_ledger.run(effort),
     }
     if broker is None:

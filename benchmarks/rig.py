@@ -28,11 +28,11 @@ class Harness:
         tune_malloc()  # As a worker does.
         self.batches = workload.batches()
         self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._groups = GroupIndex(max_groups, dimensions=dimensions)
-        self.ledger = Ledger(layout=LAYOUT, groups=self._groups, quality_window_s=300.0)
+        self.groups = GroupIndex(max_groups, dimensions=dimensions)
+        self.ledger = Ledger(layout=LAYOUT, groups=self.groups, quality_window_s=300.0)
         self._engine = Pipeline(
             decoder=SpanDecoder(workload.writer_schemas(), texts=decoded_sources(dimensions)),
-            groups=self._groups,
+            groups=self.groups,
             pricer=Pricer({}),
             layout=LAYOUT,
             timer=StageTimer(self.seconds),

@@ -42,7 +42,7 @@ def _signal_mask() -> Iterator[None]:
 
 
 #: Modules that one process runs, for the sake of a fixture that takes long to make.
-TOGETHER = ("tests/deploy/test_image.py", "tests/integration/test_rights.py")
+TOGETHER = ("tests/deploy/test_image.py", "tests/integration/test_live_page.py", "tests/integration/test_rights.py")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -35,7 +35,7 @@ MARKUP_OR_STORAGE = re.compile(
 class Served:
     """A server with a page over a log in memory."""
 
-    def __init__(self, tokens: Tokens | None = None, *, rollups: bool = True) -> None:
+    def __init__(self, tokens: Tokens | None = None) -> None:
         self.following = Following(MemoryLog())
         rig = Harness()
         rig.count([message(span()), b"nonsense"])
@@ -43,7 +43,7 @@ class Served:
         stats = WorkerStats(replica_id="r-0", guarantee="exactly_once", started_at_s=0.0, not_ready="")
         self.page = LivePage(
             facts=FACTS,
-            feed=self.following.feed if rollups else None,
+            feed=self.following.feed,
             moment=lambda: Moment(stats, snapshot, 0.0),
             clock=self.following.clock,
             monotonic=self.following.monotonic,
@@ -126,16 +126,6 @@ def test_a_wrong_query_is_refused_with_a_reason(served: Served, query: str) -> N
     status, headers, body = served.get(f"/ui/data?{query}")
     assert (status, headers["content-type"]) == (400, "application/json")
     assert json.loads(body)["error"]
-
-
-def test_without_rollups_the_replica_shows_itself() -> None:
-    served = Served(rollups=False)
-    try:
-        found = served.data()
-        assert found["feed"] is None
-        assert found["own"]["counted"] == 1
-    finally:
-        served.stop()
 
 
 def test_numbers_require_the_token_and_files_do_not() -> None:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import click
 
@@ -82,6 +83,7 @@ def _introduce(console: Console, demo: Demo) -> None:
     console.print("The embedded broker has no real transactions, so this worker counts at least once.\n")
     console.print(f"The endpoint is {demo.url} - try, in another terminal:\n")
     console.print(f"    curl -s {demo.url} | grep tokentrace_cost_total\n", highlight=False, soft_wrap=True)
+    console.print(f"or open the live page in a browser: {urljoin(demo.url, '/ui')}\n", highlight=False, soft_wrap=True)
 
 
 def _watch(console: Console, demo: Demo, duration_s: float) -> None:

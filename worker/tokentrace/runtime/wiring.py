@@ -38,15 +38,15 @@ from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import ConfigError, SchemaError
 from tokentrace.exposition import HttpSettings, Renderer, TlsSettings, Token, Tokens
-from tokentrace.exposition.ui import FleetLag, Inquiry, LatestLetters, LivePage, PageFacts, RollupFeed, RollupsLog
+from tokentrace.exposition.ui import LivePage
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.dimensions import Dimension, decoded_sources
 from tokentrace.model.measures import Layout
-from tokentrace.model.snapshot import BASE_LABELS
 from tokentrace.model.stop import StopSignal
-from tokentrace.model.worker_stats import Moment, WorkerStats
+from tokentrace.model.worker_stats import WorkerStats
+from tokentrace.runtime.live_page import live_page
 from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
 from tokentrace.runtime.own_topics import OwnTopics
 from tokentrace.runtime.price_rules import pricer
@@ -164,38 +164,6 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         evaluator=evaluator,
         alert_status=status,
         page=page,
-    )
-
-
-def live_page(
-    config: Config, clients: KafkaClients, layout: Layout, worker: Worker, alerts: AlertStatus | None
-) -> LivePage:
-    """The page at /ui. alerts: None without rules."""
-    kafka, http = config.kafka, config.http_server
-    inquiries = {
-        "lag": Inquiry(FleetLag(clients, kafka.topic, kafka.group_id), 5.0),
-        "letters": Inquiry(LatestLetters(clients, kafka.dead_letters, kafka.group_id), 15.0),
-    }
-    if alerts is not None:
-        inquiries["alerts"] = Inquiry(alerts.describe, 5.0)
-    feed = RollupFeed(
-        open_log=lambda: RollupsLog(clients, kafka.rollups_topic, kafka.group_id),
-        layout=layout,
-        inquiries=inquiries,
-        stop=clients.stop,
-    )
-    return LivePage(
-        facts=PageFacts(
-            group=kafka.group_id,
-            topic=kafka.topic,
-            labels=(*BASE_LABELS, *config.dimensions),
-            has_alerts=alerts is not None,
-            may_silence=http.admin_token is not None or http.admin_token_file is not None,
-            prometheus_path=http.prometheus_path,
-            health_path=http.health_path,
-        ),
-        feed=feed if config.worker.guarantee == "exactly_once" else None,
-        moment=lambda: Moment(worker.stats, worker.snapshot, time.monotonic()),
     )
 
 

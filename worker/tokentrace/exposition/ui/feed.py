@@ -51,6 +51,7 @@ class FeedState:
     """State of the feed at one moment. from_s: Unix time since which everything is read; None before that is known.
 
     replicas: name -> Unix time of its last commit that was read. problem: why nothing can be read, empty otherwise.
+    fleet: whether these are all replicas.
     """
 
     from_s: float | None
@@ -58,6 +59,7 @@ class FeedState:
     unreadable: int
     replicas: Mapping[str, float]
     problem: str
+    fleet: bool = True
 
 
 class RollupFeed:

@@ -13,17 +13,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from tokentrace import __version__
-from tokentrace.exposition.ui.feed import FeedState, RollupFeed
+from tokentrace.exposition.ui.feed import FeedState
+from tokentrace.exposition.ui.minutes import Minutes
 from tokentrace.exposition.ui.view import View, summarize
 from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.worker_stats import Moment
 
 FRESH_S: Final = 2.0
-SHARE: Final = 0.01
+SHARE: Final = 0.005
 #: Different views that are kept.
 MOST_VIEWS: Final = 16
 
@@ -53,6 +55,19 @@ class PageFacts:
     health_path: str
 
 
+class Feed(Protocol):
+    """Gives the figures: `RollupFeed` those of the fleet, `OwnFeed` those of this replica."""
+
+    def look(self, depth_s: float) -> None: ...
+
+    def minutes(self) -> AbstractContextManager[tuple[Minutes, FeedState]]: ...
+
+    @property
+    def answers(self) -> dict[str, Any]: ...
+
+    def join(self, timeout_s: float) -> None: ...
+
+
 class LivePage:
     """The documents of one replica. `document` may block, and may be called from any thread."""
 
@@ -60,12 +75,12 @@ class LivePage:
         self,
         *,
         facts: PageFacts,
-        feed: RollupFeed | None,
+        feed: Feed,
         moment: Callable[[], Moment],
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """feed: None with a guarantee that writes no rollups. moment: this replica's own numbers."""
+        """moment: this replica's own numbers."""
         self._facts = facts
         self._feed = feed
         self._moment = moment
@@ -77,8 +92,7 @@ class LivePage:
     def document(self, query: Sequence[tuple[str, str]]) -> Document:
         """Return the document of the view that a query asks for. Raises ValueError with what is wrong with it."""
         view = View.of(query, self._facts.labels)
-        if self._feed is not None:
-            self._feed.look(view.minutes * 60.0)
+        self._feed.look(view.minutes * 60.0)
         with self._lock:
             now_s = self._monotonic()
             kept = self._kept.get(view)
@@ -100,26 +114,23 @@ class LivePage:
 
     def stop(self, timeout_s: float) -> None:
         """Wait for the feed to end, once the replica is asked to stop."""
-        if self._feed is not None:
-            self._feed.join(timeout_s)
+        self._feed.join(timeout_s)
 
     def _compute(self, view: View) -> Document:
         content: dict[str, Any] = {
             **self.state(),
             "view": {"window": view.minutes, "by": view.by, "where": dict(view.where)},
-            "feed": None,
+            **self._feed.answers,
         }
-        if self._feed is not None:
-            with self._feed.minutes() as (minutes, state):
-                content |= summarize(minutes, view, int(self._clock() // 60))
-            content["feed"] = _feed(state)
-            content |= self._feed.answers
+        with self._feed.minutes() as (minutes, state):
+            content |= summarize(minutes, view, int(self._clock() // 60)) | {"feed": _feed(state)}
         body = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
         return Document(body, gzip.compress(body, 1, mtime=0), hashlib.sha256(body).hexdigest()[:32])
 
 
 def _feed(state: FeedState) -> dict[str, Any]:
     return {
+        "fleet": state.fleet,
         "from_s": state.from_s,
         "reading": state.reading,
         "unreadable": state.unreadable,

@@ -113,7 +113,7 @@ export function alerts(found, maySilence, silence) {
   if (maySilence) columns.push({ title: "Silence", cell: choice });
   return [
     problem(found.problem),
-    table("Alerts", columns, answer.alerts),
+    table("Alert rules", columns, answer.alerts),
     element("p", { class: "hint" }, answer.evaluator ? `Evaluated by ${answer.evaluator}, up to ${answer.evaluated_until ?? "no minute yet"}.` : "No replica evaluates the rules."),
     maySilence ? null : element("p", { class: "hint" }, "Silencing requires http_server.admin_token, which is not set."),
   ].filter(Boolean);
@@ -124,9 +124,9 @@ export function fleet({ feed, lag, own }, now) {
   const total = behind.reduce((sum, { lag: records }) => sum + records, 0);
   const seconds = Math.max(0, ...Object.values(own.partitions));
   return [
-    element("p", {}, element("b", {}, whole(total)), ` records of ${whole(behind.length)} partitions wait to be counted, in the whole group.`),
+    behind.length ? element("p", {}, element("b", {}, whole(total)), ` records of ${whole(behind.length)} partitions wait to be counted, in the whole group.`) : null,
     problem(lag?.problem),
-    table(
+    behind.length && table(
       "Partitions",
       [
         { title: "Partition", cell: ({ partition }) => String(partition) },
@@ -144,7 +144,7 @@ export function fleet({ feed, lag, own }, now) {
         { title: "Replica", cell: ({ replica }) => (replica === own.replica ? `${replica} (this one)` : replica) },
         { title: "Last commit with spans", cell: ({ committed_s: at }) => ago(now - at) },
       ],
-      feed?.replicas ?? [],
+      feed.replicas,
     ),
     element("h3", {}, `This replica, ${own.replica}`),
     element(

@@ -82,8 +82,7 @@ function show() {
   update($("place"), [data.group, data.topic], ([group, topic]) => `Group ${group}, topic ${topic}`);
   showStatus(own, feed);
   showControls();
-  $("figures").hidden = !feed;
-  if (feed) showFigures();
+  showFigures();
   const minute = Math.floor(now() / 5) * 5;
   update($("alerts"), [data.alerts, data.may_silence], ([found, may]) => sections.alerts(found, may, silenceAlert));
   update($("fleet"), [{ feed, lag: data.lag, own }, minute], ([found, at]) => sections.fleet(found, at));
@@ -93,7 +92,7 @@ function show() {
 
 function showStatus(own, feed) {
   if (own.waiting_for) say(`This replica is not ready: ${own.waiting_for}`, true);
-  else if (!feed) say("This replica counts at least once, which writes no rollups: only its own state is shown.");
+  else if (!feed.fleet) say("Live, of this replica alone, while you look: it counts at least once, which writes no rollups.");
   else if (feed.problem) say(`The rollups cannot be read: ${feed.problem}`, true);
   else if (paused) say("Paused.");
   else say("Live, from the rollups of all replicas.");
@@ -102,9 +101,9 @@ function showStatus(own, feed) {
 function showControls() {
   const select = (id, name, options, chosen) =>
     element(
-      "label",
-      {},
-      `${name} `,
+      "span",
+      { class: "pair" },
+      element("label", { for: id }, name),
       element("select", { id, "data-key": id, change: (event) => go({ ...view, [id]: event.target.value }) }, options.map(([value, text]) => element("option", { value, selected: value === chosen }, text))),
     );
   update($("controls"), [data.labels, view], ([labels]) => [
@@ -171,7 +170,7 @@ $("logout").addEventListener("click", () => {
   data = tag = null;
   location.reload();
 });
-$("points").parentElement.addEventListener("toggle", () => data?.feed && showFigures());
+$("points").parentElement.addEventListener("toggle", () => data && showFigures());
 addEventListener("popstate", () => changeView(parseView(location.hash)));
 addEventListener("hashchange", () => changeView(parseView(location.hash)));
 document.addEventListener("visibilitychange", pollIfSeen);

@@ -1,0 +1,63 @@
+"""Live page: made from the configuration, with what it shows of the fleet and of this replica."""
+
+from __future__ import annotations
+
+import time
+
+from tokentrace.alerts.status import AlertStatus
+from tokentrace.config import Config
+from tokentrace.exposition.ui import (
+    FleetLag,
+    Inquiry,
+    LatestLetters,
+    LivePage,
+    OwnFeed,
+    PageFacts,
+    RollupFeed,
+    RollupsLog,
+)
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.model.measures import Layout
+from tokentrace.model.snapshot import BASE_LABELS
+from tokentrace.model.worker_stats import Moment
+from tokentrace.runtime.worker import Worker
+
+#: Time between two questions to Kafka.
+LAG_S = ALERTS_S = 5.0
+LETTERS_S = 15.0
+
+
+def live_page(
+    config: Config, clients: KafkaClients, layout: Layout, worker: Worker, alerts: AlertStatus | None
+) -> LivePage:
+    """The page at /ui. alerts: None without rules."""
+    kafka, http = config.kafka, config.http_server
+    inquiries = {
+        "lag": Inquiry(FleetLag(clients, kafka.topic, kafka.group_id), LAG_S),
+        "letters": Inquiry(LatestLetters(clients, kafka.dead_letters, kafka.group_id), LETTERS_S),
+    }
+    if alerts is not None:
+        inquiries["alerts"] = Inquiry(alerts.describe, ALERTS_S)
+    feed: RollupFeed | OwnFeed
+    if config.worker.guarantee == "exactly_once":
+        feed = RollupFeed(
+            open_log=lambda: RollupsLog(clients, kafka.rollups_topic, kafka.group_id),
+            layout=layout,
+            inquiries=inquiries,
+            stop=clients.stop,
+        )
+    else:
+        feed = OwnFeed(replica=config.worker.replica_id, snapshot=lambda: worker.snapshot, layout=layout)
+    return LivePage(
+        facts=PageFacts(
+            group=kafka.group_id,
+            topic=kafka.topic,
+            labels=(*BASE_LABELS, *config.dimensions),
+            has_alerts=alerts is not None,
+            may_silence=http.admin_token is not None or http.admin_token_file is not None,
+            prometheus_path=http.prometheus_path,
+            health_path=http.health_path,
+        ),
+        feed=feed,
+        moment=lambda: Moment(worker.stats, worker.snapshot, time.monotonic()),
+    )
