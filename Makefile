@@ -7,7 +7,7 @@ SERVICES := .cache/services-ready
 PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs release kafka helm prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release kafka helm prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ format: setup ## Format the code
 docs: setup ## Write the generated parts of docs/ and schemas/, and the dashboard
 	$(BIN)/python docs/generate.py
 	$(BIN)/python dashboards/generate.py
+
+site: setup ## Build the documentation as a site, in .cache/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # Where Java or Maven is missing, the tests that need these services are skipped and say so.
 $(SERVICES): tests/pom.xml
