@@ -84,6 +84,7 @@ class Rig:
             "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": "live-page"},
             "dimensions": {"team": {"source": "attributes.team"}},
             "alerts": [{"name": "spend", "metric": "total_cost", "op": "gt", "threshold": 0, "window": "5m"}],
+            "budgets": [{"name": "month", "amount": 100, "period": "month"}],
             "http_server": {"auth_token": TOKEN, "admin_token": ADMIN},
         }
         config = write_config(folder / "worker.yml", sections, "replica-0")
@@ -185,6 +186,8 @@ def test_figures_equal_the_scrape_and_the_recount(rig: Rig) -> None:
     wait_until_shown(page, len(rig.spans))
     assert shown(page) == rig.counted() == (len(rig.spans), sum(cost_of(span)[0] for span in rig.spans))
     page.get_by_text("records of 4 partitions wait").wait_for()
+    spent = page.get_by_role("region", name="Verdicts on budgets").get_by_role("cell").nth(2)
+    assert spent.inner_text() == f"${Decimal(shown(page)[1]) / 10**9}"
     page.get_by_text("unknown_framing").first.wait_for()
     assert page.get_by_role("region", name="Latest dead letters").locator("tbody tr").count() == BAD_MESSAGES
     page.get_by_role("region", name="Replicas", exact=True).get_by_text("replica-0 (this one)").wait_for()

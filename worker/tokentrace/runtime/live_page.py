@@ -11,6 +11,7 @@ from tokentrace.exposition.ui import (
     Inquiry,
     LatestLetters,
     LivePage,
+    OpenBudgets,
     OwnFeed,
     PageFacts,
     RollupFeed,
@@ -24,7 +25,7 @@ from tokentrace.runtime.worker import Worker
 
 #: Time between two questions to Kafka.
 LAG_S = ALERTS_S = 5.0
-LETTERS_S = 15.0
+LETTERS_S = BUDGETS_S = 15.0
 
 
 def live_page(
@@ -36,6 +37,8 @@ def live_page(
         "lag": Inquiry(FleetLag(clients, kafka.topic, kafka.group_id), LAG_S),
         "letters": Inquiry(LatestLetters(clients, kafka.dead_letters, kafka.group_id), LETTERS_S),
     }
+    if config.budgets:
+        inquiries["budgets"] = Inquiry(OpenBudgets(clients, kafka.budgets_topic, kafka.group_id), BUDGETS_S)
     if alerts is not None:
         inquiries["alerts"] = Inquiry(alerts.describe, ALERTS_S)
     feed: RollupFeed | OwnFeed

@@ -1,8 +1,8 @@
 """The live page: what the whole fleet counts, minute by minute, for people who look.
 
 While somebody looks, `feed` follows the rollups of all replicas into `minutes`, and `own_feed` the totals of one;
-`fleet` asks Kafka for lag and rejected messages; `view` sums a window of the minutes up; `page` makes the JSON document
-that all who look at it share.
+`fleet` asks Kafka for lag, budgets and rejected messages; `view` sums a window of the minutes up; `page` makes the JSON
+document that all who look at it share.
 `static` reads what the browser runs, from `browser`.
 """
 
@@ -10,8 +10,18 @@ from __future__ import annotations
 
 from tokentrace.exposition.ui.backlog import RollupsLog
 from tokentrace.exposition.ui.feed import RollupFeed
-from tokentrace.exposition.ui.fleet import FleetLag, Inquiry, LatestLetters
+from tokentrace.exposition.ui.fleet import FleetLag, Inquiry, LatestLetters, OpenBudgets
 from tokentrace.exposition.ui.own_feed import OwnFeed
 from tokentrace.exposition.ui.page import LivePage, PageFacts
 
-__all__ = ["FleetLag", "Inquiry", "LatestLetters", "LivePage", "OwnFeed", "PageFacts", "RollupFeed", "RollupsLog"]
+__all__ = [
+    "FleetLag",
+    "Inquiry",
+    "LatestLetters",
+    "LivePage",
+    "OpenBudgets",
+    "OwnFeed",
+    "PageFacts",
+    "RollupFeed",
+    "RollupsLog",
+]

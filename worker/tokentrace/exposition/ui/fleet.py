@@ -1,4 +1,4 @@
-"""Fleet: what Kafka knows beside the rollups. The lag of every partition, the latest dead letters, the alerts.
+"""Fleet: what Kafka knows beside the rollups. The lag of every partition, the latest dead letters, the budgets.
 
 Each is asked for from time to time while somebody looks. What cannot be read is a sentence on the page.
 """
@@ -10,8 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Final
 
+from tokentrace.budgets.records import goes_on
+from tokentrace.budgets.store import BudgetStore
 from tokentrace.commit.dead_letters import PREFIX
 from tokentrace.errors import FatalError, StopRequested, UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
@@ -27,6 +30,8 @@ log = logging.getLogger(__name__)
 #: Dead letters of a partition that are read, and examples that are shown.
 LETTERS: Final = 200
 EXAMPLES: Final = 20
+#: Verdicts on budgets that are shown.
+BUDGETS: Final = 100
 #: Most characters of a text from a message.
 MOST_TEXT: Final = 300
 
@@ -112,6 +117,26 @@ class LatestLetters:
             letters = [_letter(message) for message in reader.read_to_end(starts, await_open=False)]
             self._found, self._ends = _summary(letters), ends
         return self._found
+
+
+class OpenBudgets:
+    """The verdicts on budgets whose period goes on, those first that are spent most."""
+
+    def __init__(
+        self, clients: KafkaClients, topic: str, group_id: str, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._clients, self._topic, self._group_id, self._clock = clients, topic, group_id, clock
+
+    def __call__(self) -> list[Mapping[str, Any]]:
+        """Return the records that gateways read, at most `BUDGETS`. Raises FatalError if they cannot be read."""
+        store = BudgetStore.read(self._clients, self._topic, self._group_id)
+        now_s = self._clock()
+        verdicts = [verdict for found in store.verdicts.values() for verdict in found.values()]
+        return sorted((verdict for verdict in verdicts if goes_on(verdict, now_s)), key=_unspent)[:BUDGETS]
+
+
+def _unspent(verdict: Mapping[str, Any]) -> Decimal:
+    return -Decimal(verdict["spent_usd"]) / Decimal(verdict["limit_usd"])
 
 
 def _summary(letters: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -119,6 +119,22 @@ export function alerts(found, maySilence, silence) {
   ].filter(Boolean);
 }
 
+export function budgets({ answer, problem: reason }) {
+  if (!answer) return problem(reason) ?? element("p", { class: "hint" }, "Reading …");
+  if (!answer.length) return element("p", { class: "hint" }, "Nothing is spent of any budget yet.");
+  const colors = { ok: "good", warning: "bad", exceeded: "bad" };
+  const columns = [
+    { title: "Budget", cell: ({ budget }) => budget },
+    { title: "Period", cell: ({ period }) => period },
+    { title: "Group", cell: ({ group }) => Object.entries(group).map(([label, value]) => `${label}=${labelText(value)}`).join(", ") || "all spans" },
+    { title: "Spent", number: true, cell: ({ spent_usd: spent }) => `$${spent}` },
+    { title: "Amount", number: true, cell: ({ limit_usd: limit }) => `$${limit}` },
+    { title: "Share", number: true, cell: ({ spent_usd: spent, limit_usd: limit }) => percent(Number(spent), Number(limit)) },
+    { title: "Verdict", cell: ({ verdict, since }) => element("span", { class: colors[verdict] ?? "" }, since ? `${verdict}, counted since ${since}` : verdict) },
+  ];
+  return [problem(reason), table("Verdicts on budgets", columns, answer)].filter(Boolean);
+}
+
 export function fleet({ feed, lag, own }, now) {
   const behind = lag?.answer ?? [];
   const total = behind.reduce((sum, { lag: records }) => sum + records, 0);

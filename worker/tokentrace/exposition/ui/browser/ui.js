@@ -85,6 +85,8 @@ function show() {
   showFigures();
   const minute = Math.floor(now() / 5) * 5;
   update($("alerts"), [data.alerts, data.may_silence], ([found, may]) => sections.alerts(found, may, silenceAlert));
+  $("budgets-section").hidden = !data.budgets;
+  if (data.budgets) update($("budgets"), data.budgets, sections.budgets);
   update($("fleet"), [{ feed, lag: data.lag, own }, minute], ([found, at]) => sections.fleet(found, at));
   update($("rejects"), [{ letters: data.letters, own, total: data.total }, minute], ([found, at]) => sections.rejects(found, at));
   update($("version"), data.version, (version) => `tokentrace ${version}`);
