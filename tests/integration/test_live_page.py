@@ -254,9 +254,9 @@ def test_top_shows_the_same_worker(rig: Rig, tmp_path: Path) -> None:
     console = Console(record=True, width=110, file=io.StringIO(), force_terminal=True)
     console.print(top_view.render(latest, earlier, width=110, view=View()))
     assert "gpt-4o-mini" in console.export_text(clear=False)
-    page = rig.browser.new_page(viewport={"width": 960, "height": 400})
+    page = rig.browser.new_page(viewport={"width": 1200, "height": 400})
     page.set_content(console.export_html(theme=SVG_EXPORT_THEME, inline_styles=True))
-    save_screenshot(page, picture_folder(tmp_path) / "top.png")
+    save_screenshot(page.locator("pre"), picture_folder(tmp_path) / "top.png")
     page.close()
 
 

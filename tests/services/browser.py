@@ -11,7 +11,7 @@ from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.services import Unavailable
 
@@ -51,7 +51,7 @@ def findings(page: Page) -> list[str]:
     ]
 
 
-def save_screenshot(page: Page, path: Path) -> None:
-    """Write what is seen without scrolling as a small PNG."""
-    image = Image.open(io.BytesIO(page.screenshot()))
+def save_screenshot(seen: Page | Locator, path: Path) -> None:
+    """Write what is seen of a page without scrolling, or an element, as a small PNG."""
+    image = Image.open(io.BytesIO(seen.screenshot()))
     image.convert("RGB").quantize(255, dither=Image.Dither.NONE).save(path, optimize=True)
