@@ -130,7 +130,7 @@ def _from_topic(config: Config, at: str | None) -> Envelope:
     partitions = list(range(reader.partition_count()))
     if at is None:
         starts = {partition: max(end - _NEWEST, 0) for partition, end in reader.end_offsets(partitions).items()}
-        newest = max(reader.read_to_end(starts), key=lambda message: message.timestamp()[1], default=None)
+        newest = max(reader.read_to_end(starts), key=lambda one: (one.timestamp()[1], one.offset()), default=None)
         if newest is None:
             raise UsageError(f"Topic {kafka.topic!r} has no messages.")
         return envelope_of(newest)

@@ -95,7 +95,7 @@ def _find(letters: DeadLetters, place: str | None, reason: str | None) -> DeadLe
     """Return the letter at a place, or the newest; None if there is none."""
     if place is None:
         matching = (record for record in letters.read() if reason in (None, record.reason))
-        return max(matching, key=lambda record: record.timestamp_ms or 0, default=None)
+        return max(matching, key=lambda record: (record.timestamp_ms or 0, record.offset), default=None)
     partition, offset = place_of(place, "dlq show")
     first = next(iter(letters.read({partition: offset})), None) if partition in letters.partitions() else None
     return first if first is not None and first.offset == offset else None
