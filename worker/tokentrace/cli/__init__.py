@@ -17,6 +17,7 @@ from tokentrace.model.text import printable
 #: Command -> summary, in the order of the help.
 COMMANDS: Final = {
     "init": "Write a commented configuration, and manifests.",
+    "doctor": "Look at everything that a worker needs, and say what to do.",
     "worker": "Consume spans, count them, and serve the metrics.",
     "demo": "Run a broker, traffic and a worker in one process, and show the metrics.",
     "produce": "Publish realistic synthetic spans.",
@@ -34,6 +35,7 @@ COMMANDS: Final = {
     "reconcile": "Compare a provider's usage or cost export with the ledger.",
     "schema": "Print an Avro schema, such as that of the span, or the header of its messages.",
     "assets": "Export the configuration, schemas, rules, dashboards and manifests.",
+    "completion": "Print the script that completes commands in bash, zsh or fish.",
     "version": "Print the version, and the commit.",
 }
 

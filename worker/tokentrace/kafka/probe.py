@@ -1,4 +1,4 @@
-"""Probe of a cluster for `tokentrace config check --connect`: what answers, and what this client may do."""
+"""Probe of a cluster for `tokentrace config check --connect` and `doctor`: what answers, and what is allowed."""
 
 from __future__ import annotations
 
@@ -73,6 +73,14 @@ class ClusterProbe:
         except KafkaException as failure:
             return False if error_of(failure).code() in REFUSED else None
         return None if allowed is None else AclOperation.READ in allowed
+
+    def members(self) -> set[str] | None:
+        """Return the client ids of the group's members, None if the brokers do not say."""
+        try:
+            answers = self._admin.describe_consumer_groups([self._group_id], request_timeout=REQUEST_TIMEOUT_S)
+            return {member.client_id for member in result_of(answers[self._group_id], self._clients.stop).members}
+        except KafkaException:
+            return None
 
     def _keep(self, error: KafkaError) -> None:
         if error.code() not in _UNSPECIFIC:

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.findings import Finding
-from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.config import Config
-from tokentrace.decode import SpanDecoder
 from tokentrace.decode.datum_check import Malformed
 from tokentrace.decode.datum_view import FieldView, branch_of, fields_of
 from tokentrace.decode.framing import Framed, Framing, frame
@@ -29,7 +25,6 @@ from tokentrace.decode.schema_tree import read_tree
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaError
 from tokentrace.model.advice import ADVICE
-from tokentrace.model.dimensions import decoded_sources
 from tokentrace.model.measures import UNIT_OF
 from tokentrace.model.messages import SCHEMA_HEADERS, Envelope, RawBatch
 from tokentrace.model.spans import MODIFIERS, STATUSES
@@ -37,8 +32,8 @@ from tokentrace.pricing import Pricer
 from tokentrace.pricing.modifiers import Modifiers
 from tokentrace.pricing.pricer import SOURCE_SUMS, SOURCES
 from tokentrace.runtime.price_rules import pricer
-from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_limits
 from tokentrace.tools.price import quote
+from tokentrace.tools.trial import trial
 
 _FRAMINGS: Final = {
     "id": "Confluent wire format: 00, and the schema's id in 4 bytes",
@@ -125,24 +120,12 @@ class Explainer:
         return "; ".join(filter(None, (price.origin, price.reading, price.validity, *price.modifiers, price.discount)))
 
     def _count(self, batch: RawBatch, found: Explanation) -> None:
-        config, layout = self._config, layout_of(self._config)
-        groups = group_index(config, series_budget(config, layout))
-        decoder = SpanDecoder(self._schemas, self._framing, texts=decoded_sources(dimensions_of(config)))
-        findings: list[Finding] = []
-        delta = Delta(layout)
-        Pipeline(
-            decoder=decoder,
-            groups=groups,
-            pricer=self._pricer,
-            layout=layout,
-            timer=StageTimer(defaultdict(float)),
-            limits=span_limits(config),
-            label_bytes=config.metrics.label_value_length_limit,
-            tell=findings.append,
-        ).count(batch, delta)
-        found.path = next((path for _, path in decoder.paths), "")
-        found.findings = [finding for finding in findings if not finding.rejected]
-        for finding in findings:
+        count = trial(self._config, self._schemas, framing=self._framing, prices=self._pricer)
+        count.pipeline.count(batch, count.delta)
+        layout, groups, delta = count.layout, count.groups, count.delta
+        found.path = next((path for _, path in count.decoder.paths), "")
+        found.findings = [finding for finding in count.findings if not finding.rejected]
+        for finding in count.findings:
             if finding.rejected:
                 found.reason, found.error = finding.kind, finding.why
         for minute, cell, row in zip(*(column.tolist() for column in delta.by_minute()[:3]), strict=True):

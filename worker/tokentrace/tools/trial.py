@@ -1,0 +1,53 @@
+"""Trial count: a worker's own stages, as configured, into counts that nothing keeps."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from tokentrace.aggregate.delta import Delta
+from tokentrace.aggregate.findings import Finding
+from tokentrace.aggregate.groups import GroupIndex
+from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.config import Config
+from tokentrace.decode import SpanDecoder
+from tokentrace.decode.framing import Framing
+from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.model.dimensions import decoded_sources
+from tokentrace.model.measures import Layout
+from tokentrace.pricing import Pricer
+from tokentrace.runtime.price_rules import pricer
+from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_limits
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A pipeline with what it fills. findings: of all batches that were counted."""
+
+    pipeline: Pipeline
+    decoder: SpanDecoder
+    delta: Delta
+    groups: GroupIndex
+    layout: Layout
+    findings: list[Finding] = field(default_factory=list)
+
+
+def trial(
+    config: Config, schemas: WriterSchemas, *, framing: Framing | None = None, prices: Pricer | None = None
+) -> Trial:
+    """Make a trial count. framing: instead of the configured one. prices: of the configuration, if already made."""
+    layout = layout_of(config)
+    groups = group_index(config, series_budget(config, layout))
+    decoder = SpanDecoder(schemas, framing or config.kafka.framing, texts=decoded_sources(dimensions_of(config)))
+    findings: list[Finding] = []
+    pipeline = Pipeline(
+        decoder=decoder,
+        groups=groups,
+        pricer=prices or pricer(config),
+        layout=layout,
+        timer=StageTimer(defaultdict(float)),
+        limits=span_limits(config),
+        label_bytes=config.metrics.label_value_length_limit,
+        tell=findings.append,
+    )
+    return Trial(pipeline, decoder, Delta(layout), groups, layout, findings)
