@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.chaos.crashing_ledger import POINTS
@@ -115,6 +116,40 @@ def test_a_ledger_and_a_worker_that_are_killed_keep_every_hour_exact(
     before = sqlite_rows(config)
     tokentrace(config, "ledger", "rebuild", "--yes")
     assert sqlite_rows(config) == before
+
+
+def test_a_ledger_in_the_workers_goes_on_in_another_when_its_own_is_killed(
+    kafka: KafkaBroker, topic: str, start_worker: Start, postgresql: PostgreSql
+) -> None:
+    """Kill the worker that keeps the ledger, twice."""
+    rng = random.Random("in the workers")
+    ledger = {"url": postgresql.url, "in_worker": True}
+    workers = [start_worker(**sections(kafka, topic, name, ledger=ledger)) for name in ("one", "two")]
+    keeping = "This replica keeps the ledger"
+    produced: list[dict[str, Any]] = []
+    for turn in range(3):
+        batch = list(traffic(rng, 200, 2))
+        produced += batch
+        produce(kafka, topic, batch)
+        assert wait_for(lambda: any(keeping in worker.log() for worker in workers))
+        expected = len(produced)
+        assert wait_for(lambda expected=expected: spans_in(postgresql) == expected)
+        if turn < 2:
+            keeper = next(worker for worker in workers if keeping in worker.log())
+            end(keeper.process, signal.SIGKILL)
+            keeper._log.write_text("")
+            keeper.restart()
+            keeper.wait_until_ready()
+    assert postgresql_hours(postgresql.url) == recount(produced)
+
+
+def spans_in(postgresql: PostgreSql) -> int:
+    with psycopg.connect(postgresql.url) as connection:
+        try:
+            (spans,) = connection.execute("SELECT coalesce(sum(spans), 0) FROM ledger_hours").fetchone() or (0,)
+        except psycopg.errors.UndefinedTable:
+            return -1
+    return int(spans)
 
 
 @pytest.mark.nightly

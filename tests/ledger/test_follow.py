@@ -95,9 +95,8 @@ def test_a_crash_in_a_transaction_counts_nothing_twice(
     monkeypatch.setattr(LedgerStore, "apply", crashing_apply)
     monkeypatch.setattr(LedgerStore, "_add", crashing_add)
     monkeypatch.setattr(follow, "RETRY_S", 0.0)
-    monkeypatch.setattr(follow, "BATCH_ROWS", 1)
     monkeypatch.setattr(follow, "_POLL", 1)
-    follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    follower(topic, sqlite_url(tmp_path), batch_rows=1).run(until_end=True)
     assert next(crashes, None) is None, "the crashes have happened"
     assert sqlite_hours(tmp_path) == recount(spans)
 

@@ -53,7 +53,6 @@ def test_postgresql_has_what_sqlite_has(topic: RollupTopic, postgresql: PostgreS
 def test_a_server_that_crashes_and_comes_back_loses_nothing(
     topic: RollupTopic, postgresql: PostgreSql, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "BATCH_ROWS", 1)
     monkeypatch.setattr(follow, "_POLL", 1)
     spans: list[dict[str, Any]] = []
     for at_us, batch in traffic("crash", 60, 10):
@@ -76,7 +75,7 @@ def test_a_server_that_crashes_and_comes_back_loses_nothing(
             postgresql.start()
         return False
 
-    subject = follower(topic, postgresql.url)
+    subject = follower(topic, postgresql.url, batch_rows=1)
     monkeypatch.setattr(topic, "poll", crashing_poll)
     monkeypatch.setattr(subject._stop, "wait", waiting)
     subject.run(until_end=True)

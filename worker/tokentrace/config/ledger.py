@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, PlainSerializer
+from pydantic import AfterValidator, PlainSerializer, StrictBool, model_validator
 
-from tokentrace.config.section import Section
+from tokentrace.config.section import Section, located
 from tokentrace.model.secrets import public_url
 
 _SQLITE: Final = "sqlite:///"
@@ -34,6 +34,15 @@ class Ledger(Section):
     url: DatabaseUrl | None = None
     """Database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE; the file tokentrace-ledger.db beside the
     configuration if unset."""
+    in_worker: StrictBool = False
+    """Keep the ledger in one of the workers, in place of `tokentrace ledger run`; requires url, a database that all of
+    them reach."""
+
+    @model_validator(mode="after")
+    def _shared(self) -> Ledger:
+        if self.in_worker and self.url is None:
+            raise located((("url",), "is required by in_worker: the database that all workers reach"))
+        return self
 
 
 def absolute_url(url: str | None, folder: Path) -> str | None:

@@ -140,9 +140,10 @@ class Config(Section):
             # The longest of tokentrace's own topics begins with the group.
             if what := invalid_topic(f"{self.kafka.group_id}.rollups"):
                 problems.append((("kafka", "group_id"), f"begins the names of tokentrace's own topics, and {what}"))
-        elif self.evaluates:
-            readers = "alerts" if self.alerts else "budgets"
-            what = f"{readers} require exactly_once, which writes the rollups that they read"
+        elif self.evaluates or self.ledger.in_worker:
+            readers = "alerts require" if self.alerts else "budgets require" if self.budgets else "the ledger requires"
+            it = "they read" if self.evaluates else "it reads"
+            what = f"{readers} exactly_once, which writes the rollups that {it}"
             problems.append((("worker", "guarantee"), what))
         if problems:
             raise located(*problems)

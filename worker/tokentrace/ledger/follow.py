@@ -60,7 +60,10 @@ class Tail(Protocol):
 
 
 class Follower:
-    """Keeps one ledger. accept_gap: record what is missing and go on, instead of refusing."""
+    """Keeps one ledger.
+
+    accept_gap: record what is missing and go on, instead of refusing. batch_rows: of one transaction, about.
+    """
 
     def __init__(
         self,
@@ -70,12 +73,14 @@ class Follower:
         layout: Layout,
         stop: StopSignal,
         accept_gap: bool = False,
+        batch_rows: int = BATCH_ROWS,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tail = tail
         self._database = database
         self._stop = stop
         self._accept_gap = accept_gap
+        self._batch_rows = batch_rows
         self._clock = clock
         self._numbers: dict[Group, int] = {}
         groups: list[Group] = []
@@ -192,7 +197,7 @@ class Follower:
                 committed_at_us = max(after.committed_at_us, rollup.committed_at_us)
                 after = after._replace(next_offset=record.offset + 1, committed_at_us=committed_at_us)
                 at_end = False
-                if self._pending_rows >= BATCH_ROWS:
+                if self._pending_rows >= self._batch_rows:
                     position, flushed_s = self._flush(position, after), self._stop.clock()
             now_s = self._stop.clock()
             finished = until_end and at_end and after.next_offset >= end

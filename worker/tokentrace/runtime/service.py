@@ -140,16 +140,16 @@ class Service:
         self._replica.source.unreachable = str(problem)
 
     def _count(self) -> None:
-        evaluator = self._replica.evaluator
-        if evaluator is not None:
-            evaluator.start()
+        beside = [part for part in (self._replica.evaluator, self._replica.ledger) if part is not None]
+        for part in beside:
+            part.start()
         try:
             self._replica.worker.run()
         finally:
             # Counting may have ended by itself.
             self._stop.set()
-            if evaluator is not None:
-                evaluator.stop()
+            for part in beside:
+                part.stop()
 
     def _hold_for_last_scrape(self) -> None:
         timeout_s = self._config.worker.drain_timeout

@@ -36,7 +36,7 @@ from tokentrace.decode import SpanDecoder
 from tokentrace.decode.resolve import check_readable
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.store import WriterSchemas
-from tokentrace.errors import ConfigError, SchemaError
+from tokentrace.errors import ConfigError, SchemaError, UsageError
 from tokentrace.exposition import HttpSettings, Renderer, TlsSettings, Token, Tokens
 from tokentrace.exposition.ui import LivePage
 from tokentrace.kafka.clients import KafkaClients
@@ -56,11 +56,15 @@ from tokentrace.state.replica_state import ReplicaState
 
 if TYPE_CHECKING:
     from tokentrace.decode.schemas.registry import Registry
+    from tokentrace.ledger.in_worker import LedgerThread
 
 #: Longest time that a turn of the loop waits for the schema registry; look-ups go on in the background.
 LOOKUP_WAIT_S: Final = 0.1
 #: With alerts or budgets, the longest time without a commit while nothing is published, so that event time advances.
 HEARTBEAT_S: Final = 5.0
+
+#: Rows of rollups that the ledger in a worker holds at once, some 20 MB.
+LEDGER_BATCH_ROWS: Final = 20_000
 
 #: Shortest time without a commit that is unusual: a rebalance or a recovery takes less.
 LEAST_COMMIT_AGE_S: Final = 30.0
@@ -81,6 +85,7 @@ class Replica:
     evaluator: Evaluator | None
     alert_status: AlertStatus | None
     page: LivePage | None
+    ledger: LedgerThread | None
 
 
 def build_replica(config: Config, clock: Callable[[], float] = time.time, *, watch_topics: bool = False) -> Replica:
@@ -164,6 +169,38 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         evaluator=evaluator,
         alert_status=status,
         page=page,
+        ledger=ledger_thread(config, clients, layout),
+    )
+
+
+def ledger_thread(config: Config, clients: KafkaClients, layout: Layout) -> LedgerThread | None:
+    """The keeper of the ledger, None where it is none of the workers. Raises UsageError without the extra."""
+    section, kafka = config.ledger, config.kafka
+    if not section.in_worker or section.url is None:
+        return None
+    try:
+        from tokentrace.ledger.database import Database
+    except ModuleNotFoundError as error:
+        raise UsageError(f"ledger.in_worker requires {error.name}: pip install 'tokentrace[ledger]'") from None
+    from tokentrace.kafka.election import Election
+    from tokentrace.kafka.log_tail import LogTail
+    from tokentrace.ledger.follow import Follower, Tail
+    from tokentrace.ledger.in_worker import LedgerThread
+
+    database = Database(section.url)
+
+    def follow(tail: Tail) -> Follower:
+        return Follower(tail=tail, database=database, layout=layout, stop=clients.stop, batch_rows=LEDGER_BATCH_ROWS)
+
+    return LedgerThread(
+        elect=lambda: Election(
+            clients,
+            topic=kafka.rollups_topic,
+            group_id=f"{kafka.group_id}.ledger",
+            session_timeout_s=config.worker.session_timeout,
+        ),
+        open_tail=lambda: LogTail(clients, kafka.rollups_topic, kafka.group_id),
+        follow=follow,
     )
 
 
