@@ -13,6 +13,7 @@ from typing import Any
 
 from tokentrace.config.docs import json_schema, markdown_table
 from tokentrace.exposition.docs import alert_families, budget_families, reject_reasons, span_families, worker_families
+from tokentrace.model import conventions
 from tokentrace.model.bundled_schemas import bundled_schema, single_object_header
 from tokentrace.model.measures import record_fields
 
@@ -82,6 +83,22 @@ def _json_fields() -> str:
     return "\n".join(["| field | JSON |", "|---|---|", *lines]) + "\n"
 
 
+def _operations() -> str:
+    """The attributes that name an operation, and the operations that are calls."""
+    keys = ", ".join(f"`{key}`" for key in conventions.OPERATION_KEYS)
+    calls = ", ".join(f"`{name}`" for name in sorted(conventions.CALLS))
+    return f"| attributes | operations that are calls, in any case |\n|---|---|\n| {keys} | {calls} |\n"
+
+
+def _conventions() -> str:
+    """The attributes that give each field."""
+    lines = [
+        f"| `{meaning.field}` | {', '.join(f'`{key}`' for key in meaning.keys)} | {meaning.doc} |"
+        for meaning in conventions.MEANINGS
+    ]
+    return "\n".join(["| field | attributes | meaning |", "|---|---|---|", *lines]) + "\n"
+
+
 _JSON_KINDS = {"long": "whole number", "double": "number", "string": "text", "boolean": "true or false"}
 #: Programs that have the header of the span's messages as a constant.
 EXAMPLES = (ROOT / "examples" / "node" / "publisher.js", ROOT / "examples" / "go" / "main.go")
@@ -90,6 +107,8 @@ HEADER = single_object_header(bundled_schema("span")).hex()
 TABLES = {
     "schema header": _schema_header,
     "json fields": _json_fields,
+    "operations": _operations,
+    "conventions": _conventions,
     "layers": _layers,
     "homes": _homes,
     "sizing": _sizing,

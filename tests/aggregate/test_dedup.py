@@ -37,7 +37,7 @@ def counted(rig: Harness) -> int:
 
 
 def audit(rig: Harness, partition: int = 0) -> tuple[int, ...]:
-    return tuple(rig.ledger.snapshot.partitions[partition])
+    return rig.ledger.snapshot.partitions[partition][:4]
 
 
 def test_a_repeated_span_is_counted_once_within_a_batch_and_after_it() -> None:

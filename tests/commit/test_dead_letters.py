@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from dataclasses import replace
 
 import pytest
 
@@ -107,3 +108,13 @@ def test_a_limit_that_was_lowered_is_read_again_and_halved_where_it_cannot_be(
 
 def test_batches_of_a_topic_that_takes_large_messages_stay_those_of_the_producer() -> None:
     assert topic_of(8 << 20)[0].batch_bytes == {"dead": 1_000_000}
+
+
+def test_letters_of_one_message_are_told_apart_by_the_span_that_they_have() -> None:
+    letters = [replace(letter(b"v" * size), part=part) for part, size in ((0, 100), (4, 5000))]
+    topic, _ = topic_of(SMALLEST_LIMIT)
+    records = topic.records(letters)
+    spans = [dict(record.headers or [])["tokentrace.span"] for record in records]
+    assert spans == [b"0", b"4"]
+    topic.on_written(letters)
+    assert topic.truncated == {"malformed": 1}

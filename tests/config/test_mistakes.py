@@ -160,7 +160,7 @@ MISTAKES = {
     # Several at once: a wrong value hides none of the rules between the others.
     "kafka: {topic: a, dead_letter_topic: a, framing: xml}\nworker: {guarantee: at_least_once, batch_size: x}\n"
     "alerts:\n  - {name: a, kind: quality_drop, severity: high}\n  - {name: a, kind: quality_drop, group_by: [modle, tema]}\n": [
-        "kafka.framing: must be auto, confluent, apicurio, single_object, glue, raw or json, not the text 'xml' (line 1)",
+        "kafka.framing: must be auto, confluent, apicurio, single_object, glue, raw, json, otlp_proto or otlp_json, not the text 'xml' (line 1)",
         "kafka.dead_letter_topic: must differ from topic (line 1)",
         "worker.batch_size: must be a whole number, not the text 'x' (line 2)",
         "worker.guarantee: alerts require exactly_once, which writes the rollups that they read (line 2)",

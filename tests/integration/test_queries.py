@@ -371,7 +371,9 @@ def numbers_are_those_of_the_spans(fleet: Fleet, prometheus: Prometheus, now_s: 
         deviations += [abs(found.get(key, 0.0) / value - 1) for key, value in expected.items() if value]
     print(f"{len(checks)} expressions, {len(deviations)} numbers, the farthest is {max(deviations):.2%} off")
     assert not wrong
-    ((_, left_over),) = prometheus.query(queries[next(text for text in queries if "polled" in text)].text, now_s)
+    ((_, left_over),) = prometheus.query(
+        queries[next(text for text in queries if "worker_spans_total" in text)].text, now_s
+    )
     assert left_over == 0
 
 

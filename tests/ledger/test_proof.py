@@ -48,7 +48,7 @@ def test_a_ledger_with_all_commits_agrees(tmp_path: Path) -> None:
     assert not proof.differing
     assert proof.groups == 4
     lines = list(proof_lines(proof))
-    assert "  0: 0 to 9, 8 = 6 + 2 + 0; 1, 0; 0" in lines
+    assert "  0: 0 to 9, 8; 8 = 6 + 2 + 0 + 0; 1, 0; 0" in lines
     assert "Rejected: 2 model_missing." in lines
     assert lines[-1] == "The ledger agrees with the state."
     assert proof_json(proof)["agrees"] is True

@@ -93,7 +93,6 @@ def test_exporter_publishes_errors_without_their_text(
     [
         {},
         {"gen_ai.request.model": "m"},
-        {"gen_ai.operation.name": "chat"},
         {**NEW, "gen_ai.operation.name": "execute_tool"},
         {**OPENINFERENCE, "openinference.span.kind": "CHAIN"},
         {**OLD, "llm.request.type": "workflow"},

@@ -67,7 +67,7 @@ def test_state_codec_reads_the_totals_of_a_release(release: str) -> None:
     assert {name: summed[name] for name in expected["sums"]} == expected["sums"]
     nothing = np.zeros((0, layout.width), np.int64)
     totals = codec.totals(replica_record, nothing, np.zeros(0), np.zeros(0), "spans")
-    assert {str(key): list(audit) for key, audit in totals.partitions.items()} == expected["partitions"]
+    assert {str(key): list(audit[:4]) for key, audit in totals.partitions.items()} == expected["partitions"]
     assert {str(key): offset for key, offset in totals.positions.items()} == expected["positions"]
     assert totals.rejected == expected["rejected"]
     created = {reason: round(at_s * 1e6) for reason, at_s in totals.rejected_created_s.items()}

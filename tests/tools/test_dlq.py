@@ -9,6 +9,8 @@ import pytest
 from confluent_kafka import Message
 
 from tests.kafka.fakes import ScriptedClients
+from tests.otlpfactory import OtherSpan, traces
+from tokentrace.decode.otlp.parts import one_span
 from tokentrace.errors import UsageError
 from tokentrace.tools import dlq
 from tokentrace.tools.dlq import DeadLetters
@@ -113,3 +115,21 @@ def test_a_reference_is_resolved_where_its_message_is_retained(monkeypatch: pyte
     else:
         assert original is None
     letters.close()
+
+
+def test_a_reference_to_one_span_of_a_message_is_resolved_to_a_message_of_it_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    value = traces([("shop", [OtherSpan({"a": 1}), OtherSpan({"b": 2})])]).SerializeToString()
+    alone = one_span(value, 1)
+    sha256 = hashlib.sha256(alone).hexdigest().encode()
+    given = {"partition": b"3", "offset": b"77", "truncated": b"%d" % len(alone), "sha256": sha256}
+    letters, _ = letters_of(monkeypatch, letter(0, 0, span=b"1", **given), letter(0, 1, span=b"7", **given))
+    originals = Originals()
+    originals.messages = {(3, 77): Message(key=b"k", value=value)}
+    monkeypatch.setattr(dlq, "OffsetReader", lambda *_: originals)
+    found, lost = letters.read()
+    original = letters.original(found)
+    assert original is not None
+    assert (original.part, original.value) == (1, alone)
+    assert letters.original(lost) is None

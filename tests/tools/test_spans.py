@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 
+from tests.otlpfactory import OtherSpan, to_json, traces
 from tests.spanfactory import message, span
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import UsageError
@@ -91,3 +92,16 @@ def test_a_condition_without_a_glob_is_refused() -> None:
 def test_values_of_avro_become_json() -> None:
     value = {"at": datetime(2026, 1, 1, tzinfo=UTC), "b": b"\1", "d": Decimal("1.5"), "n": float("nan"), "l": [1, None]}
     assert as_json(value) == {"at": "2026-01-01T00:00:00Z", "b": "01", "d": "1.5", "n": "nan", "l": [1, None]}
+
+
+def test_spans_of_opentelemetry_are_shown_each_by_itself() -> None:
+    sent = [OtherSpan({"gen_ai.system": "openai", "list": [1]}, span_id=b"\1\2"), OtherSpan({"a": 1})]
+    data = traces([("shop", sent)])
+    for value in (data.SerializeToString(), to_json(data)):
+        reader, _ = reader_of(value, value[:-1])
+        first, second, broken = reader.read({0: 0})
+        assert (first.span["span_id"], first.span["attributes"]) == (
+            "0102", {"gen_ai.system": "openai", "list": "an array or a map"},
+        )  # fmt: skip
+        assert (second.span["attributes"], second.span["resource"]["service.name"]) == ({"a": 1}, "shop")
+        assert broken.problem

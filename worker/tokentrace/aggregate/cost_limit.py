@@ -52,13 +52,15 @@ class ComputedCostLimit:
         over = priced.cost_nano_usd > self._max_nano_usd
         if not over.any():
             return spans, []
-        costs = zip(suspects.row[over].tolist(), priced.cost_nano_usd[over].tolist(), strict=True)
-        rejects = [_reject(row, nano) for row, nano in costs]
+        rejects = [
+            _reject(suspects, index, int(priced.cost_nano_usd[index])) for index in np.flatnonzero(over).tolist()
+        ]
         kept = np.ones(len(spans), np.bool_)
         kept[rows[over]] = False
         return spans.take(np.flatnonzero(kept)), rejects
 
 
-def _reject(row: int, nano_usd: int) -> Reject:
+def _reject(spans: SpanBatch, index: int, nano_usd: int) -> Reject:
     cost = f"{nano_usd // 10**9}.{nano_usd % 10**9:09d}"
-    return Reject(row, _REASON, f"{reasons.WHOLE[_REASON].rstrip('.')} (computed: {cost}).")
+    sentence = f"{reasons.WHOLE[_REASON].rstrip('.')} (computed: {cost})."
+    return Reject(int(spans.row[index]), _REASON, sentence, spans.part_of(index))

@@ -106,7 +106,8 @@ class Delta:
 
     positions: partition -> next offset to read, the offsets that a commit of this delta writes.
     generations: partition -> generation of its log, how often that has lost counted records. `clear` keeps it.
-    polled, counted, rejected, duplicates: partition -> records. reasons: reason -> messages or parts.
+    polled: partition -> records. counted, rejected, duplicates, ignored: partition -> spans, or records that are one.
+    surplus: partition -> spans in its records beyond one each. reasons: reason -> messages, spans or parts.
     event_times_us: partition -> its latest event time, Unix time: spans before it are counted, with few exceptions.
     clamped: spans whose event time was implausible and was replaced by the broker's.
     gaps: (kind, partition) -> records that were passed over or lost; see `state.gaps`.
@@ -122,6 +123,8 @@ class Delta:
         self.counted: Counter[int] = Counter()
         self.rejected: Counter[int] = Counter()
         self.duplicates: Counter[int] = Counter()
+        self.ignored: Counter[int] = Counter()
+        self.surplus: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.gaps: Counter[GapKey] = Counter()
         self.dead_letters: list[DeadLetter] = []
@@ -213,6 +216,8 @@ class Delta:
             self.counted,
             self.rejected,
             self.duplicates,
+            self.ignored,
+            self.surplus,
             self.reasons,
             self.gaps,
             self.counted_ids,

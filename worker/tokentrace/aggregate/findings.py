@@ -66,11 +66,9 @@ def of_rejects(batch: RawBatch, rejects: Sequence[Reject], decoded: SpanBatch) -
     counts = Counter(reject.reason for reject in rejects)
     # The last of each, so that the examples of a long run differ.
     for reject in {reject.reason: reject for reject in rejects}.values():
-        index = int(np.searchsorted(decoded.row, reject.row))
-        known = index < len(decoded) and int(decoded.row[index]) == reject.row
-        yield _finding(
-            batch, reject.reason, counts[reject.reason], reject.row, decoded, index if known else -1, reject.error
-        )
+        rows = np.flatnonzero(decoded.row == reject.row)
+        index = next((row for row in rows.tolist() if decoded.part_of(row) == reject.part), -1)
+        yield _finding(batch, reject.reason, counts[reject.reason], reject.row, decoded, index, reject.error)
 
 
 def of_spans(batch: RawBatch, before: SpanBatch, after: SpanBatch, parts: Mapping[str, int]) -> Iterator[Finding]:

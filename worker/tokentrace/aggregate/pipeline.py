@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -26,9 +27,10 @@ from tokentrace.aggregate.sums import aggregate_parts
 from tokentrace.aggregate.text_sources import TextSources
 from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits, reject_invalid
 from tokentrace.decode import SpanDecoder
+from tokentrace.decode.otlp.parts import one_span
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
-from tokentrace.model.messages import DeadLetter, RawBatch, Reject
+from tokentrace.model.messages import WHOLE_MESSAGE, DeadLetter, Envelope, RawBatch, Reject
 from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import OVERFLOW_GROUP
 from tokentrace.model.spans import CLAMPED, EARLIEST_US, EVENT_TIME, Numbers, SpanBatch
@@ -91,7 +93,7 @@ class Pipeline:
         self._cost_limit = ComputedCostLimit(limits.cost_usd, pricer)
 
     def count(self, batch: RawBatch, delta: Delta) -> None:
-        """Count every message of the batch into `delta`: as a span, or as a reject with its dead letter.
+        """Count every message of the batch into `delta`: its spans, or a reject with its dead letter.
 
         Raises SchemaUnavailable, with `delta` unchanged, when a writer schema cannot be fetched now.
         """
@@ -128,7 +130,7 @@ class Pipeline:
             self._add(times_us // MINUTE_US, spans, cell, priced, delta)
             _advance_event_times(batch.partitions[spans.row], times_us, delta)
         # Dead letters keep the order of the log.
-        rejects = sorted([*decoded.rejects, *rejected, *costly], key=lambda reject: reject.row)
+        rejects = sorted([*decoded.rejects, *rejected, *costly], key=lambda reject: (reject.row, reject.part))
         delta.reasons.update(Counter(reject.reason for reject in rejects))
         delta.reasons.update(parts)
         letters = _dead_letters(batch, rejects)
@@ -137,6 +139,9 @@ class Pipeline:
         _tally(delta.polled, batch.partitions)
         _tally(delta.counted, batch.partitions[spans.row])
         _tally(delta.rejected, batch.partitions[[reject.row for reject in rejects]] if rejects else [])
+        if decoded.counts is not None:
+            _add(delta.surplus, batch.partitions, decoded.counts.found - 1)
+            _add(delta.ignored, batch.partitions, decoded.counts.ignored)
         delta.positions.update(batch.positions)
         if self._tell is not None:
             for finding in of_rejects(batch, rejects, decoded.spans) if rejects else ():
@@ -203,12 +208,27 @@ def _advance_event_times(partitions: NDArray[np.int32], times_us: NDArray[np.int
 
 
 def _dead_letters(batch: RawBatch, rejects: Sequence[Reject]) -> list[DeadLetter]:
-    """Return the dead letters of rejects."""
+    """Return the dead letters of rejects. That of a span has a message of this span alone, which can be replayed."""
     return [
-        DeadLetter(batch.envelope(reject.row), reject.reason, reject.error)
+        DeadLetter(_envelope(batch, reject), reject.reason, reject.error, reject.part)
         for reject in rejects
         if reject.reason not in reasons.NOT_KEPT
     ]
+
+
+def _envelope(batch: RawBatch, reject: Reject) -> Envelope:
+    envelope = batch.envelope(reject.row)
+    if reject.part == WHOLE_MESSAGE:
+        return envelope
+    return replace(envelope, value=one_span(envelope.value or b"", reject.part))
+
+
+def _add(counter: Counter[int], partitions: NDArray[np.int32], counts: NDArray[np.int64]) -> None:
+    """Add counts (int64[n]) by partition."""
+    sums = np.zeros(int(partitions.max(initial=-1)) + 1, np.int64)
+    np.add.at(sums, partitions, counts)
+    for partition in np.flatnonzero(sums).tolist():
+        counter[partition] += int(sums[partition])
 
 
 def _tally(counter: Counter[int], partitions: NDArray[np.int32] | Sequence[int]) -> None:

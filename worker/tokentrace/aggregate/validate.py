@@ -177,4 +177,5 @@ def _reject(spans: SpanBatch, index: int, reason: str) -> Reject:
         if (column := spans.numbers(name)).present[index]
     ]
     tested = f" ({', '.join(values)})" if values else ""
-    return Reject(int(spans.row[index]), reason, reasons.WHOLE[reason].rstrip(".") + f"{tested}.")
+    sentence = reasons.WHOLE[reason].rstrip(".") + f"{tested}."
+    return Reject(int(spans.row[index]), reason, sentence, spans.part_of(index))

@@ -26,9 +26,9 @@ class _Framing(click.ParamType):  # type: ignore[type-arg]
     name = "framing"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from tokentrace.decode.framing import Framing
+        from tokentrace.decode.framing import Framing, OtlpFraming
 
-        names: tuple[str, ...] = get_args(Framing)
+        names: tuple[str, ...] = (*get_args(Framing), *get_args(OtlpFraming))
         if value not in names:
             self.fail(f"{value!r} is not one of {', '.join(names)}.", param, ctx)
         return value

@@ -17,7 +17,7 @@ from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
 from tokentrace.kafka.producer import Headers, Record, record_bytes
 from tokentrace.kafka.topics import DEFAULT_MAX_MESSAGE_BYTES, Topics
-from tokentrace.model.messages import DeadLetter
+from tokentrace.model.messages import WHOLE_MESSAGE, DeadLetter
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class DeadLetterTopic:
         self._clients = clients
         self._limit = DEFAULT_MAX_MESSAGE_BYTES
         #: The letters of the last `records` that are references, by the identity of their messages.
-        self._references: set[tuple[str, int, int]] = set()
+        self._references: set[tuple[str, int, int, int]] = set()
         self._logged_s = -LOG_INTERVAL_S
 
     @property
@@ -63,13 +63,13 @@ class DeadLetterTopic:
             record = dead_letter_record(self.name, letter, self._group_id)
             if record_bytes(record) > self._limit:
                 record = reference_record(self.name, letter, self._group_id, self._limit)
-                self._references.add(letter.envelope.origin)
+                self._references.add(letter.origin)
             records.append(record)
         return records
 
     def on_written(self, letters: Sequence[DeadLetter]) -> None:
         """Count the references among those letters of the last `records` that are durable now."""
-        reasons = Counter(letter.reason for letter in letters if letter.envelope.origin in self._references)
+        reasons = Counter(letter.reason for letter in letters if letter.origin in self._references)
         self._references.clear()
         if not reasons:
             return
@@ -124,7 +124,9 @@ def reference_record(topic: str, letter: DeadLetter, group_id: str, limit: int) 
 
 
 def headers_of(letter: DeadLetter, group_id: str) -> list[tuple[str, str | bytes | None]]:
-    """Return the message's own headers, then tokentrace's: reason, error, topic, partition, offset and group.
+    """Return the message's own headers, then tokentrace's: reason, error, topic, partition, offset, group and span.
+
+    The last says which span of the message a letter has, from 0; a letter that is the whole message has none.
 
     tokentrace's headers of a replayed message are replaced.
     """
@@ -136,6 +138,7 @@ def _added_headers(
     letter: DeadLetter, group_id: str, error_bytes: int | None = None
 ) -> list[tuple[str, str | bytes | None]]:
     envelope = letter.envelope
+    part = [(f"{PREFIX}span", str(letter.part).encode())] if letter.part != WHOLE_MESSAGE else []
     return [
         (f"{PREFIX}reason", letter.reason.encode()),
         (f"{PREFIX}error", letter.error.encode("utf-8", "replace")[:error_bytes]),
@@ -143,4 +146,5 @@ def _added_headers(
         (f"{PREFIX}partition", str(envelope.partition).encode()),
         (f"{PREFIX}offset", str(envelope.offset).encode()),
         (f"{PREFIX}group", group_id.encode()),
+        *part,
     ]

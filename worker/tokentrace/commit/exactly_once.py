@@ -38,6 +38,7 @@ from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import mark_of
 from tokentrace.state.proposal import Proposal
 from tokentrace.state.records import Progress, replica_headers
+from tokentrace.state.span_audit import span_audit_headers
 from tokentrace.state.tally import Tally
 from tokentrace.state.totals import NOTHING_EXPIRED, Expiry, Totals
 
@@ -232,6 +233,7 @@ class ExactlyOnce:
         headers += [Tally.of(totals, expiry).header(), *encode_generations(settings.source_topic, totals.generations)]
         headers += [shown_header(totals.shown_until_s), label_sets_header(self._label_sets)]
         headers += gap_headers(settings.source_topic, totals.gaps)
+        headers += span_audit_headers(settings.source_topic, totals.partitions)
         return Record(settings.state_topic, key, value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:

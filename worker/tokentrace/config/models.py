@@ -22,6 +22,7 @@ from tokentrace.config.http_server import HttpServer
 from tokentrace.config.kafka import Kafka, invalid_topic
 from tokentrace.config.ledger import Ledger
 from tokentrace.config.limits import LimitsSection
+from tokentrace.config.otlp import OtlpSection
 from tokentrace.config.pricing import Pricing
 from tokentrace.config.schemas import SchemaRegistry, Schemas
 from tokentrace.config.section import Section, located
@@ -109,6 +110,7 @@ class Config(Section):
     schema_registry: SchemaRegistry = SchemaRegistry()
     schemas: Schemas = Schemas()
     worker: WorkerSection = Field(default_factory=WorkerSection)
+    otlp: OtlpSection = OtlpSection()
     limits: LimitsSection = LimitsSection()
     http_server: HttpServer = HttpServer()
     health: Health = Health()

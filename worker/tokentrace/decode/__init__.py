@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.decoder import ColumnarDecoder
 from tokentrace.decode.fastavro_decoder import FastavroDecoder
-from tokentrace.decode.framing import Framed, Framing, SchemaKey, frame
+from tokentrace.decode.framing import Framed, Framing, OtlpFraming, SchemaKey, frame, single_span_framing
+from tokentrace.decode.otlp.decoder import OtlpDecoder, SpanCounts
+from tokentrace.decode.otlp.options import DEFAULT_OPTIONS, OtlpOptions
+from tokentrace.decode.otlp.parts import looks_like_otlp
 from tokentrace.decode.resolve import Resolution, resolve, resolve_branches
 from tokentrace.decode.schema_decoder import SchemaDecoder as SchemaDecoder
 from tokentrace.decode.schema_decoder import UnreadableSchema
@@ -26,6 +29,7 @@ from tokentrace.decode.union import OtherEvents, UnionDecoder
 from tokentrace.errors import SchemaError, SchemaUnavailable
 from tokentrace.model.arrays import first_rows
 from tokentrace.model.messages import Reject
+from tokentrace.model.span_join import joined
 from tokentrace.model.spans import SpanBatch, SpanColumns
 from tokentrace.model.varint import encode_long
 
@@ -35,12 +39,20 @@ DecodePath = Literal["columnar", "fastavro"]
 MAX_DECODERS: Final = 1000
 
 
+#: Framings of OTLP -> whether it is in JSON.
+_OTLP: Final[Mapping[str, bool]] = {"otlp_proto": False, "otlp_json": True}
+
+
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The decoded spans, and the reject of every other message, in row order."""
+    """The decoded spans, and the rejects of the messages, or spans of them, that have none, in row order.
+
+    counts: of the spans in each message, None where each is one.
+    """
 
     spans: SpanBatch
     rejects: list[Reject]
+    counts: SpanCounts | None = None
 
 
 class SpanDecoder:
@@ -49,22 +61,25 @@ class SpanDecoder:
     def __init__(
         self,
         schemas: WriterSchemas,
-        framing: Framing = "auto",
+        framing: Framing | OtlpFraming = "auto",
         *,
         columnar: bool = True,
         identity: bool = True,
         texts: tuple[str, ...] = (),
         max_decoders: int = MAX_DECODERS,
+        otlp: OtlpOptions = DEFAULT_OPTIONS,
     ) -> None:
         """Create a decoder.
 
         columnar: False decodes every schema with fastavro, for comparison. identity: True reads trace and span ids.
-        texts: sources of dimensions to read.
+        texts: sources of dimensions to read. otlp: how spans of OpenTelemetry are read.
         """
+        self._otlp = OtlpDecoder(otlp, texts)
         self._identity = identity
         self._texts = texts
         self._schemas = schemas
-        self._framing: Framing = framing
+        self._as_json = _OTLP.get(framing)
+        self._framing: Framing = single_span_framing(framing)
         self._columnar = columnar
         self._max_decoders = max_decoders
         self._decoders: OrderedDict[SchemaKey, SchemaDecoder] = OrderedDict()
@@ -82,6 +97,9 @@ class SpanDecoder:
 
         headers: see `RawBatch.schema_headers`.
         """
+        if self._as_json is not None:
+            batch = self._otlp.decode(values, as_json=self._as_json)
+            return Decoded(batch.spans, batch.rejects, batch.counts)
         framed = frame(values, self._framing, headers or {})
         decoders = self._decoders_of(framed)
         columns = SpanColumns(len(values), framed.buffer, self._texts)
@@ -92,7 +110,25 @@ class SpanDecoder:
         if rejects:
             rejects.sort(key=lambda reject: reject.row)
             keep[[reject.row for reject in rejects]] = False
-        return Decoded(columns.select(keep), rejects)
+        decoded = Decoded(columns.select(keep), rejects)
+        return self._with_otlp(values, decoded) if rejects and self._framing == "auto" else decoded
+
+    def _with_otlp(self, values: Sequence[bytes | None], decoded: Decoded) -> Decoded:
+        """Decode the messages that are of OTLP, which no other framing has taken."""
+        rows = [
+            reject.row
+            for reject in decoded.rejects
+            if reject.reason == "unknown_framing" and looks_like_otlp(values[reject.row] or b"")
+        ]
+        if not rows:
+            return decoded
+        batch = self._otlp.decode(values, rows)
+        taken = set(rows)
+        rejects = [reject for reject in decoded.rejects if reject.row not in taken] + batch.rejects
+        found, ignored = batch.counts
+        one_each = np.ones(len(values), np.int64)
+        one_each[rows] = found[rows]
+        return Decoded(joined(decoded.spans, batch.spans), rejects, SpanCounts(one_each, ignored))
 
     def _decoders_of(self, framed: Framed) -> list[SchemaDecoder]:
         missing = [index for index, key in enumerate(framed.keys) if key not in self._decoders]

@@ -36,6 +36,8 @@ from tokentrace.model.messages import (
 )
 
 Framing = Literal["auto", "confluent", "apicurio", "single_object", "glue", "raw", "json"]
+#: Framings of messages that hold any number of spans.
+OtlpFraming = Literal["otlp_proto", "otlp_json"]
 
 CONFLUENT_HEADER: Final = 5
 APICURIO_HEADER: Final = 9
@@ -55,6 +57,11 @@ _NO_HEADERS: Final[Mapping[str, Sequence[bytes | str | None]]] = {}
 
 #: Stands for the first bytes of a message whose header names its schema: those of no framing.
 _NO_FRAMING: Final = np.uint64(2**64 - 1)
+
+
+def single_span_framing(framing: Framing | OtlpFraming) -> Framing:
+    """Return the framing of messages that are one span each: `auto` where the configured one is of OTLP."""
+    return "auto" if framing == "otlp_proto" or framing == "otlp_json" else framing
 
 
 @dataclass(frozen=True, slots=True)

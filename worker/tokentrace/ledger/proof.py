@@ -36,8 +36,9 @@ _POLL: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class InputAudit:
-    """Records of an input partition, up to before `offset`: counted + rejected + duplicates = records.
+    """Records of an input partition, up to before `offset`: counted + rejected + duplicates + ignored = spans.
 
+    spans: in the records; a record that cannot be read is one.
     passed_over, lost: see `state.gaps`. without_record: offsets that hold none of these, such as markers of
     transactions.
     """
@@ -48,6 +49,8 @@ class InputAudit:
     counted: int
     rejected: int
     duplicates: int
+    ignored: int
+    spans: int
     passed_over: int
     lost: int
 
@@ -200,6 +203,8 @@ def _inputs(replicas: Sequence[ReplicaTotals]) -> Iterator[InputAudit]:
             counted=sum(audit.counted for audit in audits),
             rejected=sum(audit.rejected for audit in audits),
             duplicates=sum(audit.duplicates for audit in audits),
+            ignored=sum(audit.ignored for audit in audits),
+            spans=sum(audit.spans for audit in audits),
             passed_over=gaps["skipped"],
             lost=gaps["lost"],
         )

@@ -55,11 +55,15 @@ def proof_lines(proof: Proof) -> Iterator[str]:
         yield f"  {_text(group)}, {status}: ledger minus state: {numbers}"
     if len(proof.differing) > _MOST_NAMED:
         yield f"  and {len(proof.differing) - _MOST_NAMED:,} more"
-    yield "Input partition: offsets, records = counted + rejected + duplicates; passed over, lost; other offsets"
+    yield (
+        "Input partition: offsets, records; spans = counted + rejected + duplicates + ignored; passed over, lost; "
+        "other offsets"
+    )
     for one in proof.inputs:
         yield (
-            f"  {one.partition}: 0 to {one.offset:,}, {one.records:,} = {one.counted:,} + {one.rejected:,} + "
-            f"{one.duplicates:,}; {one.passed_over:,}, {one.lost:,}; {one.without_record:,}"
+            f"  {one.partition}: 0 to {one.offset:,}, {one.records:,}; {one.spans:,} = {one.counted:,} + "
+            f"{one.rejected:,} + {one.duplicates:,} + {one.ignored:,}; {one.passed_over:,}, {one.lost:,}; "
+            f"{one.without_record:,}"
         )
     rejected = ", ".join(f"{number:,} {reason}" for reason, number in sorted(proof.rejected.items()))
     yield f"Rejected: {rejected or 'none'}."

@@ -7,7 +7,7 @@ The source builds a `RawBatch`; framing and decoding read only its `values`. Kaf
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
 
@@ -43,6 +43,9 @@ CONFLUENT_SCHEMA_ID: Final = "__value_schema_id"
 APICURIO_CONTENT_ID: Final = "apicurio.value.contentId"
 APICURIO_GLOBAL_ID: Final = "apicurio.value.globalId"
 SCHEMA_HEADERS: Final = (CONFLUENT_SCHEMA_ID, APICURIO_CONTENT_ID, APICURIO_GLOBAL_ID)
+
+#: Part of a message: none of its spans, but all of it.
+WHOLE_MESSAGE: Final = -1
 
 
 class _NoValue(bytes):
@@ -127,18 +130,30 @@ class RawBatch:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A message that is not counted. row: in its batch. reason: a word of `reasons.WHOLE`. error: one sentence."""
+    """A message, or a span of one, that is not counted. row: in its batch. reason: a word of `reasons.WHOLE`.
+
+    error: one sentence. part: which of the message's spans it is; WHOLE_MESSAGE for all of it.
+    """
 
     row: int
     reason: str
     error: str
+    part: int = WHOLE_MESSAGE
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message on its way to the dead-letter topic."""
+    """A message on its way to the dead-letter topic.
+
+    part: which of the consumed message's spans is all that the envelope has; WHOLE_MESSAGE where it is as consumed.
+    """
 
     envelope: Envelope
     reason: str
     error: str
-    extra: Mapping[str, str] = field(default_factory=dict)
+    part: int = WHOLE_MESSAGE
+
+    @property
+    def origin(self) -> tuple[str, int, int, int]:
+        """Topic, partition, offset and part."""
+        return *self.envelope.origin, self.part

@@ -77,12 +77,22 @@ class DimensionUse(NamedTuple):
 
 
 class PartitionAudit(NamedTuple):
-    """Committed records of an input partition: polled = counted + rejected + duplicates, exactly."""
+    """Committed records and spans of an input partition: spans = counted + rejected + duplicates + ignored, exactly.
+
+    polled: records. surplus: spans in them beyond one each; a record that cannot be read is one.
+    """
 
     polled: int
     counted: int
     rejected: int
     duplicates: int = 0
+    ignored: int = 0
+    surplus: int = 0
+
+    @property
+    def spans(self) -> int:
+        """Spans in the polled records."""
+        return self.polled + self.surplus
 
 
 class Gap(NamedTuple):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tokentrace.model.arrays import LOW_BYTES, PADDING, first_words, unaligned_words
 from tokentrace.model.measures import SUMMED_FIELDS, USAGE_SUMS
+from tokentrace.model.messages import WHOLE_MESSAGE
 from tokentrace.model.units import BY_NAME
 
 #: The token counts that are summed are declared in the table of measures.
@@ -50,7 +51,7 @@ CLAMPED: Final = "clamped_times"
 #: 2020-01-01. An earlier time is in another unit, or of a clock that was never set.
 EARLIEST_US: Final = 1_577_836_800_000_000
 
-_COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
+COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 #: The texts of a batch without dimensions.
 NO_TEXTS: Final[Mapping[str, Strings]] = MappingProxyType({})
 
@@ -118,6 +119,7 @@ class SpanBatch:
 
     buffer: uint8[...], the bytes that the strings point into, with PADDING zero bytes at its end.
     row: int64[m], index of the span's message in its `RawBatch`, ascending.
+    part: int64[m], which of the message's spans it is; None where every message is one span.
     status: uint8[m], index into STATUSES or UNKNOWN_STATUS.
     started_at_us, ended_at_us: microseconds since the epoch (a writer's other timestamp units are converted).
     latency_ms, ttft_ms: milliseconds. cost_usd: US dollars.
@@ -130,11 +132,13 @@ class SpanBatch:
     """
 
     __slots__ = (
-        "buffer", "modifiers", "optional", "row", "status", "texts", *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS,
+        "buffer", "modifiers", "optional", "part", "row", "status", "texts",
+        *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS,
     )  # fmt: skip
 
     buffer: NDArray[np.uint8]
     row: NDArray[np.int64]
+    part: NDArray[np.int64] | None
     model: Strings
     provider: Strings
     caller: Strings
@@ -163,11 +167,12 @@ class SpanBatch:
         optional: Mapping[str, Numbers],
         modifiers: Mapping[str, Strings] = NO_TEXTS,
         texts: Mapping[str, Strings] = NO_TEXTS,
+        part: NDArray[np.int64] | None = None,
     ) -> None:
         """columns: one of every name in STRING_FIELDS, INT_FIELDS and FLOAT_FIELDS."""
         self.buffer, self.row, self.status, self.optional = buffer, row, status, optional
-        self.modifiers, self.texts = modifiers, texts
-        for name in _COLUMNS:
+        self.modifiers, self.texts, self.part = modifiers, texts, part
+        for name in COLUMNS:
             setattr(self, name, columns[name])
 
     def __len__(self) -> int:
@@ -180,7 +185,7 @@ class SpanBatch:
 
     def take(self, index: NDArray[np.int64]) -> SpanBatch:
         """The spans at `index` (int64[k], positions in this batch), in that order."""
-        columns = {name: getattr(self, name).take(index) for name in _COLUMNS}
+        columns = {name: getattr(self, name).take(index) for name in COLUMNS}
         optional = {name: column.take(index) for name, column in self.optional.items()}
         modifiers = {name: column.take(index) for name, column in self.modifiers.items()}
         row, status = self.row[index], self.status[index]
@@ -192,6 +197,24 @@ class SpanBatch:
             optional=optional,
             modifiers=modifiers,
             texts={source: strings.take(index) for source, strings in self.texts.items()} if self.texts else self.texts,
+            part=None if self.part is None else self.part[index],
+        )
+
+    def part_of(self, index: int) -> int:
+        """Place of a span in its message; WHOLE_MESSAGE where the message is one span."""
+        return WHOLE_MESSAGE if self.part is None else int(self.part[index])
+
+    def placed(self, row: NDArray[np.int64], part: NDArray[np.int64]) -> SpanBatch:
+        """The same spans as those of other messages. row: int64[m], ascending. part: int64[m], as of the batch."""
+        return SpanBatch(
+            buffer=self.buffer,
+            row=row,
+            status=self.status,
+            columns={name: getattr(self, name) for name in COLUMNS},
+            optional=self.optional,
+            modifiers=self.modifiers,
+            texts=self.texts,
+            part=part,
         )
 
     def replace(
@@ -201,9 +224,9 @@ class SpanBatch:
 
         buffer: one that begins with the bytes of this batch's and ends with PADDING; None for the same.
         """
-        columns = {name: changes.get(name, getattr(self, name)) for name in _COLUMNS}
+        columns = {name: changes.get(name, getattr(self, name)) for name in COLUMNS}
         optional: dict[str, Any] = dict(self.optional)
-        optional.update((name, column) for name, column in changes.items() if name not in _COLUMNS)
+        optional.update((name, column) for name, column in changes.items() if name not in COLUMNS)
         buffer = self.buffer if buffer is None else buffer
         return SpanBatch(
             buffer=buffer,
@@ -213,6 +236,7 @@ class SpanBatch:
             optional=optional,
             modifiers=self.modifiers,
             texts=self.texts,
+            part=self.part,
         )
 
 
@@ -312,7 +336,7 @@ class SpanColumns:
         if self._arena:
             arena = np.frombuffer(bytes(self._arena) + bytes(PADDING), np.uint8)
             buffer = np.concatenate([buffer, arena])
-        columns = {name: getattr(self, name) for name in _COLUMNS}
+        columns = {name: getattr(self, name) for name in COLUMNS}
         for unit, column in self._mapped.items():
             self._take_mapped(columns, unit, column)
         # Rows that are left out may hold anything.

@@ -197,7 +197,7 @@ def _commit_age_s(moment: Moment) -> float:
 
 
 #: Every metric of the worker, in the order of exposition. For a new one: a line here, and the place that counts it.
-#: At every scrape, polled = counted + rejected + duplicate.
+#: At every scrape, spans = counted + rejected + duplicate + ignored; spans = polled where a record is one span.
 WORKER_METRICS: Final = (
     _info("build", "What runs here.", _build),
     _gauge("ready", "1 when this replica counts, 0 while it starts, waits or drains.",
@@ -218,12 +218,16 @@ WORKER_METRICS: Final = (
         lambda m: m.stats.stalled_seconds(m.now_s), "partition"),
     _counter("polled_records", "Records polled, and committed.",
         lambda m: _ordered(m.snapshot.partitions, "polled"), "partition"),
-    _counter("counted_records", "Records counted as a span.",
+    _counter("spans", "Spans in the records polled; a record that cannot be read is one.",
+        lambda m: _ordered(m.snapshot.partitions, "spans"), "partition"),
+    _counter("counted_records", "Spans counted.",
         lambda m: _ordered(m.snapshot.partitions, "counted"), "partition"),
-    _counter("rejected_records", "Records not counted: dead letters, tombstones, replays of other groups.",
+    _counter("rejected_records", "Records or spans not counted: dead letters, tombstones, replays of other groups.",
         lambda m: _ordered(m.snapshot.partitions, "rejected"), "partition"),
     _counter("duplicate_records", "Spans not counted, since worker.deduplicate had seen them.",
         lambda m: _ordered(m.snapshot.partitions, "duplicates"), "partition"),
+    _counter("ignored_spans", "Spans of OpenTelemetry that are no calls of a model.",
+        lambda m: _ordered(m.snapshot.partitions, "ignored"), "partition"),
     _counter("truncated_dead_letters", "Dead letters that refer to a message too large for their topic.",
         lambda m: _ordered(m.stats.truncated_letters), "reason"),
     _gauge("remembered_spans", "Spans that would be recognised.",

@@ -33,6 +33,8 @@ from tokentrace.commit.dead_letters import DeadLetterTopic
 from tokentrace.commit.exactly_once import ExactlyOnce, ExactlyOnceSettings
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
+from tokentrace.decode.framing import Framing, OtlpFraming
+from tokentrace.decode.otlp.options import OtlpOptions
 from tokentrace.decode.resolve import check_readable
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.decode.schemas.store import WriterSchemas
@@ -42,6 +44,7 @@ from tokentrace.exposition.ui import LivePage
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.membership import SourceSettings
 from tokentrace.kafka.source import KafkaSource
+from tokentrace.model.conventions import CALLS
 from tokentrace.model.dimensions import Dimension, decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
@@ -97,15 +100,9 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
     clients = kafka_clients(config, StopSignal())
     layout = layout_of(config)
     budget, limit = series_budget(config, layout), memory_limit(config)
-    dimensions = dimensions_of(config)
     groups = group_index(config, budget)
     schemas, dedup = writer_schemas(config, LOOKUP_WAIT_S), deduplicator(config, clock)
-    decoder = SpanDecoder(
-        schemas,
-        config.kafka.framing,
-        identity=section.deduplicate is not None,
-        texts=decoded_sources(dimensions),
-    )
+    decoder = span_decoder(config, schemas, identity=section.deduplicate is not None)
     dead_letters = DeadLetterTopic(clients, config.kafka.dead_letters, config.kafka.group_id)
     stats = WorkerStats(
         replica_id=section.replica_id,
@@ -204,12 +201,25 @@ def ledger_thread(config: Config, clients: KafkaClients, layout: Layout) -> Ledg
     )
 
 
+def span_decoder(
+    config: Config,
+    schemas: WriterSchemas,
+    framing: Framing | OtlpFraming | None = None,
+    *,
+    identity: bool = True,
+) -> SpanDecoder:
+    """The decoder of the topic's messages. framing: instead of the configured one. identity: whether it reads ids."""
+    otlp = OtlpOptions(config.otlp.caller, CALLS.union(config.otlp.calls))
+    texts = decoded_sources(dimensions_of(config))
+    return SpanDecoder(schemas, framing or config.kafka.framing, identity=identity, texts=texts, otlp=otlp)
+
+
 def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
     """The configured rules and budgets over history. schemas: those of the spans to read."""
     layout = layout_of(config)
     groups = group_index(config, series_budget(config, layout))
     pipeline = Pipeline(
-        decoder=SpanDecoder(schemas, config.kafka.framing, texts=decoded_sources(dimensions_of(config))),
+        decoder=span_decoder(config, schemas),
         groups=groups,
         pricer=pricer(config),
         layout=layout,

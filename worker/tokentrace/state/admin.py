@@ -35,13 +35,14 @@ from tokentrace.state.keys import Cell, cell_key, expired_key, replica_key
 from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import marks_other_state
-from tokentrace.state.records import StateCodec, decode_cell, encode_replica, is_wide, replica_headers
+from tokentrace.state.records import StateCodec, decode_cell, encode_replica, is_wide, recorded_audits, replica_headers
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import decode_record
+from tokentrace.state.span_audit import SPAN_AUDIT_HEADER, with_span_audit
 from tokentrace.state.tally import TOTALS_HEADER, tally_of
 
 #: Headers of a replica's own record that hold with other positions too.
-_KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER, GAPS_HEADER)
+_KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER, GAPS_HEADER, SPAN_AUDIT_HEADER)
 #: Longest time for which a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
 
@@ -289,9 +290,13 @@ class StateAdmin:
             )
         if not record:
             return ReplicaTotals(replica, 0.0, {}, sums)
-        gaps = self._reader.decoded(replica, stored, None, lambda _: decode_gaps(stored.headers, self._source_topic))
+        topic = self._source_topic
+        gaps = self._reader.decoded(replica, stored, None, lambda _: decode_gaps(stored.headers, topic))
+        audits = self._reader.decoded(
+            replica, stored, None, lambda _: with_span_audit(stored.headers, topic, recorded_audits(record, topic))
+        )
         return ReplicaTotals(
-            replica, record["committed_at"] / 1e6, _positions(record), sums, _audits(record, self._source_topic),
+            replica, record["committed_at"] / 1e6, _positions(record), sums, audits,
             {reject["reason"]: reject["count"] for reject in record["rejects"]}, gaps,
         )  # fmt: skip
 
@@ -328,15 +333,6 @@ class StateAdmin:
                 f"The state of replica {replica!r} was not changed: the transaction was aborted; try again."
             )
         return len(records)
-
-
-def _audits(record: Mapping[str, Any], topic: str) -> dict[int, PartitionAudit]:
-    """Return input partition -> its records, of a replica's record."""
-    return {
-        found["partition"]: PartitionAudit(*(found[name] for name in PartitionAudit._fields))
-        for found in record["partitions"]
-        if found["topic"] == topic
-    }
 
 
 def _positions(record: Mapping[str, Any]) -> dict[tuple[str, int], int]:

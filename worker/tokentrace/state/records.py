@@ -119,7 +119,7 @@ class StateCodec:
                         "topic": topic,
                         "partition": partition,
                         "offset": offset,
-                        **totals.partitions.get(partition, PartitionAudit(0, 0, 0))._asdict(),
+                        **_recorded(totals.partitions.get(partition, PartitionAudit(0, 0, 0))),
                     }
                     for partition, offset in sorted(totals.positions.items())
                 ],
@@ -172,10 +172,7 @@ class StateCodec:
             present=presence(self._layout, rows, carried),
             rejected={reject["reason"]: reject["count"] for reject in record["rejects"]},
             rejected_created_s={reject["reason"]: reject["created_at"] / 1e6 for reject in record["rejects"]},
-            partitions={
-                audit["partition"]: PartitionAudit(*(audit[name] for name in PartitionAudit._fields))
-                for audit in audits
-            },
+            partitions=recorded_audits(record, topic),
             positions={audit["partition"]: audit["offset"] for audit in audits},
             committed_at_s=record["committed_at"] / 1e6,
             expired=expired,
@@ -318,6 +315,23 @@ def counted_positions(record: Mapping[str, Any], topic: str) -> dict[int, int]:
     """Return from a replica's decoded record: partition of the input topic -> offset up to which it has counted."""
     audits = record["partitions"]
     return {audit["partition"]: audit["offset"] for audit in audits if audit["topic"] == topic}
+
+
+#: Fields of an audit that are in the record; the others are in a header, see `state.span_audit`.
+_AUDITED: Final = ("polled", "counted", "rejected", "duplicates")
+
+
+def recorded_audits(record: Mapping[str, Any], topic: str) -> dict[int, PartitionAudit]:
+    """Return input partition -> its audit, of a replica's record; see `span_audit` for what its headers add."""
+    return {
+        found["partition"]: PartitionAudit(**{name: found[name] for name in _AUDITED})
+        for found in record["partitions"]
+        if found["topic"] == topic
+    }
+
+
+def _recorded(audit: PartitionAudit) -> dict[str, int]:
+    return {name: getattr(audit, name) for name in _AUDITED}
 
 
 def encode_replica(record: Mapping[str, Any]) -> bytes:

@@ -36,6 +36,7 @@ from tokentrace.state.log_generations import decode_generations
 from tokentrace.state.positions import CountedPositions
 from tokentrace.state.records import StateCodec
 from tokentrace.state.schemas import record_schemas
+from tokentrace.state.span_audit import with_span_audit
 from tokentrace.state.tally import Tally, tally_of
 from tokentrace.state.totals import Totals
 from tokentrace.state.unreadable import RecordPlace, remedy
@@ -169,7 +170,10 @@ class StateReader:
         )
         label_sets = self.decoded(replica, committed, None, lambda _: decode_label_sets(committed.headers))
         gaps = self.decoded(replica, committed, None, lambda _: decode_gaps(committed.headers, source_topic))
-        totals = replace(totals, label_sets=label_sets, gaps=gaps)
+        partitions = self.decoded(
+            replica, committed, None, lambda _: with_span_audit(committed.headers, source_topic, totals.partitions)
+        )
+        totals = replace(totals, label_sets=label_sets, gaps=gaps, partitions=partitions)
         self._require_complete(replica, committed, Tally.of(totals))
         return totals
 

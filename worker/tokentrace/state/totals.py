@@ -104,6 +104,8 @@ class Totals:
                 before.counted + delta.counted[partition],
                 before.rejected + delta.rejected[partition],
                 before.duplicates + delta.duplicates[partition],
+                before.ignored + delta.ignored[partition],
+                before.surplus + delta.surplus[partition],
             )
         gaps = dict(self.gaps)
         for key, records in delta.gaps.items():

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tokentrace.commit.dead_letters import PREFIX
+from tokentrace.decode.otlp.parts import Malformed, one_span
 from tokentrace.errors import UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.reader import Message, OffsetReader, TopicReader
+from tokentrace.model.messages import WHOLE_MESSAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,7 @@ class DeadLetterRecord:
     """One record of the dead-letter topic. source: topic, partition and offset of the message as it was consumed.
 
     group: the consumer group whose worker wrote it, empty for one that release 0.1.0 wrote.
+    part: which of the message's spans the letter has, from 0; WHOLE_MESSAGE for all of it.
     length: None for a whole message. A reference has the length of its message's value, the hash of that value in hex,
     and of the value only the first bytes.
     """
@@ -34,6 +37,7 @@ class DeadLetterRecord:
     group: str = ""
     length: int | None = None
     sha256: str = ""
+    part: int = WHOLE_MESSAGE
 
 
 class DeadLetters:
@@ -65,10 +69,14 @@ class DeadLetters:
         if message is None:
             return None
         value = message.value() or b""
+        try:
+            value = value if reference.part == WHOLE_MESSAGE else one_span(value, reference.part)
+        except (Malformed, LookupError):
+            return None
         # Another hash is of a topic that was recreated.
         if len(value) != reference.length or hashlib.sha256(value).hexdigest() != reference.sha256:
             return None
-        return replace(reference, key=message.key(), value=message.value(), headers=_headers(message))
+        return replace(reference, key=message.key(), value=value, headers=_headers(message))
 
     def partitions(self) -> range:
         """Return the topic's partitions. Raises UsageError if the topic does not exist or no broker answers."""
@@ -107,6 +115,7 @@ def _record(message: Message) -> DeadLetterRecord:
         group=texts.get("group", ""),
         length=_int(texts["truncated"]) if "truncated" in texts else None,
         sha256=texts.get("sha256", ""),
+        part=_int(texts.get("span")),
     )
 
 

@@ -22,12 +22,11 @@ from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.exposition.render import Renderer
-from tokentrace.model.dimensions import decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
 from tokentrace.runtime.price_rules import pricer
-from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_limits
+from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_decoder, span_limits
 from tokentrace.state.ledger import Ledger
 from tokentrace.tools.group_memory import group_memory_bytes
 
@@ -73,7 +72,7 @@ def estimate(config: Config, batches: Iterable[RawBatch], schemas: WriterSchemas
         max_dimension_groups=_UNLIMITED,
     )
     bound = group_index(config, series_budget(config, layout))
-    decoder = SpanDecoder(schemas, config.kafka.framing, texts=decoded_sources(dimensions))
+    decoder = span_decoder(config, schemas)
     deltas = [Delta(layout), Delta(layout)]
     pipelines = [_pipeline(config, decoder, groups, layout) for groups in (free, bound)]
     for batch in batches:

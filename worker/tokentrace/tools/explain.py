@@ -18,7 +18,8 @@ from tokentrace.aggregate.findings import Finding
 from tokentrace.config import Config
 from tokentrace.decode.datum_check import Malformed
 from tokentrace.decode.datum_view import FieldView, branch_of, fields_of
-from tokentrace.decode.framing import Framed, Framing, frame
+from tokentrace.decode.framing import Framed, Framing, OtlpFraming, frame, single_span_framing
+from tokentrace.decode.otlp.parts import is_otlp
 from tokentrace.decode.resolve import field_names, resolve_record
 from tokentrace.decode.schema_key import SchemaKey
 from tokentrace.decode.schema_tree import read_tree
@@ -88,14 +89,23 @@ class Explanation:
         return ADVICE.get(self.reason, "")
 
 
+def _tell_spans(found: Explanation, delta: Delta) -> None:
+    """Say how many spans a message of OpenTelemetry holds. What else is told is of one of them."""
+    counted, rejected, ignored = (sum(counter.values()) for counter in (delta.counted, delta.rejected, delta.ignored))
+    found.framing = f"OTLP: {counted} spans counted, {rejected} rejected, {ignored} that are not calls of a model"
+    if not counted and not rejected:
+        found.reason, found.error = "ignored", "No span of the message is a call of a model."
+
+
 class Explainer:
     """Explains messages, one after another."""
 
-    def __init__(self, config: Config, schemas: WriterSchemas, framing: Framing | None = None) -> None:
+    def __init__(self, config: Config, schemas: WriterSchemas, framing: Framing | OtlpFraming | None = None) -> None:
         """schemas: to read messages with. framing: instead of the configured one."""
         self._config = config
         self._schemas = schemas
-        self._framing: Framing = framing or config.kafka.framing
+        self._given = framing or config.kafka.framing
+        self._framing: Framing = single_span_framing(self._given)
         self._pricer: Pricer = pricer(config)
 
     def explain(self, message: Envelope) -> Explanation:
@@ -103,6 +113,8 @@ class Explainer:
         found = Explanation()
         batch = _batch(message)
         self._count(batch, found)
+        if is_otlp(message.value or b"", self._given):
+            return found
         framed = frame(batch.values, self._framing, batch.schema_headers)
         if not framed.rejects:
             self._read(framed, batch, found)
@@ -120,10 +132,12 @@ class Explainer:
         return "; ".join(filter(None, (price.origin, price.reading, price.validity, *price.modifiers, price.discount)))
 
     def _count(self, batch: RawBatch, found: Explanation) -> None:
-        count = trial(self._config, self._schemas, framing=self._framing, prices=self._pricer)
+        count = trial(self._config, self._schemas, framing=self._given, prices=self._pricer)
         count.pipeline.count(batch, count.delta)
         layout, groups, delta = count.layout, count.groups, count.delta
         found.path = next((path for _, path in count.decoder.paths), "")
+        if is_otlp(batch.values[0] or b"", self._given):
+            _tell_spans(found, delta)
         found.findings = [finding for finding in count.findings if not finding.rejected]
         for finding in count.findings:
             if finding.rejected:

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import fastavro
 
-from tokentrace.decode.framing import Framing, frame
+from tokentrace.decode.framing import Framing, OtlpFraming, frame, single_span_framing
+from tokentrace.decode.otlp.parts import Malformed, is_otlp, shown
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaError, UsageError
@@ -39,10 +40,11 @@ class ReadSpan:
 class SpanReader:
     """Reads the spans of one topic, without joining a group or committing."""
 
-    def __init__(self, reader: TopicReader, schemas: WriterSchemas, framing: Framing) -> None:
+    def __init__(self, reader: TopicReader, schemas: WriterSchemas, framing: Framing | OtlpFraming) -> None:
         self._reader = reader
         self._schemas = schemas
-        self._framing: Framing = framing
+        self._given = framing
+        self._framing: Framing = single_span_framing(framing)
         self._parsed: dict[Any, Any] = {}
 
     def newest(self, count: int | None) -> dict[int, int]:
@@ -78,6 +80,11 @@ class SpanReader:
             yield ReadSpan(*place, span) if isinstance(span, dict) else ReadSpan(*place, {}, "the value is not a span")
 
     def _decode(self, value: bytes | None, headers: Mapping[str, Sequence[bytes | str | None]]) -> Any:
+        if is_otlp(value or b"", self._given):
+            try:
+                return shown(value or b"")
+            except Malformed as error:
+                raise ValueError(f"the value is not a message of OTLP: {error}") from error
         framed = frame([value], self._framing, headers)
         if framed.rejects:
             raise ValueError(framed.rejects[0].error)

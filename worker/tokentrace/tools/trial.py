@@ -11,13 +11,12 @@ from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
-from tokentrace.decode.framing import Framing
+from tokentrace.decode.framing import Framing, OtlpFraming
 from tokentrace.decode.schemas.store import WriterSchemas
-from tokentrace.model.dimensions import decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.pricing import Pricer
 from tokentrace.runtime.price_rules import pricer
-from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_limits
+from tokentrace.runtime.wiring import group_index, layout_of, series_budget, span_decoder, span_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +32,16 @@ class Trial:
 
 
 def trial(
-    config: Config, schemas: WriterSchemas, *, framing: Framing | None = None, prices: Pricer | None = None
+    config: Config,
+    schemas: WriterSchemas,
+    *,
+    framing: Framing | OtlpFraming | None = None,
+    prices: Pricer | None = None,
 ) -> Trial:
     """Make a trial count. framing: instead of the configured one. prices: of the configuration, if already made."""
     layout = layout_of(config)
     groups = group_index(config, series_budget(config, layout))
-    decoder = SpanDecoder(schemas, framing or config.kafka.framing, texts=decoded_sources(dimensions_of(config)))
+    decoder = span_decoder(config, schemas, framing)
     findings: list[Finding] = []
     pipeline = Pipeline(
         decoder=decoder,
