@@ -99,5 +99,5 @@ FIRST_TOKEN_EVENT: Final = "First Token Stream Event"
 #: Parts of an error's kind, in small letters, that make it a time-out.
 TIMEOUTS: Final = ("timeout", "timed_out", "deadline")
 
-#: Every span that is a call contains one of these, since each key that can make it one begins so.
-MARKS: Final = ("gen_ai.", "llm.", "openinference.", "traceloop.")
+#: A span that contains none of these is not read further, and is not a call: keys that can make it one begin so.
+MARKS: Final = ("gen_ai.", "llm.request.type", "openinference.span.kind")

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tokentrace.decode.otlp.columnar.walker import Walker
+from tokentrace.decode.otlp.columnar.walker import MIN_SPANS, Walker
 from tokentrace.decode.otlp.options import DEFAULT_OPTIONS, OtlpOptions
 from tokentrace.decode.otlp.parts import is_json
 from tokentrace.decode.otlp.reader import Call, Refused, read_call, read_message, read_place, store
@@ -51,12 +51,20 @@ class OtlpDecoder:
     """Decodes messages of OTLP."""
 
     def __init__(
-        self, options: OtlpOptions = DEFAULT_OPTIONS, texts: Sequence[str] = (), *, columnar: bool = True
+        self,
+        options: OtlpOptions = DEFAULT_OPTIONS,
+        texts: Sequence[str] = (),
+        *,
+        columnar: bool = True,
+        min_spans: int = MIN_SPANS,
     ) -> None:
-        """texts: sources of dimensions to read. columnar: False reads all with the plain reader, for comparison."""
+        """texts: sources of dimensions to read. columnar: False reads all with the plain reader, for comparison.
+
+        min_spans: fewer marked spans are left to the plain reader; it does not change results.
+        """
         self._options = options
         self._texts = texts
-        walker = Walker(options, texts)
+        walker = Walker(options, texts, min_spans)
         self._walker = walker if columnar and walker.possible else None
         self._resources: dict[bytes, dict[str, Any]] = {}
 

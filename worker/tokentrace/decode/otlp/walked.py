@@ -120,13 +120,23 @@ class WalkedCalls:
 
     def _inherit(self, columns: SpanColumns, name: str, calls: NDArray[np.int64], resource: NDArray[np.int64]) -> None:
         """Give calls the text that their resource has. resource: int64[c], of all calls."""
+        if not len(calls):
+            return
         column = columns.caller if name == "caller" else columns.texts[name]
+        # Calls, and so their resources, ascend.
         wanted = resource[calls]
-        for number in np.unique(wanted).tolist():
-            if text := self._text(number, name):
-                of = calls[wanted == number]
-                columns.put_string(column, int(of[0]), text)
-                column.offset[of], column.length[of] = column.offset[of[0]], len(text)
+        which = np.cumsum(np.concatenate([[0], wanted[1:] != wanted[:-1]]))
+        numbers = wanted[np.searchsorted(which, np.arange(which[-1] + 1))]
+        # Many resources are of the same service.
+        places: dict[bytes, int] = {b"": 0}
+        first = int(calls[0])
+        texts = [self._text(number, name) for number in numbers.tolist()]
+        for text in texts:
+            if text not in places:
+                columns.put_string(column, first, text)
+                places[text] = int(column.offset[first])
+        column.offset[calls] = np.array([places[text] for text in texts], np.int64)[which]
+        column.length[calls] = np.array([len(text) for text in texts], np.int64)[which]
 
     def _text(self, resource: int, name: str) -> bytes:
         key = self._walked.caller if name == "caller" else key_of(name)

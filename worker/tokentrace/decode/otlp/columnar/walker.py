@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import chain, pairwise
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,10 @@ from tokentrace.model.spans import Numbers, Strings
 _MOST_OPERATIONS: Final = 1000
 _INT64_MAX: Final = np.uint64(2**63 - 1)
 _LABELS: Final = ("model", "provider")
+#: With fewer marked spans, arrays cost more than the plain reader.
+MIN_SPANS: Final = 32
+#: Marked spans that are read together: they bound the memory of temporary arrays.
+CHUNK_SPANS: Final = 4000
 
 
 @dataclass(slots=True)
@@ -62,11 +67,23 @@ class Walked:
     has_own: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
 
+class _Part(NamedTuple):
+    """Part of what `Walked` has: of some of the marked spans."""
+
+    span: NDArray[np.int64]
+    irregular: NDArray[np.int64]
+    numbers: dict[str, Numbers]
+    strings: dict[str, Strings]
+    texts: dict[str, Strings]
+    has_own: dict[str, NDArray[np.bool_]]
+
+
 class Walker:
     """Reads batches of messages."""
 
-    def __init__(self, options: OtlpOptions, texts: Sequence[str] = ()) -> None:
-        """texts: sources of dimensions to read."""
+    def __init__(self, options: OtlpOptions, texts: Sequence[str] = (), min_spans: int = MIN_SPANS) -> None:
+        """texts: sources of dimensions to read. min_spans: see MIN_SPANS."""
+        self._min_spans = min_spans
         self._calls = options.calls
         self._operations: dict[bytes, bool] = {}
         self._caller = options.caller
@@ -88,18 +105,42 @@ class Walker:
         found = find_spans(joined, end - lengths, end)
         marked = with_marks(joined, found)
         marked = marked[~found.irregular[found.message[marked]]]
+        resources = np.flatnonzero(np.bincount(found.resource(marked)))
+        if len(marked) < self._min_spans:
+            return Walked(joined, found, marked[:0], marked, resources, self._caller)
+        bounds = np.linspace(0, len(marked), -(-len(marked) // CHUNK_SPANS) + 1).astype(np.int64).tolist()
+        parts = [self._read(joined, found, marked[first:last]) for first, last in pairwise(bounds)]
+        return Walked(
+            joined,
+            found,
+            np.concatenate([part.span for part in parts]),
+            np.concatenate([part.irregular for part in parts]),
+            resources,
+            self._caller,
+            {name: _all_numbers(name, parts) for name in dict.fromkeys(chain(*(part.numbers for part in parts)))},
+            {
+                name: _all_strings([part.strings.get(name, _no_strings(len(part.span))) for part in parts])
+                for name in dict.fromkeys(chain(*(part.strings for part in parts)))
+            },
+            {source: _all_strings([part.texts[source] for part in parts]) for source in parts[0].texts},
+            {name: np.concatenate([part.has_own[name] for part in parts]) for name in parts[0].has_own},
+        )
+
+    def _read(self, joined: Joined, found: FoundSpans, marked: NDArray[np.int64]) -> _Part:
+        """Read some of the marked spans."""
         fields = read_fields(joined, found.start[marked], found.end[marked])
         attributes = read_attributes(joined, self._keys, len(marked), fields.owner, fields.first, fields.last)
         irregular = fields.irregular | attributes.irregular | _repeats(attributes, len(marked))
         state = _Calls(self, joined, fields, attributes, irregular)
         calls = state.read()
-        resources = np.unique(found.resource(marked))
-        walked = Walked(joined, found, marked[calls], marked[np.flatnonzero(irregular)], resources, self._caller)
-        walked.numbers = {name: column.take(calls) for name, column in state.numbers.items()}
-        walked.strings = {name: column.take(calls) for name, column in state.strings.items()}
-        walked.texts = {name: column.take(calls) for name, column in state.texts.items()}
-        walked.has_own = {name: present[calls] for name, present in state.has_own.items()}
-        return walked
+        return _Part(
+            marked[calls],
+            marked[np.flatnonzero(irregular)],
+            {name: column.take(calls) for name, column in state.numbers.items()},
+            {name: column.take(calls) for name, column in state.strings.items()},
+            {name: column.take(calls) for name, column in state.texts.items()},
+            {name: present[calls] for name, present in state.has_own.items()},
+        )
 
     def is_call(self, operation: bytes) -> bool:
         """Return whether an operation, as it is written, is a call."""
@@ -136,8 +177,6 @@ class _Calls:
     def read(self) -> NDArray[np.int64]:
         """Fill the columns. Return int64[k], the spans that are calls and regular."""
         is_call, is_other = self._operations()
-        if self._irregular.all() or (is_other | self._irregular).all():
-            return np.zeros(0, np.int64)
         for meaning in MEANINGS:
             if meaning.field == "error":
                 self._errors(meaning.keys, is_other)
@@ -265,6 +304,24 @@ def _repeats(attributes: KnownAttributes, spans: int) -> NDArray[np.bool_]:
     found = np.zeros(spans, np.bool_)
     found[pairs[1:][pairs[1:] == pairs[:-1]] // keys] = True
     return found
+
+
+def _all_numbers(name: str, parts: Sequence[_Part]) -> Numbers:
+    """Return a column over all parts, absent in those that have none."""
+    dtype = next(part.numbers[name].values.dtype for part in parts if name in part.numbers)
+    columns = [
+        part.numbers.get(name) or Numbers(np.zeros(len(part.span), dtype), np.zeros(len(part.span), np.bool_))
+        for part in parts
+    ]
+    return Numbers(
+        np.concatenate([column.values for column in columns]), np.concatenate([column.present for column in columns])
+    )
+
+
+def _all_strings(columns: Sequence[Strings]) -> Strings:
+    return Strings(
+        np.concatenate([column.offset for column in columns]), np.concatenate([column.length for column in columns])
+    )
 
 
 def _no_strings(n: int) -> Strings:
