@@ -98,8 +98,8 @@ def call(rng: random.Random, dialect: str | None = None) -> OtherSpan:
         span.attributes["gen_ai.response.time_to_first_chunk"] = 0.125
         expected["ttft_ms"] = 125.0
     if rng.random() < 0.2:
-        span.attributes["openai.response.service_tier"] = "flex"
-        expected["service_tier"] = b"flex"
+        span.attributes["openai.response.service_tier"] = "default"
+        expected["service_tier"] = b"default"
     if rng.random() < 0.2:
         span.attributes["gen_ai.usage.audio.input_tokens"] = 3
         expected["audio_prompt_tokens"] = 3

@@ -76,9 +76,9 @@ class Kafka(Section):
     """Topic to which applications publish spans."""
     group_id: NonEmpty = "tokentrace"
     """Consumer group of the workers; also the prefix of tokentrace's topics."""
-    framing: Literal["auto", "confluent", "apicurio", "single_object", "glue", "raw", "json", "otlp_proto", "otlp_json"] = (
-        "auto"
-    )
+    framing: Literal[
+        "auto", "confluent", "apicurio", "single_object", "glue", "raw", "json", "otlp_proto", "otlp_json"
+    ] = "auto"
     """Format of messages; auto tells Avro with a header, and OpenTelemetry's OTLP, by the first bytes."""
     dead_letter_topic: TopicName = ""
     """Topic for messages that cannot be counted; empty means `<topic>.dead-letters`."""

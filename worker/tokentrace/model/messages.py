@@ -7,7 +7,7 @@ The source builds a `RawBatch`; framing and decoding read only its `values`. Kaf
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.findings import Finding
 from tokentrace.config import Config
 from tokentrace.decode.datum_check import Malformed
