@@ -27,6 +27,8 @@ from .workload import workload
 GROUPS = 1_000
 PAGES = 10
 REPLICAS = 3
+#: Minutes before the pages were opened.
+HISTORY = 60
 
 
 def run(effort: Effort) -> Figure:
@@ -77,11 +79,11 @@ def _beside_pages(rig: Harness, seconds: float) -> tuple[float, float]:
         page=page,
     )
     server.start()
-    command = [sys.executable, "-m", "benchmarks.probes.pages", str(server.port), str(PAGES), str(seconds + 4)]
+    command = [sys.executable, "-m", "benchmarks.probes.pages", str(server.port), str(PAGES), str(seconds + 6)]
     browsers = subprocess.Popen(command)
     try:
         # The pages are open and the history is read before the time counts.
-        time.sleep(4)
+        time.sleep(6)
         all_s, own_s, began_s = time.process_time(), time.thread_time(), time.perf_counter()
         rate = _counting(rig, seconds)
         passed_s = time.perf_counter() - began_s
@@ -96,34 +98,41 @@ def _beside_pages(rig: Harness, seconds: float) -> tuple[float, float]:
 
 
 class _Log:
-    """A rollups topic to which every replica adds a record each second; offsets count them."""
+    """A rollups topic with a record for each minute of the last hour, to which every replica adds one each second."""
 
     def __init__(self, rig: Harness, now_s: float) -> None:
         self._began_s = now_s
+        self._minute = int(now_s // 60)
         delta = rig.count()
         rows, groups = delta.by_minute(), rig.groups
-        codec, minutes = StateCodec(LAYOUT), np.full_like(rows.minutes, int(now_s // 60))
+        codec = StateCodec(LAYOUT)
         cells = [
             (groups.groups[group], status)
             for group, status in zip(
                 groups.cell_group[rows.cells].tolist(), groups.cell_status[rows.cells].tolist(), strict=True
             )
         ]
-        self._values = [
-            next(iter(codec.rollups(f"r{replica}", now_s, minutes, cells, rows.values, Progress(1, {}, 0))))
-            for replica in range(REPLICAS)
-        ]
+
+        def value(replica: int, minute: int) -> bytes:
+            minutes, progress = np.full_like(rows.minutes, minute), Progress(1, {}, 0)
+            return next(iter(codec.rollups(f"r{replica}", now_s, minutes, cells, rows.values, progress)))
+
+        self._history = [value(0, self._minute - HISTORY + number) for number in range(HISTORY)]
+        self._values = [value(replica, self._minute) for replica in range(REPLICAS)]
 
     def offset_at(self, time_s: float) -> int:
-        return max(int((time_s - self._began_s) * REPLICAS), 0)
+        passed_s = time_s - self._began_s
+        return max(HISTORY + int(passed_s * REPLICAS if passed_s > 0 else passed_s / 60), 0)
 
     def end(self) -> int:
-        return max(int((time.time() - self._began_s) * REPLICAS), 1)
+        return HISTORY + int((time.time() - self._began_s) * REPLICAS)
 
     def read(self, offset: int) -> _Reader:
         return _Reader(self, offset)
 
     def record(self, offset: int) -> PartitionRecord:
+        if offset < HISTORY:
+            return PartitionRecord(offset, self._history[offset])
         return PartitionRecord(offset, self._values[offset % REPLICAS])
 
 

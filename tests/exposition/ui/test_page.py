@@ -112,6 +112,13 @@ def test_few_documents_are_kept(served: Served) -> None:
     assert served.page.document([]) is not first
 
 
+def test_new_views_take_a_bounded_time_from_the_counting(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokentrace.exposition.ui.page.SHARE", 1e-6)
+    assert [served.get(f"/ui/data?where.model={model}")[0] for model in "aba"] == [200, 503, 200]
+    _, headers, body = served.get("/ui/data?by=caller")
+    assert (headers["retry-after"], "different views" in json.loads(body)["error"]) == ("5", True)
+
+
 def test_a_document_that_has_not_changed_is_not_sent_again(served: Served) -> None:
     _, headers, body = served.get("/ui/data", Accept_Encoding="gzip")
     assert headers["content-encoding"] == "gzip"

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tokentrace.exposition.negotiate import accepts_gzip
-from tokentrace.exposition.ui.page import Document
+from tokentrace.exposition.ui.page import Busy, Document
 from tokentrace.exposition.ui.static import StaticFile, static_files
 
 #: Nothing but this server's own files runs in the page, and no other page may frame it or send it a form.
@@ -75,6 +75,9 @@ class PageEndpoint:
             document = await run_in_threadpool(self._page.document, request.query_params.multi_items())
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400, _PRIVATE)
+        except Busy:
+            reason = "too many different views are asked for; try again in a few seconds"
+            return JSONResponse({"error": reason}, 503, {**_PRIVATE, "Retry-After": "5"})
         headers = {**_PRIVATE, "Content-Type": "application/json", "Vary": "Accept-Encoding"}
         if accepts_gzip(",".join(request.headers.getlist("accept-encoding"))):
             return _tagged(request, f"{document.tag}-gzip", document.compressed, headers | {"Content-Encoding": "gzip"})

@@ -63,11 +63,10 @@ class Columns:
 
 
 class Minute(NamedTuple):
-    """Sums of one minute. groups: int64[k]. statuses: int64[k], index into STATUSES. values: int64[k, width]."""
+    """Sums of one minute. keys: int64[k], distinct: group * len(STATUSES) + status. values: int64[k, width]."""
 
     minute: int
-    groups: Ints
-    statuses: Ints
+    keys: Ints
     values: Ints
 
 
@@ -81,7 +80,7 @@ class Minutes:
         self.dropped_before = 0
         self._numbers: dict[Group, int] = {}
         self._most_bytes = most_bytes
-        #: Minute -> (keys, int64[k], ascending: a group and a status; their values).
+        #: Minute -> (keys, ascending; their values), as `Minute` has them.
         self._minutes: dict[int, tuple[Ints, Ints]] = {}
 
     def number(self, group: Group) -> int:
@@ -108,8 +107,7 @@ class Minutes:
     def between(self, first: int, last: int) -> Iterator[Minute]:
         """Give the minutes from `first` to `last` that have spans, in order."""
         for minute in sorted(minute for minute in self._minutes if first <= minute <= last):
-            keys, values = self._minutes[minute]
-            yield Minute(minute, keys // len(STATUSES), keys % len(STATUSES), values)
+            yield Minute(minute, *self._minutes[minute])
 
     @property
     def bytes(self) -> int:
@@ -125,8 +123,11 @@ class Minutes:
             sums[np.searchsorted(merged, old_keys)] = old
         else:
             sums = old
-        # A record may have a group and a minute in several rows.
-        np.add.at(sums, np.searchsorted(merged, keys), values)
+        # Rows of a record that fold into the same group are few, and `add.at` is slow.
+        if len(np.unique(keys)) == len(keys):
+            sums[np.searchsorted(merged, keys)] += values
+        else:
+            np.add.at(sums, np.searchsorted(merged, keys), values)
         self._minutes[minute] = merged, sums
 
     def _bound(self) -> None:

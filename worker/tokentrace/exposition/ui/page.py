@@ -1,7 +1,8 @@
 """Page: the JSON document of a view, computed once for all who look at the same one.
 
 Computing it takes time from the counting, since both are Python. A document is kept for `FRESH_S`, and longer where it
-takes long to compute, so that any number of pages together take `SHARE` of one core at most.
+takes long to compute, so that any number of pages together take `SHARE` of one core at most. A view that nobody has
+looked at is computed at once, in advance of that share, but not more of them than `MOST_ADVANCE_S` allows.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ from tokentrace.model.worker_stats import Moment
 
 FRESH_S: Final = 2.0
 SHARE: Final = 0.005
+#: Longest time for which nothing is computed again after views that are new.
+MOST_ADVANCE_S: Final = 60.0
 #: Different views that are kept.
 MOST_VIEWS: Final = 16
+
+
+class Busy(Exception):
+    """Too many new views were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,10 @@ class LivePage:
         self._busy_until_s = 0.0
 
     def document(self, query: Sequence[tuple[str, str]]) -> Document:
-        """Return the document of the view that a query asks for. Raises ValueError with what is wrong with it."""
+        """Return the document of the view that a query asks for.
+
+        Raises ValueError with what is wrong with the query, Busy if there are too many different ones.
+        """
         view = View.of(query, self._facts.labels)
         self._feed.look(view.minutes * 60.0)
         with self._lock:
@@ -99,9 +109,11 @@ class LivePage:
             if kept is not None and now_s < max(kept[0] + FRESH_S, self._busy_until_s):
                 self._kept.move_to_end(view)
                 return kept[1]
+            if now_s + MOST_ADVANCE_S < self._busy_until_s:
+                raise Busy
             began_s = time.thread_time()
             document = self._compute(view)
-            self._busy_until_s = now_s + (time.thread_time() - began_s) / SHARE
+            self._busy_until_s = max(self._busy_until_s, now_s) + (time.thread_time() - began_s) / SHARE
             self._kept[view] = now_s, document
             self._kept.move_to_end(view)
             while len(self._kept) > MOST_VIEWS:

@@ -103,22 +103,22 @@ def summarize(minutes: Minutes, view: View, now_minute: int) -> dict[str, Any]:
     known = tuple(minutes.groups)
     selected = _selected(known, view.where)
     points = _Sums.zeros(last - first + 1, columns.width)
-    by_group = _Sums.zeros(len(known), columns.width)
+    by_key = np.zeros((len(known) * len(STATUSES), columns.width), np.int64)
     costs: list[tuple[int, Ints, NDArray[np.float64]]] = []
     for minute in minutes.between(first * step, now_minute):
-        rows = selected[minute.groups]
-        groups, statuses, values = minute.groups[rows], minute.statuses[rows], minute.values[rows]
+        keys, values = minute.keys, minute.values
+        if view.where:
+            rows = selected[keys // len(STATUSES)]
+            keys, values = keys[rows], values[rows]
         point = minute.minute // step - first
         points.values[point] += values.sum(axis=0)
-        for status in range(len(STATUSES)):
-            # A group is in a minute once with each status.
-            alike = statuses == status
-            by_group.values[groups[alike]] += values[alike]
-        for sums, status in ((by_group.errors, _ERROR), (by_group.timeouts, _TIMEOUT)):
-            sums[groups[statuses == status]] += values[statuses == status, columns.spans]
-        points.errors[point] += values[statuses == _ERROR, columns.spans].sum()
-        points.timeouts[point] += values[statuses == _TIMEOUT, columns.spans].sum()
-        costs.append((point, groups, _cost(columns, values).astype(np.float64)))
+        # A key is in a minute once.
+        by_key[keys] += values
+        statuses, spans = keys % len(STATUSES), values[:, columns.spans]
+        points.errors[point] += spans[statuses == _ERROR].sum()
+        points.timeouts[point] += spans[statuses == _TIMEOUT].sum()
+        costs.append((point, keys // len(STATUSES), _cost(columns, values).astype(np.float64)))
+    by_group = _by_group(columns, by_key)
     names, value_of = _values_of(known, view.by)
     by_value = by_group.folded(value_of, len(names))
     order = _by_cost(columns, by_value)
@@ -130,6 +130,12 @@ def summarize(minutes: Minutes, view: View, now_minute: int) -> dict[str, Any]:
         "rows": _rows(columns, by_value, names, order),
         "lines": _lines(costs, value_of, names, order[:MOST_LINES], len(points.errors)),
     }
+
+
+def _by_group(columns: Columns, by_key: Ints) -> _Sums:
+    by_status = by_key.reshape(-1, len(STATUSES), columns.width)
+    spans = by_status[:, :, columns.spans]
+    return _Sums(by_status.sum(axis=1), spans[:, _ERROR], spans[:, _TIMEOUT])
 
 
 def _selected(groups: Sequence[Group], where: Sequence[tuple[str, str]]) -> NDArray[np.bool_]:
