@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 LIVE_TURN_AGE_S: Final = 120.0
 #: Longest time from the request to stop to the end of counting. `worker.drain_timeout` comes on top.
 STOP_TIMEOUT_S: Final = 25.0
+#: Longest wait for a question that the page has asked Kafka.
+PAGE_STOP_TIMEOUT_S: Final = 2.0
 
 
 class Service:
@@ -112,7 +114,7 @@ class Service:
             if self.http is not None:
                 self.http.stop()
             if self._replica.page is not None:
-                self._replica.page.stop(STOP_TIMEOUT_S)
+                self._replica.page.stop(PAGE_STOP_TIMEOUT_S)
 
     def _log_lower_limit(self) -> None:
         configured, limit = self._config.metrics.max_exposition_bytes, exposition_limit(self._config)

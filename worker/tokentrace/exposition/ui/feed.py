@@ -28,6 +28,8 @@ from tokentrace.state.checksums import require_intact
 log = logging.getLogger(__name__)
 
 UNWATCHED_S: Final = 60.0
+#: Seconds that are read back for a page that asks for no more.
+DEPTH_S: Final = 3600.0
 #: Records that are read at once, and how long one is waited for.
 BATCH: Final = 50
 WAIT_S: Final = 0.5
@@ -36,14 +38,6 @@ RETRY_S: Final = 2.0
 BACKLOG_SHARE: Final = 0.2
 #: Replicas that have written nothing for so long are not shown.
 REPLICA_AGE_S: Final = 24 * 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class FeedSettings:
-    """depth_s: how far back is read for a page that asks for no more."""
-
-    depth_s: float = 3600.0
-    unwatched_s: float = UNWATCHED_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +66,6 @@ class RollupFeed:
         layout: Layout,
         inquiries: Mapping[str, Inquiry],
         stop: StopSignal,
-        settings: FeedSettings | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -81,13 +74,12 @@ class RollupFeed:
         self._layout = layout
         self._inquiries = dict(inquiries)
         self._stop = stop
-        self._settings = settings or FeedSettings()
         self._clock, self._monotonic = clock, monotonic
         #: Held by whoever reads or changes what follows.
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._looked_s = 0.0
-        self._depth_s = self._settings.depth_s
+        self._depth_s = DEPTH_S
         self._forget()
 
     def look(self, depth_s: float) -> None:
@@ -156,13 +148,13 @@ class RollupFeed:
     def _watched(self) -> bool:
         """Return whether to go on. If not, everything is given up in the same moment."""
         with self._lock:
-            if not self._stop.is_set() and self._monotonic() < self._looked_s + self._settings.unwatched_s:
+            if self._watching():
                 return True
             self._thread = None
-            self._depth_s = self._settings.depth_s
+            self._depth_s = DEPTH_S
             self._forget()
             for inquiry in self._inquiries.values():
-                inquiry.due_s = 0.0
+                inquiry.forget()
             return False
 
     def _follow(self) -> None:
@@ -193,8 +185,8 @@ class RollupFeed:
             tail.close()
 
     def _watching(self) -> bool:
-        """Return whether somebody looks; changes nothing."""
-        return not self._stop.is_set() and self._monotonic() < self._looked_s + self._settings.unwatched_s
+        """Return whether somebody looks, and the replica is not asked to stop."""
+        return not self._stop.is_set() and self._monotonic() < self._looked_s + UNWATCHED_S
 
     def _apply(self, record: PartitionRecord) -> None:
         try:

@@ -67,6 +67,10 @@ class Inquiry:
         took_s = time.monotonic() - now_s
         self.due_s = now_s + took_s + max(self.interval_s, 20 * took_s)
 
+    def forget(self) -> None:
+        """Forget the answer: it would be old when somebody looks again."""
+        self.answer, self.problem, self.due_s = None, "", 0.0
+
     def shown(self) -> dict[str, Any]:
         return {"answer": self.answer, "problem": self.problem}
 

@@ -26,7 +26,7 @@ from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.worker_stats import Moment
 
 FRESH_S: Final = 2.0
-SHARE: Final = 0.005
+SHARE: Final = 0.004
 #: Longest time for which nothing is computed again after views that are new.
 MOST_ADVANCE_S: Final = 60.0
 #: Different views that are kept.
