@@ -281,6 +281,45 @@ def doubtful_spans() -> ts.Panel:
     ).no_value("none")
 
 
+# Budgets.
+
+
+def budgets(title: str, description: str, family: str) -> ts.Panel:
+    """Return a panel of a share of the limit; a former evaluator may be scraped beside the present one for a while."""
+    share = f"tokentrace_budget_{family}_usd{{{REPLICA}}} / tokentrace_budget_limit_usd{{{REPLICA}}}"
+    return (
+        lines(
+            title,
+            description,
+            "percentunit",
+            [
+                target(
+                    f"max by (budget, caller, model, provider) ({share})",
+                    "{{budget}} {{caller}} {{model}} {{provider}}",
+                )
+            ],
+            12,
+        )
+        .thresholds(steps((None, "transparent"), (0.8, "orange"), (1, "red")))
+        .thresholds_style(common.GraphThresholdsStyleConfig().mode(c.GraphThresholdsStyleMode.DASHED))
+        .no_value("no budgets")
+    )
+
+
+def budget_spent() -> ts.Panel:
+    return budgets(
+        "Spent of the budgets", "Share of the amount that is spent in the current period, by group.", "spent"
+    )
+
+
+def budget_forecast() -> ts.Panel:
+    return budgets(
+        "Forecast of the budgets",
+        "Share of the amount at the period's end, if spending goes on as it has in the period; early it says little.",
+        "forecast",
+    )
+
+
 # Tokens.
 
 
@@ -524,6 +563,7 @@ def build(source: str) -> dict[str, Any]:
             [cost_over_time(), latency_heatmap(), model_usage_breakdown(), quality_over_time(), alert_history()],
         ),
         ("Attribution", [cost_by_caller(), bill_by_caller(), cost_per_span(), unpriced_spans(), doubtful_spans()]),
+        ("Budgets", [budget_spent(), budget_forecast()]),
         ("Tokens", [token_rate(), prompt_p95(), cached_share()]),
         ("Reliability", [error_rate(), latency_quantiles(), quality_now()]),
         ("Worker", list(worker_panels())),

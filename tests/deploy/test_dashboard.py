@@ -55,7 +55,7 @@ def test_rows_and_panels_have_the_names_that_users_are_told() -> None:
     assert rows["Overview"] == [
         "Cost over time", "Latency heatmap", "Model usage breakdown", "Quality score over time", "Alert history",
     ]  # fmt: skip
-    assert list(rows) == ["Overview", "Attribution", "Tokens", "Reliability", "Worker", "Alert payloads"]
+    assert list(rows) == ["Overview", "Attribution", "Budgets", "Tokens", "Reliability", "Worker", "Alert payloads"]
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])

@@ -89,6 +89,7 @@ class Fleet:
                 {"name": "spend", "metric": "total_cost", "op": "gt", "threshold": 0.001, "window": "10m",
                  "interval": "1m", "delivery": {"type": "kafka"}},
             ],
+            "budgets": [{"name": "month", "amount": 100, "delivery": {"type": "kafka"}}],
             # So that the rules by caller have data, too.
             "metrics": {
                 "labels": {
