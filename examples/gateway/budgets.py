@@ -16,7 +16,10 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 
 class Verdicts:
-    """Follows the topic. `current` has the verdict on every budget and group whose period goes on."""
+    """Follows the topic. `current` has the verdict on every budget and group whose period goes on.
+
+    as_of: Unix time up to which all calls are in the verdicts, 0 before it is known. It stays without an evaluator.
+    """
 
     def __init__(self, brokers: str, topic: str) -> None:
         self._consumer = Consumer(
@@ -33,6 +36,7 @@ class Verdicts:
         )
         self._consumer.assign([TopicPartition(topic, 0, 0)])
         self._verdicts: dict[bytes, dict[str, Any]] = {}
+        self.as_of = 0.0
 
     def poll(self, timeout_s: float = 1.0) -> bool:
         """Take what has arrived; return whether the end of the topic was reached."""
@@ -46,12 +50,14 @@ class Verdicts:
         return at_end
 
     def _take(self, key: bytes, value: bytes | None) -> None:
-        if json.loads(key)[0] != "verdict":
-            return
-        if value is None:
+        kind = json.loads(key)[0]
+        record = json.loads(value) if value else None
+        if kind == "position" and record is not None and record["as_of"] is not None:
+            self.as_of = _unix(record["as_of"])
+        elif kind == "verdict" and record is None:
             self._verdicts.pop(key, None)
-        else:
-            self._verdicts[key] = json.loads(value)
+        elif kind == "verdict":
+            self._verdicts[key] = record
 
     def current(self, now_s: float | None = None) -> dict[tuple[str, tuple[tuple[str, str], ...]], dict[str, Any]]:
         """Return (budget, labels of the group) -> verdict. A period that is over says nothing about this moment."""

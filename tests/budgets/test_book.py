@@ -282,6 +282,17 @@ def test_gauges_are_of_the_current_period_with_a_forecast() -> None:
     assert (line.labels, amounts) == (("c",), (2 * 10**9, 100 * 10**9, 8 * 10**9))
 
 
+def test_the_position_goes_on_with_event_time_where_no_verdict_changes() -> None:
+    topics, one = Topics(), budget(group_by=["caller"])
+    step(topics, one, spans=[span_at("2026-08-20 10:00", 5.0)], until="2026-08-20 12:00")
+    before = len(topics.budgets)
+    step(topics, one, spans=[], until="2026-08-20 12:30")
+    written = {key: json.loads(value or b"") for key, value in topics.budgets[before:]}
+    assert written == {
+        b'["position"]': {"version": 1, "offset": 2, "replica": "r", "as_of": "2026-08-20T12:31:00Z"}
+    }  # fmt: skip
+
+
 def test_a_verdict_is_json_that_says_everything_about_its_place() -> None:
     topics, one = Topics(), budget(group_by=["caller"], thresholds=[50])
     step(topics, one, spans=[span_at("2026-08-20 10:00", 5.0, caller="c")], until="2026-08-20 12:00")

@@ -152,6 +152,7 @@ def test_killed_evaluators_leave_every_verdict_exact_and_each_threshold_is_deliv
         assert len({id_ for _, id_ in fired(webhook)}) == len(thresholds)
         assert len(fired(webhook)) <= len(thresholds) + 4 * kills
         check_gauges(replicas, found(), zone)
+        assert wait_for(lambda: len(found()) > 0 and time.time() - 120.0 < verdicts.as_of <= time.time())
     finally:
         if verdicts is not None:
             verdicts.close()

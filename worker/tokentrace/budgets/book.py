@@ -197,7 +197,7 @@ class BudgetBook:
             if spending.changed or spending.removed or spending.counted:
                 records.append(budget_record(spending))
         if records or (self._moved and self._spending):
-            records.append(position_record(self.position, replica))
+            records.append(position_record(self.position, replica, self._now))
         return records
 
     def committed(self) -> None:

@@ -2,7 +2,7 @@
 
 - `["verdict", budget, period, labels]`: one group in one period, its sum and its verdict.
 - `["budget", name]`: what a budget sums, since when, and how many verdicts it has.
-- `["position"]`: the offset of the rollups up to which all of them are.
+- `["position"]`: the offset of the rollups up to which all of them are, and the event time.
 
 Amounts are exact decimals as text. Fields may be added; a change that older readers would misread gets a new `version`.
 """
@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from tokentrace.budgets.budget import Budget, Labels, group_of, nano_usd, usd
@@ -95,9 +96,10 @@ def spending_of(budget: Budget, record: Mapping[str, Any]) -> Spending:
     return Spending(budget, since_us=record["since_us"], counters=Counters(**counters))
 
 
-def position_record(offset: int, replica: str) -> TopicRecord:
-    """Return the position. replica: that wrote it."""
-    return _json(["position"]), _json({"version": VERSION, "offset": offset, "replica": replica})
+def position_record(offset: int, replica: str, now: int | None) -> TopicRecord:
+    """Return the position. replica: that wrote it. now: as for a verdict, of all of them, changed or not."""
+    record = {"version": VERSION, "offset": offset, "replica": replica, "as_of": None if now is None else _text(now)}
+    return _json(["position"]), _json(record)
 
 
 def parse_key(key: bytes | None) -> tuple[str, ...] | None:
@@ -129,10 +131,15 @@ def parse_value(value: bytes) -> dict[str, Any]:
     return dict(record)
 
 
+#: Made once: `json.dumps` makes one at every call.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+
+
 def _json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
+@lru_cache(maxsize=1000)
 def _text(minute: int) -> str:
     return utc_text(minute * 60.0)
 
