@@ -14,7 +14,7 @@ import yaml
 from tests.conftest import unavailable
 from tests.deploy.expressions import of_dashboard, of_queries, of_rules, rules
 from tests.services import ROOT
-from tokentrace.model.families import ALERT_FAMILIES, CELL_FAMILIES, GLOBAL_FAMILIES
+from tokentrace.model.families import ALERT_FAMILIES, BUDGET_FAMILIES, CELL_FAMILIES, GLOBAL_FAMILIES
 
 FOLDER = ROOT / "deploy" / "prometheus"
 ALERTS = [rule for rule in rules() if "alert" in rule]
@@ -71,7 +71,7 @@ def test_expressions_are_found() -> None:
     "expression", [*of_dashboard(), *of_rules(), *of_queries()], ids=lambda expression: expression.place
 )
 def test_expressions_name_families_that_exist(expression: Any) -> None:
-    known = {family.name for family in (*CELL_FAMILIES, *GLOBAL_FAMILIES, *ALERT_FAMILIES)}
+    known = {family.name for family in (*CELL_FAMILIES, *GLOBAL_FAMILIES, *ALERT_FAMILIES, *BUDGET_FAMILIES)}
     known |= set(re.findall(r"^\| `(tokentrace_worker_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     names = re.findall(r"(?<![\w:])((?:\w+:)?tokentrace_[\w:]+)", expression.text)
