@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,19 +13,25 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from tests.harness import LAYOUT
-from tests.ledger.helpers import RollupTopic, follower, postgresql_hours, recount, sqlite_hours, sqlite_url
+from tests.ledger.helpers import DAY_US, RollupTopic, follower, postgresql_hours, recount, sqlite_hours, sqlite_url
 from tests.ledger.test_follow import traffic
 from tests.ledger.test_proof import replica
+from tests.ledger.test_reprice import prices
 from tests.services.postgresql import PostgreSql
 from tests.spanfactory import NOW_US, span
 from tokentrace.errors import FatalError
 from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.ledger import follow
+from tokentrace.ledger.corrections import correction_of, enter
 from tokentrace.ledger.database import Database
+from tokentrace.ledger.focus import write_focus
 from tokentrace.ledger.period import between
+from tokentrace.ledger.period_cells import cells_in
 from tokentrace.ledger.proof import ledger_sums, prove
 from tokentrace.ledger.query import Billing
+from tokentrace.ledger.reprice import Repricing
 from tokentrace.ledger.tables import METADATA
+from tokentrace.pricing import Pricer
 
 PERIOD = between("2026-09-10", "2026-09-30", ZoneInfo("UTC"))
 
@@ -45,6 +52,16 @@ def test_postgresql_has_what_sqlite_has(topic: RollupTopic, postgresql: PostgreS
     by = ["caller", "source", "day", "booked"]
     bills = [Billing(Database(url)).bill(PERIOD, by, units=True) for url in (postgresql.url, sqlite_url(tmp_path))]
     assert bills[0] == bills[1]
+    repriced = []
+    for url in (postgresql.url, sqlite_url(tmp_path)):
+        now, then = Pricer({}), prices(tmp_path, "pricing: {discounts: [{provider: openai, percent: 10}]}")
+        correction = correction_of((cell for _, cell in cells_in(Database(url), PERIOD)), Repricing(now, then))
+        enter(Database(url), correction, PERIOD, "contract", "prices.yml", NOW_US + DAY_US)
+        bill, dataset = Billing(Database(url)).bill(PERIOD, by, units=True), io.StringIO()
+        write_focus((cell for _, cell in cells_in(Database(url), PERIOD)), PERIOD, "team", dataset)
+        repriced.append((correction.cost_nano_usd, bill, sorted(dataset.getvalue().splitlines())))
+    assert repriced[0] == repriced[1]
+    assert repriced[0][1].corrections < 0
     database = Database(postgresql.url)
     totals = replica("r", spans, round(topic.records[-1].written_s * 1e6))
     assert prove(database, topic, LAYOUT, [totals], ledger_sums(database)).agrees

@@ -43,10 +43,7 @@ def as_json(bill: Bill, rows: Sequence[Row]) -> dict[str, Any]:
         "booked_after_closing": dict(bill.late),
         "corrections_nano_usd": bill.corrections,
         "ledger_until": datetime.fromtimestamp(bill.committed_at_us / 1e6, UTC).isoformat(),
-        "gaps": [
-            {"first_offset": gap.first_offset, "next_offset": gap.next_offset, "reason": gap.reason}
-            for gap in bill.gaps
-        ],
+        "gaps": [gap.as_json() for gap in bill.gaps],
     }
 
 

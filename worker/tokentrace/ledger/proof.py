@@ -35,6 +35,14 @@ _POLL: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerSums:
+    """All that a ledger has, at one position."""
+
+    position: Position
+    sums: GroupSums
+
+
+@dataclass(frozen=True, slots=True)
 class InputAudit:
     """Records of an input partition, up to before `offset`: counted + rejected + duplicates + ignored = spans.
 
@@ -129,14 +137,6 @@ def prove(
         rejected=_total(totals.rejected for totals in replicas),
         gaps=read_gaps(database),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class LedgerSums:
-    """All that a ledger has, at one position."""
-
-    position: Position
-    sums: GroupSums
 
 
 def ledger_sums(database: Database) -> LedgerSums:

@@ -130,7 +130,7 @@ class Billing:
         self, connection: sa.Connection, period: Period, by: Sequence[str]
     ) -> Iterable[tuple[dict[str, int], int]]:
         cells, entries = CORRECTION_CELLS, CORRECTIONS
-        booked = sa.cast(sa.func.floor(entries.c.entered_at_us / US_PER_DAY), sa.BigInteger)
+        booked = entries.c.entered_at_us // US_PER_DAY
         keys: dict[str, Any] = {name: booked if name == BOOKED else cells.c[name] for name in _key_columns(by)}
         query = (
             sa.select(*keys.values(), sa.func.sum(cells.c.cost_nano_usd))

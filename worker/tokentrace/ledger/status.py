@@ -38,10 +38,7 @@ class LedgerStatus:
             "cells": self.cells,
             "first_hour": _hour(self.first_hour),
             "last_hour": _hour(self.last_hour),
-            "gaps": [
-                {"first_offset": gap.first_offset, "next_offset": gap.next_offset, "reason": gap.reason}
-                for gap in self.gaps
-            ],
+            "gaps": [gap.as_json() for gap in self.gaps],
         }
 
     def lines(self) -> Iterator[str]:

@@ -48,6 +48,10 @@ class RollupGap:
     until_us: int
     reason: str
 
+    def as_json(self) -> dict[str, Any]:
+        """Return what programs are told of it."""
+        return {"first_offset": self.first_offset, "next_offset": self.next_offset, "reason": self.reason}
+
 
 def identity(group: Group) -> str:
     """Return what tells a group from every other: a hash, since databases do not index texts of any length."""

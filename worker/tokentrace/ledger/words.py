@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -91,12 +91,8 @@ def proof_json(proof: Proof) -> dict[str, Any]:
             for one in proof.inputs
         ],
         "rejected": dict(proof.rejected),
-        "gaps": [_gap(gap) for gap in proof.gaps],
+        "gaps": [gap.as_json() for gap in proof.gaps],
     }
-
-
-def _gap(gap: Any) -> Mapping[str, Any]:
-    return {"first_offset": gap.first_offset, "next_offset": gap.next_offset, "reason": gap.reason}
 
 
 def _text(group: Group) -> str:

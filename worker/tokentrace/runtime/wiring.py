@@ -77,7 +77,7 @@ LEAST_COMMIT_AGE_S: Final = 30.0
 class Replica:
     """The parts that a service starts and stops. evaluator, alert_status: None without alert rules and budgets.
 
-    clients: of the whole replica, with the signal that stops it.
+    clients: of the whole replica, with the signal that stops it. ledger: None unless the workers keep it.
     """
 
     clients: KafkaClients
