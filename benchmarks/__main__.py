@@ -54,7 +54,7 @@ KEYS: Final = {
     "guarantees": ("vs_at_least_once_1s",),
     "restore": ("restore_s_10000_groups",),
     "publisher": ("us_per_span", "vs_by_hand"),
-    "ledger": ("cells_per_s", "vs_row_by_row", "bytes_per_cell"),
+    "ledger": ("cells_per_s", "vs_row_by_row", "bytes_per_cell", "counting_vs_without"),
     "alerts": ("evaluate_s", "windows_mb", "counting_vs_without"),
     "page": ("counting_vs_without", "share_of_a_core"),
 }
@@ -83,7 +83,7 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
         "f": lambda: f_startup.run(effort, broker),
         "i": lambda: i_alerts.run(effort, broker),
         "k": lambda: k_page.run(effort),
-        "l": lambda: l_ledger.run(effort),
+        "l": lambda: l_ledger.run(effort, broker),
     }
     if broker is None:
         return without
@@ -101,7 +101,7 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
 
 @contextlib.contextmanager
 def _broker_if_any(chosen: str) -> Iterator[KafkaBroker | None]:
-    if not set(chosen) & set("bdefghij"):
+    if not set(chosen) & set("bdefghijl"):
         yield None
         return
     with contextlib.ExitStack() as stack:

@@ -6,13 +6,10 @@ Every group has spans in every minute of the longest window, an hour. The rules 
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from tests.services.kafka import KafkaBroker
 
 from tokentrace.alerts.evaluation import Evaluation
@@ -21,11 +18,9 @@ from tokentrace.config.alerts import AlertRule, Metric
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 
-from .broker import fill
 from .effort import Effort
 from .measure import Figure, Row, in_turns
-from .workers import counting_speed, write_config
-from .workload import BATCH, workload
+from .workers import counting_beside
 
 METRICS: tuple[str, ...] = Metric.__args__  # type: ignore[attr-defined]
 WINDOWS_MIN = (5, 15, 60)
@@ -54,8 +49,7 @@ def rules(count: int) -> list[dict[str, Any]]:
 def run(effort: Effort, broker: KafkaBroker | None) -> Figure:
     rows, results = _evaluated(effort)
     if broker is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            row, found = _beside_counting(effort, broker, Path(folder))
+        row, found = _beside_counting(effort, broker)
         rows.append(row)
         results |= found
     return Figure("i alerts", rows, {"alerts": results})
@@ -101,23 +95,11 @@ def _evaluated(effort: Effort) -> tuple[list[Row], dict[str, Any]]:
     ], {"evaluate_s": seconds.median, "windows_mb": megabytes}
 
 
-def _beside_counting(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[Row, dict[str, Any]]:
-    groups = effort.alert_groups
-    load = workload("default", effort.distinct, groups)
-    count = effort.alert_spans
-    fill(broker, "bench-alerts", load.messages, count)
-
-    def speed(**more: Any) -> float:
-        config = write_config(
-            folder, broker, "bench-alerts", load, commit_interval=effort.commit_interval, batch_size=BATCH
-        )
-        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | more))
-        return counting_speed(config, count)
-
-    without, with_ = in_turns(max(effort.process_repeats, 1), speed, lambda: speed(alerts=rules(effort.rules)))
+def _beside_counting(effort: Effort, broker: KafkaBroker) -> tuple[Row, dict[str, Any]]:
+    without, with_ = counting_beside(effort, broker, "bench-alerts", lambda: {"alerts": rules(effort.rules)})
     ratio = with_.over(without)
     row = Row(
-        f"counting beside {effort.rules} rules, {groups} groups",
+        f"counting beside {effort.rules} rules, {effort.alert_groups} groups",
         with_.text(" M spans/s", 1e6), ratio.text(), "without alerts", ">= 0.95",
     )  # fmt: skip
     return row, {"counting_vs_without": ratio.median, "counting_spans_per_s": with_.median}

@@ -10,11 +10,13 @@ import itertools
 import sqlite3
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from tests.services.kafka import KafkaBroker
 
 from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.ledger.database import Database
@@ -27,6 +29,7 @@ from tokentrace.state.records import Progress, decode_rollup
 
 from .effort import Effort
 from .measure import Figure, Row, in_turns
+from .workers import counting_beside
 
 FIRST_MINUTE: Final = 29_000_000 // 60 * 60
 #: Minutes of an hour that a group is active in.
@@ -84,8 +87,8 @@ class Rollups:
         return found or [PartitionRecord(len(self.records), None)]
 
 
-def run(effort: Effort) -> Figure:
-    """Measure cells a second against the baseline, and bytes of a cell."""
+def run(effort: Effort, broker: KafkaBroker | None) -> Figure:
+    """Measure cells a second against the baseline, bytes of a cell, and counting beside the ledger in a worker."""
     rollups = Rollups(effort.alert_groups, effort.ledger_hours)
     sizes: list[float] = []
 
@@ -110,14 +113,28 @@ def run(effort: Effort) -> Figure:
     ratio = ours.over(plain)
     year_gb = sizes[-1] * 10_000 * 8760 / 1e9
     case = f"{effort.alert_groups} groups, {effort.ledger_hours} h of minutes, SQLite"
-    return Figure(
-        "l ledger",
-        [
-            Row(case, ours.text(" M cells/s", 1e6), ratio.text(), "fastavro + row by row", ">= 0.1 M"),
-            Row("size of an hour of a group", f"{sizes[-1]:.0f} bytes, {year_gb:.1f} GB a year of 10000 groups"),
-        ],
-        {"ledger": {"cells_per_s": ours.median, "vs_row_by_row": ratio.median, "bytes_per_cell": sizes[-1]}},
-    )
+    rows = [
+        Row(case, ours.text(" M cells/s", 1e6), ratio.text(), "fastavro + row by row", ">= 0.1 M"),
+        Row("size of an hour of a group", f"{sizes[-1]:.0f} bytes, {year_gb:.1f} GB a year of 10000 groups"),
+    ]
+    results = {"cells_per_s": ours.median, "vs_row_by_row": ratio.median, "bytes_per_cell": sizes[-1]}
+    if broker is not None:
+        row, results["counting_vs_without"] = _in_the_worker(effort, broker)
+        rows.append(row)
+    return Figure("l ledger", rows, {"ledger": results})
+
+
+def _in_the_worker(effort: Effort, broker: KafkaBroker) -> tuple[Row, float]:
+    with tempfile.TemporaryDirectory() as folder:
+
+        def sections() -> dict[str, Any]:
+            """Every turn is another group, whose ledger is another database."""
+            return {"ledger": {"url": f"sqlite:///{folder}/{uuid.uuid4().hex}.db", "in_worker": True}}
+
+        without, with_ = counting_beside(effort, broker, "bench-ledger", sections)
+    ratio = with_.over(without)
+    case = f"counting with the ledger in the worker, {effort.alert_groups} groups"
+    return Row(case, with_.text(" M spans/s", 1e6), ratio.text(), "without the ledger"), ratio.median
 
 
 def _bytes_per_cell(path: Path) -> float:

@@ -6,6 +6,7 @@ import gzip
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -20,7 +21,10 @@ import yaml
 from tests.services import free_port, unmeasured
 from tests.services.kafka import KafkaBroker
 
-from .workload import Workload
+from .broker import fill
+from .effort import Effort
+from .measure import Measure, in_turns
+from .workload import BATCH, Workload, workload
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,6 +79,25 @@ def counting_speed(config: Path, count: int) -> float:
     assert found["counted"] == count, found
     assert not found["rejected"], found
     return float(found["spans_per_s"])
+
+
+def counting_beside(
+    effort: Effort, broker: KafkaBroker, topic: str, sections: Callable[[], dict[str, Any]]
+) -> tuple[Measure, Measure]:
+    """Return the speed of a worker over a topic of its own, without and with more sections of the configuration."""
+    load = workload("default", effort.distinct, effort.alert_groups)
+    fill(broker, topic, load.messages, effort.alert_spans)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def speed(more: dict[str, Any]) -> float:
+            config = write_config(
+                Path(folder), broker, topic, load, commit_interval=effort.commit_interval, batch_size=BATCH
+            )
+            config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | more))
+            return counting_speed(config, effort.alert_spans)
+
+        without, with_ = in_turns(max(effort.process_repeats, 1), lambda: speed({}), lambda: speed(sections()))
+    return without, with_
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from tests.cli.test_main import run
+from tests.cli.test_main import run, run_process
 from tests.ledger.helpers import RollupTopic, follower
 from tests.spanfactory import NOW_US, span
 
@@ -45,6 +45,11 @@ def test_bill_is_a_table_with_subtotals_and_what_has_to_be_known(config: str) ->
         ["all", "5", "1.000450000", "500", "0", "100"],
     ]
     assert lines[-3].strip() == "From 2026-09-01T00:00:00+00:00 to before 2026-10-01T00:00:00+00:00 (UTC)."
+
+
+def test_bill_prints_nothing_else(config: str) -> None:
+    done = run_process("bill", "--config", config, *MONTH, "--format", "csv")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_bill_formats_agree(config: str, tmp_path: Path) -> None:

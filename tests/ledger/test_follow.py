@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from tests.ledger.helpers import (
     sqlite_hours,
     sqlite_url,
 )
+from tests.services import ROOT
 from tests.spanfactory import NOW_US, span, unit_span
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.ledger import follow
@@ -187,6 +191,18 @@ def test_a_rebuild_gives_the_same_ledger(topic: RollupTopic, tmp_path: Path) -> 
     with sa.create_engine(sqlite_url(tmp_path)).begin() as connection:
         assert connection.exec_driver_sql("SELECT * FROM ledger_hours").all() == before
     assert sqlite_hours(tmp_path) == recount(spans)
+
+
+def test_rollups_of_the_first_release_are_read(topic: RollupTopic, tmp_path: Path) -> None:
+    golden = ROOT / "tests" / "golden" / "0.1.0"
+    for _, value in json.loads((golden / "records.json").read_text())["rollups"]:
+        topic.append(base64.b64decode(value), NOW_US)
+    follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    hours: dict[Any, Counter[str]] = {}
+    for rollup in json.loads((golden / "expected.json").read_text())["rollups"]:
+        for minute, *cell, counts in rollup["rows"]:
+            hours.setdefault((minute // 60, *cell), Counter()).update(counts["sums"])
+    assert sqlite_hours(tmp_path) == {cell: +sums for cell, sums in hours.items()}
 
 
 def test_another_group_s_topic_is_refused(topic: RollupTopic, tmp_path: Path) -> None:

@@ -53,14 +53,19 @@ def thread(topic: Connected, vote: Vote, folder: Path, elect: Callable[[], Any] 
     return LedgerThread(elect=elect or (lambda: vote), open_tail=lambda: topic, follow=open_follower)
 
 
-def test_only_the_elected_replica_keeps_the_ledger(topic: Connected, tmp_path: Path) -> None:
+def test_only_the_elected_replica_keeps_the_ledger(
+    topic: Connected, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     votes = [Vote(), Vote()]
     threads = [thread(topic, vote, tmp_path) for vote in votes]
     produced = []
     for keeper in threads:
         keeper.start()
     for turn in range(4):
-        votes[turn % 2].elected, votes[1 - turn % 2].elected = True, False
+        votes[1 - turn % 2].elected = False
+        assert wait_for(lambda turn=turn: caplog.text.count("Another replica keeps the ledger now.") == turn)
+        votes[turn % 2].elected = True
         spans = [span(caller=str(turn))] * (turn + 1)
         topic.commit(spans, NOW_US + turn)
         produced += spans

@@ -35,10 +35,13 @@ def run(config_path: Path, once: bool, accept_gap: bool) -> None:
 
     It continues where it ended, exactly once. Where rollups expired before they were read, it ends and names the hours.
     """
+    from tokentrace.config import load_config
     from tokentrace.errors import StopRequested
     from tokentrace.model.stop import StopSignal
+    from tokentrace.runtime import log
 
-    config = load(config_path)
+    config = load_config(config_path)
+    log.set_up(config.worker.log_level, config.worker.log_format)
     stop = StopSignal()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -137,13 +140,12 @@ def open_ledger(config: Config, config_path: Path) -> Database:
 
 
 def load(config_path: Path) -> Config:
-    """Return the configuration, and set up the log as it says."""
+    """Return the configuration, and set up the log of a command that prints."""
     from tokentrace.config import load_config
     from tokentrace.runtime import log
 
-    config = load_config(config_path)
-    log.set_up(config.worker.log_level, config.worker.log_format)
-    return config
+    log.set_up("warning", "text")
+    return load_config(config_path)
 
 
 def _database(config: Config, config_path: Path) -> Database:

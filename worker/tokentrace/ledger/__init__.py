@@ -9,3 +9,8 @@ module outside it imports this package before a command needs it.
 """
 
 from __future__ import annotations
+
+import logging
+
+# Alembic logs its parts while it is imported.
+logging.getLogger("alembic").setLevel(logging.WARNING)

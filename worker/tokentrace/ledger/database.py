@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +22,6 @@ _LOCK_TIMEOUT_S: Final = 30
 #: Two processes that migrate one after the other; any number that nothing else uses.
 _MIGRATION_LOCK: Final = 7_203_114_520
 _FORMS: Final = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
-
-logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class DatabaseUnavailable(TokentraceError):
