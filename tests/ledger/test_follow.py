@@ -167,12 +167,30 @@ def test_a_recreated_topic_stops_the_ledger(topic: RollupTopic, tmp_path: Path) 
     assert sqlite_hours(tmp_path) == recount([span()] * 4)
 
 
+def test_a_topic_that_lost_its_tail_stops_the_ledger_and_is_not_read_again(topic: RollupTopic, tmp_path: Path) -> None:
+    batches = list(traffic("tail", 4, 5))
+    for at_us, batch in batches:
+        topic.commit(batch, at_us)
+    follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    # As after an unclean election of a leader: the last two commits are gone.
+    topic.records, topic.end = topic.records[:2], 4
+    with pytest.raises(FatalError, match="the topic lost records that the ledger has"):
+        follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    follower(topic, sqlite_url(tmp_path), accept_gap=True).run(until_end=True)
+    topic.commit([span()], NOW_US)
+    follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    assert sqlite_hours(tmp_path) == recount([*(one for _, batch in batches for one in batch), span()])
+    with pytest.raises(UsageError, match="A rebuild would lose hours"):
+        follower(topic, sqlite_url(tmp_path)).rebuild()
+
+
 def test_a_record_that_cannot_be_read_stops_the_ledger(topic: RollupTopic, tmp_path: Path) -> None:
     topic.commit([span()], NOW_US)
     topic.append(b"nothing that tokentrace wrote", NOW_US)
     topic.commit([span()], NOW_US)
     with pytest.raises(FatalError, match=r"rollup at offset 2 of topic 'g\.rollups' cannot be read"):
         follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    assert sqlite_hours(tmp_path) == recount([span()]), "what is before it is in the ledger"
     follower(topic, sqlite_url(tmp_path), accept_gap=True).run(until_end=True)
     assert sqlite_hours(tmp_path) == recount([span()] * 2)
     assert [gap.reason for gap in read_gaps(Database(sqlite_url(tmp_path)))] == ["a record cannot be read"]

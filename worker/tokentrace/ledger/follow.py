@@ -149,9 +149,9 @@ class Follower:
         if gap is None:
             return position
         self._require_accepted(describe(gap, self._tail.topic))
-        after = position._replace(topic_id=retained.topic_id, next_offset=retained.first)
-        if retained.topic_id != position.topic_id:
-            # No topic has all of its rollups any more.
+        after = position._replace(topic_id=retained.topic_id, next_offset=gap.next_offset)
+        if gap.next_offset < gap.first_offset or retained.topic_id != position.topic_id:
+            # The topic has not all of its rollups any more, so that no rebuild is possible.
             after = after._replace(first_offset=-1)
         self._store.accept(gap, position, after, self._now_us())
         return after
@@ -188,9 +188,11 @@ class Follower:
                     after = after._replace(next_offset=record.offset)
                     at_end = True
                     continue
-                if (rollup := self._read(record)) is None:
+                try:
+                    rollup = self._read(record)
+                except UnreadableRecord as error:
                     position = self._flush(position, after)
-                    position = after = self._skip(record, position)
+                    position = after = self._skip(record, position, error)
                     continue
                 self._pending.append(rollup)
                 self._pending_rows += len(rollup.minutes)
@@ -210,17 +212,15 @@ class Follower:
             if finished:
                 return
 
-    def _read(self, record: PartitionRecord) -> Rollup | None:
-        """Return the rollup, None for a record that cannot be read and whose gap is accepted."""
-        try:
-            require_intact(record.key, record.value or b"", record.headers)
-            return self._reader.read(record.value or b"", record.headers)
-        except UnreadableRecord as error:
-            what = f"The rollup at offset {record.offset} of topic {self._tail.topic!r} cannot be read: {error}"
-            self._require_accepted(what)
-            return None
+    def _read(self, record: PartitionRecord) -> Rollup:
+        require_intact(record.key, record.value or b"", record.headers)
+        return self._reader.read(record.value or b"", record.headers)
 
-    def _skip(self, record: PartitionRecord, position: Position) -> Position:
+    def _skip(self, record: PartitionRecord, position: Position, error: UnreadableRecord) -> Position:
+        """Record the gap of a record that cannot be read. Raises FatalError unless gaps are accepted."""
+        self._require_accepted(
+            f"The rollup at offset {record.offset} of topic {self._tail.topic!r} cannot be read: {error}"
+        )
         after = position._replace(next_offset=record.offset + 1)
         written_us = round(record.written_s * 1e6)
         gap = RollupGap(

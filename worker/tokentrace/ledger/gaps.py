@@ -27,17 +27,18 @@ def first_start(topic: str, log: RetainedLog) -> tuple[Position, RollupGap | Non
 
 def find_gap(position: Position, log: RetainedLog) -> RollupGap | None:
     """Return the rollups between the position and the log, None where the log continues at the position."""
-    since_us = max(log.since_us, position.committed_at_us)
+    since_us, continues = max(log.since_us, position.committed_at_us), log.first
     # An id is empty where the topic may not be described.
     if position.topic_id != log.topic_id and position.topic_id and log.topic_id:
         reason = "the topic was recreated"
     elif log.end < position.next_offset:
-        reason = "the topic lost records that were in the ledger"
+        # What is before the end is in the ledger, or took the place of what is.
+        reason, continues = "the topic lost records that the ledger has", log.end
     elif log.first > position.next_offset:
         reason = "expired before they were read"
     else:
         return None
-    return RollupGap(position.topic_id, position.next_offset, log.first, position.committed_at_us, since_us, reason)
+    return RollupGap(position.topic_id, position.next_offset, continues, position.committed_at_us, since_us, reason)
 
 
 def describe(gap: RollupGap, topic: str) -> str:
