@@ -58,8 +58,33 @@ super.users=User:ANONYMOUS
 """
 
 
+#: A listener with a certificate that the authority in `ca.pem` has signed.
+_TLS = """\
+listeners=PLAINTEXT://127.0.0.1:{port},SASL_PLAINTEXT://127.0.0.1:{sasl_port},SSL://127.0.0.1:{tls_port},\
+CONTROLLER://127.0.0.1:{controller_port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT
+listener.name.ssl.ssl.keystore.type=PEM
+listener.name.ssl.ssl.keystore.location={keystore}
+"""
+
+
+def _certify(folder: Path) -> None:
+    """Make an authority, `ca.pem`, and the key and certificate of a broker on this machine, `broker.pem`."""
+    new, sign = "req -newkey rsa:2048 -nodes", "x509 -req -CA ca.pem -CAkey ca.key -CAcreateserial"
+    for command in (
+        f"{new} -x509 -keyout ca.key -out ca.pem -days 2 -subj /CN=authority",
+        f"{new} -keyout broker.key -out broker.csr -subj /CN=broker -addext subjectAltName=IP:127.0.0.1",
+        f"{sign} -in broker.csr -out broker.crt -days 2 -copy_extensions copy",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    (folder / "broker.pem").write_text((folder / "broker.key").read_text() + (folder / "broker.crt").read_text())
+
+
 class KafkaBroker(Freezable):
-    """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret)."""
+    """One broker. `bootstrap` takes anyone, `sasl_bootstrap` asks alice for her password (PLAIN, alice-secret).
+
+    With tls, `tls_bootstrap` shows a certificate that the authority of `ca` has signed.
+    """
 
     def __init__(
         self,
@@ -69,11 +94,12 @@ class KafkaBroker(Freezable):
         properties: str = "",
         node: int = 1,
         controller_ports: Mapping[int, int] | None = None,
+        tls: bool = False,
     ) -> None:
         """Prepare a broker; Unavailable is raised without Java or without Kafka.
 
         ask_for_rights: alice may do only what access control lists allow. properties: lines of its own configuration.
-        node: its id in a cluster, whose nodes all have the same controller_ports, by node.
+        node: its id in a cluster, whose nodes all have the same controller_ports, by node. tls: listen with TLS too.
         """
         if shutil.which("java") is None:
             raise Unavailable("Java is not installed")
@@ -87,6 +113,19 @@ class KafkaBroker(Freezable):
         self.sasl_bootstrap = f"127.0.0.1:{self._sasl_port}"
         controller_ports = controller_ports or {node: free_port()}
         folder.mkdir(parents=True, exist_ok=True)
+        self.ca, self._tls_port = folder / "ca.pem", free_port()
+        self.tls_bootstrap = f"127.0.0.1:{self._tls_port}"
+        if tls:
+            if shutil.which("openssl") is None:
+                raise Unavailable("openssl is not installed")
+            _certify(folder)
+            properties += _TLS.format(
+                port=self.port,
+                sasl_port=self._sasl_port,
+                tls_port=self._tls_port,
+                controller_port=controller_ports[node],
+                keystore=folder / "broker.pem",
+            )
         self._config = folder / "server.properties"
         self._config.write_text(
             _PROPERTIES.format(

@@ -39,6 +39,7 @@ class BrokerWatch:
         self._answered_s = self._monotonic()
         self._look_due_s = self._answered_s + LOOK_S
         self.unreachable = ""
+        self._clients.causes.clear()
 
     def on_all_down(self) -> str:
         """Note that the library reports it; return the sentence about it."""

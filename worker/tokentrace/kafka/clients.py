@@ -7,13 +7,16 @@ out of the log, and the settings that exactness rests on. A caller adds what onl
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from tokentrace.errors import UsageError
+from tokentrace.kafka.causes import Causes
 from tokentrace.kafka.errors import error_of
 from tokentrace.model.secrets import HIDDEN, public_property
 from tokentrace.model.stop import StopSignal
@@ -36,6 +39,10 @@ CONSUMER: Final[dict[str, Any]] = {
 
 #: Longest wait for offsets inside a rebalance. What is not known by then is asked for again later.
 CALLBACK_WAIT_S: Final = 30.0
+
+#: Longest time for which a cause is asked for, and the pause before it is asked for again.
+ASK_S: Final = 2.0
+ASK_AGAIN_S: Final = 10.0
 
 #: The limit on the size of a message is its topic's alone. A batch of several stays below the smallest that is usual.
 BATCH_BYTES: Final = 1_000_000
@@ -65,11 +72,14 @@ class KafkaClients:
         producer_type: Callable[..., Producer] = Producer,
         admin_type: Callable[..., AdminClient] = AdminClient,
         logger: logging.Logger = _log,
+        ask_for_causes: bool = False,
     ) -> None:
         """properties: as configured; those that are set here win. stop: ends what waits for Kafka.
 
-        logger: of the library's own lines. Types: for tests.
+        logger: of the library's own lines. Types: for tests. ask_for_causes: try a connection to say why there is none.
         """
+        self.causes = Causes()
+        self._ask_for_causes, self._ask_due_s = ask_for_causes, 0.0
         self._logger = logger
         self.bootstrap_servers = bootstrap_servers
         self.stop = StopSignal() if stop is None else stop
@@ -123,19 +133,41 @@ class KafkaClients:
 
     def unreachable(self, error: KafkaError | None = None) -> str:
         """Return the sentence for brokers that do not answer. error: how the request ended."""
-        if error is None:
-            return f"No Kafka broker answers at {self.bootstrap_servers}."
-        return f"No Kafka broker answers at {self.bootstrap_servers} ({error.str()}); check kafka.bootstrap_servers."
+        if error is not None and self._ask_for_causes and time.monotonic() >= self._ask_due_s:
+            self.causes.clear()
+            self._ask()
+            self._ask_due_s = time.monotonic() + ASK_AGAIN_S
+        sentence = f"No Kafka broker answers at {self.bootstrap_servers}"
+        if self.causes.text:
+            return f"{sentence}: {_without_secrets(self.causes.text, self._properties)}."
+        return f"{sentence}." if error is None else f"{sentence} ({error.str()}); check kafka.bootstrap_servers."
 
-    def _make(self, client_type: Callable[..., _Client], config: Mapping[str, Any]) -> _Client:
+    def _ask(self) -> None:
+        """Find the cause by a connection of its own: most clients do not say why theirs fail."""
+        config = {**self._properties, **self._base, "group.id": "tokentrace-causes", "error_cb": self.causes.note}
+        consumer = self._make(self._consumer_type, config, self.causes.logger())
+        with closing(consumer):
+            try:
+                consumer.list_topics(timeout=ASK_S)
+            except KafkaException:
+                # Callbacks and lines of the log wait for a poll.
+                consumer.poll(0.1)
+
+    def _make(
+        self, client_type: Callable[..., _Client], config: Mapping[str, Any], logger: logging.Logger | None = None
+    ) -> _Client:
         try:
-            return client_type(dict(config), logger=self._logger)
+            return client_type(dict(config), logger=logger or self._logger)
         except KafkaException as failure:
-            problem = error_of(failure).str()
-            for name, value in config.items():
-                if str(value) and public_property(name, value) == HIDDEN:
-                    problem = problem.replace(str(value), HIDDEN)
-            raise UsageError(f"kafka.properties: {problem}.") from failure
+            raise UsageError(f"kafka.properties: {_without_secrets(error_of(failure).str(), config)}.") from failure
+
+
+def _without_secrets(text: str, config: Mapping[str, Any]) -> str:
+    """Return the library's words with every secret property in them hidden."""
+    for name, value in config.items():
+        if str(value) and public_property(name, value) == HIDDEN:
+            text = text.replace(str(value), HIDDEN)
+    return text
 
 
 class EmbeddedBroker:

@@ -42,6 +42,8 @@ class ClusterProbe:
             # What went wrong with each broker arrives as an event.
             self._consumer.poll(0.5)
             problem = self._clients.unreachable(error_of(failure)).rstrip(".")
+            if self._clients.causes.text:
+                raise Unreachable(problem) from failure
             raise Unreachable(". ".join([problem, *dict.fromkeys(self._reasons)][:3])) from failure
 
     def partitions(self, topic: str) -> int:
@@ -83,5 +85,6 @@ class ClusterProbe:
             return None
 
     def _keep(self, error: KafkaError) -> None:
+        self._clients.causes.note(error)
         if error.code() not in _UNSPECIFIC:
             self._reasons.append(error.str())

@@ -418,6 +418,7 @@ class KafkaSource:
         self._guarded(unassign)
 
     def _on_error(self, error: KafkaError) -> None:
+        self._clients.causes.note(error)
         if error.code() in REFUSED:
             self._refusal = error.str()
         elif error.code() == KafkaError._ALL_BROKERS_DOWN:

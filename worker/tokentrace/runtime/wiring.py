@@ -339,6 +339,7 @@ def kafka_clients(config: Config, stop: StopSignal | None = None) -> KafkaClient
         client_id=config.worker.replica_id,
         properties=kafka.properties,
         stop=stop,
+        ask_for_causes=True,
     )
 
 

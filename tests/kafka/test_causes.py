@@ -1,0 +1,70 @@
+"""Causes of failed connections: what the library says, as a sentence that says what to change."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka import KafkaError
+
+from tests.services import free_port
+from tokentrace.kafka.causes import Causes
+from tokentrace.kafka.clients import EmbeddedBroker, KafkaClients
+
+NOT_TRUSTED = (
+    "ssl://127.0.0.1:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: "
+    "broker certificate could not be verified (after 2ms in state SSL_HANDSHAKE)"
+)
+REFUSED = "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)"
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "change"),
+    [
+        (KafkaError._SSL, NOT_TRUSTED, "ssl.ca.location"),
+        (
+            KafkaError._TRANSPORT,
+            "b:1/1: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
+            "does not speak TLS",
+        ),
+        (
+            KafkaError._TRANSPORT,
+            "b:1/1: Disconnected: connection closed by peer (after 1ms in state APIVERSION_QUERY)",
+            "seems to speak TLS",
+        ),
+        (KafkaError._AUTHENTICATION, "Unsupported SASL mechanism: PLAIN", "sasl.mechanism"),
+        (KafkaError.SASL_AUTHENTICATION_FAILED, "Invalid username or password", "sasl.password"),
+        (KafkaError._SSL, "SSL handshake failed: tlsv13 alert certificate required", "ssl.certificate.location"),
+        (KafkaError._SSL, "SSL handshake failed: no shared cipher", "check its settings"),
+    ],
+)
+def test_a_cause_says_what_to_change(code: int, words: str, change: str) -> None:
+    causes = Causes()
+    causes.note(KafkaError(code, words))
+    assert change in causes.text
+    assert "under kafka.properties" in causes.text
+
+
+def test_details_are_without_the_name_of_the_connection_and_its_time() -> None:
+    causes = Causes()
+    causes.note(KafkaError(KafkaError._SSL, NOT_TRUSTED))
+    assert causes.text.endswith("certificate verify failed: broker certificate could not be verified)")
+    assert "(SSL handshake failed: " in causes.text
+
+
+def test_a_cause_holds_until_a_connection_fails_for_another_reason() -> None:
+    causes = Causes()
+    causes.note(KafkaError(KafkaError._SSL, NOT_TRUSTED))
+    causes.note(KafkaError(KafkaError._ALL_BROKERS_DOWN, "1/1 brokers are down"))
+    assert causes.text
+    causes.note(KafkaError(KafkaError._TRANSPORT, REFUSED))
+    assert causes.text == ""
+
+
+def test_clients_ask_for_the_cause_of_a_silence() -> None:
+    broker = EmbeddedBroker()
+    error = KafkaError(KafkaError._TRANSPORT, "down")
+    tls = KafkaClients(
+        bootstrap_servers=broker.bootstrap_servers, properties={"security.protocol": "ssl"}, ask_for_causes=True
+    )
+    assert "the port does not speak TLS" in tls.unreachable(error)
+    nobody = KafkaClients(bootstrap_servers=f"127.0.0.1:{free_port()}", ask_for_causes=True)
+    assert nobody.unreachable(error).endswith("(down); check kafka.bootstrap_servers.")
