@@ -7,10 +7,10 @@ SERVICES := .cache/services-ready
 PROCESSES ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release kafka helm prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image image-test kafka helm prometheus clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## Make .venv and install tokentrace with its tools
 
@@ -77,6 +77,12 @@ kafka: setup $(SERVICES) ## Run a real Apache Kafka on 127.0.0.1:9092 (Ctrl-C en
 
 release: setup ## Build the wheel and the sdist twice, compare them, and write them with a bill of materials into dist/
 	$(BIN)/python -m release
+
+image: setup ## Build the image with docker, podman or buildah (ARGS="--tag NAME -- --platform linux/arm64")
+	$(BIN)/python -m release.image $(ARGS)
+
+image-test: setup $(SERVICES) ## Build the image, and run it on a real Kafka, killed and stopped (podman or docker, as root)
+	$(BIN)/python -m pytest -m nightly -s tests/image
 
 helm: ## Build Helm from its Go module into .cache, for the tests of the chart (about four minutes of one core)
 	GOBIN=$(CURDIR)/.cache/bin go install -p 1 helm.sh/helm/v3/cmd/helm@v3.22.0

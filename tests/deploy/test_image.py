@@ -13,12 +13,14 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 from confluent_kafka import Producer
+from release.sbom import installed, needed
 
 from tests.conftest import unavailable
 from tests.services import ROOT, end, free_port
@@ -43,7 +45,7 @@ class Image:
     def moved(self, text: str) -> str:
         """A command with the image's absolute paths as paths below the root, and the image's Python as this one."""
         text = re.sub(r"(?<![\w.:/])/(?=(?:src|wheels|opt|etc)\b)", f"{self.root}/", text)
-        return re.sub(r"^python ", f"{sys.executable} ", text)
+        return re.sub(r"(?:^|(?<=&& )|(?<==\$\{COMMIT\} ))python ", f"{sys.executable} ", text)
 
     def do(self, keyword: str, rest: str) -> None:
         if keyword == "WORKDIR":
@@ -56,9 +58,12 @@ class Image:
         elif keyword == "COPY":
             *sources, target = rest.split()
             for source in sources:
-                into = self.inside(target) / source if target.endswith("/") else self.inside(target)
+                into = self.inside(target) / Path(source).name if target.endswith("/") else self.inside(target)
                 into.parent.mkdir(parents=True, exist_ok=True)
-                (shutil.copytree if (ROOT / source).is_dir() else shutil.copy)(ROOT / source, into)
+                if (ROOT / source).is_dir():
+                    shutil.copytree(ROOT / source, into, dirs_exist_ok=True)
+                else:
+                    shutil.copy(ROOT / source, into)
         elif keyword == "RUN" and not rest.startswith("groupadd"):
             done = subprocess.run(
                 self.moved(rest), shell=True, cwd=self.inside("."), capture_output=True, text=True, check=False
@@ -99,7 +104,7 @@ def image(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Image
                 # The second stage has nothing of the first but what it copies from it.
                 shutil.rmtree(image.inside("/src"))
                 shutil.rmtree(image.inside("/wheels"))
-        elif keyword == "RUN" and " pip install" in rest:
+        elif keyword == "RUN" and "--require-hashes" in rest:
             probe = [
                 sys.executable,
                 "-m",
@@ -171,9 +176,10 @@ def test_image_serves_metrics_and_is_healthy(image: Image, kafka: KafkaBroker, t
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
-        check = [word.replace(":9090", f":{port}") for word in image.command(image.words["HEALTHCHECK"])]
+        check = image.command(image.words["HEALTHCHECK"])
         address = f"http://127.0.0.1:{port}/metrics/prometheus"
-        metrics = [*check[:-1], f"import urllib.request; print(urllib.request.urlopen('{address}').read().decode())"]
+        code = f"import urllib.request; print(urllib.request.urlopen('{address}').read().decode())"
+        metrics = [*image.command(["python", "-c"]), code]
         deadline = time.monotonic() + 60
         while True:
             served = subprocess.run(metrics, env=environment, capture_output=True, text=True, check=False).stdout
@@ -196,7 +202,8 @@ def test_the_image_holds_no_compiler_no_pip_and_nothing_of_the_developers(image:
     assert not {name for name in installed if re.match(r"pip|gcc|cc|pytest|ruff|mypy", name)}
     text = DOCKERFILE.read_text()
     assert "apt-get" not in text
-    assert text.count("-slim") == 2
+    assert [rest for keyword, rest in steps() if keyword == "FROM"] == ["${BASE} AS build", "${BASE}"]
+    assert "BASE=docker.io/library/python:${PYTHON}-slim" in text
     assert image.words["ENTRYPOINT"] == ["tokentrace"]
     # It runs as nobody in particular, and the file in it is the documented one.
     assert ("USER", "10001:10001") in steps()
@@ -212,4 +219,71 @@ def test_the_build_context_leaves_out_what_the_image_does_not_need() -> None:
         if keyword == "COPY" and not rest.startswith("--from")
         for source in rest.split()[:-1]
     }
-    assert kept == copied
+    assert kept == {source.partition("/")[0] for source in copied}
+
+
+def test_every_distribution_comes_as_a_wheel_whose_hash_is_known() -> None:
+    """For each Python and machine that the image is built for; versions are those that everything is tested with."""
+    constraints = dict(
+        line.lower().replace("_", "-").split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    )
+    known = installed()
+    for name, root in (("requirements.txt", "tokentrace"), ("requirements-build.txt", "hatchling")):
+        text = (ROOT / "deploy" / name).read_text()
+        pins = dict(re.findall(r"^([\w-]+)==(\S+)", text, re.MULTILINE))
+        assert set(pins) == {other for other in needed(root, known) if other != "tokentrace"}, "python -m release.lock"
+        assert pins.items() <= constraints.items(), "python -m release.lock"
+        blocks = re.split(r"\n(?=[\w-]+==)", text)[1:]
+        assert len(blocks) == len(pins)
+        assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    installs = [
+        rest for keyword, rest in steps() if keyword == "RUN" and " install " in rest and "/wheels/" not in rest
+    ]
+    assert len(installs) == 2
+    assert all("--require-hashes" in rest and "--only-binary :all:" in rest for rest in installs)
+
+
+@pytest.mark.timeout(600)
+def test_the_image_lists_what_is_inside_and_under_which_licenses(image: Image) -> None:
+    share = image.inside("/opt/tokentrace/share")
+    bill = json.loads((share / "sbom.cdx.json").read_text())
+    inside = {
+        path.name.split("-")[0].lower()
+        for path in image.root.glob("opt/tokentrace/lib/python*/site-packages/*.dist-info")
+    }
+    listed = {component["name"].lower().replace("-", "_").replace(".", "_") for component in bill["components"]}
+    assert listed | {"tokentrace"} == inside
+    assert {"numpy", "confluent_kafka"} <= listed
+    assert not {"pygments", "pip", "hatchling"} & listed
+    assert all(component.get("licenses") for component in bill["components"])
+    assert (share / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+@pytest.mark.timeout(600)
+def test_every_module_of_the_image_can_be_imported_without_what_was_left_out(image: Image) -> None:
+    code = (
+        "import importlib, pkgutil, tokentrace\n"
+        "for module in pkgutil.walk_packages(tokentrace.__path__, 'tokentrace.', onerror=lambda name: None):\n"
+        "    try:\n"
+        "        module.name.endswith('__main__') or importlib.import_module(module.name)\n"
+        "    except ModuleNotFoundError as error:\n"
+        "        print(error.name.partition('.')[0])\n"
+    )
+    done = subprocess.run(
+        [*image.command(["python", "-c"]), code], env=image.environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    # What comes with an extra is not in the image.
+    assert set(done.stdout.split()) <= {"alembic", "litellm", "opentelemetry", "psycopg", "sqlalchemy"}
+
+
+def test_labels_are_those_of_the_open_container_initiative() -> None:
+    (label,) = (rest for keyword, rest in steps() if keyword == "LABEL")
+    names = re.findall(r"org\.opencontainers\.image\.([\w.]+)=", label)
+    assert set(names) == {
+        "title", "description", "licenses", "version", "revision", "created", "base.name",
+    }  # fmt: skip
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert ("ARG", f'VERSION="{version}"') in steps()

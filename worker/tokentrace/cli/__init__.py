@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "worker": "Consume spans, count them, and serve the metrics.",
     "demo": "Run a broker, traffic and a worker in one process, and show the metrics.",
     "produce": "Publish realistic synthetic spans.",
+    "health": "Ask a worker on this machine whether it is alive or ready.",
     "top": "Watch the metrics of one or more replicas.",
     "price": "Explain the price of a call.",
     "config": "Check the configuration, or print its JSON Schema.",
