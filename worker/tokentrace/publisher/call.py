@@ -12,7 +12,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from tokentrace.publisher.usage import COUNTS, answer_fields, has_token, usage_fields
+from tokentrace.publisher.unread import unread_counts
+from tokentrace.publisher.usage import COUNTS, KNOWN_COUNTS, answer_fields, find_usage, has_token
 
 if TYPE_CHECKING:
     from tokentrace.publisher.publisher import Publisher
@@ -32,7 +33,7 @@ class Call:
     """
 
     __slots__ = (
-        "_done", "_first_ns", "_publisher", "_requested", "_span", "_started_ns",
+        "_done", "_first_ns", "_publisher", "_requested", "_span", "_started_ns", "_unread",
         "model_is_alias", "span_id", "trace_id",
     )  # fmt: skip
 
@@ -48,6 +49,7 @@ class Call:
         self._done = False
         self.model_is_alias = False
         self._first_ns: int | None = None
+        self._unread: set[str] = set()
         self._started_ns = time.perf_counter_ns()
         span["started_at"] = time.time_ns() // 1000
 
@@ -154,6 +156,8 @@ class Call:
             if self._first_ns is not None:
                 span.setdefault("ttft_ms", (self._first_ns - started_ns) / 1e6)
             self._publisher.publish(span)
+            if self._unread:
+                self._publisher.note_unread(self._unread)
         except Exception as failure:
             self._publisher.failed("finish", failure)
 
@@ -163,7 +167,9 @@ class Call:
 
     def _note(self, answer: Any) -> None:
         span = self._span
-        fields = usage_fields(answer, span.get("provider") or "")
+        usage, fields = find_usage(answer, span.get("provider") or "")
+        if usage is not None:
+            self._unread.update(unread_counts(usage, KNOWN_COUNTS))
         units = fields.pop("usage", None)
         if units:
             span["usage"] = {**span.get("usage", {}), **units}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self, TypeVar
 
@@ -23,6 +25,8 @@ _Client = TypeVar("_Client")
 
 #: Reasons for a loss besides those of the queue. INVALID: the span does not match the schema.
 INVALID: Final = "invalid"
+#: Most names of counts in `Stats.unread`.
+MAX_UNREAD: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +34,13 @@ class Stats:
     """Counts of one process: every span that was published is in one of them.
 
     delivered: Kafka has acknowledged them. queued: on their way. lost: reason -> spans.
+    unread: count in the providers' usage that is not read, such as `details.new_tokens` -> calls that had it.
     """
 
     delivered: int = 0
     queued: int = 0
     lost: Mapping[str, int] = field(default_factory=dict)
+    unread: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def published(self) -> int:
@@ -80,6 +86,7 @@ class Publisher:
         self._topic = _setting(topic, "TOPIC", "llm-spans")
         self._caller = _setting(caller, "CALLER", "")
         self._flush_timeout_s = flush_timeout_s
+        self._forget_unread()
         self._encoder = span_encoder()
         self.known_fields = self._encoder.names
         self._registry = {"url": schema_registry} if isinstance(schema_registry, str) else schema_registry
@@ -164,11 +171,21 @@ class Publisher:
         text = repr(error) if isinstance(error, BaseException) else str(error)
         self._queue.warn(f"A span goes without its {what}: {text}", what)
 
+    def note_unread(self, names: Iterable[str]) -> None:
+        """Count what a call's usage has and no span can say, and log it, once a minute."""
+        with self._unread_lock:
+            for name in names:
+                if name in self._unread or len(self._unread) < MAX_UNREAD:
+                    self._unread[name] += 1
+        listed = ", ".join(sorted(names)[:5])
+        self._queue.warn(f"Usage has counts that are not read, and are in no span: {listed}.", "unread")
+
     @property
     def stats(self) -> Stats:
         """Spans of this process by what has become of them. A forked child begins at 0."""
         counts = self._queue.counts
-        return Stats(counts.delivered, counts.queued, counts.lost)
+        with self._unread_lock:
+            return Stats(counts.delivered, counts.queued, counts.lost, dict(self._unread))
 
     def flush(self, timeout_s: float | None = None) -> int:
         """Wait until the spans are delivered, at most so long (flush_timeout_s). Returns how many are still queued."""
@@ -190,7 +207,12 @@ class Publisher:
 
     def after_fork(self) -> None:
         """Begin again in a forked child."""
+        self._forget_unread()
         self._queue.after_fork()
+
+    def _forget_unread(self) -> None:
+        # Another thread may have held the lock when the process was forked.
+        self._unread, self._unread_lock = Counter[str](), threading.Lock()
 
     def _registered_header(self) -> bytes:
         return confluent_header(register(self._registry or {}, f"{self._topic}-value", bundled_schema("span")))

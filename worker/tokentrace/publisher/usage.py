@@ -11,7 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from tokentrace.publisher.ways import Either, Group, count_of, grouped, items_of, scan, value_at, value_of, word_of
+from tokentrace.publisher.unread import known_counts
+from tokentrace.publisher.ways import (
+    Either,
+    Group,
+    count_of,
+    grouped,
+    items_of,
+    scan,
+    snake,
+    value_at,
+    value_of,
+    word_of,
+)
 
 #: Ways from an answer or an event of a stream to its usage, the innermost object last.
 _ROOTS: Final = (
@@ -39,15 +51,21 @@ def usage_fields(answer: Any, provider: str = "") -> Fields:
 
     provider: of the span; two providers count what they have thought beside the completion.
     """
+    return find_usage(answer, provider)[1]
+
+
+def find_usage(answer: Any, provider: str = "") -> tuple[Any, Fields]:
+    """Return (the usage object, the fields that it gives), as `usage_fields`; (None, nothing) where there is none."""
     if answer is None:
-        return {}
+        return None, {}
     for way in _ROOTS:
         usage = value_at(answer, way)
         if usage is not None and not isinstance(usage, (str, int, float)):
             found = _read(usage, provider)
             if found:
-                return found
-    return _read(answer, provider)
+                return usage, found
+    found = _read(answer, provider)
+    return (answer if found else None), found
 
 
 def answer_fields(answer: Any) -> Fields:
@@ -298,6 +316,18 @@ _SHAPES: Final[tuple[tuple[str, Callable[[Any, str], Fields]], ...]] = (
     ("prompt_eval_count", lambda usage, provider: _plain(usage, _OLLAMA, None)),
     ("pages_processed", lambda usage, provider: _plain(usage, _PAGES, None)),
     ("seconds", lambda usage, provider: _plain(usage, _SECONDS, None)),
+)
+
+
+_GOOGLE_COUNTS: Final = (
+    "promptTokenCount", "toolUsePromptTokenCount", "candidatesTokenCount", "responseTokenCount", "thoughtsTokenCount",
+    "cachedContentTokenCount",
+)  # fmt: skip
+
+#: Paths of all counts that are read, of every shape.
+KNOWN_COUNTS: Final = known_counts(
+    (_CHAT, _RESPONSES, _ANTHROPIC, _BEDROCK, _COHERE, _COHERE_TOKENS, _PAGES, _SECONDS, _OLLAMA),
+    (*_GOOGLE_COUNTS, *map(snake, _GOOGLE_COUNTS)),
 )
 
 

@@ -40,10 +40,11 @@ class Either:
 
     def get(self, name: str) -> Any:
         value = value_of(self._of, name)
-        return value_of(self._of, _snake(name)) if value is None else value
+        return value_of(self._of, snake(name)) if value is None else value
 
 
-def _snake(name: str) -> str:
+def snake(name: str) -> str:
+    """Return a name in camelCase as snake_case."""
     return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)
 
 
