@@ -276,6 +276,12 @@ def test_messages_with_and_without_a_header_are_told_apart_row_by_row() -> None:
     assert framed == expected
 
 
+def test_a_schema_that_only_empty_messages_name_is_not_looked_up() -> None:
+    headers: dict[str, list[bytes | str | None]] = {"__value_schema_id": [name for _, name in list(NAMED)[:2]] * 2}
+    framed = frame([None, b"datum", b"", None], "auto", headers)
+    assert (framed.keys, framed.key.tolist()) == ((SchemaKey("id", 256),), [-1, 0, -1, -1])
+
+
 @pytest.mark.parametrize("mode", ["single_object", "raw", "glue"])
 def test_a_pinned_framing_without_headers_does_not_look_at_them(mode: Framing) -> None:
     headers: dict[str, list[bytes | str | None]] = {"__value_schema_id": [b"\x01" + GUID.bytes] * len(EVERY_KIND)}

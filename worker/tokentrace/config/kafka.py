@@ -79,7 +79,7 @@ class Kafka(Section):
     framing: Literal[
         "auto", "confluent", "apicurio", "single_object", "glue", "raw", "json", "otlp_proto", "otlp_json"
     ] = "auto"
-    """Format of messages; auto tells Avro with a header, and OpenTelemetry's OTLP, by the first bytes."""
+    """Format of messages; auto tells Avro with a header, and OpenTelemetry's OTLP, by headers and the first bytes."""
     dead_letter_topic: TopicName = ""
     """Topic for messages that cannot be counted; empty means `<topic>.dead-letters`."""
     start: Literal["earliest", "latest"] = "earliest"

@@ -107,8 +107,10 @@ def frame(
     if named is not None:
         problems |= named.problems
         rows = np.flatnonzero((named.key >= 0) & (joined.lengths > 0))
-        key[rows] = named.key[rows] + len(keys)
-        keys += named.keys
+        # A schema that only messages without a value name is not looked up.
+        used, index = np.unique(named.key[rows], return_inverse=True)
+        key[rows] = len(keys) + index
+        keys += (named.keys[number] for number in used.tolist())
     key[list(problems)] = -1
     rejects = [_reject(values[row], row, mode, problems.get(row, "")) for row in np.flatnonzero(key < 0).tolist()]
     return Framed(joined.buffer, joined.start, joined.end, tuple(keys), key, rejects)

@@ -18,6 +18,7 @@ from uuid import UUID
 from tokentrace.aggregate.dedup import Deduplicator, NullDeduplicator
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.feedback import Feedback
+from tokentrace.aggregate.findings import Finding
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.aggregate.series_budget import SeriesBudget
@@ -49,6 +50,7 @@ from tokentrace.model.dimensions import Dimension, decoded_sources
 from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
+from tokentrace.pricing import Pricer
 from tokentrace.runtime.live_page import live_page
 from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
 from tokentrace.runtime.own_topics import OwnTopics
@@ -218,15 +220,7 @@ def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
     """The configured rules and budgets over history. schemas: those of the spans to read."""
     layout = layout_of(config)
     groups = group_index(config, series_budget(config, layout))
-    pipeline = Pipeline(
-        decoder=span_decoder(config, schemas),
-        groups=groups,
-        pricer=pricer(config),
-        layout=layout,
-        timer=StageTimer(defaultdict(float)),
-        limits=span_limits(config),
-        label_bytes=config.metrics.label_value_length_limit,
-    )
+    pipeline = trial_pipeline(config, span_decoder(config, schemas), groups)
     return Backtest(
         pipeline=pipeline,
         groups=groups,
@@ -234,6 +228,26 @@ def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
         rules=alert_rules(config),
         budgets=budgets_of(config),
         group_id=config.kafka.group_id,
+    )
+
+
+def trial_pipeline(
+    config: Config,
+    decoder: SpanDecoder,
+    groups: GroupIndex,
+    prices: Pricer | None = None,
+    tell: Callable[[Finding], None] | None = None,
+) -> Pipeline:
+    """Make a worker's stages for counts that nothing keeps. prices: those of the configuration, if already made."""
+    return Pipeline(
+        decoder=decoder,
+        groups=groups,
+        pricer=prices or pricer(config),
+        layout=layout_of(config),
+        timer=StageTimer(defaultdict(float)),
+        limits=span_limits(config),
+        label_bytes=config.metrics.label_value_length_limit,
+        tell=tell,
     )
 
 

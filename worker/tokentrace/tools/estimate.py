@@ -7,7 +7,6 @@ the buckets and the text of a scrape.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,17 +15,14 @@ import numpy as np
 
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.config import Config
-from tokentrace.decode import SpanDecoder
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.exposition.render import Renderer
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
-from tokentrace.runtime.price_rules import pricer
-from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_decoder, span_limits
+from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_decoder, trial_pipeline
 from tokentrace.state.ledger import Ledger
 from tokentrace.tools.group_memory import group_memory_bytes
 
@@ -74,7 +70,7 @@ def estimate(config: Config, batches: Iterable[RawBatch], schemas: WriterSchemas
     bound = group_index(config, series_budget(config, layout))
     decoder = span_decoder(config, schemas)
     deltas = [Delta(layout), Delta(layout)]
-    pipelines = [_pipeline(config, decoder, groups, layout) for groups in (free, bound)]
+    pipelines = [trial_pipeline(config, decoder, groups) for groups in (free, bound)]
     for batch in batches:
         for pipeline, delta in zip(pipelines, deltas, strict=True):
             pipeline.count(batch, delta)
@@ -105,18 +101,6 @@ def estimate(config: Config, batches: Iterable[RawBatch], schemas: WriterSchemas
             )
             for dimension, values in zip(dimensions, free.dimensions.configured, strict=True)
         ],
-    )
-
-
-def _pipeline(config: Config, decoder: SpanDecoder, groups: GroupIndex, layout: Layout) -> Pipeline:
-    return Pipeline(
-        decoder=decoder,
-        groups=groups,
-        pricer=pricer(config),
-        layout=layout,
-        timer=StageTimer(defaultdict(float)),
-        limits=span_limits(config),
-        label_bytes=config.metrics.label_value_length_limit,
     )
 
 

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 from tokentrace.aggregate.delta import Delta
 from tokentrace.aggregate.findings import Finding
 from tokentrace.aggregate.groups import GroupIndex
-from tokentrace.aggregate.pipeline import Pipeline, StageTimer
+from tokentrace.aggregate.pipeline import Pipeline
 from tokentrace.config import Config
 from tokentrace.decode import SpanDecoder
 from tokentrace.decode.framing import Framing, OtlpFraming
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.measures import Layout
 from tokentrace.pricing import Pricer
-from tokentrace.runtime.price_rules import pricer
-from tokentrace.runtime.wiring import group_index, layout_of, series_budget, span_decoder, span_limits
+from tokentrace.runtime.wiring import group_index, layout_of, series_budget, span_decoder, trial_pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +41,5 @@ def trial(
     groups = group_index(config, series_budget(config, layout))
     decoder = span_decoder(config, schemas, framing)
     findings: list[Finding] = []
-    pipeline = Pipeline(
-        decoder=decoder,
-        groups=groups,
-        pricer=prices or pricer(config),
-        layout=layout,
-        timer=StageTimer(defaultdict(float)),
-        limits=span_limits(config),
-        label_bytes=config.metrics.label_value_length_limit,
-        tell=findings.append,
-    )
+    pipeline = trial_pipeline(config, decoder, groups, prices, findings.append)
     return Trial(pipeline, decoder, Delta(layout), groups, layout, findings)
