@@ -70,6 +70,16 @@ def test_each_amount_is_the_nano_dollars_that_pythons_decimals_give(amounts: lis
             assert abs(span["cost_usd"]) > 1e6
 
 
+@pytest.mark.parametrize("size", [None, 8, 20])
+def test_half_a_nano_dollar_is_rounded_to_even(size: int | None) -> None:
+    """Of 20 bytes a decimal leaves the columns."""
+    amounts = {5: 0, 6: 1, 15: 2, 25: 2, 35: 4, -5: 0, -15: -2, -25: -2, -26: -3}
+    assert {amount: nano_usd(amount, 10) for amount in amounts} == amounts
+    schema = record_schema(model="string", cost_usd=decimal_type(10, size))
+    spans, _ = decode(schema, *(string("m") + encoded(amount, size) for amount in amounts))
+    assert [span["cost_usd"] for span in spans] == [nano / 10**9 for nano in amounts.values()]
+
+
 @given(st.lists(AMOUNTS, min_size=1, max_size=9), st.sampled_from([0, 9, 13]), st.sampled_from([10, 12, 16, 20]))
 def test_fixed_decimals_are_the_same_amounts(amounts: list[int], scale: int, size: int) -> None:
     spans = [
