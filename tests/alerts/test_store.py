@@ -14,7 +14,8 @@ from tests.spanfactory import span
 from tokentrace.alerts.evaluation import AlertTransition, Evaluation
 from tokentrace.alerts.payload import alert_record
 from tokentrace.alerts.rules import Rule
-from tokentrace.alerts.store import KEPT_US, AlertStore, parse_key, rule_record, rule_state, topic_record
+from tokentrace.alerts.store import KEPT_US, AlertStore, alert_kind, parse_key, rule_record, rule_state, topic_record
+from tokentrace.state.schemas import record_schemas
 
 NOW_US = FIRST * 60_000_000
 
@@ -187,3 +188,13 @@ def test_store_leaves_out_records_that_cannot_be_read_and_names_them(
     assert (store.silenced, store.unreadable, store.end) == ({"b": 7.0, "c": 7.0}, 1, 6)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("The record at offset 3 of topic 'alerts', partition 0, key '[\"silence\",\"a\"]' cannot")
+
+
+def test_alerts_of_rules_keep_the_first_release_schema_and_those_of_budgets_have_a_kind_of_their_own() -> None:
+    """Release 0.1.0 does not read schemas from headers in this topic; it passes over kinds that it does not know."""
+    record = alert_record(event_of(rule("x", **BASE), 0), "g", NOW_US / 1e6, silenced=False)
+    key, value = topic_record(alert_kind(record), record["id"], record)
+    assert value is not None
+    assert value.startswith(record_schemas().first_prefix("alert"))
+    assert parse_key(key) == ("alert", record["id"])
+    assert alert_kind(record | {"budget": {}}) == "budget-alert"

@@ -61,7 +61,7 @@ def shown(topics: Topics) -> dict[tuple[str, ...], tuple[str, str]]:
 
 def firings(topics: Topics) -> list[tuple[Any, int]]:
     """(place, percent) of every alert that was ever committed."""
-    alerts = [decode_record(value, "alert") for key, value in topics.alerts if value and key.startswith(b'["alert"')]
+    alerts = [decode_record(value, "budget-alert") for key, value in topics.alerts if value and b"budget-alert" in key]
     return [
         ((alert["alert"], alert["budget"]["period"], tuple(alert["group"].items())), alert["budget"]["percent"])
         for alert in alerts

@@ -76,7 +76,7 @@ def _verdicts(bootstrap: str, group: str) -> dict[Any, tuple[int, int]]:
 
 def _firings(bootstrap: str, group: str) -> Counter[Any]:
     """Count how often each threshold was committed."""
-    alerts = _records(bootstrap, f"{group}.alerts", "alert", lambda value: decode_record(value, "alert"))
+    alerts = _records(bootstrap, f"{group}.alerts", "budget-alert", lambda value: decode_record(value, "budget-alert"))
     return Counter(
         ((alert["alert"], alert["budget"]["period"], tuple(alert["group"].items())), alert["budget"]["percent"])
         for _, alert in alerts

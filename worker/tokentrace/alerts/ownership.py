@@ -23,7 +23,15 @@ from tokentrace.alerts.payload import Record, alert_record, budget_alert_record
 from tokentrace.alerts.rollup_reader import Rollup, RollupReader
 from tokentrace.alerts.rules import Rule
 from tokentrace.alerts.snapshot import EvaluatorSnapshot
-from tokentrace.alerts.store import AlertStore, TopicRecord, parse_key, rule_record, rule_state, topic_record
+from tokentrace.alerts.store import (
+    AlertStore,
+    TopicRecord,
+    alert_kind,
+    parse_key,
+    rule_record,
+    rule_state,
+    topic_record,
+)
 from tokentrace.alerts.watermark import MINUTE_US, Watermark
 from tokentrace.alerts.windows import NEEDED_COST, NEEDED_SPANS
 from tokentrace.budgets.book import BudgetBook
@@ -337,7 +345,7 @@ class Ownership:
             alerts=alerts,
             deliveries=tuple((alert, delivery) for alert, delivery in deliveries if delivery is not None),
             records=(
-                *(topic_record("alert", alert["id"], alert) for alert in alerts),
+                *(topic_record(alert_kind(alert), alert["id"], alert) for alert in alerts),
                 *new.records,
                 *(self._rule_record(name) for name in sorted(new.changed & self._rules.keys())),
                 topic_record("evaluator", None, self._evaluator_record(now_s)),

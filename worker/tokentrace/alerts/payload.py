@@ -80,7 +80,7 @@ def payload(record: Record) -> dict[str, Any]:
     }  # fmt: skip
     shown["fired_at"] = moment(record["fired_at"] / 1e6)
     shown["window"] = format_duration(record["window"])
-    if record.get("budget") is not None:
+    if "budget" in record:
         shown["budget"] = record["budget"]
     return shown
 

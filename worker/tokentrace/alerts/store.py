@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 KEPT_US: Final = 30 * 24 * 3600 * 1_000_000
 _SCHEMAS: Final = {
     "alert": "alert",
+    "budget-alert": "budget-alert",
     "delivery": "alert-delivery",
     "rule": "alert-rule",
     "evaluator": "alert-evaluator",
@@ -43,6 +44,11 @@ def topic_record(kind: str, name: str | None, record: Mapping[str, Any] | None) 
     """Return key and value of a record of the alerts topic. record: None is a tombstone."""
     key = json.dumps([kind] if name is None else [kind, name], separators=(",", ":"), ensure_ascii=False).encode()
     return key, None if record is None else encode_record(_SCHEMAS[kind], record)
+
+
+def alert_kind(alert: Mapping[str, Any]) -> str:
+    """Return the kind of an alert's record: release 0.1.0 reads those of rules, and passes over those of budgets."""
+    return "budget-alert" if "budget" in alert else "alert"
 
 
 def parse_key(key: bytes | None) -> tuple[str, str] | None:
@@ -108,6 +114,7 @@ class AlertStore:
             return
         kept = {
             "alert": self.alerts,
+            "budget-alert": self.alerts,
             "delivery": self.deliveries,
             "rule": self.rules,
             "silence": self.silences,
@@ -138,7 +145,7 @@ class AlertStore:
         entries = []
         for id_, alert in self.alerts.items():
             if alert["recorded_at"] < now_us - KEPT_US:
-                entries += [topic_record("alert", id_, None), topic_record("delivery", id_, None)]
+                entries += [topic_record(alert_kind(alert), id_, None), topic_record("delivery", id_, None)]
         entries += [topic_record("delivery", id_, None) for id_ in self.deliveries.keys() - self.alerts.keys()]
         entries += [topic_record("rule", name, None) for name in self.rules.keys() - set(rules)]
         entries += [

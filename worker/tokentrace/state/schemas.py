@@ -31,6 +31,7 @@ from tokentrace.state.headers import Header, Headers, header_items
 RECORDS: Final = (
     "state-cell", "state-cell-wide", "state-replica", "rollup", "rollup-dimensions", "seen-chunk",
     "alert", "alert-delivery", "alert-rule", "alert-evaluator", "alert-silence",
+    "budget-alert",
 )  # fmt: skip
 #: The release whose schemas every release knows.
 FIRST_RELEASE: Final = "0.1.0"
