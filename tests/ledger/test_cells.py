@@ -1,0 +1,66 @@
+"""Rollups summed to cells: the same as one row after the other, in whatever range their keys are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokentrace.alerts.rollup_reader import Rollup
+from tokentrace.errors import FatalError
+from tokentrace.ledger.cells import CELL_SUMS, cells_of
+from tokentrace.ledger.tables import LEDGER_SOURCES
+from tokentrace.pricing import SOURCE_SUMS
+
+DAY_US = 86_400_000_000
+SPANS, COST = CELL_SUMS.index("spans"), CELL_SUMS.index("cost_nano_usd")
+LAST = len(CELL_SUMS) - 1
+
+
+def rollup(committed_at_us: int, rows: list[tuple[int, int, int, list[int], int]]) -> Rollup:
+    """rows: (minute, group, status, spans by source, cost)."""
+    values = np.zeros((len(rows), len(CELL_SUMS)), np.int64)
+    for at, (_, _, _, sources, cost) in enumerate(rows):
+        values[at, [CELL_SUMS.index(name) for name in SOURCE_SUMS]] = sources
+        values[at, SPANS], values[at, COST], values[at, LAST] = sum(sources), cost, cost % 3
+    minutes, groups, statuses = (np.array([row[at] for row in rows], np.int64) for at in range(3))
+    return Rollup("r", committed_at_us, minutes, groups, statuses, values, 0, {}, 0)
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from([0, 59, 60, 61, 29_000_000, 2**50]),
+        st.sampled_from([0, 1, 7, 2**30]),
+        st.integers(0, 2),
+        st.sampled_from([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1], [1, 1, 0, 0]]),
+        st.integers(0, 10**12),
+    ),
+    max_size=12,
+)
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * DAY_US), ROWS), min_size=1, max_size=4))
+def test_cells_are_the_sums_of_the_rows(commits: list[tuple[int, list[tuple[int, int, int, list[int], int]]]]) -> None:
+    expected: dict[tuple[int, ...], Counter[int]] = {}
+    for committed_at_us, rows in commits:
+        for minute, group, status, sources, cost in rows:
+            used = [at for at, count in enumerate(sources) if count]
+            source = used[0] if len(used) == 1 else LEDGER_SOURCES.index("mixed")
+            sums = expected.setdefault((minute // 60, group, status, source, committed_at_us // DAY_US), Counter())
+            sums.update({SPANS: sum(sources), COST: cost, LAST: cost % 3})
+    cells = cells_of([rollup(*commit) for commit in commits])
+    assert [tuple(key) for key in cells.keys.tolist()] == sorted(expected)
+    for key, row in zip(cells.keys.tolist(), cells.values, strict=True):
+        assert {at: int(row[at]) for at in (SPANS, COST, LAST)} == {
+            at: expected[tuple(key)][at] for at in (SPANS, COST, LAST)
+        }
+
+
+def test_a_sum_that_64_bits_may_not_hold_is_refused() -> None:
+    rows = [(0, 0, 0, [1, 0, 0, 0], 2**61)]
+    assert int(cells_of([rollup(0, rows)]).values[0, COST]) == 2**61
+    with pytest.raises(FatalError, match="has a sum beyond 62 bits"):
+        cells_of([rollup(0, rows * 8)])
