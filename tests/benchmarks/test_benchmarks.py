@@ -37,7 +37,7 @@ TINY = Effort(
     alert_spans=30_000,
     restored_groups=(10,),
     rules=20,
-    alert_groups=10,
+    alert_groups=100,
     ledger_hours=1,
 )
 
