@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -21,7 +24,7 @@ from tests.oracle import Key, recount
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, in_units, span_totals, wait_for
-from tests.spanfactory import message, random_span, span
+from tests.spanfactory import NOW_US, message, random_span, span
 
 
 def shared(kafka: KafkaBroker, topic: str) -> dict[str, str]:
@@ -50,7 +53,9 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
     )
     prometheus = start_prometheus([worker.target for worker in workers])
     rng = random.Random(20)
-    spans = [random_span(rng) for _ in range(20_000)]
+    # Of the last quarter of an hour, which is in the live page's window.
+    later_us = int(time.time() * 1e6) - NOW_US
+    spans = [_later(random_span(rng), later_us) for _ in range(20_000)]
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "linger.ms": 5})
     for index, record in enumerate(spans):
         producer.produce(topic, message(record), partition=index % 4)
@@ -83,10 +88,25 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
                 for what in ("polled", "counted", "rejected")
             )
             assert (polled, rejected) == (counted, 0)
+    # The live page of each replica shows the fleet.
+    cost_nano_usd = sum(value for (name, _), value in expected.items() if name == "tokentrace_cost_total")
+    for worker in workers:
+        assert wait_for(lambda worker=worker: _page_totals(worker) == (len(spans), str(cost_nano_usd)))  # type: ignore[misc]
     # The mean of the scores in the window, weighted by how many each replica saw.
     scored = [record["attributes"]["eval.score"] for record in spans if "eval.score" in record["attributes"]]
     ((_, mean),) = prometheus.query("sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)")
     assert mean == pytest.approx(sum(scored) / len(scored), abs=1e-6)
+
+
+def _later(record: dict[str, Any], by_us: int) -> dict[str, Any]:
+    return record | {name: record[name] + by_us for name in ("started_at", "ended_at")}
+
+
+def _page_totals(worker: WorkerProcess) -> tuple[int, str]:
+    """Spans and nano-USD of the last day, as the live page has them."""
+    _, body, _ = worker.get("/ui/data?window=1440")
+    total = json.loads(body)["total"]
+    return total["spans"], total["cost_nano_usd"]
 
 
 def _assigned(worker: WorkerProcess) -> float:
