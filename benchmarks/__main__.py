@@ -30,12 +30,13 @@ from . import (
     j_publisher,
     k_page,
     l_ledger,
+    m_otlp,
 )
 from .broker import running_broker
 from .effort import FULL, QUICK, Effort
 from .measure import Figure, table
 
-LETTERS: Final = "abcdefghijkl"
+LETTERS: Final = "abcdefghijklm"
 
 #: Keys that are in the object whatever could be measured: None for what needs a Kafka and had none.
 KEYS: Final = {
@@ -56,6 +57,7 @@ KEYS: Final = {
     "publisher": ("us_per_span", "vs_by_hand"),
     "ledger": ("cells_per_s", "vs_row_by_row", "bytes_per_cell", "counting_vs_without"),
     "alerts": ("evaluate_s", "windows_mb", "counting_vs_without"),
+    "otlp": ("spans_per_s", "vs_upb"),
     "page": ("counting_vs_without", "share_of_a_core"),
 }
 
@@ -84,6 +86,7 @@ def _figures(effort: Effort, broker: KafkaBroker | None) -> dict[str, Callable[[
         "i": lambda: i_alerts.run(effort, broker),
         "k": lambda: k_page.run(effort),
         "l": lambda: l_ledger.run(effort, broker),
+        "m": lambda: m_otlp.run(effort),
     }
     if broker is None:
         return without
