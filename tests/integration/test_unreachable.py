@@ -41,6 +41,8 @@ def test_every_command_says_what_is_wrong_with_tls_or_credentials(broker: KafkaB
         (broker.tls_bootstrap, tls, "certificate is not trusted, or not for this name; set ssl.ca.location"),
         (broker.bootstrap, tls, "the port does not speak TLS; correct it, or security.protocol"),
         (broker.tls_bootstrap, {}, "the port seems to speak TLS; set security.protocol"),
+        (broker.sasl_bootstrap, {}, "the port seems to ask for credentials; set security.protocol"),
+        (broker.bootstrap, sasl | {"sasl.mechanism": "PLAIN"}, "the port takes no credentials; correct it"),
         (broker.sasl_bootstrap, sasl | {"sasl.mechanism": "SCRAM-SHA-256"}, "correct sasl.mechanism"),
         (broker.sasl_bootstrap, sasl | {"sasl.mechanism": "PLAIN", "sasl.password": "x1y2"}, "correct sasl.username"),
     ]

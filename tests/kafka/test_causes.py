@@ -25,11 +25,6 @@ REFUSED = "127.0.0.1:1/bootstrap: Connect to ipv4#127.0.0.1:1 failed: Connection
             "b:1/1: SSL handshake failed: Disconnected: connecting to a PLAINTEXT broker listener?",
             "does not speak TLS",
         ),
-        (
-            KafkaError._TRANSPORT,
-            "b:1/1: Disconnected: connection closed by peer (after 1ms in state APIVERSION_QUERY)",
-            "seems to speak TLS",
-        ),
         (KafkaError._AUTHENTICATION, "Unsupported SASL mechanism: PLAIN", "sasl.mechanism"),
         (KafkaError.SASL_AUTHENTICATION_FAILED, "Invalid username or password", "sasl.password"),
         (KafkaError._SSL, "SSL handshake failed: tlsv13 alert certificate required", "ssl.certificate.location"),
@@ -41,6 +36,21 @@ def test_a_cause_says_what_to_change(code: int, words: str, change: str) -> None
     causes.note(KafkaError(code, words))
     assert change in causes.text
     assert "under kafka.properties" in causes.text
+
+
+@pytest.mark.parametrize(
+    ("state", "change"), [("APIVERSION_QUERY", "seems to speak TLS"), ("UP", "seems to ask for credentials")]
+)
+def test_a_connection_that_is_closed_at_once_is_a_cause_in_the_log_of_a_new_client_alone(
+    state: str, change: str
+) -> None:
+    words = f"b:1/1: Disconnected: connection closed by peer (after 1ms in state {state})"
+    causes = Causes()
+    causes.note(KafkaError(KafkaError._TRANSPORT, words))
+    assert causes.text == "", "a broker that was up closes connections too"
+    causes.logger().info("FAIL [rdkafka#consumer-1] [thrd:b:1/1]: %s", words)
+    assert change in causes.text
+    assert causes.text.endswith("(Disconnected: connection closed by peer)")
 
 
 def test_details_are_without_the_name_of_the_connection_and_its_time() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from confluent_kafka import KafkaError
@@ -28,11 +28,6 @@ _CAUSES: Final = (
         "the port does not speak TLS; correct it, or security.protocol under kafka.properties",
     ),
     (
-        "in state APIVERSION_QUERY",
-        "the port seems to speak TLS; set security.protocol under kafka.properties to SSL or SASL_SSL, or correct the "
-        "port",
-    ),
-    (
         "certificate required",
         "the broker requires a certificate; set ssl.certificate.location and ssl.key.location under kafka.properties",
     ),
@@ -41,15 +36,24 @@ _CAUSES: Final = (
         "the broker does not trust this certificate; correct ssl.certificate.location under kafka.properties",
     ),
     (
-        "Handshake not supported",
+        "not valid in current SASL state",
         "the port takes no credentials; correct it, or security.protocol under kafka.properties",
-    ),
-    (
-        "require SASL authentication",
-        "the port asks for credentials; set security.protocol under kafka.properties to SASL_SSL or SASL_PLAINTEXT",
     ),
     ("mechanism", "the broker does not take such credentials; correct sasl.mechanism under kafka.properties"),
     ("SSL handshake failed", "TLS fails; check its settings under kafka.properties"),
+)
+#: The same of a connection that the broker has closed at the client's first requests.
+_CLOSED: Final = (
+    (
+        "in state APIVERSION_QUERY",
+        "the port seems to speak TLS; set security.protocol under kafka.properties to SSL or SASL_SSL, or correct the "
+        "port",
+    ),
+    (
+        "in state UP",
+        "the port seems to ask for credentials; set security.protocol under kafka.properties to SASL_SSL or "
+        "SASL_PLAINTEXT, or correct the port",
+    ),
 )
 _REFUSED: Final = "the broker refuses the credentials; correct sasl.username and sasl.password under kafka.properties"
 #: The name of the connection before the library's words, and how long it lasted behind them.
@@ -78,17 +82,17 @@ class Causes:
 
     def note(self, error: KafkaError) -> None:
         """Take an error of a callback."""
-        self._note(error.str(), _REFUSED if error.code() in REFUSED - UNAUTHORIZED else "")
+        self._note(error.str(), _CAUSES, _REFUSED if error.code() in REFUSED - UNAUTHORIZED else "")
 
     def logger(self) -> logging.Logger:
-        """Return a logger for one client, which takes the library's lines and writes none."""
+        """Return a logger for a client that has just been made, which takes the library's lines and writes none."""
         logger = logging.Logger("causes", logging.INFO)
-        logger.addHandler(_Handler(self._note))
+        logger.addHandler(_Handler(lambda line: self._note(line, (*_CAUSES, *_CLOSED))))
         return logger
 
-    def _note(self, words: str, otherwise: str = "") -> None:
+    def _note(self, words: str, causes: Sequence[tuple[str, str]], otherwise: str = "") -> None:
         """Take the library's words. Those that say nothing of TLS or credentials leave the cause as it is."""
-        cause = next((cause for needle, cause in _CAUSES if needle in words), otherwise)
+        cause = next((cause for needle, cause in causes if needle in words), otherwise)
         if cause:
             self.text = f"{cause} ({_LASTED.sub('', _CONNECTION.sub('', words))})"
         elif _NOT_MADE in words:
