@@ -46,6 +46,7 @@ bench: setup $(SERVICES) ## Measure speed, memory and latency against baselines 
 fuzz: setup ## Compare the two decoders on random bytes for ten minutes (ARGS="--seconds 60")
 	$(BIN)/python -m pytest -m nightly tests/fuzz
 	$(BIN)/python -m tests.fuzz.fuzz_decode $(ARGS)
+	$(BIN)/python -m tests.fuzz.fuzz_otlp $(ARGS)
 
 lint: setup ## Check style, types, spelling and language
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.fuzz import fuzz_decode
+from tests.fuzz import fuzz_decode, fuzz_otlp
 from tokentrace.decode.columnar.cursors import Cursors
 
 
@@ -41,3 +41,10 @@ def test_a_decoder_that_goes_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("messages", [[], [b""], [b"a", b"", b"b" * 254], [b"a", b"c" * 255], [b"d" * 1000]])
 def test_an_input_is_taken_apart_as_it_was_built(messages: list[bytes]) -> None:
     assert fuzz_decode.parse(fuzz_decode.build(1234, 2, messages)) == (1234, 2, messages)
+
+
+def test_a_short_run_over_opentelemetry_finds_nothing() -> None:
+    before = dict(fuzz_otlp.totals)
+    for seed in range(60):
+        fuzz_otlp.check(seed)
+    assert all(fuzz_otlp.totals[name] > before[name] for name in before)

@@ -12,15 +12,14 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from tests.decode.helpers import spans_of
-from tests.otlpfactory import OtherSpan, call, key_values, other, random_traces, traces
+from tests.decode.otlp.differential import assert_as_official, assert_same, damaged
+from tests.otlpfactory import OtherSpan, call, key_values, other, to_proto, traces
 from tokentrace.decode.otlp import decoder as decoder_module
 from tokentrace.decode.otlp.columnar import levels, span_fields
 from tokentrace.decode.otlp.columnar.headers import Joined
 from tokentrace.decode.otlp.columnar.known_texts import KnownTexts
-from tokentrace.decode.otlp.decoder import OtlpBatch, OtlpDecoder
+from tokentrace.decode.otlp.decoder import OtlpDecoder
 from tokentrace.decode.otlp.wire import write_bytes
-
-TEXTS = ("attributes.team", "span.name")
 
 
 @pytest.fixture(autouse=True, params=["thorough", "as shipped"])
@@ -29,27 +28,6 @@ def thresholds(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "thorough":
         monkeypatch.setattr(levels.children, "__defaults__", (1,))
         monkeypatch.setattr(span_fields.read_fields, "__defaults__", (1,))
-
-
-def contents(batch: OtlpBatch) -> list[Any]:
-    spans = batch.spans
-    texts = {
-        source: [
-            spans.buffer[first : first + size].tobytes()
-            for first, size in zip(strings.offset.tolist(), strings.length.tolist(), strict=True)
-        ]
-        for source, strings in spans.texts.items()
-    }
-    places = [] if spans.part is None else list(zip(spans.row.tolist(), spans.part.tolist(), strict=True))
-    rejects = sorted((reject.row, reject.part, reject.reason, reject.error) for reject in batch.rejects)
-    return [spans_of(spans), texts, places, rejects, batch.counts.found.tolist(), batch.counts.ignored.tolist()]
-
-
-def assert_same(values: list[bytes | None]) -> OtlpBatch:
-    found = OtlpDecoder(texts=TEXTS, min_spans=1).decode(values, as_json=False)
-    plain = OtlpDecoder(texts=TEXTS, columnar=False).decode(values, as_json=False)
-    assert contents(found) == contents(plain)
-    return found
 
 
 def odd(rng: random.Random) -> OtherSpan:
@@ -86,33 +64,9 @@ def test_odd_spans_are_read_as_by_the_plain_reader(seed: int) -> None:
 @given(st.integers(0, 2**32))
 def test_damaged_messages_are_read_as_by_the_plain_reader(seed: int) -> None:
     rng = random.Random(seed)
-    values: list[bytes | None] = []
-    for _ in range(rng.randrange(1, 5)):
-        value = bytearray(random_traces(rng, most=5)[0].SerializeToString())
-        for _ in range(rng.randrange(3)):
-            at = rng.randrange(len(value) or 1)
-            change = rng.randrange(4)
-            if change == 0:
-                value[at : at + 1] = bytes([rng.randrange(256)])
-            elif change == 1:
-                del value[at : at + rng.randrange(1, 9)]
-            elif change == 2:
-                value[at:at] = rng.randbytes(rng.randrange(1, 5))
-            else:
-                value = value[:at]
-        values.append(bytes(value))
-    batch = assert_same(values)
+    values = [damaged(rng) for _ in range(rng.randrange(1, 5))]
     # What is read of a message that the official classes take, they read too.
-    whole = {reject.row for reject in batch.rejects if reject.part < 0}
-    for row, value in enumerate(values):
-        data = TracesData()
-        try:
-            data.ParseFromString(value)
-        except Exception:
-            continue
-        if row not in whole:
-            spans = sum(len(scope.spans) for resource in data.resource_spans for scope in resource.scope_spans)
-            assert int(batch.counts.found[row]) == spans
+    assert_as_official(values, assert_same(values))
 
 
 def test_forms_that_no_writer_has_are_read_as_the_official_classes_read_them() -> None:
@@ -131,6 +85,16 @@ def test_forms_that_no_writer_has_are_read_as_the_official_classes_read_them() -
     message = write_bytes(1, write_bytes(2, b"".join(write_bytes(2, way) for way in ways)))
     TracesData().ParseFromString(message)
     assert len(assert_same([message, data.SerializeToString()]).spans) == 35
+
+
+def test_of_a_key_that_repeats_the_last_counts_even_without_a_value() -> None:
+    sent = call(random.Random(1), "genai")
+    sent.attributes["gen_ai.response.model"] = "answered"
+    again = write_bytes(9, key_values({"gen_ai.request.model": None})[0].SerializeToString())
+    spans = [to_proto(sent).SerializeToString() + more for more in (b"", again)]
+    message = write_bytes(1, write_bytes(2, b"".join(write_bytes(2, one) for one in spans)))
+    first, second = spans_of(assert_same([message]).spans)
+    assert (first["model"], second["model"]) == (sent.attributes["gen_ai.request.model"].encode(), b"answered")
 
 
 def test_two_resources_of_one_group_are_merged() -> None:

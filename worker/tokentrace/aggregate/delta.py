@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -178,6 +178,10 @@ class Delta:
         self._minutes = grown(self._minutes, rows)
         self._cells = grown(self._cells, rows)
         self._values = grown(self._values, rows)
+
+    def read_spans(self, partitions: Iterable[int]) -> int:
+        """Return the spans of partitions that were read whole, ignored ones left out."""
+        return sum(self.counted[p] + self.rejected[p] + self.duplicates[p] for p in partitions)
 
     def advance_event_time(self, partition: int, event_time_us: int) -> None:
         """Record that the spans of a partition are counted up to this event time. It never goes back."""

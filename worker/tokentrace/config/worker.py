@@ -35,7 +35,7 @@ class WorkerSection(Section):
     commit_interval: PositiveDuration = 1.0
     """Time between commits; a commit also updates the metrics."""
     batch_size: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 10_000
-    """Most messages in a batch."""
+    """Most messages in a batch, and about as many calls where messages hold several spans."""
     batch_wait: PositiveDuration = 0.1
     """Longest wait for a full batch."""
     memory_limit: Annotated[StrictInt, Field(ge=256 << 20)] | None = None

@@ -280,7 +280,9 @@ class Worker:
     def _count(self, batch: RawBatch) -> None:
         """Count a batch, or raise SchemaUnavailable and count nothing of it."""
         counted = {partition: self._delta.counted[partition] for partition in batch.positions}
+        before = self._delta.read_spans(batch.positions)
         self._pipeline.count(batch, self._delta)
+        self._batch_size.observe_spans(len(batch), self._delta.read_spans(batch.positions) - before)
         now_s = self._monotonic()
         for partition, before in counted.items():
             if self._delta.counted[partition] > before:
