@@ -66,6 +66,8 @@ def call_of(sent: dict[str, Any], name: str) -> dict[str, Any] | None:
     if sent["name"] in ("invoke_agent", "GET /stock"):
         return None
     found = {field: sent["attributes"].get(key) for field, key in FIELDS[name].items()}
+    if found["model"] is None:
+        found["model"] = json.loads(sent["attributes"]["llm.invocation_parameters"])["model"]
     failed = sent["status"] == "ERROR" or "error.type" in sent["attributes"]
     fields = dict.fromkeys(("prompt_tokens", "completion_tokens"))
     status = "error" if failed else "ok"

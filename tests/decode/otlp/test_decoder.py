@@ -234,3 +234,14 @@ def test_json_that_is_nested_deeply_can_be_cut_into_its_spans() -> None:
     value = text.replace('{"stringValue": "DEEP"}', body).encode()
     assert len(decode(value, framing="otlp_json").spans) == 1
     assert spans_of(decode(one_span(value, 0), framing="otlp_json").spans)[0]["caller"] == b"shop"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "model"),
+    [('{"model": "m", "n": 1}', b"m"), ("{", b""), ("[1]", b""), ('{"model": 5}', b""), (7, b""), ("[" * 99_999, b"")],
+)
+def test_a_failed_call_may_name_its_model_in_its_parameters_alone(parameters: Any, model: bytes) -> None:
+    attributes = {"openinference.span.kind": "LLM", "llm.system": "openai", "llm.invocation_parameters": parameters}
+    values = [one(attributes, status=2), one({**attributes, "llm.model_name": "named"}, status=2)]
+    for framing in ("otlp_proto", "auto"):
+        assert [span["model"] for span in spans_of(decode(*values, framing=framing).spans)] == [model, b"named"]

@@ -87,7 +87,7 @@ def test_forms_that_no_writer_has_are_read_as_the_official_classes_read_them() -
     assert len(assert_same([message, data.SerializeToString()]).spans) == 35
 
 
-def test_of_a_key_that_repeats_the_last_counts_even_without_a_value() -> None:
+def test_last_value_of_a_repeated_key_counts_even_if_it_is_absent() -> None:
     sent = call(random.Random(1), "genai")
     sent.attributes["gen_ai.response.model"] = "answered"
     again = write_bytes(9, key_values({"gen_ai.request.model": None})[0].SerializeToString())

@@ -76,6 +76,9 @@ MEANINGS: Final = (
     Meaning("error", "text", ("error.type",), "Kind of the error; a span that has one has failed."),
 )  # fmt: skip
 
+#: Attribute with the parameters of a call as JSON, which has the model of a call that has failed without naming it.
+PARAMETERS_KEY: Final = "llm.invocation_parameters"
+
 #: Attributes that say what a span is; the first that is there decides.
 OPERATION_KEYS: Final = (
     "gen_ai.operation.name",

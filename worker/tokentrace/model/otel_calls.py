@@ -7,6 +7,7 @@ a provider and a model and has usage.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from tokentrace.model.conventions import (
     FIRST_TOKEN_EVENT,
     MEANINGS,
     OPERATION_KEYS,
+    PARAMETERS_KEY,
     SCORE_EVENT,
     TIMEOUTS,
     USAGE_FIELDS,
@@ -53,7 +55,21 @@ def call_fields(attributes: Mapping[str, Any], calls: Collection[str] = CALLS) -
     if operation is None and not all(any(_has(attributes, name) for name in names) for names in _NEEDED):
         return None
     found = ((meaning.field, _value(attributes, meaning)) for meaning in MEANINGS)
-    return {name: value for name, value in found if value is not None}
+    fields = {name: value for name, value in found if value is not None}
+    if "model" not in fields and (model := _requested(attributes.get(PARAMETERS_KEY))):
+        fields["model"] = model
+    return fields
+
+
+def _requested(parameters: Any) -> str:
+    """Return the model in the parameters of a call, empty where they do not have it."""
+    try:
+        found = json.loads(parameters) if isinstance(parameters, str) else None
+    except (ValueError, RecursionError):
+        return ""
+    model = found.get("model") if isinstance(found, dict) else None
+    # Half of a surrogate pair has no bytes.
+    return model.encode("utf-8", "replace").decode() if isinstance(model, str) else ""
 
 
 def _has(attributes: Mapping[str, Any], name: str) -> bool:

@@ -194,6 +194,8 @@ class _Calls:
                 used &= self.strings[name].length > 0 if name in self.strings else False
             # Whether it is a call depends on what is irregular, too; the plain reader decides that.
             is_call |= bare & used
+        # The plain reader looks for their model elsewhere.
+        self._irregular |= is_call & (self.strings["model"].length == 0 if "model" in self.strings else True)
         self._times()
         self._sources(is_other)
         for name in _LABELS:
