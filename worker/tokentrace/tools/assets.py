@@ -20,6 +20,7 @@ SHIPPED: Final = (
     "deploy/compose.yaml",
     "deploy/grafana",
     "deploy/helm",
+    "deploy/kafka",
     "deploy/kubernetes",
     "deploy/prometheus",
 )
