@@ -1,0 +1,34 @@
+"""An explanation of a message of OpenTelemetry says how many spans it holds, and of which kinds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.otlpfactory import OtherSpan, to_json, traces
+from tokentrace.config import Config
+from tokentrace.decode.schemas.store import WriterSchemas
+from tokentrace.model.messages import Envelope
+from tokentrace.tools.explain import Explainer
+
+CALL = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o", "gen_ai.system": "openai"}
+USAGE = {**CALL, "gen_ai.usage.input_tokens": 1_000_000}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "framing", "reason"),
+    [
+        ([USAGE, USAGE, {"a": 1}], "OTLP: 2 spans counted, 0 rejected, 1 that are not calls of a model", ""),
+        ([{"a": 1}], "OTLP: 0 spans counted, 0 rejected, 1 that are not calls of a model", "ignored"),
+        ([CALL], "OTLP: 0 spans counted, 1 rejected, 0 that are not calls of a model", "no_token_count"),
+    ],
+)
+def test_explanation_tells_the_spans_of_a_message(
+    attributes: list[dict[str, object]], framing: str, reason: str
+) -> None:
+    data = traces([("shop", [OtherSpan(dict(one)) for one in attributes])])
+    for value in (data.SerializeToString(), to_json(data)):
+        found = Explainer(Config(), WriterSchemas()).explain(Envelope("spans", 0, 0, None, value, (), None))
+        assert (found.framing, found.reason, found.counted) == (framing, reason, not reason)
+        if not reason:
+            assert (found.labels["model"], found.labels["caller"], found.cost_source) == ("gpt-4o", "shop", "computed")
+            assert found.nano_usd > 0
