@@ -16,8 +16,8 @@ from .broker import fill
 from .effort import Effort
 from .measure import Figure, Measure, Row, in_turns
 from .rig import Harness
-from .workers import probe, scraped_every_second, timed, url_of, write_config
-from .workload import BATCH, workload
+from .workers import counting_beside, probe, scraped_every_second, timed, url_of, write_config
+from .workload import BATCH, DIMENSIONS, workload
 
 GROUPS = 1_000
 SERIES_PER_MODEL = 84
@@ -30,7 +30,9 @@ def run(effort: Effort, broker: KafkaBroker) -> Figure:
             row, results[f"spans_per_s_{groups}_groups"] = _over_groups(effort, broker, Path(folder), groups)
             rows.append(row)
         scraped_row, scraped = _while_scraped(effort, broker, Path(folder))
-    return Figure("b end to end", [*rows, scraped_row], {"end_to_end": {**results, **scraped}})
+    with_dimensions, dimensions = _with_dimensions(effort, broker)
+    rows += [scraped_row, with_dimensions]
+    return Figure("b end to end", rows, {"end_to_end": {**results, **scraped, **dimensions}})
 
 
 def _against_bare(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[list[Row], dict[str, Any]]:
@@ -127,6 +129,21 @@ def _while_scraped(effort: Effort, broker: KafkaBroker, folder: Path) -> tuple[R
         "scraped_spans_per_s": with_.median,
         "scrape_s": Measure(tuple(scrapes)).median if scrapes else None,
     }
+
+
+def _with_dimensions(effort: Effort, broker: KafkaBroker) -> tuple[Row, dict[str, Any]]:
+    def sections() -> dict[str, Any]:
+        return {
+            "dimensions": {
+                name: {"source": f"attributes.{name}", "limit": values} for name, values in DIMENSIONS.items()
+            }
+        }
+
+    without, with_ = counting_beside(effort, broker, "bench-dimensions", sections, "dimensions")
+    ratio = with_.over(without)
+    case = f"4 dimensions of {', '.join(map(str, DIMENSIONS.values()))} values, {effort.alert_groups} groups"
+    row = Row(case, with_.text(" M spans/s", 1e6), ratio.text(), "the same spans without dimensions", ">= 0.9")
+    return row, {"with_dimensions": ratio.median, "with_dimensions_spans_per_s": with_.median}
 
 
 def _probed(config: Path, count: int) -> dict[str, Any]:

@@ -82,10 +82,13 @@ def counting_speed(config: Path, count: int) -> float:
 
 
 def counting_beside(
-    effort: Effort, broker: KafkaBroker, topic: str, sections: Callable[[], dict[str, Any]]
+    effort: Effort, broker: KafkaBroker, topic: str, sections: Callable[[], dict[str, Any]], kind: str = "default"
 ) -> tuple[Measure, Measure]:
-    """Return the speed of a worker over a topic of its own, without and with more sections of the configuration."""
-    load = workload("default", effort.distinct, effort.alert_groups)
+    """Return the speed of a worker over a topic of its own, without and with more sections of the configuration.
+
+    kind: what the spans are, see `workload`.
+    """
+    load = workload(kind, effort.distinct, effort.alert_groups)
     fill(broker, topic, load.messages, effort.alert_spans)
     with tempfile.TemporaryDirectory() as folder:
 
