@@ -20,7 +20,7 @@ from tokentrace.config.docs import _sections, json_schema
 from tokentrace.config.kafka import MANAGED_PROPERTIES
 from tokentrace.errors import ConfigError
 from tokentrace.model.durations import format_duration
-from tokentrace.runtime.wiring import leaves_on_stop, span_limits
+from tokentrace.runtime.settings import leaves_on_stop, span_limits
 
 
 def load(tmp_path: Path, text: str, **environment: str) -> Config:

@@ -21,7 +21,7 @@ from tests.deploy.manifests import (
     secret_files,
     versions,
 )
-from tokentrace.runtime.wiring import leaves_on_stop
+from tokentrace.runtime.settings import leaves_on_stop
 
 Objects = list[dict[str, Any]]
 Combine = Callable[..., Objects]

@@ -23,7 +23,7 @@ from tests.deploy.manifests import (
     versions,
 )
 from tests.services import CACHE, ROOT
-from tokentrace.runtime.wiring import leaves_on_stop
+from tokentrace.runtime.settings import leaves_on_stop
 
 CHART = ROOT / "deploy" / "helm" / "tokentrace"
 

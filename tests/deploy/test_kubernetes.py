@@ -25,7 +25,7 @@ from tests.deploy.manifests import (
 )
 from tests.services import ROOT
 from tokentrace.config import load_config
-from tokentrace.runtime.wiring import leaves_on_stop
+from tokentrace.runtime.settings import leaves_on_stop
 
 #: The overlay in which nobody is asked for a password or a token.
 OPEN = "development"

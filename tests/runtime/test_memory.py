@@ -16,7 +16,7 @@ from tokentrace.kafka.source import KafkaSource
 from tokentrace.runtime import memory
 from tokentrace.runtime.batch_size import BatchSize
 from tokentrace.runtime.memory import detected_limit, fetch_properties, memory_shares, shown_shares
-from tokentrace.runtime.wiring import http_settings, series_budget
+from tokentrace.runtime.settings import http_settings, series_budget
 
 MIB = 1 << 20
 V2, V1 = "sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes"

@@ -22,7 +22,8 @@ from tokentrace.exposition.render import Renderer
 from tokentrace.model.dimensions import decoded_sources
 from tokentrace.runtime.allocator import tune_malloc
 from tokentrace.runtime.price_rules import pricer
-from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget
+from tokentrace.runtime.settings import dimensions_of, layout_of, series_budget
+from tokentrace.runtime.wiring import group_index
 from tokentrace.state.keys import cell_key
 from tokentrace.state.ledger import Ledger
 from tokentrace.state.records import Progress, StateCodec

@@ -519,7 +519,7 @@ def test_the_registry_client_is_imported_only_where_a_registry_is_configured() -
     program = (
         "import sys\n"
         "from tokentrace.config import Config\n"
-        "from tokentrace.runtime.wiring import writer_schemas\n"
+        "from tokentrace.runtime.schema_sources import writer_schemas\n"
         "for url in ('', 'http://localhost'):\n"
         "    kafka = {'bootstrap_servers': 'x:1', 'topic': 't'}\n"
         "    writer_schemas(Config.model_validate({'kafka': kafka, 'schema_registry': {'url': url}}))\n"

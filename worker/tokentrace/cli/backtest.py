@@ -14,7 +14,8 @@ def backtest_over(config: Config, source: str) -> Backtest:
     """Count the spans of an Avro file or a topic. Raises UsageError for a file that does not exist."""
     from tokentrace.alerts.history import from_file, from_topic
     from tokentrace.errors import UsageError
-    from tokentrace.runtime.wiring import build_backtest, kafka_clients, writer_schemas
+    from tokentrace.runtime.schema_sources import writer_schemas
+    from tokentrace.runtime.wiring import build_backtest, kafka_clients
 
     path = Path(source)
     if path.is_file():

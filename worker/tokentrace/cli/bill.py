@@ -181,7 +181,8 @@ def _prove(config_path: Path, *, as_json: bool) -> None:
     from tokentrace.kafka.log_tail import LogTail
     from tokentrace.ledger.proof import ledger_sums, prove
     from tokentrace.ledger.words import proof_json, proof_lines
-    from tokentrace.runtime.wiring import kafka_clients, layout_of
+    from tokentrace.runtime.settings import layout_of
+    from tokentrace.runtime.wiring import kafka_clients
     from tokentrace.state.admin import StateAdmin
 
     kafka, clients = config.kafka, kafka_clients(config)

@@ -66,7 +66,7 @@ def command(
     from tokentrace.config import Config, load_config
     from tokentrace.errors import UsageError
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import writer_schemas
+    from tokentrace.runtime.schema_sources import writer_schemas
     from tokentrace.tools.explain import Explainer
     from tokentrace.tools.explain_text import as_json as to_json
     from tokentrace.tools.explain_text import lines_of

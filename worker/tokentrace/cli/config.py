@@ -60,7 +60,8 @@ def check(config_path: Path, print_: bool, connect: bool, estimate: bool, spans:
     if estimate:
         from tokentrace.alerts.history import from_topic
         from tokentrace.runtime import log
-        from tokentrace.runtime.wiring import kafka_clients, writer_schemas
+        from tokentrace.runtime.schema_sources import writer_schemas
+        from tokentrace.runtime.wiring import kafka_clients
         from tokentrace.tools.estimate import estimate as estimated
         from tokentrace.tools.estimate import lines_of
 

@@ -66,7 +66,7 @@ def show(config_path: Path, place: str | None, reason: str | None, as_json: bool
     """
     from tokentrace.errors import UsageError
     from tokentrace.model.messages import Envelope
-    from tokentrace.runtime.wiring import writer_schemas
+    from tokentrace.runtime.schema_sources import writer_schemas
     from tokentrace.tools.explain import Explainer
     from tokentrace.tools.explain_text import as_json as to_json
     from tokentrace.tools.explain_text import lines_of

@@ -164,7 +164,8 @@ def _database(config: Config, config_path: Path) -> Database:
 def _follower(config: Config, config_path: Path, stop: StopSignal, accept_gap: bool) -> Follower:
     from tokentrace.errors import ConfigError
     from tokentrace.kafka.log_tail import LogTail
-    from tokentrace.runtime.wiring import kafka_clients, layout_of
+    from tokentrace.runtime.settings import layout_of
+    from tokentrace.runtime.wiring import kafka_clients
 
     database = _database(config, config_path)
     from tokentrace.ledger.follow import Follower

@@ -34,7 +34,8 @@ def command(
     from tokentrace.config import load_config
     from tokentrace.kafka.reader import TopicReader
     from tokentrace.runtime import log
-    from tokentrace.runtime.wiring import kafka_clients, writer_schemas
+    from tokentrace.runtime.schema_sources import writer_schemas
+    from tokentrace.runtime.wiring import kafka_clients
     from tokentrace.tools.spans import SpanReader, matches, parse_conditions
 
     conditions = parse_conditions(where)

@@ -128,7 +128,7 @@ def forget(config_path: Path, dimension: str, value: str, replica: str | None, y
     """
     from tokentrace.aggregate.dimensions import DimensionRules
     from tokentrace.config import load_config
-    from tokentrace.runtime.wiring import dimensions_of, layout_of
+    from tokentrace.runtime.settings import dimensions_of, layout_of
     from tokentrace.state.records import StateCodec
 
     config = load_config(config_path)

@@ -34,8 +34,9 @@ from tokentrace.model.worker_stats import Moment, WorkerStats
 from tokentrace.runtime.allocator import release_unused, tune_malloc
 from tokentrace.runtime.last_scrape import LastScrape
 from tokentrace.runtime.recovery import try_until_done
+from tokentrace.runtime.settings import exposition_limit, http_settings, memory_limit
 from tokentrace.runtime.topic_setup import set_up_topics
-from tokentrace.runtime.wiring import build_replica, exposition_limit, http_settings, memory_limit
+from tokentrace.runtime.wiring import build_replica
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from tokentrace.errors import ConfigError, SchemaError
 from tokentrace.kafka.property_check import SESSION_TIMEOUT, property_problems
 from tokentrace.kafka.topics import ROLLUPS_RETENTION_S
 from tokentrace.model.durations import format_duration
+from tokentrace.runtime.schema_sources import registry
+from tokentrace.runtime.settings import source_settings
 from tokentrace.runtime.topic_setup import rollups_retention_s
-from tokentrace.runtime.wiring import registry, source_settings
 
 Found = Iterator[tuple[KeyPath, str]]
 

@@ -16,8 +16,9 @@ from tokentrace.errors import ConfigError, FatalError, SchemaError, SchemaUnavai
 from tokentrace.kafka.probe import ClusterProbe
 from tokentrace.kafka.topics import READ, Topics
 from tokentrace.model.secrets import hide_secrets, public_url
+from tokentrace.runtime.schema_sources import registry
 from tokentrace.runtime.topic_setup import check_windows, topic_specs
-from tokentrace.runtime.wiring import kafka_clients, registry
+from tokentrace.runtime.wiring import kafka_clients
 
 WEBHOOK_TIMEOUT_S: Final = 10.0
 #: Schema id that no registry has given out.

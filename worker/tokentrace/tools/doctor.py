@@ -22,7 +22,8 @@ from tokentrace.config.document import dotted
 from tokentrace.config.reading import Reading
 from tokentrace.errors import SchemaUnavailable, TokentraceError
 from tokentrace.kafka.probe import ClusterProbe
-from tokentrace.runtime.wiring import kafka_clients, writer_schemas
+from tokentrace.runtime.schema_sources import writer_schemas
+from tokentrace.runtime.wiring import kafka_clients
 from tokentrace.tools.config_check import every_problem, warnings
 from tokentrace.tools.config_connect import try_out
 from tokentrace.tools.prometheus_view import http_date_s, scraped_replicas

@@ -22,7 +22,8 @@ from tokentrace.exposition.render import Renderer
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import RawBatch
 from tokentrace.model.snapshot import OVERFLOW_GROUP, Group
-from tokentrace.runtime.wiring import dimensions_of, group_index, layout_of, series_budget, span_decoder, trial_pipeline
+from tokentrace.runtime.settings import dimensions_of, layout_of, series_budget
+from tokentrace.runtime.wiring import group_index, span_decoder, trial_pipeline
 from tokentrace.state.ledger import Ledger
 from tokentrace.tools.group_memory import group_memory_bytes
 

@@ -14,7 +14,8 @@ from tokentrace.decode.framing import Framing, OtlpFraming
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.measures import Layout
 from tokentrace.pricing import Pricer
-from tokentrace.runtime.wiring import group_index, layout_of, series_budget, span_decoder, trial_pipeline
+from tokentrace.runtime.settings import layout_of, series_budget
+from tokentrace.runtime.wiring import group_index, span_decoder, trial_pipeline
 
 
 @dataclass(frozen=True, slots=True)

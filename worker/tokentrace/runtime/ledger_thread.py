@@ -1,0 +1,47 @@
+"""The thread of a worker that keeps the ledger, where the configuration says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tokentrace.config import Config
+from tokentrace.errors import UsageError
+from tokentrace.kafka.clients import KafkaClients
+from tokentrace.model.measures import Layout
+
+if TYPE_CHECKING:
+    from tokentrace.ledger.in_worker import LedgerThread
+
+#: Rows of rollups that the ledger in a worker holds at once, some 20 MB.
+LEDGER_BATCH_ROWS: Final = 20_000
+
+
+def ledger_thread(config: Config, clients: KafkaClients, layout: Layout) -> LedgerThread | None:
+    """The keeper of the ledger, None where it is none of the workers. Raises UsageError without the extra."""
+    section, kafka = config.ledger, config.kafka
+    if not section.in_worker or section.url is None:
+        return None
+    try:
+        from tokentrace.ledger.database import Database
+    except ModuleNotFoundError as error:
+        raise UsageError(f"ledger.in_worker requires {error.name}: pip install 'tokentrace[ledger]'") from None
+    from tokentrace.kafka.election import Election
+    from tokentrace.kafka.log_tail import LogTail
+    from tokentrace.ledger.follow import Follower, Tail
+    from tokentrace.ledger.in_worker import LedgerThread
+
+    database = Database(section.url)
+
+    def follow(tail: Tail) -> Follower:
+        return Follower(tail=tail, database=database, layout=layout, stop=clients.stop, batch_rows=LEDGER_BATCH_ROWS)
+
+    return LedgerThread(
+        elect=lambda: Election(
+            clients,
+            topic=kafka.rollups_topic,
+            group_id=f"{kafka.group_id}.ledger",
+            session_timeout_s=config.worker.session_timeout,
+        ),
+        open_tail=lambda: LogTail(clients, kafka.rollups_topic, kafka.group_id),
+        follow=follow,
+    )
