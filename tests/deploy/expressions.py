@@ -1,4 +1,4 @@
-"""Every PromQL expression that a user is given: of the dashboard, the rules and docs/queries.md."""
+"""Every PromQL expression that a user is given: of the dashboard, the rules, docs/queries.md and the other pages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tests.docs.blocks import blocks
 from tests.services import ROOT
 
 DASHBOARD = ROOT / "dashboards" / "grafana.json"
@@ -60,6 +61,16 @@ def of_queries(kind: str = "promql") -> list[Expression]:
         if match[2] == kind:
             found.append(Expression(f"{heading}: {match[3].splitlines()[0]}", " ".join(match[3].split())))
     return found
+
+
+def of_pages() -> list[Expression]:
+    """Of the other pages, where each line of a block is an expression: `page:line: first line`."""
+    return [
+        Expression(f"{block.place}: {line}", line)
+        for block in blocks()
+        if block.language == "promql" and block.page != str(QUERIES.relative_to(ROOT))
+        for line in block.text.splitlines()
+    ]
 
 
 def filled(text: str, **variables: str) -> str:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.conftest import unavailable
-from tests.deploy.expressions import of_dashboard, of_queries, of_rules, rules
+from tests.deploy.expressions import Expression, of_dashboard, of_pages, of_queries, of_rules, rules
 from tests.services import ROOT
 from tokentrace.model.families import ALERT_FAMILIES, BUDGET_FAMILIES, CELL_FAMILIES, GLOBAL_FAMILIES
 
@@ -65,10 +65,27 @@ def test_every_alert_has_a_test_a_severity_and_a_section_in_the_runbook() -> Non
 
 def test_expressions_are_found() -> None:
     assert (len(of_dashboard()) >= 30, len(of_rules()) >= 25, len(of_queries()) >= 30) == (True, True, True)
+    assert len(of_pages()) >= 7
 
 
 @pytest.mark.parametrize(
-    "expression", [*of_dashboard(), *of_rules(), *of_queries()], ids=lambda expression: expression.place
+    ("expressions", "accepted"),
+    [([*of_queries(), *of_queries("one-or-nothing"), *of_pages()], True), *(([e], False) for e in of_queries("wrong"))],
+    ids=lambda value: "" if isinstance(value, list) else str(value),
+)
+def test_promtool_accepts_the_expressions_of_the_pages(
+    expressions: list[Expression], accepted: bool, tmp_path: Path
+) -> None:
+    found = [
+        {"record": f"of_a_page_{number}", "expr": expression.text} for number, expression in enumerate(expressions)
+    ]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "pages", "rules": found}]}))
+    checked = promtool("check", "rules", "rules.yml", cwd=tmp_path)
+    assert (checked.returncode == 0) == accepted, checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize(
+    "expression", [*of_dashboard(), *of_rules(), *of_queries(), *of_pages()], ids=lambda expression: expression.place
 )
 def test_expressions_name_families_that_exist(expression: Any) -> None:
     known = {family.name for family in (*CELL_FAMILIES, *GLOBAL_FAMILIES, *ALERT_FAMILIES, *BUDGET_FAMILIES)}

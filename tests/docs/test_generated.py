@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.blocks import pages
 from tests.services import ROOT
 
 _spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
@@ -16,7 +17,7 @@ assert _spec.loader is not None
 generate = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(generate)
 
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+PAGES = pages()
 
 
 @pytest.mark.parametrize("path", generate.generated(), ids=lambda path: path.name)
