@@ -189,6 +189,8 @@ def test_a_role_has_no_right_that_none_of_its_commands_needs(guarded: KafkaBroke
         worker.end()
     rights = Rights(place, tmp_path)
     whole = rights.of(role)
-    for missing in whole:
+    # Only for a dead letter that is a reference to its message, of which this place has none.
+    references = Right("topic", place.topic, "Read")
+    for missing in (right for right in whole if right != references):
         rights.set({right: pattern for right, pattern in whole.items() if right != missing})
         assert not all(answers(config, *command) for command in COMMANDS[role]), f"nothing needs {missing}"
