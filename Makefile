@@ -59,9 +59,10 @@ format: setup ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup ## Write the generated parts of docs/ and schemas/, and the dashboard
+docs: setup ## Write the generated parts of docs/ and schemas/, and the dashboards
 	$(BIN)/python docs/generate.py
 	$(BIN)/python dashboards/generate.py
+	$(BIN)/python -m dashboards.ledger
 
 site: setup ## Build the documentation as a site, in .cache/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict

@@ -32,6 +32,7 @@ ELSEWHERE: Final = {
     "wrong": ("tests/integration/test_queries.py", "docs/queries.md"),
     "one-or-nothing": ("tests/integration/test_queries.py", "docs/queries.md"),
     "mermaid": ("tests/docs/test_architecture.py", "docs/architecture.md"),
+    "sql": ("tests/deploy/test_ledger_dashboard.py", "docs/billing.md"),
 }
 #: Output alone, which nobody types.
 OUTPUT: Final = "text"

@@ -16,6 +16,7 @@ _PACKAGE: Final = Path(__file__).parent.parent
 SHIPPED: Final = (
     "tokentrace.yml",
     "dashboards/grafana.json",
+    "dashboards/ledger.json",
     "deploy/compose",
     "deploy/compose.yaml",
     "deploy/grafana",
