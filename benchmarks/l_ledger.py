@@ -76,6 +76,10 @@ class Rollups:
         """Return the offsets."""
         return 0, len(self.records)
 
+    def known_end(self) -> int:
+        """Return the offset behind the last record."""
+        return len(self.records)
+
     def seek(self, offset: int) -> None:
         """Continue there."""
         self._next = offset

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tokentrace.config.docs import json_schema, markdown_table
-from tokentrace.exposition.docs import alert_families, budget_families, reject_reasons, span_families, worker_families
+from tokentrace.exposition.docs import (
+    alert_families,
+    budget_families,
+    ledger_families,
+    reject_reasons,
+    span_families,
+    worker_families,
+)
 from tokentrace.model import conventions
 from tokentrace.model.bundled_schemas import bundled_schema, single_object_header
 from tokentrace.model.measures import record_fields
@@ -117,6 +124,7 @@ TABLES = {
     "worker families": worker_families,
     "alert families": alert_families,
     "budget families": budget_families,
+    "ledger families": ledger_families,
     "reject reasons": reject_reasons,
 }
 

@@ -141,6 +141,14 @@ def test_a_ledger_in_the_workers_goes_on_in_another_when_its_own_is_killed(
             keeper.restart()
             keeper.wait_until_ready()
     assert postgresql_hours(postgresql.url) == recount(produced)
+    # The one that keeps it shows that nothing is missing; the position passes the last marker when it is read.
+    assert wait_for(lambda: sorted(shown(worker, "lag_records") for worker in workers) == [[], [0]])
+    assert [shown(worker, "failures_total") for worker in workers] == [[0], [0]]
+
+
+def shown(worker: WorkerProcess, name: str) -> list[float]:
+    """Return the samples of a family of the ledger."""
+    return [value for (family, _), value in worker.samples().items() if family == f"tokentrace_ledger_{name}"]
 
 
 def spans_in(postgresql: PostgreSql) -> int:

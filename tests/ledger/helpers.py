@@ -81,6 +81,9 @@ class RollupTopic:
     def bounds(self) -> tuple[int, int]:
         return self.first, self.end
 
+    def known_end(self) -> int:
+        return self.end
+
     def seek(self, offset: int) -> None:
         assert self.first <= offset <= self.end
         self._next = offset

@@ -28,6 +28,7 @@ from tests.spanfactory import NOW_US, span, unit_span
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.ledger import follow
 from tokentrace.ledger.database import Database, DatabaseUnavailable
+from tokentrace.ledger.follow import Progress
 from tokentrace.ledger.store import LedgerStore, read_gaps
 
 Spans = list[dict[str, Any]]
@@ -103,6 +104,32 @@ def test_a_crash_in_a_transaction_counts_nothing_twice(
     follower(topic, sqlite_url(tmp_path), batch_rows=1).run(until_end=True)
     assert next(crashes, None) is None, "the crashes have happened"
     assert sqlite_hours(tmp_path) == recount(spans)
+
+
+def test_progress_tells_what_is_not_in_the_database_while_it_is_away(
+    topic: RollupTopic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = follower(topic, sqlite_url(tmp_path))
+    topic.commit([span()], NOW_US)
+    subject.run(until_end=True)
+    assert subject.progress == Progress(0, NOW_US, 0)
+    topic.commit([span()], NOW_US + 5)
+    added = topic.end - 2
+    seen: list[Progress | None] = []
+
+    def unavailable(self: LedgerStore, *arguments: Any) -> None:
+        raise DatabaseUnavailable("the database is away")
+
+    def waiting(timeout_s: float) -> bool:
+        seen.append(subject.progress)
+        monkeypatch.undo()
+        return False
+
+    monkeypatch.setattr(LedgerStore, "apply", unavailable)
+    monkeypatch.setattr(subject._stop, "wait", waiting)
+    subject.run(until_end=True)
+    assert seen == [Progress(topic.end - added, NOW_US, 0)]
+    assert subject.progress == Progress(0, NOW_US + 5, 0)
 
 
 def test_two_ledgers_on_one_database_are_refused(topic: RollupTopic, tmp_path: Path) -> None:
@@ -191,7 +218,10 @@ def test_a_record_that_cannot_be_read_stops_the_ledger(topic: RollupTopic, tmp_p
     with pytest.raises(FatalError, match=r"rollup at offset 2 of topic 'g\.rollups' cannot be read"):
         follower(topic, sqlite_url(tmp_path)).run(until_end=True)
     assert sqlite_hours(tmp_path) == recount([span()]), "what is before it is in the ledger"
-    follower(topic, sqlite_url(tmp_path), accept_gap=True).run(until_end=True)
+    accepting = follower(topic, sqlite_url(tmp_path), accept_gap=True)
+    accepting.run(until_end=True)
+    assert accepting.progress is not None
+    assert accepting.progress.gaps == 1
     assert sqlite_hours(tmp_path) == recount([span()] * 2)
     assert [gap.reason for gap in read_gaps(Database(sqlite_url(tmp_path)))] == ["a record cannot be read"]
 

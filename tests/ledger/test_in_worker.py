@@ -14,7 +14,7 @@ from tests.services.workers import wait_for
 from tests.spanfactory import NOW_US, span
 from tokentrace.errors import FatalError
 from tokentrace.ledger import follow, in_worker
-from tokentrace.ledger.follow import Tail
+from tokentrace.ledger.follow import Progress, Tail
 from tokentrace.ledger.in_worker import LedgerThread
 
 
@@ -71,6 +71,9 @@ def test_only_the_elected_replica_keeps_the_ledger(
         produced += spans
         expected = recount(produced)
         assert wait_for(lambda expected=expected: (tmp_path / "ledger.db").exists() and hours(tmp_path) == expected)
+        keeper, other = threads[turn % 2], threads[1 - turn % 2]
+        assert wait_for(lambda turn=turn, keeper=keeper: keeper.progress == Progress(0, NOW_US + turn, 0))
+        assert wait_for(lambda other=other: other.progress is None)
     for keeper in threads:
         keeper.stop()
     assert all(vote.closed for vote in votes)
@@ -106,3 +109,4 @@ def test_a_failure_is_logged_and_tried_again(
     keeper.stop()
     assert "The ledger stopped on this replica; retrying in 0 s: not allowed" in caplog.text
     assert "ValueError('a bug')" in caplog.text
+    assert keeper.failures == 2

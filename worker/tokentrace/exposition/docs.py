@@ -9,6 +9,7 @@ from tokentrace.model.families import (
     BUDGET_GROUP_FAMILIES,
     CELL_FAMILIES,
     GLOBAL_FAMILIES,
+    LEDGER_FAMILIES,
     CounterFamily,
 )
 from tokentrace.model.reasons import PART, WHOLE
@@ -40,6 +41,13 @@ def budget_families() -> str:
     for family in BUDGET_FAMILIES:
         labels = ", ".join(family.labels) + (", those of `group_by`" if family in BUDGET_GROUP_FAMILIES else "")
         rows.append(f"| `{family.name}` | {family.type} | {labels} | {family.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def ledger_families() -> str:
+    """The families of a ledger in the workers."""
+    rows = ["| family | type | meaning |", "|---|---|---|"]
+    rows += [f"| `{family.name}` | {family.type} | {family.help} |" for family in LEDGER_FAMILIES]
     return "\n".join(rows) + "\n"
 
 

@@ -61,6 +61,10 @@ class LogTail:
                     reason = error.str()
                     raise FatalError(f"The offsets of topic {self.topic!r} cannot be read: {reason}.") from failure
 
+    def known_end(self) -> int:
+        """Return the offset behind the last record, as the last fetch saw it; below 0 before the first fetch."""
+        return int(self._consumer.get_watermark_offsets(TopicPartition(self.topic, 0), cached=True)[1])
+
     def seek(self, offset: int) -> None:
         """Continue at this offset."""
         self._consumer.assign([TopicPartition(self.topic, 0, offset)])

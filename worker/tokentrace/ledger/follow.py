@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from tokentrace.alerts.rollup_reader import Rollup, RollupReader
 from tokentrace.errors import FatalError, UnreadableRecord, UsageError
@@ -19,7 +19,7 @@ from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.ledger.cells import cells_of, columns_of
 from tokentrace.ledger.database import Database, DatabaseUnavailable
 from tokentrace.ledger.gaps import RetainedLog, describe, find_gap, first_start
-from tokentrace.ledger.store import LedgerStore, Position, RollupGap
+from tokentrace.ledger.store import LedgerStore, Position, RollupGap, read_gaps
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.model.stop import StopSignal
@@ -52,11 +52,26 @@ class Tail(Protocol):
     def bounds(self) -> tuple[int, int]:
         """Return (offset of the first record, offset behind the last one)."""
 
+    def known_end(self) -> int:
+        """Return the offset behind the last record, as the last fetch saw it, without a request."""
+
     def seek(self, offset: int) -> None:
         """Continue at this offset."""
 
     def poll(self, max_records: int, timeout_s: float) -> list[PartitionRecord]:
         """Return the next records; the value None is the end."""
+
+
+class Progress(NamedTuple):
+    """Progress of a ledger.
+
+    lag_records: offsets that are not in the ledger yet, those of transactions' markers too. committed_at_us: when the
+    last commit that is in it was made. gaps: recorded ones.
+    """
+
+    lag_records: int
+    committed_at_us: int
+    gaps: int
 
 
 class Follower:
@@ -97,6 +112,10 @@ class Follower:
         self._pending_rows = 0
         #: Records and rows that are in the ledger since this process started.
         self.records = self.rows = 0
+        #: None before the first start. Replaced whole, so that any thread may read it.
+        self.progress: Progress | None = None
+        self._position: Position | None = None
+        self._gaps = 0
 
     def run(self, *, until_end: bool = False) -> None:
         """Follow the topic until the stop, or until the end that the topic has now.
@@ -109,6 +128,7 @@ class Follower:
                 return
             except DatabaseUnavailable as error:
                 log.warning("%s Retrying in %.0f s.", error, RETRY_S)
+                self._show(self._position)
                 self._stop.wait(RETRY_S)
                 self._stop.check()
             except OutOfLog:
@@ -179,6 +199,7 @@ class Follower:
     def _follow(self, position: Position, until_end: bool) -> None:
         _, end = self._tail.bounds()
         self._tail.seek(position.next_offset)
+        self._gaps = len(read_gaps(self._database))
         after, flushed_s, caught_up = position, self._stop.clock(), False
         while True:
             at_end = False
@@ -206,6 +227,7 @@ class Follower:
             due = finished or now_s - flushed_s >= LINGER_S
             if after != position and due:
                 position, flushed_s = self._flush(position, after), now_s
+            self._show(position)
             if at_end and not caught_up:
                 caught_up = True
                 log.info("The ledger has all rollups up to offset %d.", after.next_offset)
@@ -227,6 +249,7 @@ class Follower:
             position.topic_id, record.offset, record.offset + 1, written_us, written_us, "a record cannot be read"
         )
         self._store.accept(gap, position, after, self._now_us())
+        self._gaps += 1
         return after
 
     def _flush(self, position: Position, after: Position) -> Position:
@@ -238,6 +261,12 @@ class Follower:
         self.rows += self._pending_rows
         self._pending, self._pending_rows = [], 0
         return after
+
+    def _show(self, position: Position | None) -> None:
+        """Publish the progress. position: what the database has, None before it is known."""
+        self._position = position
+        if position is not None and (end := self._tail.known_end()) >= 0:
+            self.progress = Progress(max(end - position.next_offset, 0), position.committed_at_us, self._gaps)
 
     def _require_accepted(self, what: str) -> None:
         if not self._accept_gap:

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from tokentrace.errors import FatalError, StopRequested, TokentraceError
 from tokentrace.kafka.single_partition import PartitionRecord
-from tokentrace.ledger.follow import Follower, Tail
+from tokentrace.ledger.follow import Follower, Progress, Tail
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,17 @@ class LedgerThread:
         self._elect = elect
         self._open_tail = open_tail
         self._follow = follow
+        #: Times that the ledger stopped here because of an error.
+        self.failures = 0
+        self._follower: Follower | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+
+    @property
+    def progress(self) -> Progress | None:
+        """Return how far the ledger is, None while this replica does not keep it. Any thread may ask."""
+        follower = self._follower
+        return None if follower is None else follower.progress
 
     def start(self) -> None:
         """Join the group."""
@@ -78,8 +87,10 @@ class LedgerThread:
                 return
             # Counting continues whatever happens here.
             except FatalError as failure:
+                self.failures += 1
                 log.error("The ledger stopped on this replica; retrying in %.0f s: %s", RETRY_S, failure)
             except Exception as failure:
+                self.failures += 1
                 log.exception("The ledger stopped on this replica; retrying in %.0f s: %s", RETRY_S, repr(failure))
             self._stopping.wait(RETRY_S)
 
@@ -96,10 +107,12 @@ class LedgerThread:
         log.info("This replica keeps the ledger.")
         tail = self._open_tail()
         try:
-            self._follow(_WhileElected(tail, candidate, self._stopping)).run()
+            self._follower = self._follow(_WhileElected(tail, candidate, self._stopping))
+            self._follower.run()
         except NotElected:
             log.info("Another replica keeps the ledger now.")
         finally:
+            self._follower = None
             tail.close()
 
 
@@ -120,6 +133,9 @@ class _WhileElected:
 
     def bounds(self) -> tuple[int, int]:
         return self._tail.bounds()
+
+    def known_end(self) -> int:
+        return self._tail.known_end()
 
     def seek(self, offset: int) -> None:
         self._tail.seek(offset)

@@ -254,6 +254,21 @@ BUDGET_FAMILIES: Final = (
     *BUDGET_GROUP_FAMILIES, BUDGET_GROUPS, BUDGET_FIRINGS, BUDGET_DELIVERY_FAILED, BUDGET_EXPIRED, BUDGET_OVERFLOWED,
 )  # fmt: skip
 
+LEDGER_LAG: Final = GaugeFamily(
+    "tokentrace_ledger_lag_records", "Rollups, and markers of their transactions, that are not in the ledger yet.", ()
+)
+LEDGER_COMMITTED: Final = GaugeFamily(
+    "tokentrace_ledger_committed_timestamp_seconds",
+    "Time of the last commit of a worker that is in the ledger, 0 before the first.",
+    (),
+)
+LEDGER_GAPS: Final = GaugeFamily("tokentrace_ledger_gaps", "Gaps that the ledger records: rollups that it lacks.", ())
+LEDGER_FAILURES: Final = UnlabelledCounter(
+    "tokentrace_ledger_failures_total", "Times that the ledger stopped on this replica because of an error.", ()
+)
+#: Families of a ledger in the workers.
+LEDGER_FAMILIES: Final = (LEDGER_LAG, LEDGER_COMMITTED, LEDGER_GAPS, LEDGER_FAILURES)
+
 
 def revision_label(revision: int) -> str:
     """Return the label of the series of a revision as text, empty for the first."""

@@ -25,6 +25,7 @@ from tokentrace.exposition import (
     Scrape,
     collect_alert_metrics,
     collect_budget_metrics,
+    collect_ledger_metrics,
     collect_worker_metrics,
 )
 from tokentrace.model.secrets import hide_secrets
@@ -169,7 +170,7 @@ class Service:
     # -- called on the HTTP server's threads -------------------------------------------------------------------------
 
     def _render(self, form: Format, by_prometheus: bool) -> Scrape:
-        worker, evaluator = self._replica.worker, self._replica.evaluator
+        worker, evaluator, ledger = self._replica.worker, self._replica.evaluator, self._replica.ledger
         alerts = evaluator.snapshot if evaluator is not None else None
         return self._replica.renderer.scrape(
             lambda: worker.snapshot,
@@ -179,6 +180,7 @@ class Service:
                 collect_worker_metrics(Moment(worker.stats, snapshot, time.monotonic())),
                 collect_alert_metrics(alerts),
                 collect_budget_metrics(alerts),
+                collect_ledger_metrics(ledger.progress, ledger.failures) if ledger is not None else (),
             ),
         )
 
