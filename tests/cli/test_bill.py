@@ -127,7 +127,17 @@ def test_commands_start_without_the_extra_and_name_it(config: str) -> None:
         "import sys\nsys.modules['sqlalchemy'] = sys.modules['alembic'] = None\n"
         "from tokentrace.cli import main\nsys.argv = ['tokentrace', *sys.argv[1:]]\nmain()"
     )
-    for arguments, code in ((["--help"], 0), (["bill", "--help"], 0), (["bill", "--config", config, *MONTH], 2)):
+    missing = "tokentrace: The ledger requires sqlalchemy: pip install 'tokentrace[ledger]'\n"
+    prices = ["--reprice", config, "--reason", "contract"]
+    for arguments, expected in (
+        (["--help"], ""),
+        (["bill", "--help"], ""),
+        (["bill", "--config", config, *MONTH], missing),
+        (["bill", "--config", config, "--proof"], missing),
+        (["ledger", "run", "--config", config], missing),
+        (["ledger", "status", "--config", config], missing),
+        (["ledger", "correct", "--config", config, *MONTH, *prices], missing),
+        (["reconcile", "--config", config, "--provider", "csv", config], missing),
+    ):
         done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
-        assert done.returncode == code, done.stderr
-    assert done.stderr == "tokentrace: The ledger requires sqlalchemy: pip install 'tokentrace[ledger]'\n"
+        assert (done.returncode, done.stderr) == (2 if expected else 0, expected), arguments

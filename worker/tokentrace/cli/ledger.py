@@ -74,9 +74,10 @@ def rebuild(config_path: Path, yes: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def status(config_path: Path, as_json: bool) -> None:
     """Show the position, the hours that the ledger has, and its gaps."""
+    database = open_ledger(load(config_path), config_path)
     from tokentrace.ledger.status import status_of
 
-    found = status_of(open_ledger(load(config_path), config_path))
+    found = status_of(database)
     if as_json:
         click.echo(json.dumps(found.as_json()))
         return
