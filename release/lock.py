@@ -23,6 +23,7 @@ ROOT: Final = Path(__file__).parent.parent
 #: File -> the distribution for which it is, which is not part of it where it is tokentrace itself.
 FILES: Final = {
     ROOT / "deploy" / "requirements.txt": "tokentrace",
+    ROOT / "deploy" / "requirements-ledger.txt": "tokentrace[ledger]",
     ROOT / "deploy" / "requirements-build.txt": "hatchling",
 }
 PYTHONS: Final = ("3.11", "3.12", "3.13", "3.14")
@@ -71,7 +72,7 @@ def _name(name: str) -> str:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write every file."""
     known = installed()
     for path, root in FILES.items():
         requirements = pinned(root, known)

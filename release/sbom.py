@@ -30,10 +30,14 @@ def installed(folder: str | None = None) -> dict[str, Distribution]:
 
 
 def needed(root: str, known: Mapping[str, Distribution]) -> dict[str, list[str]]:
-    """Return name -> names that it needs, for a distribution and all that come with it, by their requirements."""
+    """Return name -> names that it needs, for a distribution and all that come with it, by their requirements.
+
+    root: with extras, if any, such as `tokentrace[ledger]`.
+    """
+    top = Requirement(root)
     graph: dict[str, list[str]] = {}
-    extras: dict[str, set[str]] = {root: set()}
-    waiting = [root]
+    extras: dict[str, set[str]] = {top.name: set(top.extras)}
+    waiting = [top.name]
     while waiting:
         name = waiting.pop()
         wanted = list(_requirements(known[name], extras[name]))
@@ -49,16 +53,16 @@ def needed(root: str, known: Mapping[str, Distribution]) -> dict[str, list[str]]
 
 
 def document(name: str, version: str, known: Mapping[str, Distribution], *, epoch: int, root: str) -> str:
-    """Return the bill of materials. epoch: its time, seconds. root: the distribution with which everything comes."""
-    graph = needed(root, known)
-    others = [known[other] for other in sorted(graph) if other != root]
+    """Return the bill of materials. epoch: its time, seconds. root: what everything comes with, see `needed`."""
+    graph, component = needed(root, known), Requirement(root).name
+    others = [known[other] for other in sorted(graph) if other != component]
     bill = {
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
         "metadata": {
             "timestamp": datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "component": {**_component(known[root]), "type": "application", "name": name, "version": version},
+            "component": {**_component(known[component]), "type": "application", "name": name, "version": version},
         },
         "components": [_component(distribution) for distribution in others],
         "dependencies": [
@@ -115,10 +119,11 @@ def _name(name: str) -> str:
 
 
 def main() -> None:
-    """Print the bill of the distributions in a folder."""
+    """Print the bill of the distributions in a folder. The arguments are the folder, and extras of tokentrace."""
     known = installed(sys.argv[1])
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or 0)
-    print(document("tokentrace", known["tokentrace"].version, known, epoch=epoch, root="tokentrace"), end="")
+    root = f"tokentrace[{','.join(sys.argv[2:])}]"
+    print(document("tokentrace", known["tokentrace"].version, known, epoch=epoch, root=root), end="")
 
 
 if __name__ == "__main__":

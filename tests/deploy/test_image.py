@@ -230,7 +230,11 @@ def test_every_distribution_comes_as_a_wheel_whose_hash_is_known() -> None:
         if "==" in line
     )
     known = installed()
-    for name, root in (("requirements.txt", "tokentrace"), ("requirements-build.txt", "hatchling")):
+    for name, root in (
+        ("requirements.txt", "tokentrace"),
+        ("requirements-ledger.txt", "tokentrace[ledger]"),
+        ("requirements-build.txt", "hatchling"),
+    ):
         text = (ROOT / "deploy" / name).read_text()
         pins = dict(re.findall(r"^([\w-]+)==(\S+)", text, re.MULTILINE))
         assert set(pins) == {other for other in needed(root, known) if other != "tokentrace"}, "python -m release.lock"
@@ -287,3 +291,37 @@ def test_labels_are_those_of_the_open_container_initiative() -> None:
     }  # fmt: skip
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert ("ARG", f'VERSION="{version}"') in steps()
+
+
+@pytest.mark.timeout(600)
+def test_the_image_keeps_a_ledger_if_it_is_built_with_the_extra(
+    image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steps that name EXTRA, done in a copy of the image."""
+    assert ("ARG", 'EXTRA=""') in steps()
+    larger = Image(tmp_path, environment={"PATH": f"{tmp_path}/opt/tokentrace/bin:{os.environ['PATH']}"})
+    shutil.copytree(image.inside("/opt/tokentrace"), larger.inside("/opt/tokentrace"), symlinks=True)
+    program = larger.inside("/opt/tokentrace/bin/tokentrace")
+    program.write_text(program.read_text().replace(str(image.root), str(tmp_path)))
+    (tmp_path / "tokentrace.yml").write_text("")
+    ledger = [*larger.command(["tokentrace", "ledger", "status"]), "--config", "tokentrace.yml"]
+    without = subprocess.run(ledger, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "pip install 'tokentrace[ledger]'" in without.stderr
+
+    monkeypatch.setenv("EXTRA", "ledger")
+    larger.do("WORKDIR", "/src")
+    copies = [rest for keyword, rest in steps() if keyword == "COPY" and rest.startswith(("deploy/", "release "))]
+    named = [rest for keyword, rest in steps() if keyword == "RUN" and "${EXTRA" in rest]
+    assert (len(copies), len(named)) == (2, 2)
+    for rest in copies:
+        larger.do("COPY", rest)
+    for rest in named:
+        larger.do("RUN", rest[rest.rindex("&& ") + 3 :] if "&& " in rest else rest)
+    found = subprocess.run(ledger, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "There is no ledger in sqlite:" in found.stderr
+    drivers = [*larger.command(["python", "-c"]), "import psycopg; print(psycopg.pq.__impl__)"]
+    assert subprocess.run(drivers, capture_output=True, text=True, check=True).stdout == "binary\n"
+    bill = json.loads((tmp_path / "opt/tokentrace/share/sbom.cdx.json").read_text())
+    components = {component["name"].lower() for component in bill["components"]}
+    assert {"sqlalchemy", "alembic", "psycopg", "psycopg-binary"} <= components
+    assert all(component.get("licenses") for component in bill["components"])
