@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import unavailable
+from tests.docs.blocks import blocks
 from tests.integration.test_group import counted, nonzero
 from tests.integration.test_otlp import audit, sections
 from tests.oracle import recount
 from tests.services import ROOT, Unavailable
-from tests.services.collector import Collector
+from tests.services.collector import Collector, built
 from tests.services.kafka import KafkaBroker
 from tests.services.provider import ProviderStandIn
 from tests.services.workers import WorkerProcess, span_totals, wait_for
@@ -72,6 +73,21 @@ def call_of(sent: dict[str, Any], name: str) -> dict[str, Any] | None:
     fields = dict.fromkeys(("prompt_tokens", "completion_tokens"))
     status = "error" if failed else "ok"
     return span(**{**fields, **found, "provider": found["provider"] or "", "caller": f"shop-{name}", "status": status})
+
+
+@pytest.mark.nightly
+def test_collector_accepts_the_configuration_of_the_page(tmp_path: Path) -> None:
+    try:
+        program = built()
+    except Unavailable as error:
+        unavailable(str(error))
+    (config,) = [block.text for block in blocks() if block.text.startswith("receivers:")]
+    path = tmp_path / "collector.yaml"
+    path.write_text(config)
+    done = subprocess.run(
+        [str(program), "validate", "--config", str(path)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.nightly
