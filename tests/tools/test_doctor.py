@@ -106,6 +106,17 @@ def test_services_that_do_not_answer_fail_with_what_to_do(examined: Any, monkeyp
     assert areas(found, "spans") == [], "without a broker there is nothing to read"
 
 
+def test_a_topic_that_is_not_there_is_not_waited_for(examined: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    sick = [
+        Finding(("kafka", "bootstrap_servers"), "1 broker answers"),
+        Finding(("kafka", "topic"), "topic 'llm-spans' does not exist", good=False),
+    ]
+    monkeypatch.setattr(doctor, "try_out", lambda _: iter(sick))
+    found = examined(code=1)
+    assert areas(found, "kafka.topic") == [("fail", "topic 'llm-spans' does not exist")]
+    assert areas(found, "spans") == [("skip", "not looked at, since the topic cannot be read")]
+
+
 def test_the_newest_spans_show_rejects_repairs_and_missing_prices(examined: Any) -> None:
     values = [message(span(model="nobody-sells-this", provider="x", cost_usd=None))] * 3
     values += [message(span(prompt_tokens=-1)), b"junk", b"junk", message(span())]
