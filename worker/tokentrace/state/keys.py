@@ -7,6 +7,7 @@ They are by name, so that a record means the same whatever dimensions are config
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, Final
 
 from tokentrace.model.snapshot import ExpiredKey, Group
@@ -17,12 +18,23 @@ Cell = tuple[Group, int]
 
 #: Made once: `json.dumps` makes one for every call that does not want its defaults.
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+#: Labels repeat from commit to commit. More of them than this are encoded again each time.
+_CACHED_TEXTS: Final = 1 << 14
+
+
+@lru_cache(_CACHED_TEXTS)
+def _quoted(text: str) -> str:
+    return _JSON.encode(text)
 
 
 def cell_key(replica: str, group: Group, status: int) -> bytes:
     """The key of a cell's record: a JSON array."""
-    dimensions = [dict(group.dimensions)] if group.dimensions else []
-    return _json([replica, *group.base, *dimensions, STATUSES[status]])
+    parts = [_quoted(replica), *map(_quoted, group.base)]
+    if group.dimensions:
+        items = ",".join([f"{_quoted(name)}:{_quoted(value)}" for name, value in group.dimensions])
+        parts.append(f"{{{items}}}")
+    parts.append(_quoted(STATUSES[status]))
+    return f"[{','.join(parts)}]".encode()
 
 
 def replica_key(replica: str) -> bytes:

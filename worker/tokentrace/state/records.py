@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -259,6 +260,11 @@ def _parts(rows: Sequence[bytes], starts: Sequence[int]) -> list[Sequence[bytes]
     return [rows[first:last] for first, last in itertools.pairwise([*sorted({0, *starts, *cuts}), len(rows)])]
 
 
+#: Labels repeat from commit to commit. More of them than this are encoded again each time.
+_CACHED_TEXTS: Final = 1 << 14
+
+
+@lru_cache(_CACHED_TEXTS)
 def _string(text: str) -> bytes:
     data = text.encode()
     return encode_long(len(data)) + data
