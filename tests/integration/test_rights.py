@@ -89,7 +89,7 @@ class Place:
             for right in rights
         ]
 
-    def sections(self) -> dict[str, Any]:
+    def sections(self, folder: Path) -> dict[str, Any]:
         return {
             "kafka": {
                 "bootstrap_servers": self.broker.sasl_bootstrap,
@@ -110,6 +110,7 @@ class Place:
                 }
             ],
             "budgets": [{"name": "month", "amount": 10, "delivery": {"type": "kafka"}}],
+            "ledger": {"url": f"sqlite:///{folder}/ledger.db", "in_worker": True},
         }  # fmt: skip
 
     def publish(self, *values: bytes) -> None:
@@ -124,7 +125,7 @@ def test_with_the_documented_rights_a_worker_counts_alerts_and_goes_on_after_a_r
 ) -> None:
     place = Place(guarded, "whole", documented())
     place.publish(*(message(span(span_id=f"{index:016x}")) for index in range(50)), b"junk")
-    config = write_config(tmp_path / "whole.yml", place.sections(), "")
+    config = write_config(tmp_path / "whole.yml", place.sections(tmp_path), "")
     worker = WorkerProcess(config, tmp_path / "whole.log")
     try:
         assert wait_for(lambda: counted(worker) == 50), worker.log()
@@ -165,7 +166,7 @@ def test_a_right_that_is_taken_away_ends_the_worker_and_loses_nothing(
     guarded: KafkaBroker, tmp_path: Path, topic: str
 ) -> None:
     place = Place(guarded, f"place{next(_numbers)}", documented())
-    worker = WorkerProcess(write_config(tmp_path / "w.yml", place.sections(), ""), tmp_path / "w.log")
+    worker = WorkerProcess(write_config(tmp_path / "w.yml", place.sections(tmp_path), ""), tmp_path / "w.log")
     try:
         place.publish(*(message(span(span_id=f"{index:016x}")) for index in range(50)), b"junk")
         assert wait_for(lambda: counted(worker) == 50), worker.log()
@@ -195,7 +196,7 @@ def counted(worker: WorkerProcess) -> int:
 def test_a_right_that_is_missing_is_named(guarded: KafkaBroker, tmp_path: Path, missing: Right) -> None:
     place = Place(guarded, f"place{next(_numbers)}", [right for right in documented() if right != missing])
     place.publish(message(span()), b"junk")
-    worker = WorkerProcess(write_config(tmp_path / "w.yml", place.sections(), ""), tmp_path / "w.log")
+    worker = WorkerProcess(write_config(tmp_path / "w.yml", place.sections(tmp_path), ""), tmp_path / "w.log")
     wanted = missing.name.replace("llm-spans", place.topic).replace("tokentrace", place.group)
     try:
         assert wait_for(lambda: complaint(worker, wanted) != "", 90.0), worker.log()

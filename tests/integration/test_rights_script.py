@@ -157,7 +157,7 @@ def test_each_role_runs_with_its_rights(guarded: KafkaBroker, tmp_path: Path) ->
     rights = Rights(place, tmp_path)
     rights.set(rights.of(*WORKER))
     place.publish(*(message(span(span_id=f"{index:016x}")) for index in range(50)), b"junk")
-    config = write_config(tmp_path / "roles.yml", place.sections(), "")
+    config = write_config(tmp_path / "roles.yml", place.sections(tmp_path), "")
     worker = WorkerProcess(config, tmp_path / "roles.log")
     try:
         assert wait_for(lambda: counted(worker) == 50), worker.log()
@@ -180,7 +180,7 @@ def test_each_role_runs_with_its_rights(guarded: KafkaBroker, tmp_path: Path) ->
 def test_a_role_has_no_right_that_none_of_its_commands_needs(guarded: KafkaBroker, tmp_path: Path, role: str) -> None:
     place = Place(guarded, f"least-{role}", documented())
     place.publish(message(span()), b"junk")
-    config = write_config(tmp_path / "least.yml", place.sections(), "")
+    config = write_config(tmp_path / "least.yml", place.sections(tmp_path), "")
     worker = WorkerProcess(config, tmp_path / "least.log")
     try:
         assert wait_for(lambda: counted(worker) == 1), worker.log()
