@@ -9,6 +9,7 @@ from tokentrace.config import Config
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.messages import Envelope
 from tokentrace.tools.explain import Explainer
+from tokentrace.tools.explain_text import lines_of
 
 CALL = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "gpt-4o", "gen_ai.system": "openai"}
 USAGE = {**CALL, "gen_ai.usage.input_tokens": 1_000_000}
@@ -32,3 +33,10 @@ def test_explanation_tells_the_spans_of_a_message(
         if not reason:
             assert (found.labels["model"], found.labels["caller"], found.cost_source) == ("gpt-4o", "shop", "computed")
             assert found.nano_usd > 0
+
+
+def test_message_without_a_call_is_told_as_ignored_with_nothing_to_change() -> None:
+    data = traces([("shop", [OtherSpan({"a": 1})])])
+    envelope = Envelope("spans", 0, 0, None, data.SerializeToString(), (), None)
+    lines = lines_of(Explainer(Config(), WriterSchemas()).explain(envelope))
+    assert lines[-1] == "Verdict    ignored: No span of the message is a call of a model."

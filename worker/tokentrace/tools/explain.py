@@ -37,6 +37,9 @@ from tokentrace.runtime.price_rules import pricer
 from tokentrace.tools.price import quote
 from tokentrace.tools.trial import trial
 
+#: Reason of a message without a call of a model: a worker passes over it, and counts it as ignored.
+IGNORED: Final = "ignored"
+
 _FRAMINGS: Final = {
     "id": "Confluent wire format: 00, and the schema's id in 4 bytes",
     "apicurio": "Apicurio's: 00, and an id in 8 bytes",
@@ -95,7 +98,7 @@ def _tell_spans(found: Explanation, delta: Delta) -> None:
     counted, rejected, ignored = (sum(counter.values()) for counter in (delta.counted, delta.rejected, delta.ignored))
     found.framing = f"OTLP: {counted} spans counted, {rejected} rejected, {ignored} that are not calls of a model"
     if not counted and not rejected:
-        found.reason, found.error = "ignored", "No span of the message is a call of a model."
+        found.reason, found.error = IGNORED, "No span of the message is a call of a model."
 
 
 class Explainer:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tokentrace.model.text import utc_text
-from tokentrace.tools.explain import Explanation
+from tokentrace.tools.explain import IGNORED, Explanation
 
 _PATHS: Final = {"columnar": ", decoded in columns", "fastavro": ", decoded one message at a time"}
 
@@ -61,7 +61,10 @@ def lines_of(found: Explanation) -> Sequence[str]:
     if found.missing and found.fields:
         lines.append(f"No field   {', '.join(found.missing)}")
     if not found.counted:
-        lines += [f"Verdict    rejected ({found.reason}): {found.error}", f"Change     {found.advice}"]
+        verdict = "ignored" if found.reason == IGNORED else f"rejected ({found.reason})"
+        lines.append(f"Verdict    {verdict}: {found.error}")
+        if found.advice:
+            lines.append(f"Change     {found.advice}")
         return lines
     labels = ", ".join(f"{name} {value!r}" for name, value in found.labels.items() if value)
     lines.append(f"Verdict    counted at {utc_text(found.minute_s)[:16]}Z as {labels}")
@@ -69,8 +72,7 @@ def lines_of(found: Explanation) -> Sequence[str]:
     lines.append(f"Usage      {usage or 'none'}")
     cost = f"{found.nano_usd // 10**9}.{found.nano_usd % 10**9:09d} USD, {found.cost_source}"
     lines.append(f"Cost       {cost}{f' with {found.price}' if found.price else ''}")
-    for finding in found.findings:
-        lines.append(f"Corrected  {finding.kind}: {finding.why} {finding.advice}")
+    lines += [f"Corrected  {finding.kind}: {finding.why} {finding.advice}" for finding in found.findings]
     return lines
 
 
