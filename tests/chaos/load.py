@@ -12,6 +12,7 @@ from confluent_kafka import Producer
 from tests.budgets.oracle import Sums
 from tests.chaos.budgets import around_a_boundary, sums_of_counts
 from tests.chaos.dimensions import recount_by_dimensions
+from tests.ledger import helpers as ledger
 from tests.oracle import Key, recount
 from tests.spanfactory import first_message, message, random_span, unit_span
 
@@ -75,6 +76,10 @@ class Load:
     def budgets(self) -> Sums:
         """Sum the budgets of the chaos up, over all that was published."""
         return sums_of_counts(self._spans, self.counts.tolist())
+
+    def hours(self) -> ledger.Hours:
+        """Sum the ledger's hours up, over all that was published."""
+        return ledger.recount(self._spans, self.counts.tolist())
 
     def publish(self, count: int) -> None:
         """Publish so many now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 import signal
@@ -9,7 +11,9 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +114,16 @@ def test_a_ledger_and_a_worker_that_are_killed_keep_every_hour_exact(
 ) -> None:
     storm(kafka, topic, start_worker, tmp_path, rounds=3, spans=200, days=3)
     (config,) = tmp_path.glob("*.yml")
-    shown = json.loads(tokentrace(config, "state", "show", "--json"))
-    bill = tokentrace(config, "bill", "--from", "2026-01-01", "--to", "2031-01-01", "--format", "json", "--units")
+    shown = json.loads(tokentrace(config, "state", "show", "--by", "model", "--json"))
+    period = ("--from", "2026-01-01", "--to", "2031-01-01")
+    bill = tokentrace(config, "bill", *period, "--format", "json", "--units")
     assert json.loads(bill)["total"]["cost_nano_usd"] == shown["totals"]["cost_nano_usd"]
+    by_model: Counter[str] = Counter()
+    for row in csv.DictReader(io.StringIO(tokentrace(config, "bill", *period, "--format", "focus"))):
+        assert Decimal(row["BilledCost"]).scaleb(9) == int(row["x_CostNanoUsd"])
+        by_model[row["x_Model"]] += int(row["x_CostNanoUsd"])
+    assert by_model == {row["model"]: row["cost_nano_usd"] for row in shown["rows"]}
+    assert by_model.total() == shown["totals"]["cost_nano_usd"]
     before = sqlite_rows(config)
     tokentrace(config, "ledger", "rebuild", "--yes")
     assert sqlite_rows(config) == before

@@ -16,6 +16,7 @@ from tests.chaos.fleet import Replica, Scraper, settle
 from tests.chaos.load import Load
 from tests.integration.test_alerts import counted, produce, rule, traffic
 from tests.integration.test_deduplicate import audited
+from tests.ledger.helpers import Hours, sqlite_hours
 from tests.oracle import Key
 from tests.services import ROOT
 from tests.services.kafka import KafkaBroker
@@ -78,6 +79,18 @@ def state(replica: Replica, package: Path) -> Any:
     return shown
 
 
+def ledger_hours(replica: Replica) -> Hours:
+    """The hours that a ledger of this version has of what all versions counted."""
+    python(CURRENT, "-m", "tokentrace", "ledger", "run", "--once", "--config", str(replica._config))
+    return sqlite_hours(replica._config.parent / "tokentrace-ledger.db")
+
+
+def proof(replica: Replica) -> Any:
+    """The ledger against the state that all versions wrote. The command ends with 1 where they differ."""
+    command = ("bill", "--proof", "--format", "json", "--config", str(replica._config))
+    return json.loads(python(CURRENT, "-m", "tokentrace", *command))
+
+
 def test_totals_stay_exact_while_replicas_are_upgraded_and_rolled_back(
     kafka: KafkaBroker, tmp_path: Path, packages: tuple[Path, Path]
 ) -> None:
@@ -110,6 +123,8 @@ def test_totals_stay_exact_while_replicas_are_upgraded_and_rolled_back(
         assert scraper.above_truth == []
         assert state(replicas[0], after) == state(replicas[0], before)
         assert state(replicas[0], before)["totals"]["spans"] == load.produced
+        assert ledger_hours(replicas[0]) == load.hours()
+        assert proof(replicas[0])["agrees"]
     finally:
         load.stop()
         scraper.stop()

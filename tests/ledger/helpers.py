@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -106,20 +107,20 @@ def sqlite_url(folder: Path) -> str:
     return f"sqlite:///{folder / 'ledger.db'}"
 
 
-def recount(spans: Iterable[Mapping[str, Any]]) -> Hours:
-    """Count the spans one by one."""
+def recount(spans: Iterable[Mapping[str, Any]], counts: Iterable[int] = repeat(1)) -> Hours:
+    """Count the spans one by one. counts: how often each was published."""
     hours: Hours = {}
-    for one in spans:
+    for one, count in zip(spans, counts, strict=False):
         span = dict(one)
         cell = (span["ended_at"] // HOUR_US, span["model"], span["provider"], span["caller"], span["status"])
         nano, source = cost_of(span)
         sums = hours.setdefault(cell, Counter())
-        sums["spans"] += 1
-        sums["cost_nano_usd"] += nano
-        sums[SOURCES[source]] += 1
+        sums["spans"] += count
+        sums["cost_nano_usd"] += count * nano
+        sums[SOURCES[source]] += count
         for unit, quantity in counted(span).usage.items():
-            sums[COLUMN.get(unit, unit)] += round(quantity * (1000 if "second" in unit else 1))
-    return {cell: +sums for cell, sums in hours.items()}
+            sums[COLUMN.get(unit, unit)] += count * round(quantity * (1000 if "second" in unit else 1))
+    return {cell: +sums for cell, sums in hours.items() if sums["spans"]}
 
 
 def hours_of(connection: Any) -> Hours:
