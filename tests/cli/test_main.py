@@ -164,7 +164,7 @@ def test_a_missing_configuration_is_reported(command: str, tmp_path: Path) -> No
         (("produce", "--rate", "-1"), "-1"),
         (("produce", "--count", "0"), "Invalid value for '--count': 0 is not in the range x>=1"),
         (("produce", "--seed", "x"), "Invalid value for '--seed': 'x' is not a valid integer"),
-        (("top",), "Missing argument 'URL...'"),
+        (("top",), "takes the URL of one or more replicas, or --prometheus"),
         (("top", "localhost:9090", "--interval", "2"), "invalid duration '2'"),
         (("dlq",), "Usage: "),
         (("dlq", "list", "--limit", "0"), "Invalid value for '--limit': 0 is not in the range x>=1"),

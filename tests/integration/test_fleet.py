@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -20,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from tests.chaos.test_attack import Committed
 from tests.conftest import unavailable
-from tests.oracle import Key, recount
+from tests.oracle import Key, cost_of, recount
 from tests.services.kafka import KafkaBroker
 from tests.services.prometheus import Prometheus
 from tests.services.workers import WorkerProcess, in_units, span_totals, wait_for
@@ -78,6 +79,7 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
     found = {key: value for key, value in totals_in(prometheus, names).items() if value}
     assert found == expected
     assert all(_counted(worker) > 0 for worker in workers)
+    assert _top(prometheus) == (_by_model(spans), 2)
 
     # The audit adds up in each replica, and nothing was rejected.
     for worker in workers:
@@ -100,6 +102,31 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
 
 def _later(record: dict[str, Any], by_us: int) -> dict[str, Any]:
     return record | {name: record[name] + by_us for name in ("started_at", "ended_at")}
+
+
+def _top(prometheus: Prometheus) -> tuple[dict[tuple[str, str], tuple[int, int]], int]:
+    """Spans and nano-USD of every model of a provider, and the number of replicas, as `top` has them."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tokentrace", "top", "--once", "--json", "--prometheus", prometheus.url],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    shown = json.loads(done.stdout)
+    assert not any(replica["problem"] for replica in shown["replicas"])
+    rows = {
+        (row["model"], row["provider"]): (in_units("tokentrace_spans_total", row["spans"]),
+                                          in_units("tokentrace_cost_total", row["cost_usd"]))
+        for row in shown["rows"]
+    }  # fmt: skip
+    return rows, len(shown["replicas"])
+
+
+def _by_model(spans: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
+    for record in spans:
+        name = (record["model"], record["provider"])
+        count, cost_nano_usd = counts.get(name, (0, 0))
+        counts[name] = (count + 1, cost_nano_usd + cost_of(record)[0])
+    return counts
 
 
 def _page_totals(worker: WorkerProcess) -> tuple[int, str]:

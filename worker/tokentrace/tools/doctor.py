@@ -20,12 +20,13 @@ from tokentrace.alerts.history import from_topic
 from tokentrace.config import Config
 from tokentrace.config.document import dotted
 from tokentrace.config.reading import Reading
-from tokentrace.errors import SchemaUnavailable, TokentraceError
+from tokentrace.errors import SchemaUnavailable, TokentraceError, UsageError
 from tokentrace.kafka.probe import ClusterProbe
 from tokentrace.runtime.schema_sources import writer_schemas
 from tokentrace.runtime.wiring import kafka_clients
 from tokentrace.tools.config_check import every_problem, warnings
 from tokentrace.tools.config_connect import try_out
+from tokentrace.tools.http_get import NoAnswer
 from tokentrace.tools.prometheus_view import http_date_s, scraped_replicas
 from tokentrace.tools.trial import Trial, trial
 
@@ -204,7 +205,7 @@ def _replicas(config: Config, prometheus: str, answers: bool) -> Iterator[Diagno
         return
     try:
         scraped = scraped_replicas(prometheus)
-    except (OSError, ValueError, http.client.HTTPException) as error:
+    except (NoAnswer, UsageError) as error:
         what = f"{prometheus} does not answer a query ({error})"
         yield Diagnosis("fail", "prometheus", what, "Correct --prometheus: the address of its own page.")
         return

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 import urllib.error
-import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-TIMEOUT_S: Final = 5.0
+from tokentrace.tools.http_get import TIMEOUT_S, NoAnswer
+from tokentrace.tools.prometheus_api import PrometheusApi
+
 _BUILD: Final = "tokentrace_worker_build_info"
 _READY: Final = "tokentrace_worker_ready"
 
@@ -25,18 +26,15 @@ class ScrapedReplica:
 
 
 def scraped_replicas(url: str) -> dict[str, ScrapedReplica]:
-    """Return replica id -> replica. Raises OSError, ValueError or HTTPException if Prometheus does not answer."""
+    """Return replica id -> replica. Raises NoAnswer, or UsageError for its address."""
     expression = f"{_READY} * on (instance, job) group_left (replica_id, version) {_BUILD}"
-    query = urllib.parse.urlencode({"query": expression})
-    with urllib.request.urlopen(f"{url.rstrip('/')}/api/v1/query?{query}", timeout=TIMEOUT_S) as answer:
-        found = json.load(answer)
     try:
         return {
-            series["metric"]["replica_id"]: ScrapedReplica(series["metric"]["version"], float(series["value"][1]) > 0)
-            for series in found["data"]["result"]
+            series.labels["replica_id"]: ScrapedReplica(series.labels["version"], series.value > 0)
+            for series in PrometheusApi.at(url, os.environ).query(expression)
         }
-    except (KeyError, TypeError) as error:
-        raise ValueError("its answer is not of Prometheus's API") from error
+    except KeyError as error:
+        raise NoAnswer(f"its series have no label {error}") from error
 
 
 def http_date_s(url: str) -> float | None:

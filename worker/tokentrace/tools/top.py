@@ -5,14 +5,11 @@ It reads the endpoint that Prometheus reads, so it shows what a dashboard shows.
 
 from __future__ import annotations
 
-import http.client
 import time
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -20,22 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tokentrace.errors import FatalError
 from tokentrace.model.quantiles import quantile
-from tokentrace.model.text import printable
+from tokentrace.tools.http_get import NoAnswer, get
 
 PATH: Final = "/metrics/prometheus"
-TIMEOUT_S: Final = 5.0
 MAX_CONCURRENT_SCRAPES: Final = 16
 LAG_SECONDS: Final = "tokentrace_worker_lag_seconds"
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Makes a redirect an error: the token is for the address that the user gave."""
-
-    def redirect_request(self, *_: object) -> None:
-        return None
-
-
-_OPENER: Final = urllib.request.build_opener(_NoRedirects)
 
 Labels = tuple[tuple[str, str], ...]
 Samples = Mapping[tuple[str, Labels], float]
@@ -49,6 +35,10 @@ class ReplicaScrape:
     at_s: float
     samples: Samples = field(default_factory=dict)
     problem: str = ""
+    #: Increase per second of the counters, where the source computes it.
+    rates: Samples = field(default_factory=dict)
+    #: Sum of the replicas beside it, which have no samples then, instead of one replica.
+    is_sum: bool = False
 
 
 def metrics_url(address: str) -> str:
@@ -64,16 +54,11 @@ def scrape(url: str, token: str | None = None) -> ReplicaScrape:
         return ReplicaScrape(url, time.time(), problem=problem)
 
     try:
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-        with _OPENER.open(request, timeout=TIMEOUT_S) as response:
-            body = response.read()
-    except urllib.error.HTTPError as error:
-        hint = "; give the token with --token or TOKENTRACE_AUTH_TOKEN" if error.code == 401 else ""
-        if target := error.headers.get("Location"):
-            hint = f" to {printable(target)}; give that URL, if it is a replica's"
-        return failed(f"HTTP {error.code}{hint}")
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return failed(str(getattr(error, "reason", error)) or type(error).__name__)
+        body = get(url, f"Bearer {token}" if token else "")
+    except NoAnswer as error:
+        hint = "; give the token with --token or TOKENTRACE_AUTH_TOKEN" if error.status == 401 else ""
+        hint = "; give that URL, if it is a replica's" if error.location else hint
+        return failed(f"{error.problem}{hint}")
     try:
         samples = {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -143,10 +128,11 @@ class Totals:
 
 
 class Rates:
-    """Increase per second between two scrapes, over the replicas that answered both."""
+    """Increase per second between two scrapes, over the replicas that answered both; or as the source computed it."""
 
     def __init__(self, scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape]) -> None:
-        answered = {replica.url for replica in scrapes if not replica.problem}
+        self._computed = Totals(replace(replica, samples=replica.rates) for replica in scrapes)
+        answered = {replica.url for replica in scrapes if not replica.problem and not replica.is_sum}
         answered &= {replica.url for replica in earlier if not replica.problem}
         self._now = Totals(replica for replica in scrapes if replica.url in answered)
         self._before = Totals(replica for replica in earlier if replica.url in answered)
@@ -154,9 +140,11 @@ class Rates:
 
     def rate(self, name: str, **labels: str) -> float:
         """Return the rate of a counter; 0 without an earlier scrape, or when the replicas restarted."""
+        computed = self._computed.total(name, **labels)
         if not self._seconds:
-            return 0.0
-        return max(self._now.total(name, **labels) - self._before.total(name, **labels), 0.0) / self._seconds
+            return computed
+        increase = max(self._now.total(name, **labels) - self._before.total(name, **labels), 0.0)
+        return computed + increase / self._seconds
 
 
 def summary_line(replica: ReplicaScrape) -> str:

@@ -201,7 +201,7 @@ def _below(totals: Totals, scrapes: Sequence[ReplicaScrape], height: int | None,
             *problems[: MAX_PROBLEMS - 1],
             f"... {len(problems) - MAX_PROBLEMS + 1} more replicas do not answer",
         ]
-    answered = sum(not replica.problem for replica in scrapes)
+    answered = sum(not replica.problem for replica in scrapes if not replica.is_sum)
     lags_s = (value for replica in scrapes for (name, _), value in replica.samples.items() if name == LAG_SECONDS)
     parts = [
         f"{answered} replica{'s' * (answered != 1)}",
@@ -235,7 +235,9 @@ def as_json(scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape], 
     return {
         "rows": [{**dict(zip(labels, name, strict=True)), **figures._asdict()} for name, figures in ordered],
         "total": figures_of(totals, rates, {})._asdict(),
-        "replicas": [{"url": replica.url, "problem": replica.problem or None} for replica in scrapes],
+        "replicas": [
+            {"url": replica.url, "problem": replica.problem or None} for replica in scrapes if not replica.is_sum
+        ],
         "lag_records": totals.total("tokentrace_worker_lag_records"),
         "rejected": totals.total("tokentrace_spans_rejected_total"),
         "unpriced": totals.total("tokentrace_span_pricing_total", source="unpriced"),
