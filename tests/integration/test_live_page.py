@@ -6,8 +6,10 @@ import io
 import os
 import random
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -79,12 +81,14 @@ class Rig:
 
     def __init__(self, kafka: KafkaBroker, folder: Path, browser: Browser) -> None:
         self.browser = browser
+        self.ledger = folder / "ledger.db"
         topic = kafka.create_topic("spans-live-page", 4)
         sections: dict[str, Any] = {
             "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": "live-page"},
             "dimensions": {"team": {"source": "attributes.team"}},
             "alerts": [{"name": "spend", "metric": "total_cost", "op": "gt", "threshold": 0, "window": "5m"}],
             "budgets": [{"name": "month", "amount": 100, "period": "month"}],
+            "ledger": {"url": f"sqlite:///{self.ledger}", "in_worker": True},
             "http_server": {"auth_token": TOKEN, "admin_token": ADMIN},
         }
         config = write_config(folder / "worker.yml", sections, "replica-0")
@@ -111,6 +115,12 @@ class Rig:
             spans += value.exact if name == "tokentrace_spans_total" else 0  # type: ignore[attr-defined]
             cost += value.exact if name == "tokentrace_cost_total" else 0  # type: ignore[attr-defined]
         return int(spans), int(cost * 10**9)
+
+    def billed(self) -> int:
+        """Spans that the ledger has."""
+        with closing(sqlite3.connect(self.ledger)) as database, suppress(sqlite3.OperationalError):
+            return database.execute("SELECT sum(spans) FROM ledger_hours").fetchone()[0] or 0
+        return 0
 
     def open(self, token: str = TOKEN, width: int = 1280, scheme: str = "light", path: str = "ui") -> Page:
         """A page of a browser's session of its own, logged in."""
@@ -140,6 +150,8 @@ def rig(_kafka_or_reason: KafkaBroker | str, tmp_path_factory: pytest.TempPathFa
             try:
                 made.worker.wait_until_ready()
                 made.publish(traffic(3000, time.time()), BAD_MESSAGES)
+                # The page asks for the bill twice a minute only.
+                assert wait_for(lambda: made.billed() == len(made.spans), 30.0), made.worker.log()[-2000:]
                 yield made
             finally:
                 made.worker.end()
@@ -188,6 +200,11 @@ def test_figures_equal_the_scrape_and_the_recount(rig: Rig) -> None:
     page.get_by_text("records of 4 partitions wait").wait_for()
     spent = page.get_by_role("region", name="Verdicts on budgets").get_by_role("cell").nth(2)
     assert spent.inner_text() == f"${Decimal(shown(page)[1]) / 10**9}"
+    page.get_by_role("heading", name="This month").wait_for()
+    # The last hour may be in two months.
+    bill = [text.replace(",", "").removeprefix("$") for text in page.locator("[data-figure^=bill-]").all_inner_texts()]
+    assert len(bill) == 2
+    assert sum(int(Decimal(amount) * 10**9) for amount in bill) == shown(page)[1]
     page.get_by_text("unknown_framing").first.wait_for()
     assert page.get_by_role("region", name="Latest dead letters").locator("tbody tr").count() == BAD_MESSAGES
     page.get_by_role("region", name="Replicas", exact=True).get_by_text("replica-0 (this one)").wait_for()

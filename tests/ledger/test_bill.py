@@ -14,11 +14,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+import sqlalchemy as sa
 
 from tests.ledger.helpers import COLUMN, DAY_US, HOUR_US, RollupTopic, follower, sqlite_url
 from tests.oracle import cost_of, counted
 from tests.spanfactory import random_span, unit_span
 from tokentrace.errors import UsageError
+from tokentrace.ledger import query
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.formats import as_csv, as_json, usd, write_parquet
 from tokentrace.ledger.period import Period, between, find_zone, last_day, month
@@ -202,3 +204,21 @@ def test_unknown_months_and_labels_are_refused(ledger: Database) -> None:
         Billing(ledger).bill(month("2026-10", UTC_ZONE), ["team"])
     with pytest.raises(UsageError, match="is not a date"):
         last_day("yesterday")
+
+
+def test_a_bill_is_complete_until_the_commit_that_its_sums_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, at = RollupTopic(), at_us("2026-10-28")
+    topic.commit([random_span(random.Random(1))], at)
+    follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    read = query.read_groups
+
+    def read_late(connection: sa.Connection) -> Any:
+        """The ledger goes on while the bill is made."""
+        with sa.create_engine(sqlite_url(tmp_path)).begin() as other:
+            other.exec_driver_sql("UPDATE ledger_position SET committed_at_us = committed_at_us + 1")
+        return read(connection)
+
+    monkeypatch.setattr(query, "read_groups", read_late)
+    assert Billing(Database(sqlite_url(tmp_path))).bill(PERIODS[0], ["model"]).committed_at_us == at

@@ -14,10 +14,11 @@ import pytest
 
 from tests.exposition.ui.helpers import Following, MemoryLog, at
 from tests.harness import Harness
+from tests.services.workers import wait_for
 from tests.spanfactory import message, span
 from tokentrace import __version__
 from tokentrace.exposition import HealthReport, HttpServer, HttpSettings, Renderer, Token, Tokens
-from tokentrace.exposition.ui import LivePage, PageFacts
+from tokentrace.exposition.ui import Inquiry, LivePage, PageFacts
 from tokentrace.exposition.ui.page import FRESH_S, MOST_VIEWS
 from tokentrace.exposition.ui.static import static_files
 from tokentrace.model.worker_stats import Moment, WorkerStats
@@ -35,8 +36,8 @@ MARKUP_OR_STORAGE = re.compile(
 class Served:
     """A server with a page over a log in memory."""
 
-    def __init__(self, tokens: Tokens | None = None) -> None:
-        self.following = Following(MemoryLog())
+    def __init__(self, tokens: Tokens | None = None, inquiries: dict[str, Inquiry] | None = None) -> None:
+        self.following = Following(MemoryLog(), inquiries=inquiries)
         rig = Harness()
         rig.count([message(span()), b"nonsense"])
         snapshot = rig.commit()
@@ -96,6 +97,21 @@ def test_the_document_has_the_fleet_s_figures_and_the_replica_s_own(served: Serv
     assert found["own"]["rejected"] == {"unknown_framing": 1}
     assert (found["own"]["polled"], found["own"]["counted"]) == (2, 1)
     assert [replica["replica"] for replica in found["feed"]["replicas"]] == ["r"]
+
+
+def test_the_bill_has_the_rows_of_the_label_that_the_page_shows(served: Served) -> None:
+    assert "bill" not in served.data()
+    month = {"month": "2026-11", "cost_nano_usd": "9007199254740993", "rows": {"model": ["m"], "caller": ["c"]}}
+    billed = Served(inquiries={"bill": Inquiry(lambda: {"until_s": 1.0, "months": [month]}, 30.0)})
+    try:
+        billed.data()
+        assert wait_for(lambda: billed.following.feed.answers["bill"]["answer"] is not None, 5.0)
+        for label in ("model", "caller"):
+            billed.following.monotonic.now_s += FRESH_S + 20.0
+            shown = billed.data(f"by={label}")["bill"]["answer"]
+            assert shown == {"until_s": 1.0, "months": [{**month, "rows": [label[0]]}]}
+    finally:
+        billed.stop()
 
 
 def test_pages_with_the_same_view_share_a_document(served: Served) -> None:

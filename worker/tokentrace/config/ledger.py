@@ -29,7 +29,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_database_url), PlainSerializer(_pub
 
 
 class Ledger(Section):
-    """Hours of every group in a SQL database, for `tokentrace ledger` and `tokentrace bill`."""
+    """Hours of every group in a SQL database, for `tokentrace ledger`, `tokentrace bill` and the live page."""
 
     url: DatabaseUrl | None = None
     """Database: sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE; the file tokentrace-ledger.db beside the

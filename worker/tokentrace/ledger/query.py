@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from tokentrace.errors import UsageError
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.period import CALENDAR, Period
-from tokentrace.ledger.store import RollupGap, read_gaps, read_position
+from tokentrace.ledger.store import RollupGap, position_in, read_gaps
 from tokentrace.ledger.tables import (
     CORRECTION_CELLS,
     CORRECTIONS,
@@ -79,9 +79,16 @@ class Billing:
         self._database = database
         self._as_of = as_of
 
+    def labels(self) -> set[str]:
+        """Return the labels of groups: those that every group has, and the dimensions of any."""
+        with self._database.snapshot() as connection:
+            groups = read_groups(connection)
+        return {*BASE_LABELS, *(name for group in groups.values() for name, _ in group.dimensions)}
+
     def bill(self, period: Period, by: Sequence[str], *, units: bool = False) -> Bill:
         """Sum the period by labels. Raises UsageError for a label that no group has."""
         with self._database.snapshot() as connection:
+            position = position_in(connection)
             groups = read_groups(connection)
             require_known(by, groups.values())
             sums = _Sums()
@@ -100,7 +107,6 @@ class Billing:
                 corrections += int(number)
                 sums.add(_labels(by, key, groups, period), "cost_nano_usd", number)
             late = self._late(connection, period)
-        position = read_position(self._database)
         total: Counter[str] = Counter()
         for row in sums.by_label.values():
             total.update(row)

@@ -10,6 +10,7 @@ from tokentrace.ledger.formats import usd
 from tokentrace.ledger.gaps import hours
 from tokentrace.ledger.proof import Proof
 from tokentrace.ledger.query import CLOSING_DAYS, Bill
+from tokentrace.ledger.store import RollupGap
 from tokentrace.model.snapshot import Group
 
 #: Differences that the lines of a proof name.
@@ -24,7 +25,13 @@ def notes(bill: Bill) -> Iterator[str]:
     if bill.committed_at_us:
         moment = datetime.fromtimestamp(bill.committed_at_us / 1e6, UTC)
         yield f"The ledger has all commits of the workers up to {moment:%Y-%m-%d %H:%M:%S} UTC."
-    closed = datetime.fromtimestamp(((period.until_hour - 1) // 24 + CLOSING_DAYS) * 86_400, UTC)
+    yield from changes(bill)
+    yield from map(incomplete, bill.gaps)
+
+
+def changes(bill: Bill) -> Iterator[str]:
+    """Return the lines that say what changed a bill: what was booked late, and corrections."""
+    closed = datetime.fromtimestamp(((bill.period.until_hour - 1) // 24 + CLOSING_DAYS) * 86_400, UTC)
     if bill.late.get("spans"):
         yield (
             f"Booked after {closed:%Y-%m-%d} (UTC), when the period was closed: {usd(bill.late['cost_nano_usd'])} USD "
@@ -32,8 +39,11 @@ def notes(bill: Bill) -> Iterator[str]:
         )
     if bill.corrections:
         yield f"Corrections have added {usd(bill.corrections)} USD."
-    for gap in bill.gaps:
-        yield f"Incomplete: {hours(gap)} lack rollups ({gap.reason})."
+
+
+def incomplete(gap: RollupGap) -> str:
+    """Return the line of a gap."""
+    return f"Incomplete: {hours(gap)} lack rollups ({gap.reason})."
 
 
 def proof_lines(proof: Proof) -> Iterator[str]:
@@ -67,8 +77,7 @@ def proof_lines(proof: Proof) -> Iterator[str]:
         )
     rejected = ", ".join(f"{number:,} {reason}" for reason, number in sorted(proof.rejected.items()))
     yield f"Rejected: {rejected or 'none'}."
-    for gap in proof.gaps:
-        yield f"Incomplete: {hours(gap)} lack rollups ({gap.reason})."
+    yield from map(incomplete, proof.gaps)
     yield "The ledger agrees with the state." if proof.agrees else "The ledger does NOT agree with the state."
 
 

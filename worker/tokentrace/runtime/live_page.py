@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tokentrace.alerts.status import AlertStatus
 from tokentrace.config import Config
+from tokentrace.errors import UsageError
 from tokentrace.exposition.ui import (
     FleetLag,
     Inquiry,
@@ -16,6 +19,7 @@ from tokentrace.exposition.ui import (
     PageFacts,
     RollupFeed,
     RollupsLog,
+    ThreadInquiry,
 )
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.model.measures import Layout
@@ -23,9 +27,12 @@ from tokentrace.model.snapshot import BASE_LABELS
 from tokentrace.model.worker_stats import Moment
 from tokentrace.runtime.worker import Worker
 
-#: Time between two questions to Kafka.
+#: Time between two questions to Kafka, and to the ledger's database.
 LAG_S = ALERTS_S = 5.0
 LETTERS_S = BUDGETS_S = 15.0
+BILL_S = 30.0
+#: A database that does not answer in its time, ten seconds, is asked again within a minute.
+BILL_REST = 5
 
 
 def live_page(
@@ -33,7 +40,8 @@ def live_page(
 ) -> LivePage:
     """The page at /ui. alerts: None without rules."""
     kafka, http = config.kafka, config.http_server
-    inquiries = {
+    labels = (*BASE_LABELS, *config.dimensions)
+    inquiries: dict[str, Inquiry | ThreadInquiry] = {
         "lag": Inquiry(FleetLag(clients, kafka.topic, kafka.group_id), LAG_S),
         "letters": Inquiry(LatestLetters(clients, kafka.dead_letters, kafka.group_id), LETTERS_S),
     }
@@ -41,6 +49,9 @@ def live_page(
         inquiries["budgets"] = Inquiry(OpenBudgets(clients, kafka.budgets_topic, kafka.group_id), BUDGETS_S)
     if alerts is not None:
         inquiries["alerts"] = Inquiry(alerts.describe, ALERTS_S)
+    if config.ledger.url is not None:
+        ask = bills(config.ledger.url, labels)
+        inquiries["bill"] = ThreadInquiry("The ledger's database", ask, BILL_S, BILL_REST)
     feed: RollupFeed | OwnFeed
     if config.worker.guarantee == "exactly_once":
         feed = RollupFeed(
@@ -55,7 +66,7 @@ def live_page(
         facts=PageFacts(
             group=kafka.group_id,
             topic=kafka.topic,
-            labels=(*BASE_LABELS, *config.dimensions),
+            labels=labels,
             has_alerts=alerts is not None,
             may_silence=http.admin_token is not None or http.admin_token_file is not None,
             prometheus_path=http.prometheus_path,
@@ -64,3 +75,17 @@ def live_page(
         feed=feed,
         moment=lambda: Moment(worker.stats, worker.snapshot, time.monotonic()),
     )
+
+
+def bills(url: str, labels: Sequence[str], clock: Callable[[], float] = time.time) -> Callable[[], dict[str, Any]]:
+    """Return what asks the ledger for its recent bills. It raises UsageError without the extra."""
+
+    def ask() -> dict[str, Any]:
+        # Nothing of the ledger is loaded before somebody looks.
+        try:
+            from tokentrace.ledger.recent import recent_bills
+        except ModuleNotFoundError as error:
+            raise UsageError(f"The bill requires {error.name}: pip install 'tokentrace[ledger]'") from None
+        return recent_bills(url, labels, clock())
+
+    return ask

@@ -17,7 +17,7 @@ from typing import Any, Final
 from tokentrace.alerts.rollup_reader import RollupReader
 from tokentrace.errors import FatalError, StopRequested, UnreadableRecord, UsageError
 from tokentrace.exposition.ui.backlog import Backlog, RollupsLog
-from tokentrace.exposition.ui.fleet import Inquiry
+from tokentrace.exposition.ui.inquiry import Inquiry, ThreadInquiry
 from tokentrace.exposition.ui.minutes import Minutes
 from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.model.measures import Layout
@@ -64,7 +64,7 @@ class RollupFeed:
         *,
         open_log: Callable[[], RollupsLog],
         layout: Layout,
-        inquiries: Mapping[str, Inquiry],
+        inquiries: Mapping[str, Inquiry | ThreadInquiry],
         stop: StopSignal,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,

@@ -1,31 +1,25 @@
 """Fleet: what Kafka knows beside the rollups. The lag of every partition, the latest dead letters, the budgets.
 
-Each is asked for from time to time while somebody looks. What cannot be read is a sentence on the page.
+Each is asked for by an inquiry, see `inquiry`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
 from tokentrace.budgets.records import goes_on
 from tokentrace.budgets.store import BudgetStore
 from tokentrace.commit.dead_letters import PREFIX
-from tokentrace.errors import FatalError, StopRequested, UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.group_offsets import GroupOffsets
 from tokentrace.kafka.log_bounds import TopicBounds
 from tokentrace.kafka.reader import Message, TopicReader
-from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.text import printable
-
-log = logging.getLogger(__name__)
 
 #: Dead letters of a partition that are read, and examples that are shown.
 LETTERS: Final = 200
@@ -34,45 +28,6 @@ EXAMPLES: Final = 20
 BUDGETS: Final = 100
 #: Most characters of a text from a message.
 MOST_TEXT: Final = 300
-
-
-@dataclass(slots=True)
-class Inquiry:
-    """A question that is asked again after a while. ask: may block, and raises what Kafka's readers raise.
-
-    answer: the last one, None before it. problem: why there is none now, empty if there is.
-    """
-
-    ask: Callable[[], Any]
-    interval_s: float
-    answer: Any = None
-    problem: str = ""
-    due_s: float = field(default=0.0)
-
-    def refresh(self, now_s: float) -> None:
-        """Ask if it is due. now_s: on the monotonic clock. Raises StopRequested."""
-        if now_s < self.due_s:
-            return
-        try:
-            self.answer, self.problem = self.ask(), ""
-        except StopRequested:
-            raise
-        except (FatalError, UsageError) as error:
-            self.problem = hide_secrets(str(error))
-        except Exception as error:
-            # The page shows the rest.
-            log.exception("The page cannot show a part of itself.")
-            self.problem = f"unexpected: {type(error).__name__}"
-        # An answer that takes long is asked for less often.
-        took_s = time.monotonic() - now_s
-        self.due_s = now_s + took_s + max(self.interval_s, 20 * took_s)
-
-    def forget(self) -> None:
-        """Forget the answer: it would be old when somebody looks again."""
-        self.answer, self.problem, self.due_s = None, "", 0.0
-
-    def shown(self) -> dict[str, Any]:
-        return {"answer": self.answer, "problem": self.problem}
 
 
 class FleetLag:

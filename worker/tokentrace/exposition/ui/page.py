@@ -134,10 +134,21 @@ class LivePage:
             "view": {"window": view.minutes, "by": view.by, "where": dict(view.where)},
             **self._feed.answers,
         }
+        if "bill" in content:
+            content["bill"] = _bill(content["bill"], view.by)
         with self._feed.minutes() as (minutes, state):
             content |= summarize(minutes, view, int(self._clock() // 60)) | {"feed": _feed(state)}
         body = json.dumps(content, separators=(",", ":"), allow_nan=False).encode()
         return Document(body, gzip.compress(body, 1, mtime=0), hashlib.sha256(body).hexdigest()[:32])
+
+
+def _bill(bill: Mapping[str, Any], label: str) -> Mapping[str, Any]:
+    """Return the bills with the rows of one label."""
+    answer = bill["answer"]
+    if answer is None:
+        return bill
+    months = [{**month, "rows": month["rows"][label]} for month in answer["months"]]
+    return {**bill, "answer": {**answer, "months": months}}
 
 
 def _feed(state: FeedState) -> dict[str, Any]:

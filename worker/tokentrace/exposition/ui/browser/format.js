@@ -73,6 +73,11 @@ export function clock(unixSeconds) {
   return [time.getHours(), time.getMinutes()].map((part) => String(part).padStart(2, "0")).join(":");
 }
 
+/** Date and time of Unix time, in UTC. */
+export function moment(unixSeconds) {
+  return new Date(unixSeconds * 1000).toISOString().slice(0, 19).replace("T", " ");
+}
+
 /** The value of a label as it is shown: an empty one needs a name. */
 export function labelText(value) {
   return value === "" ? "(empty)" : value;

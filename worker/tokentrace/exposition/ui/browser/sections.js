@@ -82,7 +82,8 @@ export function pointTable({ first, step, points }) {
   );
 }
 
-function problem(text) {
+/** A line on what is wrong, null where nothing is. */
+export function problem(text) {
   return text ? element("p", { class: "problem" }, text) : null;
 }
 

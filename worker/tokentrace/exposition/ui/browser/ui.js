@@ -1,6 +1,7 @@
 // The live page: asks for the document of the view every few seconds, and shows what has changed.
 
 import { Unauthorized, fetchData, session, silence } from "./api.js";
+import { bill } from "./bill.js";
 import { Chart } from "./charts.js";
 import { element, update } from "./dom.js";
 import { aboutDollars, clock, labelText, milliseconds, short } from "./format.js";
@@ -87,6 +88,7 @@ function show() {
   update($("alerts"), [data.alerts, data.may_silence], ([found, may]) => sections.alerts(found, may, silenceAlert));
   $("budgets-section").hidden = !data.budgets;
   if (data.budgets) update($("budgets"), data.budgets, sections.budgets);
+  update($("bill"), [data.bill, data.view, feed.fleet], ([found]) => bill(found, data.view, feed.fleet));
   update($("fleet"), [{ feed, lag: data.lag, own }, minute], ([found, at]) => sections.fleet(found, at));
   update($("rejects"), [{ letters: data.letters, own, total: data.total }, minute], ([found, at]) => sections.rejects(found, at));
   update($("version"), data.version, (version) => `tokentrace ${version}`);
