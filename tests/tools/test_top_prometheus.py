@@ -100,8 +100,10 @@ class PrometheusStandIn:
 @pytest.fixture
 def prometheus() -> Iterator[PrometheusStandIn]:
     stand_in = PrometheusStandIn(
-        pod_0=exposition("cheap", "dear", "dear", cost_usd=0.5, caller="search"),
-        pod_1=exposition("dear", cost_usd=0.5, caller=""),
+        pod_0=exposition(
+            "cheap", "dear", "dear", cost_usd=0.5, caller="search", latency_ms=240.0, attributes={"eval.score": 0.75}
+        ),
+        pod_1=exposition("dear", cost_usd=0.5, caller="", latency_ms=900.0, status="error"),
     )
     yield stand_in
     stand_in.stop()
@@ -138,7 +140,8 @@ def test_the_figures_are_those_of_the_replicas(prometheus: PrometheusStandIn, se
         scraped = CliRunner().invoke(app, ["top", *addresses, "--once", "--json", "--interval", "1ms", "--by", by])
         shown = document(prometheus.address, "--by", by)
         assert without_rates(shown) == without_rates(json.loads(scraped.stdout)), by
-        assert shown["total"]["spans"] == 4.0
+        assert all(value is not None for value in shown["total"].values())
+        assert (shown["total"]["spans"], shown["total"]["error_ratio"], shown["total"]["quality"]) == (4.0, 0.25, 0.75)
         assert shown["replicas"] == [{"url": "pod_0", "problem": None}, {"url": "pod_1", "problem": None}]
 
 
