@@ -30,6 +30,11 @@ AGGREGATION = re.compile(r"(sum|max) without \(instance, job, pod\) \((rate\()?(
 Sample = tuple[str, dict[str, str], float]
 
 
+class _Server(ThreadingHTTPServer):
+    #: More than the queries that are asked at once: a connection beyond it is tried again a second later.
+    request_queue_size = 32
+
+
 class PrometheusStandIn:
     """Evaluates the few forms of expressions that `top` asks for. Counters grow by a 60th of themselves a second."""
 
@@ -57,7 +62,7 @@ class PrometheusStandIn:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self._server.server_port}/prefix/"
         self.url = f"http://{self.address.rstrip('/')}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
