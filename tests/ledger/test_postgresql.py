@@ -29,6 +29,7 @@ from tokentrace.ledger.period import between
 from tokentrace.ledger.period_cells import cells_in
 from tokentrace.ledger.proof import ledger_sums, prove
 from tokentrace.ledger.query import Billing
+from tokentrace.ledger.recent import recent_bills
 from tokentrace.ledger.reprice import Repricing
 from tokentrace.ledger.tables import METADATA
 from tokentrace.pricing import Pricer
@@ -52,6 +53,9 @@ def test_postgresql_has_what_sqlite_has(topic: RollupTopic, postgresql: PostgreS
     by = ["caller", "source", "day", "booked"]
     bills = [Billing(Database(url)).bill(PERIOD, by, units=True) for url in (postgresql.url, sqlite_url(tmp_path))]
     assert bills[0] == bills[1]
+    recent = [recent_bills(url, ["model", "team"], NOW_US / 1e6) for url in (postgresql.url, sqlite_url(tmp_path))]
+    assert recent[0] == recent[1]
+    assert sum(int(month["cost_nano_usd"]) for month in recent[0]["months"]) == bills[0].total["cost_nano_usd"] > 0
     repriced = []
     for url in (postgresql.url, sqlite_url(tmp_path)):
         now, then = Pricer({}), prices(tmp_path, "pricing: {discounts: [{provider: openai, percent: 10}]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -127,6 +128,12 @@ def test_gaps_are_sentences_and_those_beyond_are_counted(tmp_path: Path) -> None
     assert (len(month["gaps"]), month["more_gaps"]) == (MOST_GAPS, 2)
     assert month["gaps"][0].startswith("Incomplete: the hours from 2026-11-05 12:00 to 2026-11-05 12:00 UTC")
     assert (figures(month), month["rows"]) == ((0, 0), {label: [] for label in LABELS})
+
+
+def test_a_missing_extra_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokentrace.ledger.recent", None)
+    with pytest.raises(UsageError, match=r"^The bill requires .*: pip install 'tokentrace\[ledger\]'$"):
+        bills("sqlite:///ledger.db", LABELS)()
 
 
 def test_a_ledger_that_is_missing_or_does_not_answer_is_a_sentence(tmp_path: Path) -> None:
