@@ -139,9 +139,9 @@ def _with_dimensions(effort: Effort, broker: KafkaBroker) -> tuple[Row, dict[str
             }
         }
 
-    without, with_ = counting_beside(effort, broker, "bench-dimensions", sections, "dimensions")
+    without, with_ = counting_beside(effort, broker, "bench-dimensions", sections, "dimensions", GROUPS)
     ratio = with_.over(without)
-    case = f"4 dimensions of {', '.join(map(str, DIMENSIONS.values()))} values, {effort.alert_groups} groups"
+    case = f"4 dimensions of {', '.join(map(str, DIMENSIONS.values()))} values, {GROUPS} groups"
     row = Row(case, with_.text(" M spans/s", 1e6), ratio.text(), "the same spans without dimensions", ">= 0.9")
     return row, {"with_dimensions": ratio.median, "with_dimensions_spans_per_s": with_.median}
 

@@ -82,13 +82,18 @@ def counting_speed(config: Path, count: int) -> float:
 
 
 def counting_beside(
-    effort: Effort, broker: KafkaBroker, topic: str, sections: Callable[[], dict[str, Any]], kind: str = "default"
+    effort: Effort,
+    broker: KafkaBroker,
+    topic: str,
+    sections: Callable[[], dict[str, Any]],
+    kind: str = "default",
+    groups: int | None = None,
 ) -> tuple[Measure, Measure]:
     """Return the speed of a worker over a topic of its own, without and with more sections of the configuration.
 
-    kind: what the spans are, see `workload`.
+    kind, groups: of the spans, see `workload`; as many groups as for alerts, if not given.
     """
-    load = workload(kind, effort.distinct, effort.alert_groups)
+    load = workload(kind, effort.distinct, groups or effort.alert_groups)
     fill(broker, topic, load.messages, effort.alert_spans)
     with tempfile.TemporaryDirectory() as folder:
 
