@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import click
 
@@ -41,8 +43,29 @@ COMMANDS: Final = {
 }
 
 
+class _ClosedPipe(Exception):
+    """The reader of the output has gone. click would end a BrokenPipeError with the exit code 1."""
+
+
+@contextmanager
+def _closed_pipes() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ClosedPipe from error
+
+
 class _LazyGroup(click.Group):
     """Command group that imports a command when it is used."""
+
+    def make_context(self, *arguments: Any, **keywords: Any) -> click.Context:
+        # Help and the version are printed here.
+        with _closed_pipes():
+            return super().make_context(*arguments, **keywords)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _closed_pipes():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -69,6 +92,7 @@ def main() -> None:
     """Run a command. A user error prints one line and sets the exit code."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Abort as abort:
         # click takes any EOFError for the end of a user's input; one from below is a bug, and keeps its traceback.
         if isinstance(abort.__cause__, EOFError):
@@ -85,7 +109,7 @@ def main() -> None:
     except TokentraceError as error:
         _report(str(error))
         code = error.exit_code
-    except BrokenPipeError:
+    except (_ClosedPipe, BrokenPipeError):
         # The reader closed the pipe, as `| head` does. Without the redirection Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
