@@ -89,7 +89,8 @@ class Place:
             for right in rights
         ]
 
-    def sections(self, folder: Path) -> dict[str, Any]:
+    def sections(self, folder: Path | None = None) -> dict[str, Any]:
+        """Configuration of a worker. folder: where it keeps the ledger, None without one."""
         return {
             "kafka": {
                 "bootstrap_servers": self.broker.sasl_bootstrap,
@@ -110,7 +111,7 @@ class Place:
                 }
             ],
             "budgets": [{"name": "month", "amount": 10, "delivery": {"type": "kafka"}}],
-            "ledger": {"url": f"sqlite:///{folder}/ledger.db", "in_worker": True},
+            "ledger": {} if folder is None else {"url": f"sqlite:///{folder}/ledger.db", "in_worker": True},
         }  # fmt: skip
 
     def publish(self, *values: bytes) -> None:
