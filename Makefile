@@ -61,7 +61,7 @@ format: setup ## Format the code
 
 docs: setup ## Write the generated parts of docs/ and schemas/, and the dashboards
 	$(BIN)/python docs/generate.py
-	$(BIN)/python dashboards/generate.py
+	$(BIN)/python -m dashboards.generate
 	$(BIN)/python -m dashboards.ledger
 
 site: setup ## Build the documentation as a site, in .cache/site

@@ -6,14 +6,11 @@ children and prices have been seen once.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 from tokentrace.model.dimensions import Dimension
 
 from .baselines import FastavroDict, FastavroPrometheus
 from .effort import Effort
-from .measure import Figure, Measure, Row, in_turns
+from .measure import Figure, Measure, Row, in_turns, rate_of
 from .rig import Harness
 from .workload import DIMENSIONS, SCHEMAS, UNITS, Workload, workload
 
@@ -92,7 +89,7 @@ def _dimensions(effort: Effort) -> tuple[Measure, Measure]:
 
 def _in_turns(effort: Effort, *rigs: tuple[Workload, Harness]) -> list[Measure]:
     """Spans a second of each harness over its load."""
-    runs = [_rate(rig.count, len(load.messages)) for load, rig in rigs]
+    runs = [rate_of(rig.count, len(load.messages)) for load, rig in rigs]
     for run in runs:
         run()
     return in_turns(effort.repeats, *runs)
@@ -104,20 +101,11 @@ def _compare(load: Workload, effort: Effort) -> tuple[Measure, Measure, Measure]
     plain, client = FastavroDict(load.schema), FastavroPrometheus(load.schema)
     few, some = load.messages[: effort.baseline_spans], load.messages[: 2 * effort.baseline_spans]
     runs = [
-        _rate(rig.count, len(load.messages)),
-        _rate(lambda: plain.count(some), len(some)),
-        _rate(lambda: client.count(few), len(few)),
+        rate_of(rig.count, len(load.messages)),
+        rate_of(lambda: plain.count(some), len(some)),
+        rate_of(lambda: client.count(few), len(few)),
     ]
     for run in runs:
         run()
     speed, dict_speed, client_speed = in_turns(effort.repeats, *runs)
     return speed, dict_speed, client_speed
-
-
-def _rate(action: Callable[[], object], count: int) -> Callable[[], float]:
-    def run() -> float:
-        began = time.perf_counter()
-        action()
-        return count / (time.perf_counter() - began)
-
-    return run

@@ -7,8 +7,7 @@ them. Both find the same calls. Everything is warm.
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -18,7 +17,7 @@ from tokentrace.decode.otlp.decoder import OtlpDecoder
 from tokentrace.runtime.allocator import tune_malloc
 
 from .effort import Effort
-from .measure import Figure, Row, in_turns
+from .measure import Figure, Row, in_turns, rate_of
 
 #: Spans of a message, and resources among which they are.
 SPANS, RESOURCES = 50, 2
@@ -41,8 +40,8 @@ def run(effort: Effort) -> Figure:
         batches = [messages[first : first + BATCH] for first in range(0, len(messages), BATCH)]
         speed, upb = in_turns(
             effort.repeats,
-            _rate(lambda b=batches, d=decoder: _decode(d, b), len(messages) * SPANS),  # type: ignore[misc]
-            _rate(lambda m=few: _with_upb(m), len(few) * SPANS),  # type: ignore[misc]
+            rate_of(lambda b=batches, d=decoder: _decode(d, b), len(messages) * SPANS),  # type: ignore[misc]
+            rate_of(lambda m=few: _with_upb(m), len(few) * SPANS),  # type: ignore[misc]
         )
         size = sum(map(len, messages)) / len(messages) / SPANS
         main = name == "a tenth calls"
@@ -63,15 +62,6 @@ def run(effort: Effort) -> Figure:
 def _decode(decoder: OtlpDecoder, batches: Sequence[Sequence[bytes]]) -> None:
     for batch in batches:
         decoder.decode(batch, as_json=False)
-
-
-def _rate(action: Callable[[], object], count: int) -> Callable[[], float]:
-    def run() -> float:
-        began = time.perf_counter()
-        action()
-        return count / (time.perf_counter() - began)
-
-    return run
 
 
 @cache

@@ -7,6 +7,7 @@ median of the turns' ratios, not the ratio of medians.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,3 +90,14 @@ def table(figures: Sequence[Figure]) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
         for line in (head, cut, *lines)
     )
+
+
+def rate_of(action: Callable[[], object], count: int) -> Callable[[], float]:
+    """Return what runs the action, and returns how many of `count` it does a second."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        action()
+        return count / (time.perf_counter() - began)
+
+    return run

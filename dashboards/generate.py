@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from dashboards.files import as_texts, write_changed
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, heatmap, logs, loki, prometheus, stat, table
 from grafana_foundation_sdk.builders import timeseries as ts
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
@@ -604,16 +605,12 @@ def generated() -> dict[Path, str]:
     """Every file, as it should be."""
     provisioned = build("default")
     files = {IMPORTED: imported(), PROVISIONED: provisioned, CHART: provisioned}
-    return {path: json.dumps(data, indent=2, ensure_ascii=False) + "\n" for path, data in files.items()}
+    return as_texts(files)
 
 
 def main() -> None:
     """Write what has changed."""
-    for path, text in generated().items():
-        if not path.exists() or path.read_text() != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            print(f"wrote {path.relative_to(ROOT)}")
+    write_changed(generated())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dashboards import ledger_sql as sql
+from dashboards.files import as_texts, write_changed
 from grafana_foundation_sdk.builders import common, dashboard, stat, table
 from grafana_foundation_sdk.builders import timeseries as ts
 from grafana_foundation_sdk.cog.builder import Builder
@@ -248,16 +249,12 @@ def imported() -> dict[str, Any]:
 def generated() -> dict[Path, str]:
     """Every file, as it should be."""
     files = {IMPORTED: imported(), PROVISIONED: build(PROVISIONED_SOURCE)}
-    return {path: json.dumps(data, indent=2, ensure_ascii=False) + "\n" for path, data in files.items()}
+    return as_texts(files)
 
 
 def main() -> None:
     """Write what has changed."""
-    for path, text in generated().items():
-        if not path.exists() or path.read_text() != text:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-            print(f"wrote {path.relative_to(ROOT)}")
+    write_changed(generated())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import psycopg
 import pytest
@@ -90,16 +90,28 @@ def real_service() -> None:
     """Marks every test that reaches it, directly or through another fixture, as `real`."""
 
 
-@pytest.fixture(scope="session")
-def _kafka_or_reason(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | str]:
+class _Server(Protocol):
+    def start(self) -> None: ...
+
+
+S = TypeVar("S", bound=_Server)
+
+
+def _running(make: Callable[[], S], end: Callable[[S], None]) -> Iterator[S | str]:
+    """Yield a server that runs, or the reason why it cannot."""
     try:
-        broker = KafkaBroker(tmp_path_factory.mktemp("kafka"))
+        server = make()
     except Unavailable as error:
         yield str(error)
         return
-    broker.start()
-    yield broker
-    broker.stop()
+    server.start()
+    yield server
+    end(server)
+
+
+@pytest.fixture(scope="session")
+def _kafka_or_reason(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker | str]:
+    yield from _running(lambda: KafkaBroker(tmp_path_factory.mktemp("kafka")), KafkaBroker.stop)
 
 
 @pytest.fixture
@@ -130,14 +142,7 @@ def topic(kafka: KafkaBroker) -> str:
 
 @pytest.fixture(scope="session")
 def _registry_or_reason(real_service: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SchemaRegistry | str]:
-    try:
-        registry = SchemaRegistry(tmp_path_factory.mktemp("registry"))
-    except Unavailable as error:
-        yield str(error)
-        return
-    registry.start()
-    yield registry
-    registry.stop()
+    yield from _running(lambda: SchemaRegistry(tmp_path_factory.mktemp("registry")), SchemaRegistry.stop)
 
 
 @pytest.fixture
@@ -150,14 +155,7 @@ def registry(_registry_or_reason: SchemaRegistry | str) -> SchemaRegistry:
 
 @pytest.fixture(scope="session")
 def _postgresql_or_reason(real_service: None) -> Iterator[PostgreSql | str]:
-    try:
-        server = PostgreSql()
-    except Unavailable as error:
-        yield str(error)
-        return
-    server.start()
-    yield server
-    server.close()
+    yield from _running(PostgreSql, PostgreSql.close)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.services.provider import ProviderStandIn
 from tokentrace import Publisher
 from tokentrace.kafka.clients import EmbeddedBroker
 
@@ -45,3 +46,11 @@ def make_publisher(broker: EmbeddedBroker, mock_topic: str) -> Iterator[Callable
 def publisher(make_publisher: Callable[..., Publisher]) -> Publisher:
     """One of them."""
     return make_publisher()
+
+
+@pytest.fixture
+def provider() -> Iterator[ProviderStandIn]:
+    """A stand-in for the HTTP APIs of providers."""
+    server = ProviderStandIn()
+    yield server
+    server.stop()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,7 +14,8 @@ import pytest
 from tests.conftest import unavailable
 from tests.integration.test_publishing import program
 from tests.publisher.helpers import spans
-from tests.services import CACHE, ROOT, free_port
+from tests.services import ROOT, Unavailable, free_port
+from tests.services.environment import environment
 from tests.services.provider import WORDS, ProviderStandIn
 from tokentrace.kafka.clients import EmbeddedBroker
 
@@ -28,24 +27,10 @@ OURS = ("from tokentrace import Publisher", "publisher = Publisher(", "client = 
 @pytest.fixture(scope="module")
 def python(real_service: None) -> str:
     """The interpreter of an environment with FastAPI."""
-    folder = CACHE / "fastapi"
-    interpreter = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        made = subprocess.run(
-            f"{sys.executable} -m venv {folder} && {interpreter} -m pip install -q {' '.join(PACKAGES)}",
-            shell=True, capture_output=True, text=True, timeout=280, check=False,
-        )  # fmt: skip
-        if made.returncode:
-            unavailable(f"FastAPI cannot be installed ({made.stderr[-300:]})")
-        (folder / "ready").touch()
-    return str(interpreter)
-
-
-@pytest.fixture
-def provider() -> Iterator[ProviderStandIn]:
-    server = ProviderStandIn()
-    yield server
-    server.stop()
+    try:
+        return environment("fastapi", PACKAGES)
+    except Unavailable as error:
+        unavailable(str(error))
 
 
 def test_streamed_answers_of_a_fastapi_server_are_spans(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ import pytest
 
 from tests.conftest import unavailable
 from tests.publisher.helpers import spans
-from tests.services import CACHE, ROOT
+from tests.services import ROOT, Unavailable
+from tests.services.environment import environment
 from tests.services.provider import ProviderStandIn
 from tokentrace import Publisher
 from tokentrace.kafka.clients import EmbeddedBroker
@@ -29,24 +28,10 @@ PACKAGES = ("litellm", "confluent-kafka", "fastavro")
 @pytest.fixture(scope="module")
 def python(real_service: None) -> str:
     """The interpreter of an environment with LiteLLM."""
-    folder = CACHE / "litellm"
-    program = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        made = subprocess.run(
-            f"{sys.executable} -m venv {folder} && {program} -m pip install -q {' '.join(PACKAGES)}",
-            shell=True, capture_output=True, text=True, timeout=280, check=False,
-        )  # fmt: skip
-        if made.returncode:
-            unavailable(f"LiteLLM cannot be installed ({made.stderr[-300:]})")
-        (folder / "ready").touch()
-    return str(program)
-
-
-@pytest.fixture
-def provider() -> Iterator[ProviderStandIn]:
-    server = ProviderStandIn()
-    yield server
-    server.stop()
+    try:
+        return environment("litellm", PACKAGES)
+    except Unavailable as error:
+        unavailable(str(error))
 
 
 def test_call_that_is_reported_twice_is_one_span(publisher: Publisher, broker: EmbeddedBroker, mock_topic: str) -> None:

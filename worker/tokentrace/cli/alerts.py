@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tokentrace.cli.options import config_option
+from tokentrace.cli.options import config_option, file_option, source_option
 from tokentrace.cli.output import echo
 
 if TYPE_CHECKING:
@@ -23,15 +23,8 @@ def command() -> None:
 
 
 @command.command()
-@click.option(
-    "--rules",
-    "rules_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("tokentrace.yml"),
-    show_default=True,
-    help="Configuration file with the rules.",
-)
-@click.option("--from", "source", required=True, help="Avro file of spans, or name of a topic.")
+@file_option("--rules", "rules_path", "Configuration file with the rules.")
+@source_option
 @click.option("--json", "as_json", is_flag=True, help="Print one alert payload per line.")
 @click.option("--resolved", is_flag=True, help="Also print when alerts would have been resolved.")
 def test(rules_path: Path, source: str, as_json: bool, resolved: bool) -> None:

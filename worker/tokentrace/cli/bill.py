@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrace.cli.options import config_option
+from tokentrace.cli.options import config_option, period_options
 from tokentrace.cli.output import echo
 from tokentrace.cli.repricing import period_of, repricing_of
 
@@ -29,10 +29,7 @@ _SORT = ("cost", "spans", "tokens", "name")
 
 @click.command()
 @config_option
-@click.option("--month", help="Calendar month, such as 2026-10.")
-@click.option("--from", "begin", help="First moment of the period, a date or time in --zone.")
-@click.option("--to", "end", help="First moment behind the period, a date or time in --zone.")
-@click.option("--zone", default="UTC", show_default=True, help="Time zone of the period, such as Europe/Berlin.")
+@period_options
 @click.option(
     "--by",
     default="model",

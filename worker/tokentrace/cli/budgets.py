@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrace.cli.options import config_option
+from tokentrace.cli.options import config_option, file_option, source_option
 from tokentrace.cli.output import echo
 
 if TYPE_CHECKING:
@@ -59,15 +59,8 @@ def list_(config_path: Path, all_periods: bool, as_json: bool) -> None:
 
 
 @command.command()
-@click.option(
-    "--budgets",
-    "budgets_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("tokentrace.yml"),
-    show_default=True,
-    help="Configuration file with the budgets.",
-)
-@click.option("--from", "source", required=True, help="Avro file of spans, or name of a topic.")
+@file_option("--budgets", "budgets_path", "Configuration file with the budgets.")
+@source_option
 @click.option("--json", "as_json", is_flag=True, help="Print one alert payload per line.")
 def test(budgets_path: Path, source: str, as_json: bool) -> None:
     """Sum past spans up. Prints the thresholds that would have been reached, with time and sum."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrace.cli.options import config_option
+from tokentrace.cli.options import config_option, period_options
 from tokentrace.cli.repricing import period_of, repricing_of
 
 if TYPE_CHECKING:
@@ -87,10 +87,7 @@ def status(config_path: Path, as_json: bool) -> None:
 
 @command.command()
 @config_option
-@click.option("--month", help="Calendar month, such as 2026-10.")
-@click.option("--from", "begin", help="First moment of the period, a date or time in --zone.")
-@click.option("--to", "end", help="First moment behind the period, a date or time in --zone.")
-@click.option("--zone", default="UTC", show_default=True, help="Time zone of the period, such as Europe/Berlin.")
+@period_options
 @click.option(
     "--reprice",
     "prices",

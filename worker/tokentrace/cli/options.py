@@ -14,16 +14,41 @@ TOKEN_VARIABLES: Final = ("TOKENTRACE_AUTH_TOKEN", "TOKENTRACE_API_TOKEN")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def config_option(function: F) -> F:
-    """Add the option `--config PATH`, by default ./tokentrace.yml."""
+def file_option(name: str, parameter: str, help_: str) -> Callable[[F], F]:
+    """Return what adds an option for a configuration file, by default ./tokentrace.yml."""
     return click.option(
-        "--config",
-        "config_path",
+        name,
+        parameter,
         type=click.Path(path_type=Path, dir_okay=False),
         default=Path("tokentrace.yml"),
         show_default=True,
-        help="Configuration file.",
-    )(function)
+        help=help_,
+    )
+
+
+def config_option(function: F) -> F:
+    """Add the option `--config PATH`."""
+    return file_option("--config", "config_path", "Configuration file.")(function)
+
+
+def source_option(function: F) -> F:
+    """Add the option `--from`, of the past spans that rules or budgets are tried on."""
+    return click.option("--from", "source", required=True, help="Avro file of spans, or name of a topic.")(function)
+
+
+def period_options(function: F) -> F:
+    """Add the options of a period of bills; see `repricing.period_of`."""
+    options = [
+        click.option("--month", help="Calendar month, such as 2026-10."),
+        click.option("--from", "begin", help="First moment of the period, a date or time in --zone."),
+        click.option("--to", "end", help="First moment behind the period, a date or time in --zone."),
+        click.option(
+            "--zone", default="UTC", show_default=True, help="Time zone of the period, such as Europe/Berlin."
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
 
 
 class _DurationType(click.ParamType):  # type: ignore[type-arg]

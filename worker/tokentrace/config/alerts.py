@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, SecretStr, StrictInt, field_validator, model_validator
 
-from tokentrace.config.fields import PositiveDuration, SecretUrl, WholeMinutes, http_url
+from tokentrace.config.fields import DistinctLabels, PositiveDuration, SecretUrl, WholeMinutes, http_url
 from tokentrace.config.section import NonEmpty, Section, located
 from tokentrace.model.durations import format_duration
 
@@ -103,7 +103,7 @@ class AlertRule(Section):
     """Fewest spans in the metric for a firing; 0 by default for a span_count with lt or lte."""
     filter: Filter = Filter()
     """Spans that the rule selects."""
-    group_by: tuple[str, ...] = ()
+    group_by: DistinctLabels = ()
     """Labels by whose values the rule makes separate alerts: model, provider, caller and the dimensions."""
     severity: Literal["info", "warning", "critical"] = "warning"
     """Severity in the payload."""
@@ -125,11 +125,4 @@ class AlertRule(Section):
     def _bounded(cls, value: float) -> float:
         if value > MAX_WINDOW_S:
             raise ValueError(f"must not be longer than {format_duration(MAX_WINDOW_S)}")
-        return value
-
-    @field_validator("group_by")
-    @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("contains a label twice")
         return value

@@ -9,7 +9,7 @@ from zoneinfo import available_timezones
 from pydantic import AfterValidator, Field, StrictInt, field_validator
 
 from tokentrace.config.alerts import Delivery, Filter
-from tokentrace.config.fields import PositiveDuration, UsdAmount
+from tokentrace.config.fields import DistinctLabels, PositiveDuration, UsdAmount
 from tokentrace.config.section import NonEmpty, Section
 
 
@@ -35,7 +35,7 @@ class BudgetSection(Section):
     """Time zone whose midnight begins a period, a name of the IANA database."""
     filter: Filter = Filter()
     """Spans that count."""
-    group_by: tuple[str, ...] = ()
+    group_by: DistinctLabels = ()
     """Labels by whose values the amount is given separately: model, provider, caller and the dimensions."""
     thresholds: tuple[Annotated[StrictInt, Field(ge=1, le=1000)], ...] = (50, 80, 100)
     """Percent of the amount at which an alert fires, once in a period."""
@@ -47,13 +47,6 @@ class BudgetSection(Section):
     """Severity in the payload of an alert."""
     delivery: Delivery = Delivery()
     """Destination of the alerts."""
-
-    @field_validator("group_by")
-    @classmethod
-    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(value)) != len(value):
-            raise ValueError("contains a label twice")
-        return value
 
     @field_validator("thresholds")
     @classmethod

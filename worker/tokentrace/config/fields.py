@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
 
 from tokentrace.model.durations import duration, format_duration, positive_duration
 from tokentrace.model.secrets import public_url
@@ -229,3 +229,13 @@ Bounds = Annotated[
     BeforeValidator(_bounds),
     WithJsonSchema({"type": "array", "items": {"type": "number", "exclusiveMinimum": 0}, "minItems": 1}),
 ]
+
+
+def _distinct(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(labels)) != len(labels):
+        raise ValueError("contains a label twice")
+    return labels
+
+
+#: Labels, each once.
+DistinctLabels = Annotated[tuple[str, ...], AfterValidator(_distinct)]

@@ -22,6 +22,7 @@ from tokentrace.decode.schema_tree import Type, parse_schema
 from tokentrace.decode.texts import field_of, key_of, text_of
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, STATUSES, STRING_FIELDS, UNKNOWN_STATUS, SpanColumns
+from tokentrace.model.text import is_utf8
 from tokentrace.model.units import BY_NAME
 
 LABEL_FIELDS = ("model", "provider", "caller")
@@ -111,7 +112,7 @@ def _store(columns: SpanColumns, row: int, column: str, branch: Type, value: Any
     """Store a value in its column. Returns False for a label that is not valid UTF-8."""
     if column in STRING_FIELDS:
         data = _bytes(value)
-        if column in LABEL_FIELDS and not _is_utf8(data):
+        if column in LABEL_FIELDS and not is_utf8(data):
             return False
         strings = getattr(columns, column)
         strings.offset[row] = strings.length[row] = 0
@@ -151,14 +152,6 @@ def _bytes(value: str | bytes | None) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape")
     return value or b""
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _status_code(symbol: bytes) -> int:

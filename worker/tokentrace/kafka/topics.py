@@ -99,28 +99,14 @@ def ids_topic(name: str, partitions: int) -> TopicSpec:
 
     A new owner of a partition reads everything since the last compaction, so the topic is compacted often.
     """
-    settings = {
-        "cleanup.policy": "compact",
-        "min.cleanable.dirty.ratio": "0.1",
-        "segment.bytes": str(16 << 20),
-        "max.compaction.lag.ms": str(600 * 1000),
-        "delete.retention.ms": str(600 * 1000),
-        "max.message.bytes": str(8 << 20),
-    }
+    settings = {**_compacted(16, 600), "delete.retention.ms": str(600 * 1000)}
     return TopicSpec(name, partitions, settings, {"cleanup.policy": "compact", **_TAKES_BATCHES}, _AT_LEAST)
 
 
 def alerts_topic(name: str) -> TopicSpec:
     """Alerts and the evaluator's state, compacted. One partition, so that the records have an order."""
-    settings = {
-        "cleanup.policy": "compact",
-        "min.cleanable.dirty.ratio": "0.1",
-        "segment.bytes": str(64 << 20),
-        "max.compaction.lag.ms": str(3600 * 1000),
-        "max.message.bytes": str(8 << 20),
-    }
     required = {"cleanup.policy": "compact", **_TAKES_BATCHES}
-    return TopicSpec(name, 1, settings, required, _AT_LEAST, fixed_partitions=True)
+    return TopicSpec(name, 1, _compacted(64, 3600), required, _AT_LEAST, fixed_partitions=True)
 
 
 def budgets_topic(name: str) -> TopicSpec:
@@ -128,15 +114,19 @@ def budgets_topic(name: str) -> TopicSpec:
 
     Gateways read it from its beginning, so it is compacted often.
     """
-    settings = {
+    required = {"cleanup.policy": "compact", **_TAKES_BATCHES}
+    return TopicSpec(name, 1, _compacted(16, 600), required, _AT_LEAST, fixed_partitions=True)
+
+
+def _compacted(segment_mib: int, lag_s: int) -> dict[str, str]:
+    """Return the settings of a compacted topic. lag_s: longest time until its records are compacted."""
+    return {
         "cleanup.policy": "compact",
         "min.cleanable.dirty.ratio": "0.1",
-        "segment.bytes": str(16 << 20),
-        "max.compaction.lag.ms": str(600 * 1000),
+        "segment.bytes": str(segment_mib << 20),
+        "max.compaction.lag.ms": str(lag_s * 1000),
         "max.message.bytes": str(8 << 20),
     }
-    required = {"cleanup.policy": "compact", **_TAKES_BATCHES}
-    return TopicSpec(name, 1, settings, required, _AT_LEAST, fixed_partitions=True)
 
 
 class Topics:

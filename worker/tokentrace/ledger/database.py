@@ -96,7 +96,7 @@ class Database:
             raise FatalError(_LATER) from error
 
     def require_current(self) -> None:
-        """Raises UsageError where there is no ledger, or one of another release."""
+        """Raises UsageError without a ledger, or with one of another release."""
         missing = f"There is no ledger in {self.name}; `tokentrace ledger run` makes one."
         if self._file is not None and not self._file.exists():
             raise UsageError(missing)

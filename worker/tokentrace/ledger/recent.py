@@ -19,7 +19,7 @@ MOST_GAPS: Final = 10
 def recent_bills(url: str, labels: Sequence[str], now_s: float) -> dict[str, Any]:
     """Return the bills as a JSON object. Costs are text, since a browser's numbers hold 53 bits.
 
-    Raises UsageError where there is no ledger, DatabaseUnavailable where its database does not answer.
+    Raises UsageError without a ledger, DatabaseUnavailable where its database does not answer.
     """
     database = Database(url)
     try:

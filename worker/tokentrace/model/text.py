@@ -25,6 +25,15 @@ def first_bytes(data: bytes, most: int) -> str:
     return f'"{text}"{more}' if text and text.isprintable() else f"{beginning.hex() or 'empty'}{more}"
 
 
+def is_utf8(data: bytes) -> bool:
+    """Return whether the bytes are text in UTF-8."""
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def utc_text(time_s: float) -> str:
     """Return Unix time as RFC 3339, in UTC, to the second."""
     return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,6 +17,7 @@ from tokentrace.decode.otlp.options import OtlpOptions
 from tokentrace.decode.texts import field_of, key_of, text_of
 from tokentrace.model.otel_calls import WrongType, call_fields, is_first_token, score_of, status_of
 from tokentrace.model.spans import MODIFIERS, OPTIONAL_FIELDS, STATUSES, SpanColumns
+from tokentrace.model.text import is_utf8
 
 #: Fields that are texts and labels, which must be UTF-8.
 LABELS: Final = ("model", "provider", "caller")
@@ -86,7 +87,7 @@ def read_call(span: OtelSpan, options: OtlpOptions) -> Call | Refused | None:
         if name in fields:
             fields[name] = text_of(fields[name])
     for name in LABELS:
-        if not _is_utf8(fields.get(name, b"")):
+        if not is_utf8(fields.get(name, b"")):
             return Refused("invalid_utf8", f"The {name} is not valid UTF-8.")
     seconds = fields.pop("ttft", None)
     if seconds is not None:
@@ -139,11 +140,3 @@ def source_value(span: OtelSpan, source: str) -> Any:
     if key is not None:
         return attribute(span, key)
     return span.name if field_of(source) == "name" else None
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -69,7 +69,7 @@ class HttpServer:
     ) -> None:
         """on_scraped: called with a scrape that was sent completely, its client, and the clients connected then.
 
-        alerts: what answers under /alerts; without it there is no such path. page: what the page at /ui shows; without
+        alerts: what answers under /alerts; without it the path is not served. page: what the page at /ui shows; without
         it there is none, and / has links only.
         """
         self._settings = settings

@@ -52,7 +52,7 @@ class OwnFeed:
             self._last, self._looked_s = snapshot, now_s
 
     def join(self, timeout_s: float) -> None:
-        """Nothing to wait for: there is no thread."""
+        """Wait for nothing: this feed runs without a thread."""
 
     @contextmanager
     def minutes(self) -> Iterator[tuple[Minutes, FeedState]]:

@@ -7,7 +7,7 @@ message whose spans could not be found, or one span.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, pairwise
 from typing import Final, NamedTuple
@@ -225,24 +225,23 @@ class _Calls:
         given = (rows.type != ABSENT) & ~((rows.type == TEXT) & (rows.length == 0))
         return rows.take(given & ~done[rows.owner] & ~is_other[rows.owner])
 
-    def _read_texts(self, name: str, keys: Sequence[str], is_other: NDArray[np.bool_]) -> None:
+    def _preferred(self, keys: Sequence[str], is_other: NDArray[np.bool_]) -> Iterator[KnownAttributes]:
+        """Yield the attributes of each key that count, at most one of a span."""
         done = np.zeros(self._count, np.bool_)
         for key in keys:
             rows = self._given(key, done, is_other)
-            if not len(rows.owner):
-                continue
-            done[rows.owner] = True
+            if len(rows.owner):
+                done[rows.owner] = True
+                yield rows
+
+    def _read_texts(self, name: str, keys: Sequence[str], is_other: NDArray[np.bool_]) -> None:
+        for rows in self._preferred(keys, is_other):
             self._irregular[rows.owner[rows.type != TEXT]] = True
             column = self.strings.setdefault(name, _no_strings(self._count))
             column.offset[rows.owner], column.length[rows.owner] = rows.offset, rows.length
 
     def _read_numbers(self, name: str, kind: str, keys: Sequence[str], is_other: NDArray[np.bool_]) -> None:
-        done = np.zeros(self._count, np.bool_)
-        for key in keys:
-            rows = self._given(key, done, is_other)
-            if not len(rows.owner):
-                continue
-            done[rows.owner] = True
+        for rows in self._preferred(keys, is_other):
             self._irregular[rows.owner[rows.type != (INT if kind == "count" else DOUBLE)]] = True
             if kind == "count":
                 values: NDArray[np.int64] | NDArray[np.float64] = integers(self._joined, rows.offset)
