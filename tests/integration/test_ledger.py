@@ -21,9 +21,11 @@ import psycopg
 import pytest
 
 from tests.chaos.crashing_ledger import POINTS
+from tests.integration.test_deduplicate import audited
 from tests.integration.test_group import counted, produce
 from tests.integration.test_state import sections, tokentrace
 from tests.ledger.helpers import DAY_US, postgresql_hours, recount, sqlite_hours
+from tests.ledger.inputs import inputs_of, produce_rejected, recount_inputs
 from tests.services import end
 from tests.services.kafka import KafkaBroker
 from tests.services.postgresql import PostgreSql
@@ -84,6 +86,7 @@ def storm(
         batch = list(traffic(rng, spans, days))
         for first in range(0, len(batch), 50):
             produce(kafka, topic, batch[first : first + 50])
+            produce_rejected(kafka, topic, rng, 5)
             time.sleep(0.05)
         produced += batch
         if postgresql is not None and turn % 3 == 0:
@@ -94,6 +97,8 @@ def storm(
             worker.restart()
     worker.wait_until_ready()
     assert wait_for(lambda: counted(worker) == len(produced))
+    inputs = recount_inputs(kafka, topic)
+    assert wait_for(lambda: audited([worker], "polled") == sum(one["records"] for one in inputs.values()))
     ledger = LedgerProcess(config, log)
     time.sleep(1.0)
     ledger.process.send_signal(signal.SIGTERM)
@@ -105,8 +110,10 @@ def storm(
         assert postgresql_hours(postgresql.url) == recount(produced)
     proof = json.loads(tokentrace(config, "bill", "--proof", "--format", "json"))
     assert proof["agrees"]
+    assert proof["adds_up"]
     assert proof["differing"] == []
-    assert sum(one["counted"] for one in proof["inputs"]) == len(produced)
+    assert inputs_of(proof) == inputs
+    assert sum(one["counted"] for one in inputs.values()) == len(produced)
 
 
 def test_a_ledger_and_a_worker_that_are_killed_keep_every_hour_exact(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import uuid
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.chaos.load import Load
 from tests.integration.test_alerts import counted, produce, rule, traffic
 from tests.integration.test_deduplicate import audited
 from tests.ledger.helpers import Hours, sqlite_hours
+from tests.ledger.inputs import produce_rejected, recount_inputs
 from tests.oracle import Key
 from tests.services import ROOT
 from tests.services.kafka import KafkaBroker
@@ -128,6 +130,61 @@ def test_totals_stay_exact_while_replicas_are_upgraded_and_rolled_back(
     finally:
         load.stop()
         scraper.stop()
+        for replica in replicas:
+            replica.end()
+
+
+def test_rejects_by_reason_and_partition_are_exact_from_the_upgrade_on(kafka: KafkaBroker, tmp_path: Path) -> None:
+    """Upgraded, rolled back and upgraded again: what 0.1.0 has rejected is told apart, and no record is missing."""
+    before = release_package("0.1.0", tmp_path)
+    topic = kafka.create_topic(f"rejects-{uuid.uuid4().hex[:8]}", 4)
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"session_timeout": "3s"},
+    }
+    load, rng = Load(kafka.bootstrap, topic, 4, seed=10, first=True), random.Random(10)
+    replicas = [Replica(tmp_path, f"replica-{index}", sections, before) for index in range(2)]
+    try:
+        for package in (before, CURRENT, before, CURRENT):
+            for replica in replicas:
+                if replica.package != package:
+                    replace(replica, package)
+                replica.wait_until_ready(60.0)
+                # Counted while the other replica may still be of the other version.
+                produce_rejected(kafka, topic, rng, 20)
+                load.publish(200)
+            assert settle(replicas, load) == {}
+            inputs = recount_inputs(kafka, topic)
+            polled = sum(one["records"] for one in inputs.values())
+            assert wait_for(lambda polled=polled: audited(replicas, "polled") == polled)
+            ledger_hours(replicas[0])
+            shown = proof(replicas[0])
+            assert shown["adds_up"]
+            for one in shown["inputs"]:
+                truth = inputs[one["partition"]]
+                assert {name: one[name] for name in truth if name != "rejects"} == {
+                    name: truth[name] for name in truth if name != "rejects"
+                }
+                # Each is known by its reason, or was counted by 0.1.0 before the offset that is named.
+                assert sum(one["rejects"].values()) + one["unexplained"] == truth["rejected"]
+                assert all(count <= truth["rejects"][reason] for reason, count in one["rejects"].items())
+                assert one["explained_from"] <= one["offset"]
+                if package == before:
+                    assert one["unexplained"] == truth["rejected"]
+            if package == before:
+                continue
+            # Both replicas are of this version now, and what comes is counted with its reason.
+            known = {one["partition"]: one for one in shown["inputs"]}
+            produce_rejected(kafka, topic, rng, 40)
+            inputs = recount_inputs(kafka, topic)
+            polled = sum(one["records"] for one in inputs.values())
+            assert wait_for(lambda polled=polled: audited(replicas, "polled") == polled)
+            for one in proof(replicas[0])["inputs"]:
+                earlier, truth = known[one["partition"]], inputs[one["partition"]]
+                assert one["unexplained"] == earlier["unexplained"]
+                assert one["explained_from"] == earlier["explained_from"]
+                assert sum(one["rejects"].values()) == truth["rejected"] - one["unexplained"]
+    finally:
         for replica in replicas:
             replica.end()
 

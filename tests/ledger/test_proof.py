@@ -15,6 +15,7 @@ from tokentrace.ledger.proof import Proof, ledger_sums, prove
 from tokentrace.ledger.words import proof_json, proof_lines
 from tokentrace.model.snapshot import EXPIRED, Gap, Group, PartitionAudit
 from tokentrace.state.admin import ReplicaTotals
+from tokentrace.state.inputs import Input
 
 SPANS = [span(model=model, caller=caller) for model in ("gpt-4o", "gpt-4o-mini") for caller in ("a", "b", "b")]
 
@@ -42,16 +43,31 @@ def test_a_ledger_with_all_commits_agrees(tmp_path: Path) -> None:
         audits={0: PartitionAudit(8, 6, 2)},
         rejected={"model_missing": 2},
         gaps={("skipped", 0): Gap(1, 0.0)},
+        inputs={0: Input(rejects={"model_missing": 2})},
     )
     proof = proof_of(topic, tmp_path, totals)
+    assert proof.holds
     assert proof.agrees
     assert not proof.differing
     assert proof.groups == 4
     lines = list(proof_lines(proof))
-    assert "  0: 0 to 9, 8; 8 = 6 + 2 + 0 + 0; 1, 0; 0" in lines
-    assert "Rejected: 2 model_missing." in lines
-    assert lines[-1] == "The ledger agrees with the state."
+    assert "     8 spans = 6 counted + 0 duplicates + 0 ignored + 2 rejected (2 model_missing)" in lines
+    assert "Rejected, and parts of spans that were left out: 2 model_missing." in lines
+    assert lines[-2:] == ["The input adds up.", "The ledger agrees with the state."]
     assert proof_json(proof)["agrees"] is True
+    assert proof_json(proof)["adds_up"] is True
+
+
+def test_an_input_that_does_not_add_up_is_a_proof_that_fails(tmp_path: Path) -> None:
+    topic = RollupTopic()
+    topic.commit(SPANS, NOW_US)
+    follower(topic, sqlite_url(tmp_path)).run(until_end=True)
+    totals = replace(replica("r", SPANS, NOW_US), audits={0: PartitionAudit(7, 6, 1)}, rejected={"model_missing": 1})
+    proof = proof_of(topic, tmp_path, totals)
+    assert proof.agrees
+    assert not proof.holds
+    assert list(proof_lines(proof))[-2] == "The input does NOT add up."
+    assert proof_json(proof)["faults"] == proof.faults != []
 
 
 def test_commits_behind_the_ledger_and_behind_the_state_are_told_apart(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ class Delta:
     generations: partition -> generation of its log, how often that has lost counted records. `clear` keeps it.
     polled: partition -> records. counted, rejected, duplicates, ignored: partition -> spans, or records that are one.
     surplus: partition -> spans in its records beyond one each. reasons: reason -> messages, spans or parts.
+    rejects: (partition, reason) -> what `rejected` has, by reason.
+    begins: partition -> (generation, offset) at which it was assigned. `clear` keeps it.
     event_times_us: partition -> its latest event time, Unix time: spans before it are counted, with few exceptions.
     clamped: spans whose event time was implausible and was replaced by the broker's.
     gaps: (kind, partition) -> records that were passed over or lost; see `state.gaps`.
@@ -126,6 +128,8 @@ class Delta:
         self.ignored: Counter[int] = Counter()
         self.surplus: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
+        self.rejects: Counter[tuple[int, str]] = Counter()
+        self.begins: dict[int, tuple[int, int]] = {}
         self.gaps: Counter[GapKey] = Counter()
         self.dead_letters: list[DeadLetter] = []
         self.dead_letter_bytes = 0
@@ -223,6 +227,7 @@ class Delta:
             self.ignored,
             self.surplus,
             self.reasons,
+            self.rejects,
             self.gaps,
             self.counted_ids,
             self.event_times_us,

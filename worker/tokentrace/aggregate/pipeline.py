@@ -138,7 +138,9 @@ class Pipeline:
         delta.dead_letter_bytes += sum(letter.envelope.size for letter in letters)
         _tally(delta.polled, batch.partitions)
         _tally(delta.counted, batch.partitions[spans.row])
-        _tally(delta.rejected, batch.partitions[[reject.row for reject in rejects]] if rejects else [])
+        rejected_in = batch.partitions[[reject.row for reject in rejects]].tolist() if rejects else []
+        _tally(delta.rejected, rejected_in)
+        delta.rejects.update(Counter(zip(rejected_in, (reject.reason for reject in rejects), strict=True)))
         if decoded.counts is not None:
             _add(delta.surplus, batch.partitions, decoded.counts.found - 1)
             _add(delta.ignored, batch.partitions, decoded.counts.ignored)

@@ -192,5 +192,5 @@ def _prove(config_path: Path, *, as_json: bool) -> None:
     else:
         for line in proof_lines(proof):
             echo(line)
-    if not proof.agrees:
+    if not proof.holds:
         sys.exit(1)

@@ -33,6 +33,7 @@ from tokentrace.state.claim import Process
 from tokentrace.state.dedup_records import DedupReader, dedup_key, encode_dedup_chunk
 from tokentrace.state.gaps import gap_headers
 from tokentrace.state.identity import fence_first_release, transactional_id
+from tokentrace.state.inputs import input_headers
 from tokentrace.state.label_sets import label_sets_header, revised
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import mark_of
@@ -234,6 +235,7 @@ class ExactlyOnce:
         headers += [shown_header(totals.shown_until_s), label_sets_header(self._label_sets)]
         headers += gap_headers(settings.source_topic, totals.gaps)
         headers += span_audit_headers(settings.source_topic, totals.partitions)
+        headers += input_headers(settings.source_topic, totals.inputs)
         return Record(settings.state_topic, key, value, self._state_partition, headers)
 
     def _expiry_records(self, expiry: Expiry) -> Iterator[Record]:

@@ -18,6 +18,7 @@ from tokentrace.errors import FatalError
 from tokentrace.ledger.cells import CELL_SUMS, columns_of
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.follow import Tail
+from tokentrace.ledger.input_proof import InputAudit, audit_inputs, faults_of
 from tokentrace.ledger.query import read_groups
 from tokentrace.ledger.store import Position, RollupGap, position_in, read_gaps
 from tokentrace.ledger.tables import HOUR_SUMS, HOURS, UNITS
@@ -43,36 +44,11 @@ class LedgerSums:
 
 
 @dataclass(frozen=True, slots=True)
-class InputAudit:
-    """Records of an input partition, up to before `offset`: counted + rejected + duplicates + ignored = spans.
-
-    spans: in the records; a record that cannot be read is one.
-    passed_over, lost: see `state.gaps`. without_record: offsets that hold none of these, such as markers of
-    transactions.
-    """
-
-    partition: int
-    offset: int
-    records: int
-    counted: int
-    rejected: int
-    duplicates: int
-    ignored: int
-    spans: int
-    passed_over: int
-    lost: int
-
-    @property
-    def without_record(self) -> int:
-        """Offsets from 0 on that hold no record of any kind."""
-        return self.offset - self.records - self.passed_over - self.lost
-
-
-@dataclass(frozen=True, slots=True)
 class Proof:
     """ledger, state: the sums. differing: (group, status) -> ledger minus state, of those that differ.
 
     pending: rollups that the state has and the ledger has not read yet; they are in its sums here.
+    inputs: what became of each offset of the input. faults: a sentence for each sum of it that does not come out.
     """
 
     ledger: Counter[str]
@@ -82,8 +58,14 @@ class Proof:
     differing: Mapping[tuple[Group, str], Mapping[str, int]]
     pending: int
     inputs: Sequence[InputAudit]
+    faults: Sequence[str]
     rejected: Mapping[str, int]
     gaps: Sequence[RollupGap]
+
+    @property
+    def holds(self) -> bool:
+        """True if ledger and state agree, and the input adds up."""
+        return self.agrees and not self.faults
 
     @property
     def difference(self) -> dict[str, int]:
@@ -125,6 +107,7 @@ def prove(
         difference = _difference(counted.get(key, {}), state.get(key, {}), names)
         if difference:
             differing[key] = difference
+    inputs = audit_inputs(replicas)
     expired = _total(sums for (group, _), sums in state.items() if EXPIRED in group.base)
     return Proof(
         ledger=_total(counted.values()),
@@ -133,7 +116,8 @@ def prove(
         groups=len({group for group, _ in counted}),
         differing=differing,
         pending=pending,
-        inputs=list(_inputs(replicas)),
+        inputs=inputs,
+        faults=faults_of(inputs, replicas),
         rejected=_total(totals.rejected for totals in replicas),
         gaps=read_gaps(database),
     )
@@ -182,32 +166,6 @@ def _add(sums: GroupSums, rollup: Rollup, groups: Sequence[Group]) -> None:
     ):
         cell = sums.setdefault((groups[group], STATUSES[status]), Counter())
         cell.update({name: number for name, number in zip(CELL_SUMS, row, strict=True) if number})
-
-
-def _inputs(replicas: Sequence[ReplicaTotals]) -> Iterator[InputAudit]:
-    for partition in sorted({partition for totals in replicas for partition in totals.audits}):
-        audits = [totals.audits[partition] for totals in replicas if partition in totals.audits]
-        offset = max(
-            offset for totals in replicas for (_, number), offset in totals.positions.items() if number == partition
-        )
-        gaps = {
-            kind: sum(
-                gap.records for totals in replicas for key, gap in totals.gaps.items() if key == (kind, partition)
-            )
-            for kind in ("skipped", "lost")
-        }
-        yield InputAudit(
-            partition=partition,
-            offset=offset,
-            records=sum(audit.polled for audit in audits),
-            counted=sum(audit.counted for audit in audits),
-            rejected=sum(audit.rejected for audit in audits),
-            duplicates=sum(audit.duplicates for audit in audits),
-            ignored=sum(audit.ignored for audit in audits),
-            spans=sum(audit.spans for audit in audits),
-            passed_over=gaps["skipped"],
-            lost=gaps["lost"],
-        )
 
 
 def _total(rows: Iterable[Mapping[str, int]]) -> Counter[str]:

@@ -65,19 +65,17 @@ def proof_lines(proof: Proof) -> Iterator[str]:
         yield f"  {_text(group)}, {status}: ledger minus state: {numbers}"
     if len(proof.differing) > _MOST_NAMED:
         yield f"  and {len(proof.differing) - _MOST_NAMED:,} more"
-    yield (
-        "Input partition: offsets, records; spans = counted + rejected + duplicates + ignored; passed over, lost; "
-        "other offsets"
-    )
+    yield "Input by partition:"
     for one in proof.inputs:
-        yield (
-            f"  {one.partition}: 0 to {one.offset:,}, {one.records:,}; {one.spans:,} = {one.counted:,} + "
-            f"{one.rejected:,} + {one.duplicates:,} + {one.ignored:,}; {one.passed_over:,}, {one.lost:,}; "
-            f"{one.without_record:,}"
-        )
+        yield from one.lines()
+    counted, spans = sum(one.counted for one in proof.inputs), proof.state.get("spans", 0)
+    if counted < spans:
+        yield f"{spans - counted:,} spans of the state are of another topic, which was the input before."
     rejected = ", ".join(f"{number:,} {reason}" for reason, number in sorted(proof.rejected.items()))
-    yield f"Rejected: {rejected or 'none'}."
+    yield f"Rejected, and parts of spans that were left out: {rejected or 'none'}."
     yield from map(incomplete, proof.gaps)
+    yield from proof.faults
+    yield "The input does NOT add up." if proof.faults else "The input adds up."
     yield "The ledger agrees with the state." if proof.agrees else "The ledger does NOT agree with the state."
 
 
@@ -95,10 +93,9 @@ def proof_json(proof: Proof) -> dict[str, Any]:
             for (group, status), sums in sorted(proof.differing.items())
         ],
         "pending_rollups": proof.pending,
-        "inputs": [
-            {**{name: getattr(one, name) for name in type(one).__slots__}, "without_record": one.without_record}
-            for one in proof.inputs
-        ],
+        "inputs": [one.as_json() for one in proof.inputs],
+        "adds_up": not proof.faults,
+        "faults": list(proof.faults),
         "rejected": dict(proof.rejected),
         "gaps": [gap.as_json() for gap in proof.gaps],
     }

@@ -403,8 +403,9 @@ class Worker:
     def refuse_offsets(self, starts: Mapping[int, Start]) -> set[int]:
         """Return the partitions that must not be consumed from the group's offsets; see `OffsetCheck`."""
         checked = self._offsets.check(starts)
-        for partition in starts:
-            self._delta.generations[partition] = self._offsets.known(partition).generation
+        for partition, start in starts.items():
+            generation = self._delta.generations[partition] = self._offsets.known(partition).generation
+            self._delta.begins[partition] = generation, start.offset
         for partition, records in checked.skipped.items():
             self._delta.gaps["skipped", partition] += records
         if checked.begun:

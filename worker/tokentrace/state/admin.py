@@ -31,18 +31,27 @@ from tokentrace.state.forgetting import Folded, fold
 from tokentrace.state.gaps import GAPS_HEADER, decode_gaps
 from tokentrace.state.headers import Header, Headers, header_items
 from tokentrace.state.identity import fence_first_release, transactional_id
+from tokentrace.state.inputs import INPUTS_HEADER, Input, decode_inputs
 from tokentrace.state.keys import Cell, cell_key, expired_key, replica_key
 from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import marks_other_state
-from tokentrace.state.records import StateCodec, decode_cell, encode_replica, is_wide, recorded_audits, replica_headers
+from tokentrace.state.records import (
+    StateCodec,
+    counted_positions,
+    decode_cell,
+    encode_replica,
+    is_wide,
+    recorded_audits,
+    replica_headers,
+)
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import decode_record
 from tokentrace.state.span_audit import SPAN_AUDIT_HEADER, with_span_audit
 from tokentrace.state.tally import TOTALS_HEADER, tally_of
 
 #: Headers of a replica's own record that hold with other positions too.
-_KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER, GAPS_HEADER, SPAN_AUDIT_HEADER)
+_KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER, GAPS_HEADER, SPAN_AUDIT_HEADER, INPUTS_HEADER)
 #: Longest time for which a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
 
@@ -52,6 +61,7 @@ class ReplicaTotals:
     """Totals of one replica since its first commit. sums: (group, status) -> sum by name, in the units of the state.
 
     audits: input partition -> its records. rejected: reason -> messages. gaps: records that were passed over or lost.
+    inputs: input partition -> where it began, and its rejects by reason. generations: of the logs of the positions.
     """
 
     replica: str
@@ -61,6 +71,8 @@ class ReplicaTotals:
     audits: Mapping[int, PartitionAudit] = field(default_factory=dict)
     rejected: Mapping[str, int] = field(default_factory=dict)
     gaps: Mapping[GapKey, Gap] = field(default_factory=dict)
+    inputs: Mapping[int, Input] = field(default_factory=dict)
+    generations: Mapping[int, int] = field(default_factory=dict)
 
 
 class Counted(NamedTuple):
@@ -295,9 +307,14 @@ class StateAdmin:
         audits = self._reader.decoded(
             replica, stored, None, lambda _: with_span_audit(stored.headers, topic, recorded_audits(record, topic))
         )
+        positions = counted_positions(record, topic)
+        inputs = self._reader.decoded(
+            replica, stored, None, lambda _: decode_inputs(stored.headers, topic, audits, positions)
+        )
         return ReplicaTotals(
             replica, record["committed_at"] / 1e6, _positions(record), sums, audits,
-            {reject["reason"]: reject["count"] for reject in record["rejects"]}, gaps,
+            {reject["reason"]: reject["count"] for reject in record["rejects"]}, gaps, inputs,
+            self._reader.generations(replica, stored, topic),
         )  # fmt: skip
 
     def _one(self, replica: str) -> Stored:

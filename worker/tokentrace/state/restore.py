@@ -30,6 +30,7 @@ from tokentrace.state.claim import Process, process_of
 from tokentrace.state.forgetting import totals_of
 from tokentrace.state.gaps import decode_gaps
 from tokentrace.state.headers import Headers
+from tokentrace.state.inputs import decode_inputs
 from tokentrace.state.keys import Cell, parse_key, record_key
 from tokentrace.state.label_sets import decode_label_sets
 from tokentrace.state.log_generations import decode_generations
@@ -173,7 +174,11 @@ class StateReader:
         partitions = self.decoded(
             replica, committed, None, lambda _: with_span_audit(committed.headers, source_topic, totals.partitions)
         )
-        totals = replace(totals, label_sets=label_sets, gaps=gaps, partitions=partitions)
+        inputs = self.decoded(
+            replica, committed, None,
+            lambda _: decode_inputs(committed.headers, source_topic, totals.partitions, totals.positions),
+        )  # fmt: skip
+        totals = replace(totals, label_sets=label_sets, gaps=gaps, partitions=partitions, inputs=inputs)
         self._require_complete(replica, committed, Tally.of(totals))
         return totals
 

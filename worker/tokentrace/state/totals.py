@@ -16,6 +16,7 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import ExpiredKey, ExpiredTotals, Gap, GapKey, LabelSet, PartitionAudit
 from tokentrace.model.wide import Carried, CarriedRows, carry, plus_carried
 from tokentrace.state.appearance import Appeared, find_appeared, newest_s, not_yet_shown, presence
+from tokentrace.state.inputs import Input, inputs_plus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Totals:
     generations: partition -> generation of the log that its position is in, 0 where there is none.
     appeared: what began after its cell and is not shown yet. shown_until_s: Unix time; see `state.appearance`.
     label_sets: family -> the labels that it is exposed with; see `state.label_sets`. gaps: see `state.gaps`.
+    inputs: partition -> where its counting began, and its rejects by reason; see `state.inputs`.
     """
 
     values: NDArray[np.int64]
@@ -50,6 +52,7 @@ class Totals:
     shown_until_s: float = 0.0
     label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
     gaps: Mapping[GapKey, Gap] = field(default_factory=dict)
+    inputs: Mapping[int, Input] = field(default_factory=dict)
 
     @classmethod
     def empty(cls, layout: Layout) -> Totals:
@@ -129,6 +132,7 @@ class Totals:
             appeared=appeared,
             shown_until_s=shown_until_s,
             gaps=gaps,
+            inputs=inputs_plus(self.inputs, delta),
         )
 
     @property
