@@ -89,7 +89,11 @@ def test_promtool_accepts_the_expressions_of_the_pages(
 )
 def test_expressions_name_families_that_exist(expression: Any) -> None:
     known = {family.name for family in (*CELL_FAMILIES, *GLOBAL_FAMILIES, *ALERT_FAMILIES, *BUDGET_FAMILIES)}
-    known |= set(re.findall(r"^\| `(tokentrace_worker_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    known |= set(
+        re.findall(
+            r"^\| `(tokentrace_(?:worker|ledger)_\w+)`", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
+        )
+    )
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     names = re.findall(r"(?<![\w:])((?:\w+:)?tokentrace_[\w:]+)", expression.text)
     assert names

@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -26,7 +27,7 @@ from tests.integration.test_group import counted, produce
 from tests.integration.test_state import sections, tokentrace
 from tests.ledger.helpers import DAY_US, postgresql_hours, recount, sqlite_hours
 from tests.ledger.inputs import inputs_of, produce_rejected, recount_inputs
-from tests.services import end
+from tests.services import end, free_port
 from tests.services.kafka import KafkaBroker
 from tests.services.postgresql import PostgreSql
 from tests.services.workers import WorkerProcess, wait_for
@@ -71,10 +72,11 @@ def storm(
     postgresql: PostgreSql | None = None,
 ) -> None:
     """Kill the worker, the ledger and its server in turn, and compare every hour of every group with a recount."""
-    more = {} if postgresql is None else {"ledger": {"url": postgresql.url}}
+    port = free_port()
+    ledger_section = {"addr": f"127.0.0.1:{port}", **({} if postgresql is None else {"url": postgresql.url})}
     rng = random.Random("ledger")
     produced: list[dict[str, Any]] = []
-    worker = start_worker(**sections(kafka, topic, **more))
+    worker = start_worker(**sections(kafka, topic, ledger=ledger_section))
     config, log = worker._config, folder / "ledger.log"
     points = sorted(POINTS)
     for turn in range(rounds):
@@ -99,8 +101,11 @@ def storm(
     assert wait_for(lambda: counted(worker) == len(produced))
     inputs = recount_inputs(kafka, topic)
     assert wait_for(lambda: audited([worker], "polled") == sum(one["records"] for one in inputs.values()))
+    read = log.read_text().count("has all rollups")
     ledger = LedgerProcess(config, log)
-    time.sleep(1.0)
+    assert wait_for(lambda: log.read_text().count("has all rollups") > read), log.read_text()
+    assert wait_for(lambda: served(port, "lag_records") == 0)
+    assert (served(port, "ready"), served(port, "gaps"), served(port, "failures_total")) == (1, 0, 0)
     ledger.process.send_signal(signal.SIGTERM)
     assert ledger.process.wait(30.0) == 0, log.read_text()
     tokentrace(config, "ledger", "run", "--once")
@@ -167,6 +172,13 @@ def test_a_ledger_in_the_workers_goes_on_in_another_when_its_own_is_killed(
 def shown(worker: WorkerProcess, name: str) -> list[float]:
     """Return the samples of a family of the ledger."""
     return [value for (family, _), value in worker.samples().items() if family == f"tokentrace_ledger_{name}"]
+
+
+def served(port: int, name: str) -> float:
+    """Return the sample of a family that `tokentrace ledger run` serves."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics/prometheus", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"tokentrace_ledger_{name} "))
 
 
 def spans_in(postgresql: PostgreSql) -> int:

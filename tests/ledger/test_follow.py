@@ -128,8 +128,9 @@ def test_progress_tells_what_is_not_in_the_database_while_it_is_away(
     monkeypatch.setattr(LedgerStore, "apply", unavailable)
     monkeypatch.setattr(subject._stop, "wait", waiting)
     subject.run(until_end=True)
-    assert seen == [Progress(topic.end - added, NOW_US, 0)]
+    assert seen == [Progress(topic.end - added, NOW_US, 0, "the database is away")]
     assert subject.progress == Progress(0, NOW_US + 5, 0)
+    assert subject.outages == 1
 
 
 def test_two_ledgers_on_one_database_are_refused(topic: RollupTopic, tmp_path: Path) -> None:

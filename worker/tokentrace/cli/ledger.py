@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ def run(config_path: Path, once: bool, accept_gap: bool) -> None:
     """Read the rollups into the ledger until SIGTERM.
 
     It continues where it ended, exactly once. Where rollups expired before they were read, it ends and names the hours.
+    With ledger.addr, it serves its metrics and health there.
     """
     from tokentrace.config import load_config
     from tokentrace.errors import StopRequested
@@ -46,7 +47,10 @@ def run(config_path: Path, once: bool, accept_gap: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     follower = _follower(config, config_path, stop, accept_gap)
-    with suppress(StopRequested):
+    from tokentrace.runtime.ledger_service import serving_ledger
+
+    # A command that ends by itself would take the port of the one that runs.
+    with nullcontext() if once else serving_ledger(config, follower, stop.clock), suppress(StopRequested):
         follower.run(until_end=once)
     click.echo(f"Added {follower.rows:,} rows of {follower.records:,} rollups to the ledger.", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tokentrace.exposition.ledger_metrics import own_process_families
 from tokentrace.exposition.worker_metrics import declared_families
 from tokentrace.model.families import (
     ALERT_FAMILIES,
@@ -45,9 +46,10 @@ def budget_families() -> str:
 
 
 def ledger_families() -> str:
-    """The families of a ledger in the workers."""
+    """The families of a ledger, and those of a process of its own."""
     rows = ["| family | type | meaning |", "|---|---|---|"]
     rows += [f"| `{family.name}` | {family.type} | {family.help} |" for family in LEDGER_FAMILIES]
+    rows += [f"| `{name}` | {kind} | {meaning} |" for name, kind, meaning in own_process_families()]
     return "\n".join(rows) + "\n"
 
 

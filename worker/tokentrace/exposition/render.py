@@ -46,13 +46,13 @@ Hold = Callable[[SeriesKey, NDArray[np.int64], Sequence[str], Sequence[NDArray[A
 
 
 class Scrape(NamedTuple):
-    """One exposition of a snapshot.
+    """One exposition, of a snapshot where it has any totals.
 
     number: of a scrape that exposes new series as 0 first, else 0. complete: no series was exposed as 0 for that.
     """
 
     body: bytes
-    snapshot: Snapshot
+    snapshot: Snapshot | None = None
     number: int = 0
     complete: bool = True
 

@@ -66,12 +66,13 @@ class Progress(NamedTuple):
     """Progress of a ledger.
 
     lag_records: offsets that are not in the ledger yet, those of transactions' markers too. committed_at_us: when the
-    last commit that is in it was made. gaps: recorded ones.
+    last commit that is in it was made. gaps: recorded ones. problem: why it waits, empty where it does not.
     """
 
     lag_records: int
     committed_at_us: int
     gaps: int
+    problem: str = ""
 
 
 class Follower:
@@ -114,6 +115,10 @@ class Follower:
         self.records = self.rows = 0
         #: None before the first start. Replaced whole, so that any thread may read it.
         self.progress: Progress | None = None
+        #: Times that the database did not answer, why it does not now, and when the loop last turned.
+        self.outages = 0
+        self.problem = ""
+        self.last_turn_s = stop.clock()
         self._position: Position | None = None
         self._gaps = 0
 
@@ -128,7 +133,8 @@ class Follower:
                 return
             except DatabaseUnavailable as error:
                 log.warning("%s Retrying in %.0f s.", error, RETRY_S)
-                self._show(self._position)
+                self.outages += 1
+                self._show(self._position, str(error))
                 self._stop.wait(RETRY_S)
                 self._stop.check()
             except OutOfLog:
@@ -262,11 +268,12 @@ class Follower:
         self._pending, self._pending_rows = [], 0
         return after
 
-    def _show(self, position: Position | None) -> None:
-        """Publish the progress. position: what the database has, None before it is known."""
-        self._position = position
+    def _show(self, position: Position | None, problem: str = "") -> None:
+        """Publish the progress. position: what the database has, None before it is known. problem: why it waits."""
+        self._position, self.problem, self.last_turn_s = position, problem, self._stop.clock()
         if position is not None and (end := self._tail.known_end()) >= 0:
-            self.progress = Progress(max(end - position.next_offset, 0), position.committed_at_us, self._gaps)
+            lag = max(end - position.next_offset, 0)
+            self.progress = Progress(lag, position.committed_at_us, self._gaps, problem)
 
     def _require_accepted(self, what: str) -> None:
         if not self._accept_gap:

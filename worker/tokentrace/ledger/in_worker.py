@@ -58,17 +58,22 @@ class LedgerThread:
         self._elect = elect
         self._open_tail = open_tail
         self._follow = follow
-        #: Times that the ledger stopped here because of an error.
-        self.failures = 0
-        self._follower: Follower | None = None
+        #: Failures before the follower, and the follower, None while another replica keeps the ledger. Replaced whole.
+        self._kept: tuple[int, Follower | None] = (0, None)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     @property
     def progress(self) -> Progress | None:
         """Return how far the ledger is, None while this replica does not keep it. Any thread may ask."""
-        follower = self._follower
+        _, follower = self._kept
         return None if follower is None else follower.progress
+
+    @property
+    def failures(self) -> int:
+        """Return how often the ledger stopped here because of an error, or its database did not answer."""
+        before, follower = self._kept
+        return before + (0 if follower is None else follower.outages)
 
     def start(self) -> None:
         """Join the group."""
@@ -87,10 +92,10 @@ class LedgerThread:
                 return
             # Counting continues whatever happens here.
             except FatalError as failure:
-                self.failures += 1
+                self._kept = self.failures + 1, None
                 log.error("The ledger stopped on this replica; retrying in %.0f s: %s", RETRY_S, failure)
             except Exception as failure:
-                self.failures += 1
+                self._kept = self.failures + 1, None
                 log.exception("The ledger stopped on this replica; retrying in %.0f s: %s", RETRY_S, repr(failure))
             self._stopping.wait(RETRY_S)
 
@@ -107,12 +112,13 @@ class LedgerThread:
         log.info("This replica keeps the ledger.")
         tail = self._open_tail()
         try:
-            self._follower = self._follow(_WhileElected(tail, candidate, self._stopping))
-            self._follower.run()
+            follower = self._follow(_WhileElected(tail, candidate, self._stopping))
+            self._kept = self.failures, follower
+            follower.run()
         except NotElected:
             log.info("Another replica keeps the ledger now.")
         finally:
-            self._follower = None
+            self._kept = self.failures, None
             tail.close()
 
 

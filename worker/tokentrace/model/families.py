@@ -263,11 +263,16 @@ LEDGER_COMMITTED: Final = GaugeFamily(
     (),
 )
 LEDGER_GAPS: Final = GaugeFamily("tokentrace_ledger_gaps", "Gaps that the ledger records: rollups that it lacks.", ())
-LEDGER_FAILURES: Final = UnlabelledCounter(
-    "tokentrace_ledger_failures_total", "Times that the ledger stopped on this replica because of an error.", ()
+LEDGER_READY: Final = GaugeFamily(
+    "tokentrace_ledger_ready", "1 while the ledger is read into its database, 0 while that does not answer.", ()
 )
-#: Families of a ledger in the workers.
-LEDGER_FAMILIES: Final = (LEDGER_LAG, LEDGER_COMMITTED, LEDGER_GAPS, LEDGER_FAILURES)
+LEDGER_FAILURES: Final = UnlabelledCounter(
+    "tokentrace_ledger_failures_total",
+    "Times that the ledger stopped here because of an error, or its database did not answer.",
+    (),
+)
+#: Families of a ledger, in the workers or in a process of its own.
+LEDGER_FAMILIES: Final = (LEDGER_LAG, LEDGER_COMMITTED, LEDGER_GAPS, LEDGER_READY, LEDGER_FAILURES)
 
 
 def revision_label(revision: int) -> str:

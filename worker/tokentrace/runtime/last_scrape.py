@@ -34,7 +34,7 @@ class LastScrape:
         # A scraper that is not expected again must not keep an old snapshot in memory.
         expected = self._renderer.active_servers()
         self._received = {address: snapshot for address, snapshot in self._received.items() if address in expected}
-        if scrape.complete:
+        if scrape.complete and scrape.snapshot is not None:
             self._received[scraper] = scrape.snapshot
         self._check()
 

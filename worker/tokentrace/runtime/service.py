@@ -17,6 +17,7 @@ from itertools import chain
 from typing import Final
 
 from tokentrace.config import Config
+from tokentrace.config.fields import HostPort
 from tokentrace.errors import ClientFailed, StopRequested
 from tokentrace.exposition import (
     Format,
@@ -105,7 +106,7 @@ class Service:
             self.http.start()
             self.serving.set()
             self._log_lower_limit()
-            log.info("Serving metrics at %s", _metrics_url(self._config, self.http.port))
+            log.info("Serving metrics at %s", metrics_url(self._config, self._config.http_server.addr, self.http.port))
         try:
             with stopping_in_time(self._stop, STOP_TIMEOUT_S), suppress(StopRequested):
                 self._connect_and_count()
@@ -222,9 +223,9 @@ def stopping_in_time(stop: StopSignal, timeout_s: float) -> Iterator[None]:
         ended.set()
 
 
-def _metrics_url(config: Config, port: int) -> str:
-    http = config.http_server
+def metrics_url(config: Config, addr: HostPort, port: int) -> str:
+    """Return where the metrics are served on this machine. addr: as configured. port: that is listened on."""
+    http, host = config.http_server, addr.host
     scheme = "https" if http.tls is not None else "http"
-    host = http.addr.host
     shown = "127.0.0.1" if host == "0.0.0.0" else f"[{host}]" if ":" in host else host
     return f"{scheme}://{shown}:{port}{http.prometheus_path}"
