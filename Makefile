@@ -5,12 +5,13 @@ VENV     := .venv
 BIN      := $(VENV)/bin
 SERVICES := .cache/services-ready
 PROCESSES ?= 4
+GO_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image image-test kafka helm prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image image-test kafka helm kubernetes prometheus clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/ready ## Make .venv and install tokentrace with its tools
 
@@ -88,6 +89,14 @@ image-test: setup $(SERVICES) ## Build the image, and run it on a real Kafka, ki
 
 helm: ## Build Helm from its Go module into .cache, for the tests of the chart (about four minutes of one core)
 	GOBIN=$(CURDIR)/.cache/bin go install -p 1 helm.sh/helm/v3/cmd/helm@v3.22.0
+
+# etcd, which the control plane needs beside these, is a package of Debian: etcd-server.
+KUBE_VERSION := $(shell awk '$$1 == "k8s.io/kubernetes" {print $$2}' tests/services/kubernetes/go.mod)
+KUBE_COMMANDS := kube-apiserver kube-controller-manager kube-scheduler kubectl
+kubernetes: ## Build a Kubernetes control plane and its validation from Go modules into .cache (15 minutes of one core)
+	mkdir -p .cache/kubernetes
+	cd tests/services/kubernetes && go build -p $(GO_PROCESSES) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)" \
+	  -o $(CURDIR)/.cache/kubernetes/ ./validate $(addprefix k8s.io/kubernetes/cmd/,$(KUBE_COMMANDS))
 
 prometheus: setup ## Run a real Prometheus on 127.0.0.1:9091 that scrapes a worker on 127.0.0.1:9090
 	$(BIN)/python -m tests.services.prometheus --port 9091 --target 127.0.0.1:9090 --data .cache/prometheus-data

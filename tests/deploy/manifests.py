@@ -30,6 +30,8 @@ _CUSTOM = {
         "example/prometheus-operator-crd",
     ),
 }
+#: API groups of the custom resources. Strimzi publishes its definitions in no Go module.
+CUSTOM_GROUPS = {*_CUSTOM, "kafka.strimzi.io"}
 
 
 def versions() -> list[str]:
@@ -109,8 +111,8 @@ def secret_files(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
 
 
 @cache
-def custom_schema(group: str, kind: str, version: str) -> dict[str, Any]:
-    """The published schema of a custom resource, from the Go module that defines it."""
+def custom_definition(group: str, kind: str) -> dict[str, Any]:
+    """The published CustomResourceDefinition of a kind, from the Go module that has it."""
     if shutil.which("go") is None:
         pytest.skip("the schemas of custom resources come with Go modules, and go is not installed")
     module, folder = _CUSTOM[group]
@@ -118,9 +120,16 @@ def custom_schema(group: str, kind: str, version: str) -> dict[str, Any]:
     if done.returncode != 0:
         pytest.skip(f"{module} cannot be had: {done.stderr or done.stdout}"[:300])
     path = Path(json.loads(done.stdout)["Dir"]) / folder / f"{group}_{kind.lower()}s.yaml"
-    definition = yaml.safe_load(path.read_text())
+    definition: dict[str, Any] = yaml.safe_load(path.read_text())
     assert definition["spec"]["names"]["kind"] == kind
-    (found,) = (served for served in definition["spec"]["versions"] if served["name"] == version)
+    return definition
+
+
+@cache
+def custom_schema(group: str, kind: str, version: str) -> dict[str, Any]:
+    """The published schema of a custom resource."""
+    versions_served = custom_definition(group, kind)["spec"]["versions"]
+    (found,) = (served for served in versions_served if served["name"] == version)
     schema: dict[str, Any] = closed(found["schema"]["openAPIV3Schema"])
     return schema
 

@@ -66,13 +66,22 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
+def program() -> str:
+    """Helm. Skips the test where there is none."""
+    found = shutil.which("helm") or shutil.which("helm", path=str(CACHE / "bin"))
+    if found is None:
+        pytest.skip("helm is not installed; `make helm` builds it where Go is")
+    return found
+
+
 def helm(*words: str, values: dict[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
     """Run Helm with these values."""
-    program = shutil.which("helm") or shutil.which("helm", path=str(CACHE / "bin"))
-    if program is None:
-        pytest.skip("helm is not installed; `make helm` builds it where Go is")
     return subprocess.run(
-        [program, *words, "--values", "-"], input=json.dumps(values or {}), capture_output=True, text=True, check=False
+        [program(), *words, "--values", "-"],
+        input=json.dumps(values or {}),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
