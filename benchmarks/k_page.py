@@ -12,7 +12,8 @@ import time
 import numpy as np
 
 from tokentrace.exposition import HealthReport, HttpServer, HttpSettings, Renderer
-from tokentrace.exposition.ui import LivePage, PageFacts, RollupFeed
+from tokentrace.exposition.ui.feed import RollupFeed
+from tokentrace.exposition.ui.page import LivePage, PageFacts
 from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import Moment, WorkerStats

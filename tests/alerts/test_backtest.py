@@ -12,7 +12,7 @@ from tests.harness import LAYOUT, Harness, raw_batch
 from tests.spanfactory import message, span
 from tokentrace.alerts.backtest import Backtest
 from tokentrace.config import Config
-from tokentrace.runtime.settings import alert_rules
+from tokentrace.runtime.alerting import alert_rules
 
 RULES: dict[str, dict[str, Any]] = {
     "spend": {"metric": "total_cost", "op": "gt", "threshold": 1500.0, "window": "25m"},

@@ -15,7 +15,8 @@ from tests.otlpfactory import DIALECTS, WRAPPERS, OtherSpan, call, other, random
 from tests.spanfactory import message, span
 from tokentrace.decode import Decoded, SpanDecoder
 from tokentrace.decode.otlp.options import OtlpOptions
-from tokentrace.decode.otlp.parts import Malformed, one_span
+from tokentrace.decode.otlp.parts import one_span
+from tokentrace.decode.otlp.wire import Malformed
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.model.messages import OTHER_GROUP_VALUE
 

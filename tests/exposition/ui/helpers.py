@@ -10,7 +10,8 @@ from tests.alerts.rollups import Topics
 from tests.harness import LAYOUT, NOW_S, Clock
 from tests.services.workers import wait_for
 from tokentrace.errors import UsageError
-from tokentrace.exposition.ui import Inquiry, RollupFeed
+from tokentrace.exposition.ui.feed import RollupFeed
+from tokentrace.exposition.ui.inquiry import Inquiry
 from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.model.stop import StopSignal
 from tokentrace.state.checksums import record_headers

@@ -10,8 +10,8 @@ from tests.exposition.ui.helpers import Following, MemoryLog, at
 from tests.harness import NOW_S
 from tests.services.workers import wait_for
 from tests.spanfactory import span
-from tokentrace.exposition.ui import Inquiry
 from tokentrace.exposition.ui.feed import UNWATCHED_S
+from tokentrace.exposition.ui.inquiry import Inquiry
 
 HOUR_S = 3600.0
 

@@ -11,8 +11,7 @@ import pytest
 
 from tests.services.workers import wait_for
 from tokentrace.errors import TokentraceError
-from tokentrace.exposition.ui import Inquiry, ThreadInquiry
-from tokentrace.exposition.ui.inquiry import SHARE
+from tokentrace.exposition.ui.inquiry import SHARE, Inquiry, ThreadInquiry
 
 
 class Oracle:

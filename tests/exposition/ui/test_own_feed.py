@@ -8,8 +8,7 @@ from typing import Any
 from tests.exposition.ui.helpers import NOW_MINUTE, at
 from tests.harness import LAYOUT, Harness
 from tests.spanfactory import message, span
-from tokentrace.exposition.ui import OwnFeed
-from tokentrace.exposition.ui.own_feed import LONGEST_GAP_S
+from tokentrace.exposition.ui.own_feed import LONGEST_GAP_S, OwnFeed
 from tokentrace.exposition.ui.view import View, summarize
 
 

@@ -18,8 +18,8 @@ from tests.services.workers import wait_for
 from tests.spanfactory import message, span
 from tokentrace import __version__
 from tokentrace.exposition import HealthReport, HttpServer, HttpSettings, Renderer, Token, Tokens
-from tokentrace.exposition.ui import Inquiry, LivePage, PageFacts
-from tokentrace.exposition.ui.page import FRESH_S, MOST_VIEWS
+from tokentrace.exposition.ui.inquiry import Inquiry
+from tokentrace.exposition.ui.page import FRESH_S, MOST_VIEWS, LivePage, PageFacts
 from tokentrace.exposition.ui.static import static_files
 from tokentrace.model.worker_stats import Moment, WorkerStats
 

@@ -27,7 +27,6 @@ from tokentrace.aggregate.sums import aggregate_parts
 from tokentrace.aggregate.text_sources import TextSources
 from tokentrace.aggregate.validate import DEFAULT_LIMITS, Limits, reject_invalid
 from tokentrace.decode import SpanDecoder
-from tokentrace.decode.otlp.parts import one_span
 from tokentrace.model import reasons
 from tokentrace.model.measures import Layout
 from tokentrace.model.messages import WHOLE_MESSAGE, DeadLetter, Envelope, RawBatch, Reject
@@ -222,6 +221,9 @@ def _envelope(batch: RawBatch, reject: Reject) -> Envelope:
     envelope = batch.envelope(reject.row)
     if reject.part == WHOLE_MESSAGE:
         return envelope
+    # Only messages of OTLP have more spans than one.
+    from tokentrace.decode.otlp.parts import one_span
+
     return replace(envelope, value=one_span(envelope.value or b"", reject.part))
 
 

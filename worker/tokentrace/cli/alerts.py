@@ -57,7 +57,7 @@ def list_(config_path: Path, as_json: bool) -> None:
     from tokentrace.alerts.rules import Rule
     from tokentrace.alerts.status import AlertStatus
     from tokentrace.runtime import log
-    from tokentrace.runtime.settings import evaluator_settings
+    from tokentrace.runtime.alerting import evaluator_settings
     from tokentrace.runtime.wiring import kafka_clients
 
     config = _load_with_rules(config_path)

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 from tokentrace.config.models import Config
+from tokentrace.config.section import Section
 
 
 def json_schema() -> str:
     """Return the JSON Schema of tokentrace.yml, as text with a final line feed."""
     schema = Config.model_json_schema(mode="validation")
+    keys_of = {name: section.get("properties", {}) for name, section in {"Config": schema, **schema["$defs"]}.items()}
+    for model in _subclasses(Section):
+        if (keys := keys_of.get(model.__name__)) is not None:
+            for name, text in _docstrings(model).items():
+                keys[model.model_fields[name].alias or name]["description"] = text
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "tokentrace.yml"}
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -33,7 +44,37 @@ def _keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]
             yield from _keys(inner, f"{key}{suffix}.")
         if sections:
             continue
-        yield key, _default(model, name), (field.description or "").replace("|", "\\|")
+        meaning = field.description or _docstrings(model).get(name, "")
+        yield key, _default(model, name), meaning.replace("|", "\\|")
+
+
+def _subclasses(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for subclass in model.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)
+
+
+@cache
+def _docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """Return key -> the docstring under it, in the model or in one that it inherits from."""
+    found: dict[str, str] = {}
+    for one in reversed(model.__mro__):
+        if issubclass(one, Section):
+            found |= _own_docstrings(one)
+    return found
+
+
+def _own_docstrings(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    try:
+        source = textwrap.dedent(inspect.getsource(model))
+    except OSError:  # a model that was made by a call
+        return
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    for key, text in pairwise(definition.body):
+        match key, text:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str() as docstring)):
+                yield name, inspect.cleandoc(docstring)
 
 
 def _sections(annotation: Any) -> Iterator[tuple[type[BaseModel], str]]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,8 @@ from numpy.typing import NDArray
 from tokentrace.decode.columnar.decoder import ColumnarDecoder
 from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.decode.framing import Framed, Framing, OtlpFraming, SchemaKey, frame, single_span_framing
-from tokentrace.decode.otlp.decoder import OtlpDecoder, SpanCounts
 from tokentrace.decode.otlp.options import DEFAULT_OPTIONS, OtlpOptions
-from tokentrace.decode.otlp.parts import looks_like_otlp
+from tokentrace.decode.otlp.recognize import looks_like_otlp
 from tokentrace.decode.resolve import Resolution, resolve, resolve_branches
 from tokentrace.decode.schema_decoder import SchemaDecoder as SchemaDecoder
 from tokentrace.decode.schema_decoder import UnreadableSchema
@@ -32,6 +32,9 @@ from tokentrace.model.messages import Reject
 from tokentrace.model.span_join import joined
 from tokentrace.model.spans import SpanBatch, SpanColumns
 from tokentrace.model.varint import encode_long
+
+if TYPE_CHECKING:
+    from tokentrace.decode.otlp.decoder import OtlpDecoder, SpanCounts
 
 DecodePath = Literal["columnar", "fastavro"]
 
@@ -74,7 +77,7 @@ class SpanDecoder:
         columnar: False decodes every schema with fastavro, for comparison. identity: True reads trace and span ids.
         texts: sources of dimensions to read. otlp: how spans of OpenTelemetry are read.
         """
-        self._otlp = OtlpDecoder(otlp, texts)
+        self._otlp_options = otlp
         self._identity = identity
         self._texts = texts
         self._schemas = schemas
@@ -84,6 +87,8 @@ class SpanDecoder:
         self._max_decoders = max_decoders
         self._decoders: OrderedDict[SchemaKey, SchemaDecoder] = OrderedDict()
         self._paths: dict[tuple[str, str], int] = {}
+        if self._as_json is not None:
+            _ = self._otlp
 
     @property
     def paths(self) -> Mapping[tuple[str, str], int]:
@@ -125,10 +130,16 @@ class SpanDecoder:
         batch = self._otlp.decode(values, rows)
         taken = set(rows)
         rejects = [reject for reject in decoded.rejects if reject.row not in taken] + batch.rejects
-        found, ignored = batch.counts
         one_each = np.ones(len(values), np.int64)
-        one_each[rows] = found[rows]
-        return Decoded(joined(decoded.spans, batch.spans), rejects, SpanCounts(one_each, ignored))
+        one_each[rows] = batch.counts.found[rows]
+        return Decoded(joined(decoded.spans, batch.spans), rejects, batch.counts._replace(found=one_each))
+
+    @cached_property
+    def _otlp(self) -> OtlpDecoder:
+        """The decoder of OTLP, imported with the first message that is of it, or where the framing says so."""
+        from tokentrace.decode.otlp.decoder import OtlpDecoder
+
+        return OtlpDecoder(self._otlp_options, self._texts)
 
     def _decoders_of(self, framed: Framed) -> list[SchemaDecoder]:
         missing = [index for index, key in enumerate(framed.keys) if key not in self._decoders]

@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 LEDGER_BATCH_ROWS: Final = 20_000
 
 
-def ledger_thread(config: Config, clients: KafkaClients, layout: Layout) -> LedgerThread | None:
-    """The keeper of the ledger, None where it is none of the workers. Raises UsageError without the extra."""
-    section, kafka = config.ledger, config.kafka
-    if not section.in_worker or section.url is None:
-        return None
+def ledger_thread(config: Config, clients: KafkaClients, layout: Layout, url: str) -> LedgerThread:
+    """The keeper of the ledger. url: of its database. Raises UsageError without the extra."""
+    kafka = config.kafka
     try:
         from tokentrace.ledger.database import Database
     except ModuleNotFoundError as error:
@@ -30,7 +28,7 @@ def ledger_thread(config: Config, clients: KafkaClients, layout: Layout) -> Ledg
     from tokentrace.ledger.follow import Follower, Tail
     from tokentrace.ledger.in_worker import LedgerThread
 
-    database = Database(section.url)
+    database = Database(url)
 
     def follow(tail: Tail) -> Follower:
         return Follower(tail=tail, database=database, layout=layout, stop=clients.stop, batch_rows=LEDGER_BATCH_ROWS)

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tokentrace.alerts.status import AlertStatus
 from tokentrace.config import Config
 from tokentrace.errors import UsageError
-from tokentrace.exposition.ui import (
-    FleetLag,
-    Inquiry,
-    LatestLetters,
-    LivePage,
-    OpenBudgets,
-    OwnFeed,
-    PageFacts,
-    RollupFeed,
-    RollupsLog,
-    ThreadInquiry,
-)
+from tokentrace.exposition.ui.backlog import RollupsLog
+from tokentrace.exposition.ui.feed import RollupFeed
+from tokentrace.exposition.ui.fleet import FleetLag, LatestLetters, OpenBudgets
+from tokentrace.exposition.ui.inquiry import Inquiry, ThreadInquiry
+from tokentrace.exposition.ui.own_feed import OwnFeed
+from tokentrace.exposition.ui.page import LivePage, PageFacts
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import BASE_LABELS
 from tokentrace.model.worker_stats import Moment
 from tokentrace.runtime.worker import Worker
+
+if TYPE_CHECKING:
+    from tokentrace.alerts.status import AlertStatus
 
 #: Time between two questions to Kafka, and to the ledger's database.
 LAG_S = ALERTS_S = 5.0

@@ -7,9 +7,6 @@ from typing import Any, Final
 
 from tokentrace.aggregate.series_budget import SeriesBudget
 from tokentrace.aggregate.validate import Limits
-from tokentrace.alerts.evaluator import EvaluatorSettings
-from tokentrace.alerts.rules import Rule
-from tokentrace.budgets.budget import Budget
 from tokentrace.config import Config
 from tokentrace.exposition import HttpSettings, TlsSettings, Token, Tokens
 from tokentrace.kafka.membership import SourceSettings
@@ -84,26 +81,6 @@ def span_limits(config: Config) -> Limits:
     """Return the configured limits of one span."""
     limits = config.limits
     return Limits(limits.max_cost_usd, limits.max_tokens, limits.max_latency * 1000)
-
-
-def alert_rules(config: Config) -> list[Rule]:
-    return [Rule.of(rule) for rule in config.alerts]
-
-
-def budgets_of(config: Config) -> list[Budget]:
-    return [Budget.of(section) for section in config.budgets]
-
-
-def evaluator_settings(config: Config) -> EvaluatorSettings:
-    kafka, section = config.kafka, config.worker
-    return EvaluatorSettings(
-        group_id=kafka.group_id,
-        replica=section.replica_id,
-        rollups_topic=kafka.rollups_topic,
-        alerts_topic=kafka.alerts_topic,
-        budgets_topic=kafka.budgets_topic if config.budgets else "",
-        session_timeout_s=section.session_timeout,
-    )
 
 
 def source_settings(config: Config) -> SourceSettings:

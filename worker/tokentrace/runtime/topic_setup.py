@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from tokentrace.alerts.ownership import MARGIN_MINUTES
 from tokentrace.config import Config
 from tokentrace.errors import ConfigError
 from tokentrace.kafka.clients import KafkaClients
@@ -65,6 +64,8 @@ def check_windows(config: Config, retention_s: float | None) -> None:
 
     retention_s: None if unlimited or unknown. Raises ConfigError.
     """
+    from tokentrace.alerts.ownership import MARGIN_MINUTES
+
     topic = config.kafka.rollups_topic
     margin_s = 60.0 * MARGIN_MINUTES
     retention_ms = round(rollups_retention_s(config) * 1000)

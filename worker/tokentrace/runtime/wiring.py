@@ -2,7 +2,7 @@
 
 `build_replica` makes everything that a worker runs, `build_backtest` what `tokentrace alerts test` runs; the functions
 below make single parts, which commands use on their own too. What the configuration says to a part is in `settings`.
-Nothing here connects or starts.
+Parts that a configuration may leave out are in `features`. Nothing here connects or starts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from tokentrace.aggregate.findings import Finding
 from tokentrace.aggregate.groups import GroupIndex
 from tokentrace.aggregate.pipeline import Pipeline, StageTimer
 from tokentrace.aggregate.series_budget import SeriesBudget
-from tokentrace.alerts.backtest import Backtest
-from tokentrace.alerts.evaluator import Evaluator
-from tokentrace.alerts.status import AlertStatus
 from tokentrace.commit import Committer
 from tokentrace.commit.at_least_once import AtLeastOnce
 from tokentrace.commit.dead_letters import DeadLetterTopic
@@ -33,7 +30,7 @@ from tokentrace.decode.framing import Framing, OtlpFraming
 from tokentrace.decode.otlp.options import OtlpOptions
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.exposition import Renderer
-from tokentrace.exposition.ui import LivePage
+from tokentrace.exposition.ui.on_demand import PageOnDemand
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.source import KafkaSource
 from tokentrace.model.conventions import CALLS
@@ -42,17 +39,13 @@ from tokentrace.model.measures import Layout
 from tokentrace.model.stop import StopSignal
 from tokentrace.model.worker_stats import WorkerStats
 from tokentrace.pricing import Pricer
-from tokentrace.runtime.ledger_thread import ledger_thread
-from tokentrace.runtime.live_page import live_page
+from tokentrace.runtime import features
 from tokentrace.runtime.memory import shown_shares
 from tokentrace.runtime.own_topics import OwnTopics
 from tokentrace.runtime.price_rules import pricer
 from tokentrace.runtime.schema_sources import writer_schemas
 from tokentrace.runtime.settings import (
-    alert_rules,
-    budgets_of,
     dimensions_of,
-    evaluator_settings,
     layout_of,
     loop_settings,
     memory_limit,
@@ -65,6 +58,9 @@ from tokentrace.state.ledger import Ledger
 from tokentrace.state.replica_state import ReplicaState
 
 if TYPE_CHECKING:
+    from tokentrace.alerts.backtest import Backtest
+    from tokentrace.alerts.evaluator import Evaluator
+    from tokentrace.alerts.status import AlertStatus
     from tokentrace.ledger.in_worker import LedgerThread
 
 #: Longest time that a turn of the loop waits for the schema registry; look-ups go on in the background.
@@ -87,7 +83,7 @@ class Replica:
     renderer: Renderer
     evaluator: Evaluator | None
     alert_status: AlertStatus | None
-    page: LivePage | None
+    page: PageOnDemand | None
     ledger: LedgerThread | None
 
 
@@ -154,9 +150,7 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         own_topics=OwnTopics(config, clients) if watch_topics else None,
         report=feedback.report,
     )
-    evaluator, status = alerting(config, clients, layout, clock) if config.evaluates else (None, None)
-    alerts = status if config.alerts else None
-    page = live_page(config, clients, layout, worker, alerts) if config.http_server.ui else None
+    evaluator, status = features.alerting(config, clients, layout, clock)
     return Replica(
         clients=clients,
         source=source,
@@ -165,8 +159,8 @@ def build_replica(config: Config, clock: Callable[[], float] = time.time, *, wat
         renderer=renderer,
         evaluator=evaluator,
         alert_status=status,
-        page=page,
-        ledger=ledger_thread(config, clients, layout),
+        page=features.page(config, clients, layout, worker, status),
+        ledger=features.ledger(config, clients, layout),
     )
 
 
@@ -185,6 +179,9 @@ def span_decoder(
 
 def build_backtest(config: Config, schemas: WriterSchemas) -> Backtest:
     """The configured rules and budgets over history. schemas: those of the spans to read."""
+    from tokentrace.alerts.backtest import Backtest
+    from tokentrace.runtime.alerting import alert_rules, budgets_of
+
     layout = layout_of(config)
     groups = group_index(config, series_budget(config, layout))
     pipeline = trial_pipeline(config, span_decoder(config, schemas), groups)
@@ -227,23 +224,6 @@ def group_index(config: Config, budget: SeriesBudget) -> GroupIndex:
         dimensions=dimensions_of(config),
         max_dimension_groups=metrics.max_dimension_groups,
     )
-
-
-def alerting(
-    config: Config, clients: KafkaClients, layout: Layout, clock: Callable[[], float]
-) -> tuple[Evaluator, AlertStatus]:
-    """The evaluator of alerts and budgets, and the answers to GET /alerts."""
-    settings, rules, budgets = evaluator_settings(config), alert_rules(config), budgets_of(config)
-    evaluator = Evaluator(settings=settings, clients=clients, rules=rules, budgets=budgets, layout=layout, clock=clock)
-    status = AlertStatus(
-        settings=settings,
-        clients=clients,
-        rules=rules,
-        budgets=[budget.name for budget in budgets],
-        evaluator=evaluator,
-        clock=clock,
-    )
-    return evaluator, status
 
 
 def kafka_clients(config: Config, stop: StopSignal | None = None) -> KafkaClients:

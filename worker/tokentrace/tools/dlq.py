@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tokentrace.commit.dead_letters import PREFIX
-from tokentrace.decode.otlp.parts import Malformed, one_span
+from tokentrace.decode.otlp.parts import one_span
+from tokentrace.decode.otlp.wire import Malformed
 from tokentrace.errors import UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients

@@ -20,7 +20,7 @@ from tokentrace.config import Config
 from tokentrace.decode.datum_check import Malformed
 from tokentrace.decode.datum_view import FieldView, branch_of, fields_of
 from tokentrace.decode.framing import Framed, Framing, OtlpFraming, frame, single_span_framing
-from tokentrace.decode.otlp.parts import is_otlp
+from tokentrace.decode.otlp.recognize import is_otlp
 from tokentrace.decode.resolve import field_names, resolve_record
 from tokentrace.decode.schema_key import SchemaKey
 from tokentrace.decode.schema_tree import read_tree

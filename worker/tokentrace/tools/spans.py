@@ -15,7 +15,9 @@ from typing import Any, Final
 import fastavro
 
 from tokentrace.decode.framing import Framing, OtlpFraming, frame, single_span_framing
-from tokentrace.decode.otlp.parts import Malformed, is_otlp, shown
+from tokentrace.decode.otlp.parts import shown
+from tokentrace.decode.otlp.recognize import is_otlp
+from tokentrace.decode.otlp.wire import Malformed
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaError, UsageError

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tokentrace.decode.otlp.columnar.walker import MIN_SPANS, Walker
 from tokentrace.decode.otlp.options import DEFAULT_OPTIONS, OtlpOptions
-from tokentrace.decode.otlp.parts import is_json
 from tokentrace.decode.otlp.reader import Call, Refused, read_call, read_message, read_place, store
+from tokentrace.decode.otlp.recognize import is_json
 from tokentrace.decode.otlp.walked import WalkedCalls
 from tokentrace.decode.otlp.wire import Malformed
 from tokentrace.model import reasons

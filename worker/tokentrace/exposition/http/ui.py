@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tokentrace.exposition.negotiate import accepts_gzip
-from tokentrace.exposition.ui.page import Busy, Document
+from tokentrace.exposition.ui.document import Busy, Document
 from tokentrace.exposition.ui.static import StaticFile, static_files
 
 #: Nothing but this server's own files runs in the page, and no other page may frame it or send it a form.
@@ -36,7 +36,7 @@ _PAGES: Final = {"/": "index.html", "/ui": "ui.html"}
 
 
 class PageApi(Protocol):
-    """Answers at /ui/data; see `exposition.ui`."""
+    """Answers at /ui/data and /ui/state, and may block; see `exposition.ui`."""
 
     def document(self, query: Sequence[tuple[str, str]]) -> Document: ...
 
@@ -66,7 +66,7 @@ class PageEndpoint:
         return _tagged(request, file.tag, file.content, {"Content-Type": file.media_type})
 
     async def _state(self, _: Request) -> Response:
-        return JSONResponse(dict(self._page.state()), headers=_PRIVATE)
+        return JSONResponse(dict(await run_in_threadpool(self._page.state)), headers=_PRIVATE)
 
     async def _data(self, request: Request) -> Response:
         if len(request.url.query) > MAX_QUERY_BYTES:

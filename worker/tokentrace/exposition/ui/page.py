@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
 from tokentrace import __version__
+from tokentrace.exposition.ui.document import Busy, Document
 from tokentrace.exposition.ui.feed import FeedState
 from tokentrace.exposition.ui.minutes import Minutes
 from tokentrace.exposition.ui.view import View, summarize
@@ -31,19 +32,6 @@ SHARE: Final = 0.004
 MOST_ADVANCE_S: Final = 60.0
 #: Different views that are kept.
 MOST_VIEWS: Final = 16
-
-
-class Busy(Exception):
-    """Too many new views were asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A document as it is sent. compressed: with gzip. tag: changes with the content."""
-
-    body: bytes
-    compressed: bytes
-    tag: str
 
 
 @dataclass(frozen=True, slots=True)
