@@ -12,6 +12,7 @@ import pytest
 from tests.cli.test_main import run
 from tests.ledger.helpers import DAY_US, RollupTopic, follower
 from tests.spanfactory import NOW_US, span
+from tokentrace.ledger.parts import Parts
 
 DAY, NEXT_DAY = "2026-09-21", "2026-09-22"
 START = int(datetime(2026, 9, 21, tzinfo=UTC).timestamp())
@@ -69,7 +70,7 @@ def test_calls_that_are_missing_extra_or_on_another_day_are_told_apart(config: P
         (START, [("gpt-4o", 250, 50, 3), ("o3", 10, 5, 1)]), (START + 86_400, [("gpt-4o", 50, 10, 0)])
     )
     found = verdicts(reconcile(config, "openai", export, code=1))
-    days = "the same calls on other days: the export's days are not those of UTC, or calls ran past midnight"
+    days = "the same calls on other days: the export has days of another time zone, or calls ran past midnight"
     assert found == {
         (DAY, "gpt-4o"): ("different", days),
         (NEXT_DAY, "gpt-4o"): ("different", days),
@@ -120,6 +121,23 @@ def test_csv_names_the_price_where_the_usage_is_the_same(config: Path) -> None:
         (DAY, "gpt-4o"): ("different", "another price for the same usage: the export's is 0.9000 times the ledger's"),
         (DAY, "gpt-4o-mini"): ("matched", ""),
     }
+
+
+def test_days_of_a_csv_are_those_of_its_zone(tmp_path: Path) -> None:
+    """A call that ends at half past six in the evening, UTC, is of the next day in Kolkata."""
+    config = tmp_path / "tokentrace.yml"
+    config.write_text("")
+    midnight_us = (START + 18 * 3600 + 1800) * 1_000_000
+    calls = [span(cost_usd=cost, ended_at=midnight_us + at) for cost, at in ((0.5, -60_000_000), (0.25, 0))]
+    topic = RollupTopic()
+    topic.commit(calls, midnight_us + DAY_US)
+    url = f"sqlite:///{tmp_path / 'tokentrace-ledger.db'}"
+    follower(topic, url, parts=Parts(["Asia/Kolkata"])).run(until_end=True)
+    export = f"day,model,cost_usd\n{DAY},gpt-4o,0.5\n{NEXT_DAY},gpt-4o,0.25\n"
+    assert reconcile(config, "csv", export, "--zone", "Asia/Kolkata")["counts"] == {"matched": 2}
+    assert reconcile(config, "csv", export, code=1)["counts"] == {"different": 1, "missing": 1}
+    arguments = ("reconcile", "--config", str(config), "--provider", "openai", str(config.with_name("export")))
+    assert "the exports of openai have days of UTC" in run(*arguments, "--zone", "Asia/Kolkata").stderr
 
 
 def test_drift_is_written_for_prometheus(config: Path, tmp_path: Path) -> None:

@@ -14,19 +14,23 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 
+from tests.budgets.oracle import nano, place_of, sums_of
 from tests.chaos.crashing_ledger import POINTS
 from tests.integration.test_deduplicate import audited
 from tests.integration.test_group import counted, produce
 from tests.integration.test_state import sections, tokentrace
 from tests.ledger.helpers import DAY_US, postgresql_hours, recount, sqlite_hours
 from tests.ledger.inputs import inputs_of, produce_rejected, recount_inputs
+from tests.oracle import cost_of
 from tests.services import end, free_port
 from tests.services.kafka import KafkaBroker
 from tests.services.postgresql import PostgreSql
@@ -37,11 +41,19 @@ Start = Callable[..., WorkerProcess]
 SECOND_US = 1_000_000
 
 
+#: Zones whose days do not begin on whole hours of UTC; the first is that of a budget.
+ZONES = ("Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe")
+BUDGETS = [{"name": "month", "amount": 1_000_000, "time_zone": ZONES[0], "group_by": ["caller"], "keep": "90d"}]
+
+
 def traffic(rng: random.Random, spans: int, days: int) -> Iterator[dict[str, Any]]:
-    """Spans of the last days, late ones among those of now."""
+    """Spans of the last days, late ones among those of now, and some of both sides of midnights."""
     now_us = int(time.time() * 1e6)
     for _ in range(spans):
-        ended_us = now_us - rng.choice([rng.randrange(60 * SECOND_US), rng.randrange(days * DAY_US)])
+        local = datetime.fromtimestamp(now_us / 1e6, ZoneInfo(rng.choice(ZONES))) - timedelta(days=rng.randrange(days))
+        midnight = local.replace(day=rng.choice([1, local.day]), hour=0, minute=0, second=0, microsecond=0)
+        near_us = int(midnight.timestamp()) * SECOND_US + rng.choice([-60 * SECOND_US, -1, 0, 60 * SECOND_US - 1])
+        ended_us = rng.choice([now_us - rng.randrange(60 * SECOND_US), now_us - rng.randrange(days * DAY_US), near_us])
         yield {**random_span(rng), "started_at": ended_us - SECOND_US, "ended_at": ended_us}
 
 
@@ -73,10 +85,14 @@ def storm(
 ) -> None:
     """Kill the worker, the ledger and its server in turn, and compare every hour of every group with a recount."""
     port = free_port()
-    ledger_section = {"addr": f"127.0.0.1:{port}", **({} if postgresql is None else {"url": postgresql.url})}
+    ledger_section = {
+        "addr": f"127.0.0.1:{port}",
+        "zones": ZONES[1:],
+        **({} if postgresql is None else {"url": postgresql.url}),
+    }
     rng = random.Random("ledger")
     produced: list[dict[str, Any]] = []
-    worker = start_worker(**sections(kafka, topic, ledger=ledger_section))
+    worker = start_worker(**sections(kafka, topic, ledger=ledger_section, budgets=BUDGETS))
     config, log = worker._config, folder / "ledger.log"
     points = sorted(POINTS)
     for turn in range(rounds):
@@ -110,15 +126,60 @@ def storm(
     assert ledger.process.wait(30.0) == 0, log.read_text()
     tokentrace(config, "ledger", "run", "--once")
     if postgresql is None:
-        assert sqlite_hours(folder / "tokentrace-ledger.db") == recount(produced)
+        assert sqlite_hours(folder / "tokentrace-ledger.db", parts=True) == recount(produced, zones=ZONES)
     else:
-        assert postgresql_hours(postgresql.url) == recount(produced)
+        assert postgresql_hours(postgresql.url, parts=True) == recount(produced, zones=ZONES)
     proof = json.loads(tokentrace(config, "bill", "--proof", "--format", "json"))
     assert proof["agrees"]
     assert proof["adds_up"]
     assert proof["differing"] == []
     assert inputs_of(proof) == inputs
     assert sum(one["counted"] for one in inputs.values()) == len(produced)
+    for name in ZONES:
+        require_days_and_months(config, produced, name)
+    require_budgets(config, produced)
+
+
+def require_days_and_months(config: Path, produced: list[dict[str, Any]], name: str) -> None:
+    """Compare bills, the FOCUS dataset and a reconciled CSV of a zone with a recount by its days."""
+    costs: Counter[tuple[str, str]] = Counter()
+    for span in produced:
+        day = datetime.fromtimestamp(span["ended_at"] // SECOND_US, ZoneInfo(name))
+        costs[f"{day:%Y-%m-%d}", span["model"]] += cost_of(span)[0]
+    first, last = min(costs)[0], date.fromisoformat(max(costs)[0])
+    period = ("--zone", name, "--from", first, "--to", f"{last + timedelta(days=1)}")
+    bill = json.loads(tokentrace(config, "bill", *period, "--by", "day,model", "--format", "json"))
+    assert {(row["day"], row["model"]): row["cost_nano_usd"] for row in bill["rows"] if row["cost_nano_usd"]} == +costs
+    for month in {day[:7] for day, _ in costs}:
+        bill = json.loads(tokentrace(config, "bill", "--zone", name, "--month", month, "--format", "json"))
+        assert bill["total"]["cost_nano_usd"] == sum(cost for (day, _), cost in costs.items() if day[:7] == month)
+    charged: Counter[tuple[str, str]] = Counter()
+    for row in csv.DictReader(io.StringIO(tokentrace(config, "bill", *period, "--format", "focus"))):
+        begins = datetime.fromisoformat(row["ChargePeriodStart"]).astimezone(ZoneInfo(name))
+        charged[f"{begins:%Y-%m-%d}", row["x_Model"]] += int(row["x_CostNanoUsd"])
+    assert +charged == +costs
+    export = config.with_name("export.csv")
+    rows = (f"{day},{model},{Decimal(cost).scaleb(-9):f}\n" for (day, model), cost in costs.items())
+    export.write_text("day,model,cost_usd\n" + "".join(rows))
+    arguments = ("--provider", "csv", "--zone", name, "--tolerance", "0", "--json", str(export))
+    assert set(json.loads(tokentrace(config, "reconcile", *arguments))["counts"]) == {"matched"}
+
+
+def require_budgets(config: Path, produced: list[dict[str, Any]]) -> None:
+    """Compare the verdicts of months in a zone with a recount, which is the bill of these months."""
+    expected = sums_of(BUDGETS, produced).spent
+
+    def spent() -> dict[Any, int]:
+        lines = tokentrace(config, "budgets", "list", "--all", "--json").splitlines()
+        return {place_of(verdict): nano(verdict["spent_usd"]) for verdict in map(json.loads, lines)}
+
+    assert wait_for(lambda: spent() == expected, 60.0), (spent(), expected)
+    for month in {period for _, period, _ in expected}:
+        arguments = ("--zone", ZONES[0], "--month", month, "--by", "caller", "--format", "json")
+        bill = json.loads(tokentrace(config, "bill", *arguments))
+        assert {("month", month, (("caller", row["caller"]),)): row["cost_nano_usd"] for row in bill["rows"]} == {
+            place: cost for place, cost in expected.items() if place[1] == month
+        }
 
 
 def test_a_ledger_and_a_worker_that_are_killed_keep_every_hour_exact(
@@ -199,4 +260,4 @@ def test_a_month_of_kills_in_postgresql_keeps_every_hour_exact(
 
 def sqlite_rows(config: Path) -> list[Any]:
     with sqlite3.connect(config.parent / "tokentrace-ledger.db") as connection:
-        return connection.execute("SELECT * FROM ledger_hours ORDER BY 1, 2, 3, 4, 5").fetchall()
+        return connection.execute("SELECT * FROM ledger_hours ORDER BY 1, 2, 3, 4, 5, 6, 7").fetchall()

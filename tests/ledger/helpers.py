@@ -5,14 +5,19 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
+
+from alembic import command
 
 from tests.harness import LAYOUT, Harness
 from tests.oracle import FIELDS, cost_of, counted
 from tests.spanfactory import message
 from tokentrace.kafka.single_partition import PartitionRecord
+from tokentrace.ledger import database as database_module
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.follow import Follower
 from tokentrace.model.stop import StopSignal
@@ -22,8 +27,9 @@ from tokentrace.state.records import Progress
 
 HOUR_US = 3_600_000_000
 DAY_US = 24 * HOUR_US
-#: (hour, model, provider, caller, status) -> sum by name.
-Hours = dict[tuple[int, str, str, str, str], Counter[str]]
+#: (hour, model, provider, caller, status) -> sum by name. In place of the hour: (hour, from_minute, until_minute).
+Hours = dict[tuple[int | tuple[int, int, int], str, str, str, str], Counter[str]]
+_KEYS = {"hour", "from_minute", "until_minute", "model", "provider", "caller", "status", "group_id", "source", "booked"}
 STATUSES = ("ok", "error", "timeout")
 COLUMN = {unit: field for field, unit in FIELDS.items()}
 SOURCES = {"reported": "priced_reported", "computed": "priced_computed", "unpriced": "unpriced",
@@ -107,12 +113,30 @@ def sqlite_url(folder: Path) -> str:
     return f"sqlite:///{folder / 'ledger.db'}"
 
 
-def recount(spans: Iterable[Mapping[str, Any]], counts: Iterable[int] = repeat(1)) -> Hours:
-    """Count the spans one by one. counts: how often each was published."""
+def part_of(ended_us: int, zones: Iterable[str]) -> tuple[int, int, int]:
+    """Return the hour of a call, and the minutes of it that the ledger keeps apart: quarters at the turns of months."""
+    ended = datetime.fromtimestamp(ended_us // 1_000_000, UTC)
+    hour = ended.replace(minute=0, second=0)
+    turns = hour.replace(day=1, hour=0), (hour.replace(day=1, hour=0) + timedelta(days=31)).replace(day=1)
+    cuts = {0, 60}
+    if any(timedelta(hours=-14) <= hour - turn < timedelta(hours=12) for turn in turns):
+        cuts |= {15, 30, 45}
+    for zone in zones:
+        clock = [(hour + timedelta(minutes=at)).astimezone(ZoneInfo(zone)).time() for at in range(60)]
+        cuts |= {at for at in range(60) if (clock[at].hour, clock[at].minute) == (0, 0)}
+    earlier, later = ([cut for cut in cuts if (cut > ended.minute) is after] for after in (False, True))
+    return ended_us // HOUR_US, max(earlier), min(later)
+
+
+def recount(
+    spans: Iterable[Mapping[str, Any]], counts: Iterable[int] = repeat(1), zones: Sequence[str] | None = None
+) -> Hours:
+    """Count the spans one by one. counts: how often each was published. zones: count by parts of hours."""
     hours: Hours = {}
     for one, count in zip(spans, counts, strict=False):
         span = dict(one)
-        cell = (span["ended_at"] // HOUR_US, span["model"], span["provider"], span["caller"], span["status"])
+        when = span["ended_at"] // HOUR_US if zones is None else part_of(span["ended_at"], zones)
+        cell = (when, span["model"], span["provider"], span["caller"], span["status"])
         nano, source = cost_of(span)
         sums = hours.setdefault(cell, Counter())
         sums["spans"] += count
@@ -123,8 +147,8 @@ def recount(spans: Iterable[Mapping[str, Any]], counts: Iterable[int] = repeat(1
     return {cell: +sums for cell, sums in hours.items() if sums["spans"]}
 
 
-def hours_of(connection: Any) -> Hours:
-    """Read the tables by plain SQL. connection: of a driver, with `execute`."""
+def hours_of(connection: Any, *, parts: bool = False) -> Hours:
+    """Read the tables by plain SQL. connection: of a driver, with `execute`. parts: keep those of an hour apart."""
     hours: Hours = {}
     for table in ("ledger_hours", "ledger_units"):
         cursor = connection.cursor()
@@ -134,20 +158,56 @@ def hours_of(connection: Any) -> Hours:
         names = [column[0] for column in cursor.description]
         for values in cursor.fetchall():
             row = dict(zip(names, values, strict=True))
-            cell = (row["hour"], row["model"], row["provider"], row["caller"], STATUSES[row["status"]])
+            when = (row["hour"], row["from_minute"], row["until_minute"]) if parts else row["hour"]
+            cell = (when, row["model"], row["provider"], row["caller"], STATUSES[row["status"]])
             sums = hours.setdefault(cell, Counter())
             if "unit" in row:
                 sums[row["unit"]] += row["quantity"]
                 continue
             for name in names:
-                if name not in ("hour", "model", "provider", "caller", "status", "group_id", "source", "booked"):
+                if name not in _KEYS:
                     sums[name] += row[name]
     return {cell: +sums for cell, sums in hours.items()}
 
 
-def sqlite_hours(path: Path) -> Hours:
+def sqlite_hours(path: Path, *, parts: bool = False) -> Hours:
     with sqlite3.connect(path if path.is_file() else path / "ledger.db") as connection:
-        return hours_of(connection)
+        return hours_of(connection, parts=parts)
+
+
+def fill_first_tables(database: Database, *more: str) -> list[Any]:
+    """Make the tables of migration 0001, with rows. more: statements. Return what a later migration has to keep."""
+    config = database_module._alembic()
+    with database.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO ledger_groups VALUES (1, 'i', 'gpt-4o', 'openai', 'search', '{}')")
+        for hour in range(4):
+            sums = ", ".join(map(str, (hour + 100, 10, *range(15))))
+            connection.exec_driver_sql(f"INSERT INTO ledger_hours VALUES ({hour}, 1, 0, 1, 20000, {sums})")
+            connection.exec_driver_sql(f"INSERT INTO ledger_units VALUES ({hour}, 1, 0, 1, 20000, 'pages', {hour + 1})")
+        connection.exec_driver_sql("INSERT INTO ledger_corrections VALUES (1, 86400000000, 2, 4, 'contract', 'p.yml')")
+        connection.exec_driver_sql("INSERT INTO ledger_correction_cells VALUES (1, 3, 1, 0, 1, -50)")
+        for statement in more:
+            connection.exec_driver_sql(statement)
+        costs = [tuple(row) for row in connection.exec_driver_sql("SELECT * FROM ledger_costs ORDER BY time, spans")]
+    hours = [(hour, 0, 60, 10, hour + 1) for hour in range(4)]
+    return [costs, hours, [(7_200_000_000, 14_400_000_000)], [(3, 0, 60, -50)]]
+
+
+def what_is_kept(database: Database) -> list[Any]:
+    """Read what `fill_first_tables` has written, as it is now."""
+    with database.begin() as connection:
+        return [
+            [tuple(row) for row in connection.exec_driver_sql(query)]
+            for query in (
+                "SELECT * FROM ledger_costs ORDER BY time, spans",
+                "SELECT h.hour, h.from_minute, h.until_minute, spans, quantity FROM ledger_hours h JOIN ledger_units u "
+                "USING (hour, group_id, status, source, from_minute, until_minute, booked) ORDER BY h.hour",
+                "SELECT from_us, until_us FROM ledger_corrections",
+                "SELECT hour, from_minute, until_minute, cost_nano_usd FROM ledger_correction_cells",
+            )
+        ]
 
 
 def position_of(folder: Path) -> Sequence[Any]:
@@ -155,8 +215,8 @@ def position_of(folder: Path) -> Sequence[Any]:
         return connection.execute("SELECT * FROM ledger_position").fetchone()  # type: ignore[no-any-return]
 
 
-def postgresql_hours(url: str) -> Hours:
+def postgresql_hours(url: str, *, parts: bool = False) -> Hours:
     import psycopg
 
     with psycopg.connect(url) as connection:
-        return hours_of(connection)
+        return hours_of(connection, parts=parts)

@@ -9,15 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.ledger.helpers import part_of
 from tokentrace.alerts.rollup_reader import Rollup
 from tokentrace.errors import FatalError
 from tokentrace.ledger.cells import CELL_SUMS, cells_of
+from tokentrace.ledger.parts import Parts
 from tokentrace.ledger.tables import LEDGER_SOURCES
 from tokentrace.pricing import SOURCE_SUMS
 
 DAY_US = 86_400_000_000
 SPANS, COST = CELL_SUMS.index("spans"), CELL_SUMS.index("cost_nano_usd")
 LAST = len(CELL_SUMS) - 1
+ZONES = ("Asia/Kolkata", "Australia/Lord_Howe")
+#: Minutes around the turn of a month, and around a midnight in Kolkata, 18:30 UTC, and in Lord Howe, 13:30 UTC.
+EDGES = [at + near for at in (29_846_880, 29_832_150, 29_831_850) for near in (-841, -840, -1, 0, 14, 15, 719, 720)]
 
 
 def rollup(committed_at_us: int, rows: list[tuple[int, int, int, list[int], int]]) -> Rollup:
@@ -32,7 +37,7 @@ def rollup(committed_at_us: int, rows: list[tuple[int, int, int, list[int], int]
 
 ROWS = st.lists(
     st.tuples(
-        st.sampled_from([0, 59, 60, 61, 29_000_000, 2**50]),
+        st.sampled_from([0, 59, 60, 61, 29_000_000, 2**50, *EDGES]),
         st.sampled_from([0, 1, 7, 2**30]),
         st.integers(0, 2),
         st.sampled_from([[1, 0, 0, 0], [0, 2, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1], [1, 1, 0, 0]]),
@@ -49,10 +54,12 @@ def test_cells_are_the_sums_of_the_rows(commits: list[tuple[int, list[tuple[int,
         for minute, group, status, sources, cost in rows:
             used = [at for at, count in enumerate(sources) if count]
             source = used[0] if len(used) == 1 else LEDGER_SOURCES.index("mixed")
-            sums = expected.setdefault((minute // 60, group, status, source, committed_at_us // DAY_US), Counter())
+            hour, first, until = part_of(minute * 60_000_000, ZONES) if minute < 2**50 else (minute // 60, 0, 60)
+            key = (hour, group, status, source, first, until, committed_at_us // DAY_US)
+            sums = expected.setdefault(key, Counter())
             sums.update({SPANS: sum(sources), COST: cost, LAST: cost % 3})
-    cells = cells_of([rollup(*commit) for commit in commits])
-    assert [tuple(key) for key in cells.keys.tolist()] == sorted(expected)
+    cells = cells_of([rollup(*commit) for commit in commits], Parts(ZONES))
+    assert [tuple(key) for key in cells.keys.tolist()] == sorted(expected, key=lambda key: (key[0], key[4], *key[1:]))
     for key, row in zip(cells.keys.tolist(), cells.values, strict=True):
         assert {at: int(row[at]) for at in (SPANS, COST, LAST)} == {
             at: expected[tuple(key)][at] for at in (SPANS, COST, LAST)
@@ -61,6 +68,6 @@ def test_cells_are_the_sums_of_the_rows(commits: list[tuple[int, list[tuple[int,
 
 def test_a_sum_that_64_bits_may_not_hold_is_refused() -> None:
     rows = [(0, 0, 0, [1, 0, 0, 0], 2**61)]
-    assert int(cells_of([rollup(0, rows)]).values[0, COST]) == 2**61
+    assert int(cells_of([rollup(0, rows)], Parts()).values[0, COST]) == 2**61
     with pytest.raises(FatalError, match="has a sum beyond 62 bits"):
-        cells_of([rollup(0, rows * 8)])
+        cells_of([rollup(0, rows * 8)], Parts())

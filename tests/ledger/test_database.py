@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from tests.ledger.helpers import sqlite_url
+from tests.ledger.helpers import fill_first_tables, sqlite_url, what_is_kept
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.tables import HOUR_SUMS, METADATA, UNIT_SUMS
@@ -33,11 +33,23 @@ def test_the_ledger_has_every_unit() -> None:
 def test_a_sum_beyond_64_bits_is_refused(tmp_path: Path) -> None:
     database = Database(sqlite_url(tmp_path))
     database.migrate()
-    insert = "INSERT INTO ledger_correction_cells VALUES (1, 1, 1, 1, 1, 9223372036854775807)"
+    insert = "INSERT INTO ledger_correction_cells VALUES (1, 1, 1, 1, 1, 0, 60, 9223372036854775807)"
     with database.begin() as connection:
         connection.exec_driver_sql(insert)
     with pytest.raises(FatalError), database.begin() as connection:
         connection.exec_driver_sql("UPDATE ledger_correction_cells SET cost_nano_usd = cost_nano_usd + 10")
+
+
+def test_a_ledger_of_the_first_tables_is_one_of_whole_hours(tmp_path: Path) -> None:
+    database = Database(sqlite_url(tmp_path))
+    before = fill_first_tables(database, "CREATE VIEW mine AS SELECT hour, spans FROM ledger_hours")
+    for _ in range(2):
+        database.migrate()
+    assert what_is_kept(database) == before
+    with database.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "ledger_version"})
+        assert compare_metadata(context, METADATA) == []
+        assert connection.exec_driver_sql("SELECT sum(spans) FROM mine").scalar() == 40
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,17 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from tests.harness import LAYOUT
-from tests.ledger.helpers import DAY_US, RollupTopic, follower, postgresql_hours, recount, sqlite_hours, sqlite_url
+from tests.ledger.helpers import (
+    DAY_US,
+    RollupTopic,
+    fill_first_tables,
+    follower,
+    postgresql_hours,
+    recount,
+    sqlite_hours,
+    sqlite_url,
+    what_is_kept,
+)
 from tests.ledger.test_follow import traffic
 from tests.ledger.test_proof import replica
 from tests.ledger.test_reprice import prices
@@ -25,6 +35,7 @@ from tokentrace.ledger import follow
 from tokentrace.ledger.corrections import correction_of, enter
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.focus import write_focus
+from tokentrace.ledger.parts import Parts
 from tokentrace.ledger.period import between
 from tokentrace.ledger.period_cells import cells_in
 from tokentrace.ledger.proof import ledger_sums, prove
@@ -47,9 +58,17 @@ def test_postgresql_has_what_sqlite_has(topic: RollupTopic, postgresql: PostgreS
     for at_us, batch in traffic("postgresql", 10, 60):
         topic.commit(batch, at_us)
         spans += batch
+    parts = Parts(["Asia/Kolkata", "Asia/Kathmandu"])
     for url in (postgresql.url, sqlite_url(tmp_path)):
-        follower(topic, url).run(until_end=True)
-    assert postgresql_hours(postgresql.url) == sqlite_hours(tmp_path) == recount(spans)
+        follower(topic, url, parts=parts).run(until_end=True)
+    expected = recount(spans, zones=["Asia/Kolkata", "Asia/Kathmandu"])
+    assert postgresql_hours(postgresql.url, parts=True) == sqlite_hours(tmp_path, parts=True) == expected
+    days = [
+        Billing(Database(url)).bill(between("2026-09-20", "2026-09-22", ZoneInfo(zone)), ["day", "model"])
+        for zone in ("Asia/Kolkata", "Asia/Kathmandu")
+        for url in (postgresql.url, sqlite_url(tmp_path))
+    ]
+    assert days[0] == days[1] != days[2] == days[3]
     by = ["caller", "source", "day", "booked"]
     bills = [Billing(Database(url)).bill(PERIOD, by, units=True) for url in (postgresql.url, sqlite_url(tmp_path))]
     assert bills[0] == bills[1]
@@ -120,6 +139,30 @@ def test_migrations_leave_the_tables_that_the_code_uses(postgresql: PostgreSql) 
     with database.begin() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": "ledger_version"})
         assert compare_metadata(context, METADATA) == []
+
+
+def test_a_ledger_of_the_first_tables_keeps_its_rows_views_and_rights(postgresql: PostgreSql) -> None:
+    database = Database(postgresql.url)
+    before = fill_first_tables(
+        database,
+        "CREATE VIEW mine AS SELECT time, spans FROM ledger_costs",
+        "CREATE ROLE migration_reader",
+        "GRANT USAGE ON SCHEMA public TO migration_reader",
+        "GRANT SELECT ON ledger_hours, ledger_costs, mine TO migration_reader",
+    )
+    for _ in range(2):
+        database.migrate()
+    assert what_is_kept(database) == before
+    with database.begin() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": "ledger_version"})
+        assert compare_metadata(context, METADATA) == []
+        connection.exec_driver_sql("SET LOCAL ROLE migration_reader")
+        for name in ("ledger_hours", "ledger_costs", "mine"):
+            assert connection.exec_driver_sql(f"SELECT sum(spans) FROM {name}").scalar() == 40
+    with database.begin() as connection:
+        connection.exec_driver_sql("DROP OWNED BY migration_reader")
+        connection.exec_driver_sql("DROP ROLE migration_reader")
+        connection.exec_driver_sql("DROP VIEW mine")
 
 
 def test_labels_with_any_character_are_stored(topic: RollupTopic, postgresql: PostgreSql) -> None:

@@ -171,10 +171,14 @@ def _follower(config: Config, config_path: Path, stop: StopSignal, accept_gap: b
 
     database = _database(config, config_path)
     from tokentrace.ledger.follow import Follower
+    from tokentrace.ledger.parts import Parts
 
     if config.worker.guarantee != "exactly_once":
         raise ConfigError(
             ["worker.guarantee: the ledger requires exactly_once, which writes the rollups that it reads"]
         )
     tail = LogTail(kafka_clients(config, stop), config.kafka.rollups_topic, config.kafka.group_id)
-    return Follower(tail=tail, database=database, layout=layout_of(config), stop=stop, accept_gap=accept_gap)
+    parts = Parts(config.ledger_zones)
+    return Follower(
+        tail=tail, database=database, layout=layout_of(config), stop=stop, parts=parts, accept_gap=accept_gap
+    )

@@ -26,6 +26,7 @@ _PROVIDERS = ("openai", "anthropic", "csv")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--provider", required=True, type=click.Choice(_PROVIDERS), help="Whose export the file is.")
 @click.option("--of", "glob", help="Glob over the ledger's providers; --provider unless set, and any for csv.")
+@click.option("--zone", default="UTC", show_default=True, help="Time zone of a CSV's days, such as Asia/Kolkata.")
 @click.option("--tolerance", default="0.01", show_default=True, help="Difference of costs that is none, in USD.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
@@ -38,11 +39,12 @@ def command(
     file: Path,
     provider: str,
     glob: str | None,
+    zone: str,
     tolerance: str,
     as_json: bool,
     metrics: Path | None,
 ) -> None:
-    """Compare a provider's usage or cost export with the ledger, by day (UTC) and model.
+    """Compare a provider's usage or cost export with the ledger, by day and model.
 
     Exit code 1 means that something does not match.
     """
@@ -52,13 +54,16 @@ def command(
         tolerance_usd = Decimal(tolerance)
     except ArithmeticError:
         raise click.UsageError("--tolerance is not an amount in USD.") from None
+    if zone != "UTC" and provider != "csv":
+        raise click.UsageError(f"--zone is for --provider csv: the exports of {provider} have days of UTC.")
     database = open_ledger(load(config_path), config_path)
     from tokentrace.ledger.exports import nano_usd, read_export
+    from tokentrace.ledger.period import find_zone
     from tokentrace.ledger.reconcile import compare, exported, ledger_days
 
     export = exported(read_export(provider, file))
     of = glob or ("*" if provider == "csv" else provider)
-    ledger = ledger_days(database, {day for day, _ in export}, of)
+    ledger = ledger_days(database, {day for day, _ in export}, of, find_zone(zone))
     found = compare(export, ledger, nano_usd(tolerance_usd))
     counts = Counter(one.verdict for one in found)
     if metrics is not None:

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Literal
-from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, Field, StrictInt, field_validator
+from pydantic import Field, StrictInt, field_validator
 
 from tokentrace.config.alerts import Delivery, Filter
-from tokentrace.config.fields import DistinctLabels, PositiveDuration, UsdAmount
+from tokentrace.config.fields import DistinctLabels, PositiveDuration, TimeZone, UsdAmount
 from tokentrace.config.section import NonEmpty, Section
-
-
-def _time_zone(value: str) -> str:
-    # "localtime" is whatever the machine has, which is another zone on another replica.
-    if value == "UTC" or value in available_timezones() - {"localtime"}:
-        return value
-    near = get_close_matches(value, available_timezones(), 1)
-    hint = f'; did you mean "{near[0]}"?' if near else "; use a name of the IANA database, such as Europe/Berlin"
-    raise ValueError(f"{value!r} is not a time zone{hint}")
 
 
 class BudgetSection(Section):
@@ -31,7 +20,7 @@ class BudgetSection(Section):
     """Amount of each period and group, in USD."""
     period: Literal["day", "week", "month"] = "month"
     """Period by the calendar of the time zone; a week begins on Monday."""
-    time_zone: Annotated[str, AfterValidator(_time_zone), Field(examples=["Europe/Berlin"])] = "UTC"
+    time_zone: TimeZone = "UTC"
     """Time zone whose midnight begins a period, a name of the IANA database."""
     filter: Filter = Filter()
     """Spans that count."""

@@ -7,10 +7,12 @@ import math
 import re
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
 from tokentrace.model.durations import duration, format_duration, positive_duration
 from tokentrace.model.secrets import public_url
@@ -236,6 +238,18 @@ def _distinct(labels: tuple[str, ...]) -> tuple[str, ...]:
         raise ValueError("contains a label twice")
     return labels
 
+
+def _time_zone(value: str) -> str:
+    # "localtime" is whatever the machine has, which is another zone on another replica.
+    if value == "UTC" or value in available_timezones() - {"localtime"}:
+        return value
+    near = get_close_matches(value, available_timezones(), 1)
+    hint = f'; did you mean "{near[0]}"?' if near else "; use a name of the IANA database, such as Europe/Berlin"
+    raise ValueError(f"{value!r} is not a time zone{hint}")
+
+
+#: Name of a time zone in the IANA database.
+TimeZone = Annotated[str, AfterValidator(_time_zone), Field(examples=["Europe/Berlin"])]
 
 #: Labels, each once.
 DistinctLabels = Annotated[tuple[str, ...], AfterValidator(_distinct)]

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, PlainSerializer, StrictBool, model_validator
 
-from tokentrace.config.fields import ListenAddress
+from tokentrace.config.fields import ListenAddress, TimeZone
 from tokentrace.config.section import Section, located
 from tokentrace.model.secrets import public_url
 
@@ -38,7 +38,9 @@ class Ledger(Section):
     in_worker: StrictBool = False
     """Keep the ledger in one of the workers, in place of `tokentrace ledger run`; requires url, a database that all of
     them reach."""
-
+    zones: tuple[TimeZone, ...] = ()
+    """Time zones whose days can be billed although they do not begin on whole hours of UTC, such as Asia/Kolkata; also
+    those of the budgets. Months can be billed in all zones."""
     addr: ListenAddress | None = None
     """Listen address of `tokentrace ledger run` for its metrics and health, `host:port` or `:port`; none if unset. The
     paths, tokens and TLS are those of http_server."""

@@ -126,6 +126,11 @@ class Config(Section):
         """True if a replica reads the rollups: for alerts or budgets."""
         return bool(self.alerts or self.budgets)
 
+    @property
+    def ledger_zones(self) -> list[str]:
+        """The time zones whose days the ledger keeps apart."""
+        return [*dict.fromkeys((*self.ledger.zones, *(budget.time_zone for budget in self.budgets)))]
+
     @model_validator(mode="after")
     def _cross_check(self) -> Config:
         problems: list[tuple[tuple[str | int, ...], str]] = []

@@ -1,4 +1,4 @@
-"""Cells: rollups summed to hours of a group, status, price source and booking day, as arrays."""
+"""Cells: rollups summed to hours, or parts of them, of a group, status, price source and booking day, as arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from tokentrace.alerts.rollup_reader import Rollup
 from tokentrace.errors import FatalError
-from tokentrace.ledger.tables import HOUR_SUMS, MIXED, UNIT_SUMS
+from tokentrace.ledger.parts import Parts
+from tokentrace.ledger.tables import HOUR_SUMS, HOURS, MIXED, UNIT_SUMS
 from tokentrace.model.arrays import Ints
 from tokentrace.model.measures import Layout
 from tokentrace.pricing import SOURCE_SUMS
@@ -20,15 +21,15 @@ from tokentrace.pricing.rates import US_PER_DAY
 CELL_SUMS: Final = (*HOUR_SUMS, *UNIT_SUMS)
 _SPANS: Final = CELL_SUMS.index("spans")
 _SOURCES: Final = [CELL_SUMS.index(name) for name in SOURCE_SUMS]
-_MINUTES: Final = 60
 #: No sum reaches it: databases keep 64 bits with a sign.
 _LIMIT: Final = 1 << 62
 
 
 class Cells(NamedTuple):
-    """c cells, distinct and ascending. keys: int64[c, 5], hour, group, status, source, booked. values: int64[c, sums].
+    """c cells, distinct, in the order of time. values: int64[c, sums].
 
-    Groups are numbered as the rollups' reader numbers them.
+    keys: int64[c, 7], hour, group, status, source, from_minute, until_minute, booked, as the table has them. Groups are
+    numbered as the rollups' reader numbers them.
     """
 
     keys: Ints
@@ -40,14 +41,14 @@ def columns_of(layout: Layout) -> Ints:
     return np.array([layout.fields[name].start for name in CELL_SUMS], np.int64)
 
 
-def cells_of(rollups: Sequence[Rollup]) -> Cells:
-    """Sum the rows of rollups to cells. Raises FatalError for a sum beyond 62 bits."""
+def cells_of(rollups: Sequence[Rollup], parts: Parts) -> Cells:
+    """Sum the rows of rollups to cells of these parts. Raises FatalError for a sum beyond 62 bits."""
     used = np.flatnonzero(np.logical_or.reduce([rollup.values.any(axis=0) for rollup in rollups]))
     # Few rows have any of the many units.
     values = np.concatenate([rollup.values[:, used] for rollup in rollups])
     keys = np.stack(
         [
-            np.concatenate([rollup.minutes for rollup in rollups]) // _MINUTES,
+            parts.starts(np.concatenate([rollup.minutes for rollup in rollups])),
             np.concatenate([rollup.groups for rollup in rollups]),
             np.concatenate([rollup.statuses for rollup in rollups]),
             np.concatenate([_source(rollup.values) for rollup in rollups]),
@@ -55,13 +56,21 @@ def cells_of(rollups: Sequence[Rollup]) -> Cells:
         ]
     )
     if not len(values):
-        return Cells(keys.T, np.zeros((0, len(CELL_SUMS)), np.int64))
+        return Cells(np.zeros((0, len(HOURS.primary_key)), np.int64), np.zeros((0, len(CELL_SUMS)), np.int64))
     order = _order(keys)
     keys, values = keys[:, order], values[order]
     starts = np.flatnonzero(np.concatenate(([True], (keys[:, 1:] != keys[:, :-1]).any(axis=0))))
     sums = np.zeros((len(starts), len(CELL_SUMS)), np.int64)
     sums[:, used] = _sums(values, starts)
-    return Cells(keys[:, starts].T, sums)
+    return Cells(_with_parts(keys[:, starts], parts), sums)
+
+
+def _with_parts(keys: Ints, parts: Parts) -> Ints:
+    """Return int64[c, 7], the keys with the part in place of its first minute. keys: int64[5, c]."""
+    starts, group, status, source, booked = keys
+    found, places = np.unique(starts, return_inverse=True)
+    hour, first, until = np.array([parts.part(start) for start in found.tolist()], np.int64)[places].T
+    return np.stack([hour, group, status, source, first, until, booked], axis=1)
 
 
 def _booked(rollup: Rollup) -> Ints:

@@ -15,6 +15,7 @@ from tokentrace.ledger.reprice import Repricing
 from tokentrace.ledger.tables import CORRECTION_CELLS, CORRECTIONS
 
 _TOGETHER: Final = 5000
+_MINUTE_US: Final = 60_000_000
 
 
 class Correction(NamedTuple):
@@ -53,8 +54,9 @@ def enter(database: Database, correction: Correction, period: Period, reason: st
     with database.begin() as connection:
         last = connection.execute(sa.select(sa.func.coalesce(sa.func.max(CORRECTIONS.c.correction_id), 0)))
         number = int(last.scalar_one()) + 1
-        entry = {"from_hour": period.from_hour, "until_hour": period.until_hour, "reason": reason, "prices": prices}
-        connection.execute(CORRECTIONS.insert().values(correction_id=number, entered_at_us=now_us, **entry))
+        times = {"from_us": period.start * _MINUTE_US, "until_us": period.end * _MINUTE_US, "entered_at_us": now_us}
+        entry = {**times, "reason": reason, "prices": prices}
+        connection.execute(CORRECTIONS.insert().values(correction_id=number, **entry))
         rows = [
             {"correction_id": number, **key._asdict(), "cost_nano_usd": cost} for key, cost in correction.cells.items()
         ]

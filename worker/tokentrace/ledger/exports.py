@@ -1,10 +1,11 @@
-"""Exports: what a provider says that was used and what it cost, by day (UTC) and model, from its files.
+"""Exports: what a provider says that was used and what it cost, by day and model, from its files.
 
 - openai: answers of the Usage API for completions, and of the Costs API.
 - anthropic: answers of the Usage and of the Cost API for organizations.
 - csv: columns `day` and `model`, and any of `cost_usd`, `prompt_tokens`, `completion_tokens` and `requests`.
 
-A JSON file holds one answer, a list of them, or one a line: the pages of a longer one.
+Days are those of UTC, of a CSV those of any zone. A JSON file holds one answer, a list of them, or one a line: the
+pages of a longer one.
 """
 
 from __future__ import annotations

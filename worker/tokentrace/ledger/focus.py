@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TextIO
 
 from tokentrace.ledger.formats import inert, usd
-from tokentrace.ledger.period import HOUR_S, Period
+from tokentrace.ledger.parts import Part
+from tokentrace.ledger.period import Period
 from tokentrace.ledger.period_cells import Cell
 from tokentrace.model.measures import UNIT_OF
 from tokentrace.model.snapshot import Group
@@ -59,23 +60,18 @@ def write_focus(cells: Iterable[Cell], period: Period, account: str, out: TextIO
 
 
 def _by_day(cells: Iterable[Cell], period: Period) -> dict[_Key, Counter[str]]:
-    days: dict[int, datetime] = {}
+    days: dict[Part, datetime] = {}
     rows: dict[_Key, Counter[str]] = {}
     for cell in cells:
-        day = days.get(cell.hour)
+        day = days.get(cell.part)
         if day is None:
-            day = days[cell.hour] = _day(cell.hour, period)
+            day = days[cell.part] = period.day(cell.part)
         key = (day, cell.group, cell.status, cell.source)
-        rows.setdefault((*key, False), Counter()).update(cell.sums)
+        if cell.sums:
+            rows.setdefault((*key, False), Counter()).update(cell.sums)
         if cell.corrected:
             rows.setdefault((*key, True), Counter())["cost_nano_usd"] += cell.corrected
     return rows
-
-
-def _day(hour: int, period: Period) -> datetime:
-    """Return the beginning of the day of an hour, in the period's zone."""
-    moment = datetime.fromtimestamp(hour * HOUR_S, UTC).astimezone(period.zone)
-    return moment.replace(hour=0, minute=0, fold=0)
 
 
 def _row(key: _Key, sums: Mapping[str, int], period: Period, account: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.ledger.cells import cells_of, columns_of
 from tokentrace.ledger.database import Database, DatabaseUnavailable
 from tokentrace.ledger.gaps import RetainedLog, describe, find_gap, first_start
+from tokentrace.ledger.parts import Parts
 from tokentrace.ledger.store import LedgerStore, Position, RollupGap, read_gaps
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
@@ -78,7 +79,8 @@ class Progress(NamedTuple):
 class Follower:
     """Keeps one ledger.
 
-    accept_gap: record what is missing and go on, instead of refusing. batch_rows: of one transaction, about.
+    parts: what is kept apart of an hour. accept_gap: record what is missing and go on, instead of refusing.
+    batch_rows: of one transaction, about.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Follower:
         database: Database,
         layout: Layout,
         stop: StopSignal,
+        parts: Parts | None = None,
         accept_gap: bool = False,
         batch_rows: int = BATCH_ROWS,
         clock: Callable[[], float] = time.time,
@@ -95,6 +98,7 @@ class Follower:
         self._tail = tail
         self._database = database
         self._stop = stop
+        self._parts = parts or Parts()
         self._accept_gap = accept_gap
         self._batch_rows = batch_rows
         self._clock = clock
@@ -262,7 +266,7 @@ class Follower:
         """Add what was read to the ledger. Return the position behind it."""
         if after == position:
             return position
-        self._store.apply(cells_of(self._pending) if self._pending else None, position, after)
+        self._store.apply(cells_of(self._pending, self._parts) if self._pending else None, position, after)
         self.records += len(self._pending)
         self.rows += self._pending_rows
         self._pending, self._pending_rows = [], 0

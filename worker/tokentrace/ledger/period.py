@@ -1,47 +1,83 @@
-"""Periods: a month, or the time between two moments, in any time zone, as whole hours of UTC."""
+"""Periods: a month, or the time between two moments, in any time zone, as minutes since the epoch."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tokentrace.errors import UsageError
+from tokentrace.ledger.parts import Part
 
-HOUR_S: Final = 3600
-#: Labels that are periods of time themselves.
-CALENDAR: Final = {"hour": "%Y-%m-%d %H:00", "day": "%Y-%m-%d", "month": "%Y-%m"}
+_MINUTE_S: Final = 60
+#: Labels that are periods of time themselves. Hours are those of UTC, in the zone's time.
+CALENDAR: Final = {"hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
+#: Labels that are remembered; a year by hours fits.
+_REMEMBERED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """Hours from `from_hour` to before `until_hour`, since the epoch. zone: of its beginning and its end."""
+    """Minutes since the epoch from `start` to before `end`. zone: of its beginning and its end."""
 
-    from_hour: int
-    until_hour: int
+    start: int
+    end: int
     zone: ZoneInfo
 
     @property
     def begins(self) -> datetime:
         """The first moment, in the zone."""
-        return self._moment(self.from_hour)
+        return _moment(self.start, self.zone)
 
     @property
     def ends(self) -> datetime:
         """The first moment behind it, in the zone."""
-        return self._moment(self.until_hour)
+        return _moment(self.end, self.zone)
 
-    def _moment(self, hour: int) -> datetime:
-        return datetime.fromtimestamp(hour * HOUR_S, UTC).astimezone(self.zone)
+    def label(self, name: str, part: Part) -> str:
+        """Return the hour, day or month of a part, in the zone. Raises UsageError for a part that two of them share."""
+        return _label(name, part, self.zone)
 
-    def label(self, name: str, hour: int) -> str:
-        """Return the hour, day or month of an hour, in the zone. Raises UsageError for an hour that two days share."""
-        moment = self._moment(hour)
-        if moment.minute:
-            raise UsageError(f"--by {name}: {_cut(moment)}")
-        return f"{moment:{CALENDAR[name]}}"
+    def day(self, part: Part) -> datetime:
+        """Return the beginning of a part's day, in the zone. Raises UsageError for a part that two days share."""
+        _label("day", part, self.zone)
+        return _moment(part.start, self.zone).replace(hour=0, minute=0, fold=0)
+
+
+@lru_cache(_REMEMBERED)
+def _label(name: str, part: Part, zone: ZoneInfo) -> str:
+    if name == "hour":
+        return f"{_moment(part.hour * 60, zone):{CALENDAR[name]}}"
+    first, last = (f"{_moment(minute, zone):{CALENDAR[name]}}" for minute in (part.start, part.end - 1))
+    if first != last:
+        raise UsageError(f"{summed(part)}, in which the {name} {last} of {zone.key} begins. {way_out(zone, days=True)}")
+    return first
+
+
+def _moment(minute: int, zone: ZoneInfo) -> datetime:
+    return datetime.fromtimestamp(minute * _MINUTE_S, UTC).astimezone(zone)
+
+
+def summed(part: Part) -> str:
+    """Return the words about a part that cannot be divided."""
+    first, last = (_moment(minute, ZoneInfo("UTC")) for minute in (part.start, part.end))
+    return f"The ledger has one sum of the time from {first:%Y-%m-%d %H:%M} to {last:%H:%M} UTC"
+
+
+def way_out(zone: ZoneInfo, *, days: bool) -> str:
+    """Return what to do about it. days: whether days of the zone are at stake, or any bounds."""
+    kept = (
+        f"Days of this zone are kept apart from when `ledger.zones: [{zone.key}]` is set"
+        if days
+        else f"It keeps the turns of months apart, and with `ledger.zones: [{zone.key}]` the days of this zone"
+    )
+    return (
+        f"{kept}; then, `tokentrace ledger rebuild` also cuts the hours before, while their rollups are in the topic. "
+        "Whole hours of UTC can always be billed, such as --from 2026-10-01T05:30 in Asia/Kolkata, or --zone UTC."
+    )
 
 
 def find_zone(name: str) -> ZoneInfo:
@@ -64,13 +100,13 @@ def month(text: str, zone: ZoneInfo) -> Period:
 
 def between(begin: str, end: str, zone: ZoneInfo) -> Period:
     """Return the time from `begin` to before `end`, dates or times in the zone. Raises UsageError."""
-    period = Period(_hour("--from", begin, zone), _hour("--to", end, zone), zone)
-    if period.from_hour >= period.until_hour:
+    period = Period(_minute("--from", begin, zone), _minute("--to", end, zone), zone)
+    if period.start >= period.end:
         raise UsageError(f"--to {end} is not after --from {begin}; it is the first moment behind the period.")
     return period
 
 
-def _hour(option: str, text: str, zone: ZoneInfo) -> int:
+def _minute(option: str, text: str, zone: ZoneInfo) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -79,17 +115,9 @@ def _hour(option: str, text: str, zone: ZoneInfo) -> int:
         ) from None
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
     seconds = moment.timestamp()
-    if seconds % HOUR_S:
-        raise UsageError(f"{option} {text}: {_cut(moment)}")
-    return int(seconds) // HOUR_S
-
-
-def _cut(moment: datetime) -> str:
-    return (
-        f"this is {moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC, inside an hour, and the ledger keeps whole hours of "
-        "UTC. Zones that are half an hour from them, such as Asia/Kolkata, cannot be billed by their own days: set "
-        "--zone UTC, or --from and --to on whole hours of UTC, such as 2026-10-01T05:30 in Asia/Kolkata."
-    )
+    if seconds % _MINUTE_S:
+        raise UsageError(f"{option} {text}: bills begin and end with whole minutes, such as 2026-10-01T06:00.")
+    return int(seconds) // _MINUTE_S
 
 
 def last_day(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Cells of a period: what the ledger knows of each hour, group, status and source, for prices that are found again."""
+"""Cells of a period: what the ledger knows of each part, group, status and source, for prices that are found again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from tokentrace.errors import UsageError
 from tokentrace.ledger.database import Database
+from tokentrace.ledger.parts import Part
 from tokentrace.ledger.period import Period
 from tokentrace.ledger.query import BOOKED, Labels, label_of, read_groups, require_known
 from tokentrace.ledger.tables import (
@@ -20,6 +21,7 @@ from tokentrace.ledger.tables import (
     LEDGER_SOURCES,
     UNITS,
 )
+from tokentrace.ledger.within import require_whole, within
 from tokentrace.model.snapshot import Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.pricing.rates import US_PER_DAY
@@ -32,6 +34,8 @@ class CellKey(NamedTuple):
     group_id: int
     status: int
     source: int
+    from_minute: int = 0
+    until_minute: int = 60
 
 
 class Cell(NamedTuple):
@@ -43,9 +47,9 @@ class Cell(NamedTuple):
     corrected: int
 
     @property
-    def hour(self) -> int:
-        """The hour, since the epoch."""
-        return self.key.hour
+    def part(self) -> Part:
+        """The hour, or the part of one."""
+        return Part(self.key.hour, self.key.from_minute, self.key.until_minute)
 
     @property
     def status(self) -> str:
@@ -63,30 +67,35 @@ def cells_in(
 ) -> Iterator[tuple[Labels, Cell]]:
     """Yield the cells of a period with their labels. as_of: as in `Billing`.
 
-    Raises UsageError for a label that no group has, and for the booking day, since a cell is here once.
+    Where a rebuild has cut an hour in another way, the corrections of its earlier parts are cells of their own. Raises
+    UsageError as `Billing.bill` does, and for the booking day, since a cell is here once.
     """
     if BOOKED in by:
         raise UsageError("Calls at other prices cannot be summed by booking day.")
     with database.snapshot() as connection:
         groups = read_groups(connection)
         require_known(by, groups.values())
+        require_whole(connection, period, as_of)
         units = _units(connection, period, as_of)
         corrected = _corrected(connection, period, as_of)
         columns = [sa.func.sum(HOURS.c[name]) for name in HOUR_SUMS]
         for key, *numbers in _select(connection, HOURS, period, as_of, columns):
             found = {name: int(number) for name, number in zip(HOUR_SUMS, numbers, strict=True)}
             sums = Counter(found | units.get(key, {}))
-            cell = Cell(key, groups[key.group_id], sums, corrected.get(key, 0))
-            labels = tuple(label_of(name, key._asdict(), cell.group, period) for name in by)
-            yield labels, cell
+            yield _labelled(by, Cell(key, groups[key.group_id], sums, corrected.pop(key, 0)), period)
+        for key, nano_usd in corrected.items():
+            yield _labelled(by, Cell(key, groups[key.group_id], Counter(), nano_usd), period)
+
+
+def _labelled(by: Sequence[str], cell: Cell, period: Period) -> tuple[Labels, Cell]:
+    return tuple(label_of(name, cell.key._asdict(), cell.group, period) for name in by), cell
 
 
 def _select(
     connection: sa.Connection, table: sa.Table, period: Period, as_of: int | None, columns: Sequence[Any], *more: Any
 ) -> Iterator[tuple[Any, ...]]:
     keys = [table.c[name] for name in CellKey._fields]
-    within = sa.and_(table.c.hour >= period.from_hour, table.c.hour < period.until_hour)
-    query = sa.select(*keys, *columns).where(within).group_by(*keys, *more)
+    query = sa.select(*keys, *columns).where(within(table, period)).group_by(*keys, *more)
     if as_of is not None:
         query = query.where(table.c.booked <= as_of)
     for row in connection.execution_options(yield_per=10_000).execute(query):
@@ -107,7 +116,7 @@ def _corrected(connection: sa.Connection, period: Period, as_of: int | None) -> 
     query = (
         sa.select(*keys, sa.func.sum(cells.c.cost_nano_usd))
         .join(CORRECTIONS, CORRECTIONS.c.correction_id == cells.c.correction_id)
-        .where(cells.c.hour >= period.from_hour, cells.c.hour < period.until_hour)
+        .where(within(cells, period))
         .group_by(*keys)
     )
     if as_of is not None:

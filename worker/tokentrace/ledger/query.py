@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from tokentrace.errors import UsageError
 from tokentrace.ledger.database import Database
+from tokentrace.ledger.parts import Part
 from tokentrace.ledger.period import CALENDAR, Period
 from tokentrace.ledger.store import RollupGap, position_in, read_gaps
 from tokentrace.ledger.tables import (
@@ -24,6 +25,7 @@ from tokentrace.ledger.tables import (
     LEDGER_SOURCES,
     UNITS,
 )
+from tokentrace.ledger.within import require_whole, within
 from tokentrace.model.snapshot import BASE_LABELS, Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.pricing.rates import US_PER_DAY
@@ -86,11 +88,16 @@ class Billing:
         return {*BASE_LABELS, *(name for group in groups.values() for name, _ in group.dimensions)}
 
     def bill(self, period: Period, by: Sequence[str], *, units: bool = False) -> Bill:
-        """Sum the period by labels. Raises UsageError for a label that no group has."""
+        """Sum the period by labels.
+
+        Raises UsageError for a label that no group has, and where the ledger has one sum of what is on both sides of a
+        bound.
+        """
         with self._database.snapshot() as connection:
             position = position_in(connection)
             groups = read_groups(connection)
             require_known(by, groups.values())
+            require_whole(connection, period, self._as_of)
             sums = _Sums()
             names = [name for name in HOUR_SUMS if units or name in ("cost_nano_usd", "spans") or "_tokens" in name]
             columns: list[Any] = [sa.func.sum(HOURS.c[name]) for name in names]
@@ -126,7 +133,7 @@ class Billing:
     ) -> Iterable[tuple[Any, ...]]:
         """Yield (key, *columns) for each key: the group, and the other columns that the labels need."""
         keys = {name: table.c[name] for name in _key_columns(by)}
-        query = sa.select(*keys.values(), *columns).where(_within(table, period)).group_by(*keys.values(), *more)
+        query = sa.select(*keys.values(), *columns).where(within(table, period)).group_by(*keys.values(), *more)
         if self._as_of is not None:
             query = query.where(table.c.booked <= self._as_of)
         for row in connection.execute(query):
@@ -141,7 +148,7 @@ class Billing:
         query = (
             sa.select(*keys.values(), sa.func.sum(cells.c.cost_nano_usd))
             .join(entries, entries.c.correction_id == cells.c.correction_id)
-            .where(_within(cells, period))
+            .where(within(cells, period))
             .group_by(*keys.values())
         )
         if self._as_of is not None:
@@ -150,9 +157,8 @@ class Billing:
             yield dict(zip(keys, row, strict=False)), row[-1]
 
     def _late(self, connection: sa.Connection, period: Period) -> dict[str, int]:
-        closed = (period.until_hour - 1) // 24 + CLOSING_DAYS
         query = sa.select(sa.func.sum(HOURS.c.cost_nano_usd), sa.func.sum(HOURS.c.spans)).where(
-            _within(HOURS, period), HOURS.c.booked > closed
+            within(HOURS, period), HOURS.c.booked > closing_day(period)
         )
         if self._as_of is not None:
             query = query.where(HOURS.c.booked <= self._as_of)
@@ -161,7 +167,7 @@ class Billing:
 
     def _gaps(self, period: Period) -> list[RollupGap]:
         """Return the gaps that may have had calls of the period: those that end behind its beginning."""
-        begins_us = period.from_hour * 3_600_000_000
+        begins_us = period.start * 60_000_000
         return [gap for gap in read_gaps(self._database) if gap.until_us >= begins_us]
 
 
@@ -174,13 +180,14 @@ def read_groups(connection: sa.Connection) -> dict[int, Group]:
     }
 
 
-def _within(table: sa.Table, period: Period) -> sa.ColumnElement[bool]:
-    return sa.and_(table.c.hour >= period.from_hour, table.c.hour < period.until_hour)
+def closing_day(period: Period) -> int:
+    """Return the day (UTC), since the epoch, at whose end a period is closed; see CLOSING_DAYS."""
+    return (period.end - 1) // 1440 + CLOSING_DAYS
 
 
 def _key_columns(by: Sequence[str]) -> list[str]:
     columns = ["group_id", *(name for name in (*CODES, BOOKED) if name in by)]
-    return [*columns, "hour"] if any(name in CALENDAR for name in by) else columns
+    return [*columns, *Part._fields] if any(name in CALENDAR for name in by) else columns
 
 
 def _labels(by: Sequence[str], key: Mapping[str, int], groups: Mapping[int, Group], period: Period) -> Labels:
@@ -194,7 +201,9 @@ def label_of(name: str, key: Mapping[str, int], group: Group, period: Period) ->
         return CODES[name][key[name]]
     if name == BOOKED:
         return f"{datetime.fromtimestamp(key[BOOKED] * 86_400, UTC):%Y-%m-%d}"
-    return period.label(name, key["hour"]) if name in CALENDAR else group.label(name)
+    if name in CALENDAR:
+        return period.label(name, Part(*(key[column] for column in Part._fields)))
+    return group.label(name)
 
 
 def require_known(by: Sequence[str], groups: Iterable[Group]) -> None:

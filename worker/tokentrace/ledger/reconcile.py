@@ -1,17 +1,17 @@
-"""Reconcile: a provider's export against the ledger, by day (UTC) and model, with likely reasons of differences."""
+"""Reconcile: a provider's export against the ledger, by day and model, with likely reasons of differences."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.exports import MEASURED, Entry, plain_name
-from tokentrace.ledger.period import Period
+from tokentrace.ledger.period import between
 from tokentrace.ledger.query import Billing
 from tokentrace.model.globs import matches
 
@@ -19,7 +19,6 @@ from tokentrace.model.globs import matches
 Key = tuple[str, str]
 #: Column of the ledger for what is measured.
 _COLUMNS: Final = {name: name for name in MEASURED} | {"requests": "spans"}
-_EPOCH: Final = date(1970, 1, 1)
 #: A price is that of a contract where the same calls cost so much more or less, at least.
 _PRICE_RATIO: Final = 0.005
 
@@ -54,12 +53,14 @@ def exported(entries: Iterable[Entry]) -> dict[Key, Counter[str]]:
     return found
 
 
-def ledger_days(database: Database, days: Iterable[str], provider: str) -> dict[Key, Counter[str]]:
-    """Sum the ledger of the days from the first to the last. provider: glob over the spans' providers."""
+def ledger_days(database: Database, days: Iterable[str], provider: str, zone: ZoneInfo) -> dict[Key, Counter[str]]:
+    """Sum the ledger of the days from the first to the last. provider: glob over the spans' providers. zone: of days.
+
+    Raises UsageError where the ledger has one sum of two of the days.
+    """
     ordered = sorted(days)
-    first, last = (date.fromisoformat(day) for day in (ordered[0], ordered[-1]))
-    hours = [24 * (moment - _EPOCH).days for moment in (first, last)]
-    period = Period(hours[0], hours[1] + 24, ZoneInfo("UTC"))
+    behind = date.fromisoformat(ordered[-1]) + timedelta(days=1)
+    period = between(ordered[0], behind.isoformat(), zone)
     found: dict[Key, Counter[str]] = {}
     bill = Billing(database).bill(period, ["day", "provider", "model", "source"])
     for (day, name, model, source), sums in bill.rows.items():
@@ -108,7 +109,7 @@ def _reason(
     quantities = [name for name in differing if name != "cost_nano_usd"]
     if quantities:
         if all(_over_days(export, key[1], name) == _over_days(ledger, key[1], name) for name in quantities):
-            return "the same calls on other days: the export's days are not those of UTC, or calls ran past midnight"
+            return "the same calls on other days: the export has days of another time zone, or calls ran past midnight"
         fewer = all(ours.get(name, 0) <= theirs[name] for name in quantities)
         return "calls that nobody published" if fewer else "calls of another account, or published twice"
     if unpriced := ours.get("unpriced", 0):

@@ -1,8 +1,8 @@
 """Reprice: the ledger's calls at other prices, or as calls of another model, each sum with the bounds of its error.
 
-What is known of a call is its hour, group, status and source, and the sums of its units. Its service tier, place and
-speed are not. Where the ledger's cost is what the ordinary price gives today, to the nano-dollar, the calls had none of
-them; else every price that any of them has is possible.
+What is known of a call is its hour, or part of one, its group, status and source, and the sums of its units. Its
+service tier, place and speed are not. Where the ledger's cost is what the ordinary price gives today, to the
+nano-dollar, the calls had none of them; else every price that any of them has is possible.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Repricing:
         kept = cell.source in _KEPT and not (cell.source == "reported" and self._reported)
         if (self._swaps and swap is None) or (kept and swap is None):
             return Repriced(spans, billed, Amount(billed, billed, billed), billed)
-        usage = Usage(cell.hour, spans, dict(_quantities(cell.sums)), cell.status != "ok")
+        usage = Usage(cell.part, spans, dict(_quantities(cell.sums)), cell.status != "ok")
         return Repriced(spans, billed, self._amount(cell, usage, self._of(cell.group, swap)), 0)
 
     def _amount(self, cell: Cell, usage: Usage, prices: _Prices) -> Amount:
@@ -124,7 +124,7 @@ class Repricing:
         ordinary_calls = False
         if cell.source in ("computed", "estimated") and before is not None:
             # No call of ordinary ones had a long prompt, if the sum is that of the lowest tier.
-            short = usage._replace(largest=lowest_tier(before, usage.hour))
+            short = usage._replace(largest=lowest_tier(before, usage.part))
             counted = price(before, short)
             ordinary_calls = counted.high - counted.low <= usage.spans + 1 and counted.low <= cost <= counted.high
             usage = short if ordinary_calls else usage

@@ -1,8 +1,9 @@
 """Tables of the ledger, as the newest migration leaves them. All numbers are integers of 64 bits.
 
-A row of `ledger_hours` is what one booking day added to one hour of one group, status and price source. `hour` is in
-hours and `booked` in days since the epoch, UTC. The booking day is that of the commit, so that a rebuild from the same
-rollups gives the same rows, and the ledger of an earlier day is the rows that were booked until then.
+A row of `ledger_hours` is what one booking day added to one hour, or part of an hour, of one group, status and price
+source. `hour` is in hours and `booked` in days since the epoch, UTC; the part is the minutes of the hour from
+`from_minute` to before `until_minute`. The booking day is that of the commit, so that a rebuild from the same rollups
+gives the same rows, and the ledger of an earlier day is the rows that were booked until then.
 """
 
 from __future__ import annotations
@@ -34,8 +35,14 @@ def _key_columns() -> list[sa.Column[int]]:
         sa.Column("group_id", _BIG, primary_key=True, autoincrement=False),
         sa.Column("status", _SMALL, primary_key=True, autoincrement=False),
         sa.Column("source", _SMALL, primary_key=True, autoincrement=False),
+        *_part_columns(),
         sa.Column("booked", _BIG, primary_key=True, autoincrement=False),
     ]
+
+
+def _part_columns() -> list[sa.Column[int]]:
+    names = ("from_minute", "until_minute")
+    return [sa.Column(name, _SMALL, primary_key=True, autoincrement=False) for name in names]
 
 
 #: Label values by group. identity: a hash of all labels. dimensions: a JSON object of those that have a value.
@@ -98,14 +105,14 @@ GAPS: Final = sa.Table(
     sqlite_strict=True,
 )
 
-#: Corrections of costs, each a dated entry, and its cells. Neither is ever changed.
+#: Corrections of costs, each a dated entry with its period, and its cells. Neither is ever changed.
 CORRECTIONS: Final = sa.Table(
     "ledger_corrections",
     METADATA,
     sa.Column("correction_id", _BIG, primary_key=True, autoincrement=False),
     sa.Column("entered_at_us", _BIG, nullable=False),
-    sa.Column("from_hour", _BIG, nullable=False),
-    sa.Column("until_hour", _BIG, nullable=False),
+    sa.Column("from_us", _BIG, nullable=False),
+    sa.Column("until_us", _BIG, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("prices", sa.Text, nullable=False),
     sqlite_strict=True,
@@ -118,6 +125,7 @@ CORRECTION_CELLS: Final = sa.Table(
     sa.Column("group_id", _BIG, primary_key=True, autoincrement=False),
     sa.Column("status", _SMALL, primary_key=True, autoincrement=False),
     sa.Column("source", _SMALL, primary_key=True, autoincrement=False),
+    *_part_columns(),
     sa.Column("cost_nano_usd", _BIG, nullable=False),
     sqlite_with_rowid=False,
     sqlite_strict=True,

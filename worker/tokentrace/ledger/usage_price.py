@@ -1,28 +1,29 @@
 """Usage price: what calls cost of which only the sum of their usage is known, and by how much that may be wrong.
 
 A price is a sum over units, so the price of a sum of calls is exact, except for what depends on the single call: tiers
-by its prompt, smallest quantities, its rounding to the nano-dollar, and a time within the hour. For these, each unit is
-charged at the lowest and at the highest rate that any of the calls may have had.
+by its prompt, smallest quantities, its rounding to the nano-dollar, and a time within the hour, or the part of one. For
+these, each unit is charged at the lowest and at the highest rate that any of the calls may have had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from tokentrace.ledger.parts import Part
 from tokentrace.pricing.rates import ALWAYS, US_PER_DAY, PriceList, PricePlan, RateRow
 
-_US_PER_HOUR = 3_600_000_000
+_US_PER_MINUTE: Final = 60_000_000
 
 
 class Usage(NamedTuple):
-    """Sum of some calls of one hour. quantities: unit -> sum. failed: whether the calls failed.
+    """Sum of some calls of one part of an hour. quantities: unit -> sum. failed: whether the calls failed.
 
     largest: prompt tokens that none of the calls has more of, None where that is not known.
     """
 
-    hour: int
+    part: Part
     spans: int
     quantities: Mapping[str, int]
     failed: bool = False
@@ -51,7 +52,7 @@ NOTHING = Amount(0, 0, 0)
 
 def price(plan: PricePlan, usage: Usage) -> Amount:
     """Return what the calls cost by a plan."""
-    lists = [*_lists(plan, usage.hour)]
+    lists = [*_lists(plan, usage.part)]
     rows = [row for price_list in lists for row in _rows(price_list, usage)]
     likely = _sum(_likely_row(lists[0], usage), usage)
     low = high = Fraction(0)
@@ -72,9 +73,9 @@ def price(plan: PricePlan, usage: Usage) -> Amount:
     return Amount(min(max(round(likely), lowest), highest), lowest, highest)
 
 
-def lowest_tier(plan: PricePlan, hour: int) -> int | None:
-    """Return the prompt tokens above which a call of this hour has another tier, None without tiers."""
-    bounds = [one.tiers[1].above for one in _lists(plan, hour) if len(one.tiers) > 1]
+def lowest_tier(plan: PricePlan, part: Part) -> int | None:
+    """Return the prompt tokens above which a call of this part has another tier, None without tiers."""
+    bounds = [one.tiers[1].above for one in _lists(plan, part) if len(one.tiers) > 1]
     return min(bounds, default=None)
 
 
@@ -84,25 +85,25 @@ def either(amounts: Sequence[Amount], likely: int) -> Amount:
     return Amount(min(max(likely, low), high), low, high)
 
 
-def _lists(plan: PricePlan, hour: int) -> Iterable[PriceList]:
-    """Return the price lists that apply at any moment of an hour, that of its beginning first."""
+def _lists(plan: PricePlan, part: Part) -> Iterable[PriceList]:
+    """Return the price lists that apply at any moment of a part, that of its beginning first."""
     if plan[0].condition == ALWAYS:
         return [plan[0]]
-    begin_us = hour * _US_PER_HOUR
-    moments = [begin_us, *sorted(set(_changes(plan, begin_us)))]
+    begin_us = part.start * _US_PER_MINUTE
+    moments = [begin_us, *sorted(set(_changes(plan, begin_us, part.end * _US_PER_MINUTE)))]
     found = [next(one for one in plan if one.condition.applies(moment)) for moment in moments]
     return list(dict.fromkeys(found))
 
 
-def _changes(plan: PricePlan, begin_us: int) -> Iterator[int]:
-    """Yield the moments behind the beginning of an hour, and in it, at which another list may begin to apply."""
+def _changes(plan: PricePlan, begin_us: int, end_us: int) -> Iterator[int]:
+    """Yield the moments behind the beginning of a part, and in it, at which another list may begin to apply."""
     day_us = begin_us // US_PER_DAY * US_PER_DAY
     for one in plan:
         condition = one.condition
         daily = (condition.daily_from_us, condition.daily_from_us + condition.daily_for_us)
         in_day = [day_us + moment % US_PER_DAY for moment in daily] if condition.daily_for_us < US_PER_DAY else []
         for moment in (condition.since_us, condition.until_us, *in_day):
-            if begin_us < moment < begin_us + _US_PER_HOUR:
+            if begin_us < moment < end_us:
                 yield moment
 
 

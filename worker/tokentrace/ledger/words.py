@@ -9,7 +9,7 @@ from typing import Any
 from tokentrace.ledger.formats import usd
 from tokentrace.ledger.gaps import hours
 from tokentrace.ledger.proof import Proof
-from tokentrace.ledger.query import CLOSING_DAYS, Bill
+from tokentrace.ledger.query import Bill, closing_day
 from tokentrace.ledger.store import RollupGap
 from tokentrace.model.snapshot import Group
 
@@ -31,7 +31,7 @@ def notes(bill: Bill) -> Iterator[str]:
 
 def changes(bill: Bill) -> Iterator[str]:
     """Return the lines that say what changed a bill: what was booked late, and corrections."""
-    closed = datetime.fromtimestamp(((bill.period.until_hour - 1) // 24 + CLOSING_DAYS) * 86_400, UTC)
+    closed = datetime.fromtimestamp(closing_day(bill.period) * 86_400, UTC)
     if bill.late.get("spans"):
         yield (
             f"Booked after {closed:%Y-%m-%d} (UTC), when the period was closed: {usd(bill.late['cost_nano_usd'])} USD "

@@ -27,11 +27,19 @@ def ledger_thread(config: Config, clients: KafkaClients, layout: Layout, url: st
     from tokentrace.kafka.log_tail import LogTail
     from tokentrace.ledger.follow import Follower, Tail
     from tokentrace.ledger.in_worker import LedgerThread
+    from tokentrace.ledger.parts import Parts
 
-    database = Database(url)
+    database, parts = Database(url), Parts(config.ledger_zones)
 
     def follow(tail: Tail) -> Follower:
-        return Follower(tail=tail, database=database, layout=layout, stop=clients.stop, batch_rows=LEDGER_BATCH_ROWS)
+        return Follower(
+            tail=tail,
+            database=database,
+            layout=layout,
+            stop=clients.stop,
+            parts=parts,
+            batch_rows=LEDGER_BATCH_ROWS,
+        )
 
     return LedgerThread(
         elect=lambda: Election(
