@@ -14,6 +14,7 @@ from tests.cli.test_main import run
 from tests.spanfactory import span
 from tokentrace.alerts import status
 from tokentrace.decode.schemas.files import bundled_schema
+from tokentrace.kafka.reader import TopicReader
 
 RULES = """
 alerts:
@@ -129,6 +130,7 @@ class FakeStatus:
 
 def test_alerts_list_prints_the_state_of_every_rule(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(status, "AlertStatus", FakeStatus)
+    monkeypatch.setattr(TopicReader, "exists", lambda _: True)
     assert run("alerts", "list", folder=folder).stdout.splitlines() == [
         "firing  spend  total_cost = 1.25 (gt 1 over 5m); 3 firings, the last at 2026-01-01T00:00:00Z",
         "        model=m caller=c: firing since 2026-01-01T00:00:00Z",

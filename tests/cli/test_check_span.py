@@ -36,11 +36,12 @@ def test_a_span_that_is_counted_shows_labels_usage_cost_and_what_was_corrected(t
     )  # fmt: skip
     code, found = explained(tmp_path, value)
     assert (code, found["counted"], found["reason"]) == (0, True, None)
-    assert found["labels"] == {"model": "gpt-4o", "provider": "openai", "caller": "search", "status": "ok"}
-    assert found["usage"] == {"prompt": 2001, "completion": 200, "cache_read": 1001}
+    (group,) = found["groups"]
+    assert group["labels"] == {"model": "gpt-4o", "provider": "openai", "caller": "search", "status": "ok"}
+    assert group["usage"] == {"prompt": 2001, "completion": 200, "cache_read": 1001}
     # 1,000 at 2.50, 1,001 at 1.25 and 200 at 10 dollars a million.
-    assert (found["cost_nano_usd"], found["cost_source"]) == (1000 * 2500 + 1001 * 1250 + 200 * 10000, "computed")
-    assert "gpt-4o" in found["price"]
+    assert (group["cost_nano_usd"], group["cost_sources"]) == (1000 * 2500 + 1001 * 1250 + 200 * 10000, ["computed"])
+    assert "gpt-4o" in group["price"]
     assert [one["kind"] for one in found["corrected"]] == ["prompt_excludes_cache", "clamped"]
     assert "in milliseconds it is 2026-09-21" in found["corrected"][1]["why"]
     assert (found["decoded"], found["framing"].partition(":")[0]) == ("columnar", "Avro single-object encoding")
@@ -51,7 +52,7 @@ def test_a_rejected_span_shows_the_field_and_what_to_change(tmp_path: Path) -> N
     assert (code, found["counted"], found["reason"]) == (1, False, "negative_tokens")
     assert [field["name"] for field in found["fields"] if field["wrong"]] == ["prompt_tokens"]
     assert found["advice"] == ADVICE["negative_tokens"]
-    assert (found["labels"], found["cost_nano_usd"]) == (None, None)
+    assert found["groups"] == []
 
 
 def test_a_message_that_is_cut_is_decoded_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -90,7 +91,8 @@ def test_standard_input_hex_headers_and_configured_schemas_are_read(tmp_path: Pa
             env={"PYTHONPATH": f"{ROOT / 'worker'}", "PATH": ""},
         )  # fmt: skip
         found = json.loads(done.stdout)
-        assert (done.returncode, found["labels"]["model"], found["usage"]) == (0, "m", {"prompt": 7})
+        (group,) = found["groups"]
+        assert (done.returncode, group["labels"]["model"], group["usage"]) == (0, "m", {"prompt": 7})
         fills = {field["name"]: field["fills"] for field in found["fields"]}
         assert fills == {"model": "model", "tokens": None, "total_tokens": "total_tokens"}
         assert "caller" in found["missing"]
@@ -105,7 +107,7 @@ def test_json_is_explained_by_its_framing(tmp_path: Path) -> None:
     assert (code, found["reason"]) == (1, "unknown_framing")
     assert "kafka.framing: json" in found["error"]
     code, found = explained(tmp_path, value, "--framing", "json")
-    assert (code, found["usage"]) == (0, {"prompt": 3})
+    assert (code, [group["usage"] for group in found["groups"]]) == (0, [{"prompt": 3}])
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,17 @@ def test_produce_without_a_topic_says_what_to_change(kafka: KafkaBroker, tmp_pat
     assert done.stderr.startswith("tokentrace: Topic 'none' cannot be written")
 
 
+def test_alerts_list_before_the_first_worker_says_who_creates_the_topic(kafka: KafkaBroker, tmp_path: Path) -> None:
+    rules = [{"name": "spend", "metric": "total_cost", "op": "gt", "threshold": 1, "window": "5m"}]
+    sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "group_id": "nobody"}, "alerts": rules}
+    command = [*COMMAND, "alerts", "list", "--config", str(write_config(tmp_path / "c.yml", sections, "p"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "tokentrace: Topic 'nobody.alerts' does not exist; a worker with alert rules creates it when it starts.\n"
+    )
+
+
 def test_top_says_why_no_replica_answers() -> None:
     done = subprocess.run(
         [*COMMAND, "top", "127.0.0.1:1", "--once"], capture_output=True, text=True, check=False, timeout=60

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -63,7 +65,8 @@ class Place:
     def __init__(self, broker: KafkaBroker, name: str, rights: list[Right]) -> None:
         self.broker, self.topic, self.group = broker, f"{name}-spans", name
         broker.create_topic(self.topic, 4)
-        self.grant(rights)
+        if rights:
+            self.grant(rights)
 
     def grant(self, rights: list[Right]) -> None:
         admin = self.broker.admin()
@@ -208,6 +211,26 @@ def test_a_right_that_is_missing_is_named(guarded: KafkaBroker, tmp_path: Path, 
         assert "Traceback" not in worker.log()
     finally:
         worker.end()
+
+
+@pytest.mark.parametrize(
+    "command", ["state show", "alerts list", "budgets list", "dlq list", "check-span --topic", "spans"]
+)
+def test_a_command_without_rights_names_its_topic_and_calls_it_neither_empty_nor_absent(
+    guarded: KafkaBroker, tmp_path: Path, command: str
+) -> None:
+    place = Place(guarded, f"place{next(_numbers)}", [])
+    config = write_config(tmp_path / "w.yml", place.sections(), "")
+    done = subprocess.run(
+        [sys.executable, "-m", "tokentrace", *command.split(), "--config", str(config)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert "may not be described with these credentials" in done.stderr
+    assert place.group in done.stderr
+    assert "does not exist" not in done.stdout + done.stderr
 
 
 def complaint(worker: WorkerProcess, wanted: str) -> str:

@@ -31,8 +31,25 @@ def test_explanation_tells_the_spans_of_a_message(
         found = Explainer(Config(), WriterSchemas()).explain(Envelope("spans", 0, 0, None, value, (), None))
         assert (found.framing, found.reason, found.counted) == (framing, reason, not reason)
         if not reason:
-            assert (found.labels["model"], found.labels["caller"], found.cost_source) == ("gpt-4o", "shop", "computed")
-            assert found.nano_usd > 0
+            (group,) = found.groups
+            assert (group.labels["model"], group.labels["caller"], group.cost_sources) == (
+                "gpt-4o", "shop", ("computed",),
+            )  # fmt: skip
+            assert (group.spans, group.nano_usd) == (2, 2 * 2_500_000_000)
+
+
+def test_every_group_of_a_message_is_told_beside_a_span_that_is_rejected() -> None:
+    other = {**USAGE, "gen_ai.request.model": "gpt-4o-mini"}
+    data = traces([("shop", [OtherSpan(dict(one)) for one in (USAGE, other, USAGE, CALL)])])
+    found = Explainer(Config(), WriterSchemas()).explain(
+        Envelope("spans", 0, 0, None, data.SerializeToString(), (), None)
+    )
+    costs = {group.labels["model"]: (group.spans, group.nano_usd) for group in found.groups}
+    assert costs == {"gpt-4o": (2, 5_000_000_000), "gpt-4o-mini": (1, 150_000_000)}
+    lines = lines_of(found)
+    verdicts = [line.split()[1] for line in lines if line.startswith("Verdict")]
+    assert verdicts == ["2", "counted", "rejected"]
+    assert "Cost       5.000000000 USD, computed" in lines
 
 
 def test_message_without_a_call_is_told_as_ignored_with_nothing_to_change() -> None:

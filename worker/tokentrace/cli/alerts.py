@@ -56,15 +56,20 @@ def list_(config_path: Path, as_json: bool) -> None:
     from tokentrace.alerts.payload import group_text
     from tokentrace.alerts.rules import Rule
     from tokentrace.alerts.status import AlertStatus
+    from tokentrace.errors import UsageError
+    from tokentrace.kafka.reader import TopicReader
     from tokentrace.runtime import log
     from tokentrace.runtime.alerting import evaluator_settings
     from tokentrace.runtime.wiring import kafka_clients
 
     config = _load_with_rules(config_path)
     log.set_up("warning", "text")
+    clients, topic = kafka_clients(config), config.kafka.alerts_topic
+    if not TopicReader(clients, topic, config.kafka.group_id).exists():
+        raise UsageError(f"Topic {topic!r} does not exist; a worker with alert rules creates it when it starts.")
     status = AlertStatus(
         settings=evaluator_settings(config),
-        clients=kafka_clients(config),
+        clients=clients,
         rules=[Rule.of(rule) for rule in config.alerts],
     ).describe()
     if as_json:

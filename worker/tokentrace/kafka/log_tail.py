@@ -39,7 +39,7 @@ class LogTail:
         self._consumer = clients.consumer(group_id=group_id, settings=_SETTINGS)
 
     def exists(self) -> bool:
-        """Return whether the topic exists. Raises UsageError if no broker answers."""
+        """Return whether the topic exists. Raises UsageError if it may not be described, or no broker answers."""
         return self._reader.exists()
 
     def topic_id(self) -> str:

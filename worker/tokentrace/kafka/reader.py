@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -15,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     TopicDescription,
 )
 
-from tokentrace.errors import ClientFailed, FatalError, Unreachable
+from tokentrace.errors import ClientFailed, FatalError, Unreachable, UsageError
 from tokentrace.kafka.batch import message_offset, message_partition
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.end_offsets import EndOffsets
@@ -101,19 +102,20 @@ def topic_id(clients: KafkaClients, admin: AdminClient, topic: str) -> str:
 
     It tells a topic from another one of the same name. Raises ClientFailed if Kafka does not tell it, StopRequested.
     """
-
-    def request(timeout_s: float) -> TopicDescription:
-        answers = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
-        description: TopicDescription = result_of(answers[topic], clients.stop)
-        return description
-
     try:
-        return str(retry_transient(request, STALL_TIMEOUT_S, clients.stop).topic_id)
+        describe = partial(_description, clients, admin, topic)
+        return str(retry_transient(describe, STALL_TIMEOUT_S, clients.stop).topic_id)
     except KafkaException as failure:
         error = error_of(failure)
         if error.code() in UNAUTHORIZED:
             return ""
         raise ClientFailed(f"Topic {topic!r} cannot be described: {error.str()}.") from failure
+
+
+def _description(clients: KafkaClients, admin: AdminClient, topic: str, timeout_s: float) -> TopicDescription:
+    answers = admin.describe_topics(TopicCollection([topic]), request_timeout=timeout_s)
+    description: TopicDescription = result_of(answers[topic], clients.stop)
+    return description
 
 
 class OffsetReader:
@@ -155,8 +157,21 @@ class TopicReader:
         self._group_id = group_id
 
     def exists(self) -> bool:
-        """Return whether the topic exists. Raises UsageError if no broker answers."""
-        return self._topic in list_topics(self._clients, self._clients.admin()).topics
+        """Return whether the topic exists. Raises UsageError if it may not be described, or no broker answers."""
+        admin = self._clients.admin()
+        if self._topic in list_topics(self._clients, admin).topics:
+            return True
+        # Kafka lists only the topics that may be described.
+        try:
+            _description(self._clients, admin, self._topic, REQUEST_TIMEOUT_S)
+        except KafkaException as failure:
+            if error_of(failure).code() in UNAUTHORIZED:
+                raise UsageError(
+                    f"Topic {self._topic!r} may not be described with these credentials: grant Describe on it "
+                    "(docs/deploy.md has the rights of each command)."
+                ) from failure
+            return False
+        return True
 
     def topic_id(self) -> str:
         """Return the id that Kafka gave the topic when it was created, empty if it may not be described."""

@@ -95,7 +95,7 @@ class StateReader:
         self.restored_from: Process | None = None
 
     def exists(self) -> bool:
-        """Return whether the topic exists. Raises UsageError if no broker answers."""
+        """Return whether the topic exists. Raises UsageError if it may not be described, or no broker answers."""
         return self._reader.exists()
 
     def topic_id(self) -> str:

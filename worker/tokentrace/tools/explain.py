@@ -59,12 +59,29 @@ class ShownField:
 
 
 @dataclass(slots=True)
+class CountedGroup:
+    """The spans of a message that are counted in one minute, group and status.
+
+    usage: quantity by unit. cost_sources: where their costs are from, each once. price: in words, empty unless the
+    message is one span whose cost is computed.
+    """
+
+    labels: dict[str, str]
+    minute_s: int
+    spans: int
+    usage: dict[str, float]
+    nano_usd: int
+    cost_sources: tuple[str, ...]
+    price: str = ""
+
+
+@dataclass(slots=True)
 class Explanation:
     """The way of a message through a worker.
 
     framing, schema: in words, empty if they could not be found. path: how the schema is decoded. missing: fields of
-    spans that the schema does not have. reason, error: of a message that is not counted. labels to nano_usd: of a span
-    that is counted. findings: what was corrected.
+    spans that the schema does not have. reason, error: of a message, or a span in it, that is not counted. groups: what
+    is counted. findings: what was corrected.
     """
 
     framing: str = ""
@@ -74,17 +91,12 @@ class Explanation:
     missing: list[str] = field(default_factory=list)
     reason: str = ""
     error: str = ""
-    labels: dict[str, str] = field(default_factory=dict)
-    minute_s: int = 0
-    usage: dict[str, float] = field(default_factory=dict)
-    cost_source: str = ""
-    price: str = ""
-    nano_usd: int = 0
+    groups: list[CountedGroup] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def counted(self) -> bool:
-        """True for a span that a worker counts."""
+        """True for a message whose spans a worker counts."""
         return not self.reason
 
     @property
@@ -94,7 +106,7 @@ class Explanation:
 
 
 def _tell_spans(found: Explanation, delta: Delta) -> None:
-    """Say how many spans a message of OpenTelemetry holds. What else is told is of one of them."""
+    """Say how many spans a message of OpenTelemetry holds."""
     counted, rejected, ignored = (sum(counter.values()) for counter in (delta.counted, delta.rejected, delta.ignored))
     found.framing = f"OTLP: {counted} spans counted, {rejected} rejected, {ignored} that are not calls of a model"
     if not counted and not rejected:
@@ -122,15 +134,17 @@ class Explainer:
         framed = frame(batch.values, self._framing, batch.schema_headers)
         if not framed.rejects:
             self._read(framed, batch, found)
-        if found.cost_source in ("computed", "estimated"):
-            found.price = self._price(found)
+        for group in found.groups:
+            if not {"computed", "estimated"}.isdisjoint(group.cost_sources):
+                group.price = self._price(found, group)
         return found
 
-    def _price(self, found: Explanation) -> str:
+    def _price(self, found: Explanation, group: CountedGroup) -> str:
         """Return the price of a call in words."""
         values = {one.fills: str(one.view.value or "") for one in found.fields}
         call = Modifiers.of(*(values.get(name, "") for name in MODIFIERS))
-        price = quote(self._pricer, found.labels["model"], found.labels["provider"], found.minute_s * 10**6, None, call)
+        labels, at_us = group.labels, group.minute_s * 10**6
+        price = quote(self._pricer, labels["model"], labels["provider"], at_us, None, call)
         if price is None:
             return ""
         return "; ".join(filter(None, (price.origin, price.reading, price.validity, *price.modifiers, price.discount)))
@@ -148,17 +162,23 @@ class Explainer:
                 found.reason, found.error = finding.kind, finding.why
         for minute, cell, row in zip(*(column.tolist() for column in delta.by_minute()[:3]), strict=True):
             group = groups.groups[int(groups.cell_group[cell])]
-            found.labels = {**group.labels(), "status": STATUSES[int(groups.cell_status[cell])]}
-            found.minute_s = minute * 60
             values = {name: row[fields.start] for name, fields in layout.fields.items() if fields.start < len(row)}
-            found.usage = {
-                unit.name: values[name] / unit.scale if unit.scale > 1 else values[name]
-                for name, unit in UNIT_OF.items()
-                if values.get(name)
-            }
-            found.nano_usd = values["cost_nano_usd"]
-            sources = zip(SOURCES, SOURCE_SUMS, strict=True)
-            found.cost_source = next(source for source, column in sources if values.get(column))
+            found.groups.append(
+                CountedGroup(
+                    labels={**group.labels(), "status": STATUSES[int(groups.cell_status[cell])]},
+                    minute_s=minute * 60,
+                    spans=values["spans"],
+                    usage={
+                        unit.name: values[name] / unit.scale if unit.scale > 1 else values[name]
+                        for name, unit in UNIT_OF.items()
+                        if values.get(name)
+                    },
+                    nano_usd=values["cost_nano_usd"],
+                    cost_sources=tuple(
+                        source for source, column in zip(SOURCES, SOURCE_SUMS, strict=True) if values.get(column)
+                    ),
+                )
+            )
 
     def _read(self, framed: Framed, batch: RawBatch, found: Explanation) -> None:
         key = framed.keys[int(framed.key[0])]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tokentrace.model.text import utc_text
-from tokentrace.tools.explain import IGNORED, Explanation
+from tokentrace.tools.explain import IGNORED, CountedGroup, Explanation
 
 _PATHS: Final = {"columnar": ", decoded in columns", "fastavro": ", decoded one message at a time"}
 
@@ -33,12 +33,18 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "reason": found.reason or None,
         "error": found.error or None,
         "advice": found.advice or None,
-        "labels": found.labels or None,
-        "minute": found.minute_s or None,
-        "usage": found.usage,
-        "cost_nano_usd": found.nano_usd if found.counted else None,
-        "cost_source": found.cost_source or None,
-        "price": found.price or None,
+        "groups": [
+            {
+                "labels": group.labels,
+                "minute": group.minute_s,
+                "spans": group.spans,
+                "usage": group.usage,
+                "cost_nano_usd": group.nano_usd,
+                "cost_sources": group.cost_sources,
+                "price": group.price or None,
+            }
+            for group in found.groups
+        ],
         "corrected": [{"kind": one.kind, "why": one.why, "advice": one.advice} for one in found.findings],
     }
 
@@ -60,20 +66,27 @@ def lines_of(found: Explanation) -> Sequence[str]:
         lines.append(f"Null       {', '.join(absent)}")
     if found.missing and found.fields:
         lines.append(f"No field   {', '.join(found.missing)}")
+    for group in found.groups:
+        lines += _counted_lines(group)
     if not found.counted:
         verdict = "ignored" if found.reason == IGNORED else f"rejected ({found.reason})"
         lines.append(f"Verdict    {verdict}: {found.error}")
         if found.advice:
             lines.append(f"Change     {found.advice}")
-        return lines
-    labels = ", ".join(f"{name} {value!r}" for name, value in found.labels.items() if value)
-    lines.append(f"Verdict    counted at {utc_text(found.minute_s)[:16]}Z as {labels}")
-    usage = ", ".join(f"{unit} {quantity:,}" for unit, quantity in found.usage.items())
-    lines.append(f"Usage      {usage or 'none'}")
-    cost = f"{found.nano_usd // 10**9}.{found.nano_usd % 10**9:09d} USD, {found.cost_source}"
-    lines.append(f"Cost       {cost}{f' with {found.price}' if found.price else ''}")
     lines += [f"Corrected  {finding.kind}: {finding.why} {finding.advice}" for finding in found.findings]
     return lines
+
+
+def _counted_lines(group: CountedGroup) -> Sequence[str]:
+    labels = ", ".join(f"{name} {value!r}" for name, value in group.labels.items() if value)
+    spans = "counted" if group.spans == 1 else f"{group.spans} spans counted"
+    usage = ", ".join(f"{unit} {quantity:,}" for unit, quantity in group.usage.items())
+    cost = f"{group.nano_usd // 10**9}.{group.nano_usd % 10**9:09d} USD, {' and '.join(group.cost_sources)}"
+    return (
+        f"Verdict    {spans} at {utc_text(group.minute_s)[:16]}Z as {labels}",
+        f"Usage      {usage or 'none'}",
+        f"Cost       {cost}{f' with {group.price}' if group.price else ''}",
+    )
 
 
 def _short(value: Any) -> str:
