@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from confluent_kafka import Message
 
+from tests.decode.helpers import string, zigzag
+from tests.decode.test_union import EVENTS, framed
 from tests.otlpfactory import OtherSpan, to_json, traces
-from tests.spanfactory import message, span
+from tests.spanfactory import datum, message, span
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import UsageError
+from tokentrace.model.bundled_schemas import fingerprint_of
 from tokentrace.tools.spans import SpanReader, as_json, matches, parse_conditions
 
 
@@ -105,3 +108,12 @@ def test_spans_of_opentelemetry_are_shown_each_by_itself() -> None:
         )  # fmt: skip
         assert (second.span["attributes"], second.span["resource"]["service.name"]) == ({"a": 1}, "shop")
         assert broken.problem
+
+
+def test_other_events_of_a_union_are_named_and_are_no_spans() -> None:
+    values = framed(EVENTS, zigzag(0), zigzag(3) + datum(span(model="m-1")), zigzag(1) + string("ann") + zigzag(2))
+    topic: Any = FakeTopic(*values)
+    reader = SpanReader(topic, WriterSchemas({fingerprint_of(EVENTS): EVENTS}), "auto")
+    found = list(reader.read(reader.newest(None)))
+    assert [(one.event, one.problem) for one in found] == [("null", ""), ("", ""), ("shop.Login", "")]
+    assert found[1].span["model"] == "m-1"

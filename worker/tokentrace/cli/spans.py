@@ -45,9 +45,12 @@ def command(
     topic = TopicReader(kafka_clients(config), kafka.topic, kafka.group_id)
     reader = SpanReader(topic, writer_schemas(config), kafka.framing)
     starts = reader.newest(None if everything else last)
-    shown = looked_at = 0
+    shown = looked_at = others = 0
     try:
         for found in reader.follow(starts) if follow else reader.read(starts):
+            if found.event:
+                others += 1
+                continue
             looked_at += 1
             if found.problem:
                 echo(f"{found.partition}:{found.offset}  cannot be read: {found.problem}", err=True)
@@ -56,7 +59,8 @@ def command(
                 _print(found, as_json)
     except KeyboardInterrupt:
         pass
-    click.echo(f"{shown:,} of {looked_at:,} spans of {kafka.topic}.", err=True)
+    passed_over = f"; {others:,} other events passed over" if others else ""
+    click.echo(f"{shown:,} of {looked_at:,} spans of {kafka.topic}{passed_over}.", err=True)
 
 
 def _print(found: ReadSpan, as_json: bool) -> None:

@@ -18,11 +18,14 @@ from tokentrace.decode.framing import Framing, OtlpFraming, frame, single_span_f
 from tokentrace.decode.otlp.parts import shown
 from tokentrace.decode.otlp.recognize import is_otlp
 from tokentrace.decode.otlp.wire import Malformed
+from tokentrace.decode.resolve import resolve_branches
+from tokentrace.decode.schema_key import SchemaKey
 from tokentrace.decode.schema_tree import parse_schema
 from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.errors import SchemaError, UsageError
 from tokentrace.kafka.batch import message_offset, message_partition, schema_headers
 from tokentrace.kafka.reader import Message, TopicReader
+from tokentrace.model.varint import decode_long
 
 #: Time between two looks for new messages.
 FOLLOW_PAUSE_S: Final = 1.0
@@ -30,13 +33,25 @@ FOLLOW_PAUSE_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ReadSpan:
-    """One span of a message, or the problem that keeps the message from being read."""
+    """One span of a message, or the problem that keeps the message from being read.
+
+    event: the name of another event of a union, which is not a span; empty for a span.
+    """
 
     partition: int
     offset: int
     timestamp_ms: int | None
     span: Mapping[str, Any]
     problem: str = ""
+    event: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """Reading of a writer schema. events: by branch of a top-level union, the name of one that is not a span."""
+
+    parsed: Any
+    events: Sequence[str] = ()
 
 
 class SpanReader:
@@ -47,7 +62,7 @@ class SpanReader:
         self._schemas = schemas
         self._given = framing
         self._framing: Framing = single_span_framing(framing)
-        self._parsed: dict[Any, Any] = {}
+        self._readings: dict[SchemaKey, _Reading] = {}
 
     def newest(self, count: int | None) -> dict[int, int]:
         """Return partition -> the offset from which it has `count` messages; its beginning for None."""
@@ -74,36 +89,50 @@ class SpanReader:
         kind, timestamp_ms = message.timestamp()
         place = message_partition(message), message_offset(message), timestamp_ms if kind else None
         try:
-            found = self._decode(message.value(), schema_headers([message]))
+            event, found = self._decode(message.value(), schema_headers([message]))
         except (SchemaError, ValueError) as error:
             yield ReadSpan(*place, {}, str(error))
             return
         for span in found if isinstance(found, list) else [found]:
-            yield ReadSpan(*place, span) if isinstance(span, dict) else ReadSpan(*place, {}, "the value is not a span")
+            if isinstance(span, dict):
+                yield ReadSpan(*place, span, event=event)
+            else:
+                yield ReadSpan(*place, {}, "" if event else "the value is not a span", event)
 
-    def _decode(self, value: bytes | None, headers: Mapping[str, Sequence[bytes | str | None]]) -> Any:
+    def _decode(self, value: bytes | None, headers: Mapping[str, Sequence[bytes | str | None]]) -> tuple[str, Any]:
+        """Return (the name of another event than a span, else empty; the value, for OTLP a list of spans)."""
         if is_otlp(value or b"", self._given):
             try:
-                return shown(value or b"")
+                return "", shown(value or b"")
             except Malformed as error:
                 raise ValueError(f"the value is not a message of OTLP: {error}") from error
         framed = frame([value], self._framing, headers)
         if framed.rejects:
             raise ValueError(framed.rejects[0].error)
         key = framed.keys[int(framed.key[0])]
-        if key not in self._parsed:
-            if (failure := self._schemas.fetch([key])) is not None:
-                raise failure
-            self._parsed[key] = parse_schema(self._schemas.get(key))
-        stream = io.BytesIO(framed.buffer[int(framed.start[0]) : int(framed.end[0])].tobytes())
+        reading = self._reading(key)
+        data = framed.buffer[int(framed.start[0]) : int(framed.end[0])].tobytes()
+        stream = io.BytesIO(data)
         try:
-            span = fastavro.schemaless_reader(stream, self._parsed[key], None, handle_unicode_errors="replace")
+            span = fastavro.schemaless_reader(stream, reading.parsed, None, handle_unicode_errors="replace")
+            event = reading.events[decode_long(data, 0)[0]] if reading.events else ""
         except Exception as error:
             # Fastavro raises exceptions of many types for bytes that are not of the schema.
             raise ValueError(f"the value is not of the schema {key} ({type(error).__name__})") from error
         if stream.read(1):
             raise ValueError(f"the value goes on behind the end of its schema {key}")
-        return span
+        return event, span
+
+    def _reading(self, key: SchemaKey) -> _Reading:
+        """Return how a schema is read. Raises SchemaError if it cannot be found or read."""
+        if key not in self._readings:
+            if (failure := self._schemas.fetch([key])) is not None:
+                raise failure
+            schema = self._schemas.get(key)
+            branches = resolve_branches(schema) or ()
+            events = [branch if isinstance(branch, str) else "" for branch in branches]
+            self._readings[key] = _Reading(parse_schema(schema), events)
+        return self._readings[key]
 
 
 def parse_conditions(conditions: Sequence[str]) -> list[tuple[tuple[str, ...], str]]:
