@@ -33,6 +33,7 @@ class Broker:
         self.ends = ends
         self.stable: list[dict[int, int]] = []
         self.failures: list[BaseException] = []
+        self.refusal = KafkaError.UNKNOWN_TOPIC_OR_PART
         self.batches = [list(batch) for batch in batches]
         self.partition_counts = [len(ends)]
         self.assigned: list[tuple[int, int]] = []
@@ -48,6 +49,9 @@ class Broker:
                 counts = broker.partition_counts
                 count = counts.pop(0) if len(counts) > 1 else counts[0]
                 return SimpleNamespace(topics={"t": SimpleNamespace(partitions=dict.fromkeys(range(count)))})
+
+            def describe_topics(self, asked: Any, **_: Any) -> dict[str, Future[Any]]:
+                return {"other": future(None, failure(broker.refusal))}
 
         class Consumer(Scripted):
             def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -207,6 +211,9 @@ def test_exists_asks_the_broker_and_says_when_there_is_none() -> None:
     broker = Broker({0: 0})
     assert broker.reader().exists()
     assert not TopicReader(broker.clients, "other", "g").exists()
+    broker.refusal = KafkaError.TOPIC_AUTHORIZATION_FAILED
+    with pytest.raises(UsageError, match="'other' may not be described with these credentials"):
+        TopicReader(broker.clients, "other", "g").exists()
     broker.failures = [failure(KafkaError._TRANSPORT) for _ in range(1000)]
     with pytest.raises(UsageError, match=r"No Kafka broker answers at x:1 \(scripted\)"):
         TopicReader(broker.clients, "t", "g").exists()
