@@ -158,6 +158,37 @@ def test_with_the_documented_rights_a_worker_counts_alerts_and_goes_on_after_a_r
         worker.end()
 
 
+def test_top_shows_what_the_rights_allow_and_says_what_not(guarded: KafkaBroker, tmp_path: Path) -> None:
+    place = Place(guarded, "top", documented())
+    place.publish(*(message(span(span_id=f"{index:016x}")) for index in range(50)), b"junk")
+    config = write_config(tmp_path / "top.yml", place.sections(), "")
+    worker = WorkerProcess(config, tmp_path / "top.log")
+    command = ("top", "--kafka", "--once", "--json")
+    try:
+        assert wait_for(lambda: counted(worker) == 50), worker.log()
+        assert worker.terminate() == 0
+        whole = json.loads(tokentrace(config, *command))
+        assert (whole["total"]["spans"], whole["rejected"], set(whole["absent"])) == (50, 1, {"lag_seconds"})
+        place.revoke([Right("topic", "tokentrace.rollups", "Read")])
+        without_rates = json.loads(tokentrace(config, *command))
+        assert without_rates["total"] == whole["total"] | dict.fromkeys(("spans_per_s", "usd_per_hour", "tokens_per_s"))
+        assert "Topic authorization failed" in without_rates["absent"]["rates"]
+        place.grant([Right("topic", "tokentrace.rollups", "Read")])
+        place.revoke([Right("topic", "tokentrace.state", "Read"), Right("group", "tokentrace", "Read")])
+        of_window = json.loads(tokentrace(config, *command, "--window", "1h"))
+        assert of_window["total"]["spans"] == 50
+        assert (of_window["rejected"], of_window["lag_records"]) == (None, None)
+        assert set(of_window["absent"]) == {"all_time", "rejected", "lag_records", "lag_seconds", "replicas"}
+        table = tokentrace(config, *command[:-1])
+        assert "- replicas · - records behind · - rejected · " in table
+        assert "not shown: all-time totals, rejected messages (" in " ".join(table.split())
+        place.revoke([Right("topic", "tokentrace.rollups", "Read")])
+        refused = tokentrace(config, *command, code=1)
+        assert re.search("top.state.*cannot be.*top.rollups.*cannot be", refused), refused
+    finally:
+        worker.end()
+
+
 def complaints(worker: WorkerProcess) -> list[str]:
     """Return what it logged that is more than information, except for late brokers on a busy machine, and for junk."""
     others = ("tokentrace.kafka.waiting", "tokentrace.aggregate.feedback")

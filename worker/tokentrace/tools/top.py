@@ -22,6 +22,18 @@ from tokentrace.tools.http_get import NoAnswer, get
 PATH: Final = "/metrics/prometheus"
 MAX_CONCURRENT_SCRAPES: Final = 16
 LAG_SECONDS: Final = "tokentrace_worker_lag_seconds"
+LAG_RECORDS: Final = "tokentrace_worker_lag_records"
+REJECTED: Final = "tokentrace_spans_rejected_total"
+
+#: Figures that a source may be without -> their words in the view.
+ABSENT: Final = {
+    "all_time": "all-time totals",
+    "rates": "rates",
+    "rejected": "rejected messages",
+    "lag_records": "records behind",
+    "lag_seconds": "seconds behind",
+    "replicas": "replicas of the group",
+}
 
 Labels = tuple[tuple[str, str], ...]
 Samples = Mapping[tuple[str, Labels], float]
@@ -39,6 +51,8 @@ class ReplicaScrape:
     rates: Samples = field(default_factory=dict)
     #: Sum of the replicas beside it, which have no samples then, instead of one replica.
     is_sum: bool = False
+    #: One of `ABSENT` -> the reason for which the source does not have it.
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 def metrics_url(address: str) -> str:
@@ -91,7 +105,10 @@ class Totals:
     def __init__(self, scrapes: Iterable[ReplicaScrape]) -> None:
         self._by_name: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
         self._sums: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], float]] = {}
+        #: Figures that the sources do not have -> the reason.
+        self.absent: dict[str, str] = {}
         for replica in scrapes:
+            self.absent |= replica.absent
             for (name, labels), value in replica.samples.items():
                 self._by_name[name][labels] += value
 
@@ -138,8 +155,13 @@ class Rates:
         self._before = Totals(replica for replica in earlier if replica.url in answered)
         self._seconds = max(scrapes[0].at_s - earlier[0].at_s, 1e-9) if answered else 0.0
 
-    def rate(self, name: str, **labels: str) -> float:
-        """Return the rate of a counter; 0 without an earlier scrape, or when the replicas restarted."""
+    def rate(self, name: str, **labels: str) -> float | None:
+        """Return the rate of a counter; 0 without an earlier scrape, or when the replicas restarted.
+
+        Returns None where the source has no rates.
+        """
+        if "rates" in self._computed.absent:
+            return None
         computed = self._computed.total(name, **labels)
         if not self._seconds:
             return computed

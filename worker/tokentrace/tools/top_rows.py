@@ -57,16 +57,20 @@ def figures_of(totals: Totals, rates: Rates, labels: Mapping[str, str]) -> Figur
     def ratio(above: float | None, below: float | None) -> float | None:
         return above / below if above is not None and below else None
 
+    def rate(sample: str, scale: float = 1.0) -> float | None:
+        found = rates.rate(sample, **labels)
+        return None if found is None else found * scale
+
     spans = totals.total(SPANS, **labels) if known(SPANS) else None
     failed = None if spans is None else spans - totals.total(SPANS, status="ok", **labels)
     latency = known(f"{LATENCY}_bucket")
     score = totals.total(f"{SCORE}_sum", **labels) if known(f"{SCORE}_sum") else None
     return Figures(
         spans=spans,
-        spans_per_s=None if spans is None else rates.rate(SPANS, **labels),
+        spans_per_s=None if spans is None else rate(SPANS),
         cost_usd=totals.total(COST, **labels) if known(COST) or not labels else None,
-        usd_per_hour=rates.rate(COST, **labels) * 3600 if known(COST) or not labels else None,
-        tokens_per_s=rates.rate(TOKENS, **labels) if known(TOKENS) or not labels else None,
+        usd_per_hour=rate(COST, 3600.0) if known(COST) or not labels else None,
+        tokens_per_s=rate(TOKENS) if known(TOKENS) or not labels else None,
         p50_ms=totals.quantile(0.5, LATENCY, **labels) if latency else None,
         p95_ms=totals.quantile(0.95, LATENCY, **labels) if latency else None,
         error_ratio=ratio(failed, spans),

@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from tokentrace.model.text import printable
-from tokentrace.tools.top import LAG_SECONDS, Rates, ReplicaScrape, Totals
+from tokentrace.tools.top import ABSENT, LAG_RECORDS, LAG_SECONDS, REJECTED, Rates, ReplicaScrape, Totals
 from tokentrace.tools.top_choices import TREND_LENGTH, View, sorted_rows
 from tokentrace.tools.top_rows import Figures, figures_of, rows_of
 
@@ -202,17 +202,38 @@ def _below(totals: Totals, scrapes: Sequence[ReplicaScrape], height: int | None,
             f"... {len(problems) - MAX_PROBLEMS + 1} more replicas do not answer",
         ]
     answered = sum(not replica.problem for replica in scrapes if not replica.is_sum)
-    lags_s = (value for replica in scrapes for (name, _), value in replica.samples.items() if name == LAG_SECONDS)
+    lags_s = _lag_seconds(totals, scrapes)
+
+    def figure(name: str, value: float) -> str:
+        return "-" if name in totals.absent else f"{value:,.0f}"
+
     parts = [
-        f"{answered} replica{'s' * (answered != 1)}",
-        f"{totals.total('tokentrace_worker_lag_records'):,.0f} records behind ({max(lags_s, default=0.0):.1f} s)",
-        f"{totals.total('tokentrace_spans_rejected_total'):,.0f} rejected",
+        f"{figure('replicas', answered)} replica{'s' * (answered != 1)}",
+        f"{figure('lag_records', totals.total(LAG_RECORDS))} records behind"
+        + ("" if lags_s is None else f" ({lags_s:.1f} s)"),
+        f"{figure('rejected', totals.total(REJECTED))} rejected",
         f"{totals.total('tokentrace_span_pricing_total', source='unpriced'):,.0f} unpriced",
         f"{totals.total('tokentrace_groups'):,.0f} groups",
     ]
     lines = _wrapped(parts, width)
+    reasons: dict[str, list[str]] = {}
+    for name, reason in totals.absent.items():
+        reasons.setdefault(reason, []).append(ABSENT[name])
+    absent = [f"not shown: {', '.join(names)} ({printable(reason)})" for reason, names in reasons.items()]
     style = {"style": "red", **({"no_wrap": True, "overflow": "ellipsis"} if height is not None else {})}
-    return [*(Text(line, style="bold") for line in lines), *(Text(problem, **style) for problem in problems)]  # type: ignore[arg-type]
+    return [
+        *(Text(line, style="bold") for line in lines),
+        *(Text(line, **{**style, "style": "dim"}) for line in absent),  # type: ignore[arg-type]
+        *(Text(problem, **style) for problem in problems),  # type: ignore[arg-type]
+    ]
+
+
+def _lag_seconds(totals: Totals, scrapes: Sequence[ReplicaScrape]) -> float | None:
+    """Return the lag of the replica that is the furthest behind, None where the source does not tell it."""
+    if "lag_seconds" in totals.absent:
+        return None
+    lags_s = (value for replica in scrapes for (name, _), value in replica.samples.items() if name == LAG_SECONDS)
+    return max(lags_s, default=0.0)
 
 
 def _wrapped(parts: Sequence[str], width: int) -> list[str]:
@@ -228,7 +249,7 @@ def _wrapped(parts: Sequence[str], width: int) -> list[str]:
 
 
 def as_json(scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape], view: View) -> dict[str, Any]:
-    """Return everything that the view shows, of all rows."""
+    """Return everything that the view shows, of all rows. What the source does not have is null, and in `absent`."""
     totals, rates = Totals(scrapes), Rates(scrapes, earlier)
     labels = ("model", "provider") if view.by == "model" else (view.by,)
     ordered = sorted_rows(rows_of(totals, rates, view.by), view)
@@ -238,7 +259,10 @@ def as_json(scrapes: Sequence[ReplicaScrape], earlier: Sequence[ReplicaScrape], 
         "replicas": [
             {"url": replica.url, "problem": replica.problem or None} for replica in scrapes if not replica.is_sum
         ],
-        "lag_records": totals.total("tokentrace_worker_lag_records"),
-        "rejected": totals.total("tokentrace_spans_rejected_total"),
+        "problems": [f"{source.url}: {source.problem}" for source in scrapes if source.is_sum and source.problem],
+        "lag_records": None if "lag_records" in totals.absent else totals.total(LAG_RECORDS),
+        "lag_seconds": _lag_seconds(totals, scrapes),
+        "rejected": None if "rejected" in totals.absent else totals.total(REJECTED),
         "unpriced": totals.total("tokentrace_span_pricing_total", source="unpriced"),
+        "absent": totals.absent,
     }
