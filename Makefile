@@ -8,7 +8,7 @@ PROCESSES ?= 4
 GO_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image image-test kafka helm kubernetes prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image base image-test kafka helm kubernetes prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,10 +81,13 @@ kafka: setup $(SERVICES) ## Run a real Apache Kafka on 127.0.0.1:9092 (Ctrl-C en
 release: setup ## Build the wheel and the sdist twice, compare them, and write them with a bill of materials into dist/
 	$(BIN)/python -m release
 
-image: setup ## Build the image with docker, podman or buildah (ARGS="--tag NAME -- --platform linux/arm64")
+image: setup ## Build the image with docker, podman or buildah (ARGS="--locked --tag NAME -- --platform linux/arm64")
 	$(BIN)/python -m release.image $(ARGS)
 
-image-test: setup $(SERVICES) ## Build the image, and run it on a real Kafka, killed and stopped (podman or docker, as root)
+base: ## Write the digest of the image's base into deploy/base.lock (ARGS=--check verifies it; skopeo or docker)
+	$(PYTHON) -m release.base $(ARGS)
+
+image-test: setup $(SERVICES) ## Build the image; run it, compose.yaml and a roll-out on a real Kafka (podman or docker, as root)
 	$(BIN)/python -m pytest -m nightly -s tests/image
 
 helm: ## Build Helm from its Go module into .cache, for the tests of the chart (about four minutes of one core)

@@ -287,7 +287,7 @@ def test_labels_are_those_of_the_open_container_initiative() -> None:
     (label,) = (rest for keyword, rest in steps() if keyword == "LABEL")
     names = re.findall(r"org\.opencontainers\.image\.([\w.]+)=", label)
     assert set(names) == {
-        "title", "description", "licenses", "version", "revision", "created", "base.name",
+        "title", "description", "licenses", "version", "revision", "created", "base.name", "base.digest",
     }  # fmt: skip
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert ("ARG", f'VERSION="{version}"') in steps()

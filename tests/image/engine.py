@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,8 @@ _BASE: Final = "docker.io/library/python:{python}-slim"
 _PACKAGES: Final = "python3,python3-venv,python3-pip,python-is-python3,ca-certificates"
 _BUNDLE: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 
-#: Layers are whole folders, as overlays need a kernel that has them. The journal is not there in a container.
-_STORAGE: Final = '[storage]\ndriver = "vfs"\nrunroot = "{store}/run"\ngraphroot = "{store}/graph"\n'
+#: Without overlays in the kernel, layers are whole folders. The journal is not there in a container.
+_STORAGE: Final = '[storage]\ndriver = "{driver}"\nrunroot = "{store}/run"\ngraphroot = "{store}/graph"\n'
 #: runc runs where cgroups are of both versions; crun does not. Limits are those that a container may set.
 _CONTAINERS: Final = """\
 [containers]
@@ -49,23 +50,27 @@ class Engine:
     def __init__(self) -> None:
         name = engine()
         if name not in ("docker", "podman"):
-            raise Unavailable("containers need docker (with its daemon) or podman (Debian: podman runc netavark)")
+            raise Unavailable(
+                "containers need docker (with its daemon) or podman (Debian: podman runc netavark iptables)"
+            )
         self.name = name
-        self._environment = dict(os.environ)
+        #: Environment in which other programs, such as podman-compose, find the same images.
+        self.environment = dict(os.environ)
         self._options: list[str] = []
         if name == "podman" and os.geteuid() == 0:
-            STORE.mkdir(parents=True, exist_ok=True)
+            store = STORE.resolve() / _driver()
+            store.mkdir(parents=True, exist_ok=True)
             for variable, text in (("CONTAINERS_STORAGE_CONF", _STORAGE), ("CONTAINERS_CONF", _CONTAINERS)):
-                path = STORE / f"{variable.lower()}.toml"
-                path.write_text(text.format(store=STORE) if "{store}" in text else text)
-                self._environment[variable] = str(path)
+                path = store / f"{variable.lower()}.toml"
+                path.write_text(text.format(store=store, driver=_driver()) if "{store}" in text else text)
+                self.environment[variable] = str(path)
             # Without a cache of layers, each of which would be a copy of everything below it.
             self._options = ["--isolation", "chroot", "--layers=false"]
 
-    def run(self, *words: str, check: bool = True, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, check: bool = True, timeout_s: float = 240.0) -> subprocess.CompletedProcess[str]:
         """Run a command of the engine."""
         done = subprocess.run(
-            [self.name, *words], env=self._environment, cwd=ROOT, capture_output=True, text=True,
+            [self.name, *words], env=self.environment, cwd=ROOT, capture_output=True, text=True,
             check=False, timeout=timeout_s,
         )  # fmt: skip
         assert not check or done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
@@ -77,15 +82,19 @@ class Engine:
             return str(self.inspect(TAG)["Config"]["Labels"]["org.opencontainers.image.base.name"])
         python = "3.12"
         base = _BASE.format(python=python)
-        if not self._there(base) and self.run("pull", base, check=False, timeout_s=120).returncode != 0:
+        if not self.there(base) and self.run("pull", base, check=False, timeout_s=120).returncode != 0:
             python = "3.11"  # of Debian 12
             base = _BASE.format(python=python)
-            if not self._there(base):
-                self._make(base)
+            self.debian(base, _PACKAGES)
         source = Source.of(ROOT)
         words = command(self.name, source, TAG, [*self._options, "--build-arg", f"PYTHON={python}"])
         self.run(*words[1:], timeout_s=900)
         return base
+
+    def build_file(self, path: Path, context: Path, tag: str, **arguments: str) -> None:
+        """Build an image of the tests' own from a file, with a folder as context."""
+        words = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
+        self.run("build", *self._options, "--file", str(path), "--tag", tag, *words, str(context), timeout_s=600)
 
     def size(self, image: str) -> int:
         """Return the bytes of an image."""
@@ -99,16 +108,20 @@ class Engine:
 
     @contextmanager
     def container(self, name: str, options: Sequence[str], words: Sequence[str] = ()) -> Iterator[str]:
-        """Run a container as production does: read-only, without rights, with little memory. Removes it at the end."""
+        """Run a container of the image under test, and remove it at the end."""
+        try:
+            self.start(name, options, words)
+            yield name
+        finally:
+            self.run("rm", "--force", name, check=False)
+
+    def start(self, name: str, options: Sequence[str], words: Sequence[str] = (), image: str = TAG) -> None:
+        """Start a container as production does: read-only, without rights, with little memory."""
         guarded = [
             "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
             "--memory", "512m", "--network", "host",
         ]  # fmt: skip
-        try:
-            self.run("run", "--detach", "--name", name, *guarded, *options, TAG, *words)
-            yield name
-        finally:
-            self.run("rm", "--force", name, check=False)
+        self.run("run", "--detach", "--name", name, *guarded, *options, image, *words)
 
     def healthy(self, name: str) -> bool:
         """Run the image's own health check inside, as the engine does from time to time."""
@@ -117,23 +130,33 @@ class Engine:
         assert check[0] == "CMD"
         return self.run("exec", name, *check[1:], check=False).returncode == 0
 
-    def _there(self, image: str) -> bool:
+    def there(self, image: str) -> bool:
+        """Return True if the engine has an image of this name."""
         return self.run("image", "inspect", image, check=False).returncode == 0
 
-    def _make(self, base: str) -> None:
-        """Make a base with the name of the real one from Debian's packages."""
+    def debian(self, image: str, packages: str) -> None:
+        """Make an image from Debian's packages, unless it is there. packages: separated by commas."""
+        if self.there(image):
+            return
         if shutil.which("mmdebstrap") is None or os.geteuid() != 0:
-            raise Unavailable(f"{base} cannot be pulled, and mmdebstrap (as root) is not here to make one like it")
-        root = STORE / "rootfs"
-        shutil.rmtree(root, ignore_errors=True)
-        made = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={_PACKAGES}", "bookworm", str(root)]
-        done = subprocess.run(made, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise Unavailable(f"{base} cannot be pulled, and Debian's packages cannot be had: {done.stderr[-300:]}")
-        # A proxy's authority, where there is one, is asked for inside, too.
-        shutil.copy(_BUNDLE, root / _BUNDLE.relative_to("/"))
-        archive = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
-        words = [self.name, "import", "--change", f"ENV PIP_CERT={_BUNDLE}", "-", base]
-        subprocess.run(words, stdin=archive.stdout, env=self._environment, check=True, capture_output=True)
-        assert archive.wait() == 0
-        shutil.rmtree(root)
+            raise Unavailable(f"{image} cannot be pulled, and mmdebstrap (as root) is not here to make one like it")
+        with tempfile.TemporaryDirectory(prefix="tokentrace-debian-") as folder:
+            root = Path(folder) / "root"
+            made = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={packages}", "bookworm", str(root)]
+            done = subprocess.run(made, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise Unavailable(
+                    f"{image} cannot be pulled, and Debian's packages cannot be had: {done.stderr[-300:]}"
+                )
+            # A proxy's authority, where there is one, is asked for inside, too.
+            shutil.copy(_BUNDLE, root / _BUNDLE.relative_to("/"))
+            archive = subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE)
+            words = [self.name, "import", "--change", f"ENV PIP_CERT={_BUNDLE}", "-", image]
+            subprocess.run(words, stdin=archive.stdout, env=self.environment, check=True, capture_output=True)
+            assert archive.wait() == 0
+
+
+def _driver() -> str:
+    """Return how podman keeps layers: as overlays where the kernel has them, which starts a container in a second."""
+    overlays = "overlay" in Path("/proc/filesystems").read_text().split()
+    return "overlay" if overlays else "vfs"

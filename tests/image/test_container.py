@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,10 +13,9 @@ import yaml
 from confluent_kafka import Producer
 from release.build import Source
 
-from tests.conftest import unavailable
 from tests.exposition.conftest import make_certificate
 from tests.image.engine import TAG, Engine
-from tests.services import ROOT, Unavailable, free_port
+from tests.services import ROOT, free_port
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import wait_for
 from tests.spanfactory import message, span
@@ -27,25 +24,6 @@ pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1200)]
 
 #: Decimal, as engines show it.
 MB = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def engine(real_service: None) -> Engine:
-    try:
-        return Engine()
-    except Unavailable as error:
-        unavailable(str(error))
-
-
-@pytest.fixture(scope="module")
-def base(engine: Engine) -> Iterator[str]:
-    """The image, built. Gives its base."""
-    try:
-        yield engine.build()
-    except Unavailable as error:
-        unavailable(str(error))
-    if "TOKENTRACE_IMAGE" not in os.environ:
-        engine.run("rmi", "--force", TAG, check=False)
 
 
 def test_image_is_small_and_says_what_it_is(engine: Engine, base: str) -> None:
