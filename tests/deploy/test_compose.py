@@ -43,8 +43,36 @@ def test_prometheus_scrapes_each_worker_once() -> None:
 def test_workers_and_traffic_have_a_configuration_that_names_this_kafka() -> None:
     config = load_config(FOLDER / "compose" / "tokentrace.yml")
     assert config.kafka.bootstrap_servers == "kafka:9092"
-    assert config.kafka.topic in SERVICES["topic"]["command"]
+    (command,) = SERVICES["topic"]["command"]
+    assert f"--topic {config.kafka.topic} " in command
     assert config.http_server.addr.port == 9090
+
+
+def test_everything_is_reached_from_this_machine_and_from_no_other() -> None:
+    ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    hosts = [re.fullmatch(r"127\.0\.0\.1:\$\{(\w+):-(\d+)\}:\d+", port) for port in ports]
+    assert None not in hosts
+    names, numbers = zip(*(found.groups() for found in hosts if found), strict=True)
+    assert len(set(names)) == len(set(numbers)) == 5
+    # Kafka tells its clients an address at which they reach it: here that of the port.
+    kafka = SERVICES["kafka"]
+    assert f"HOST://{kafka['ports'][0].rpartition(':')[0]}" in kafka["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    page = (ROOT / "docs" / "deploy.md").read_text()
+    assert [name for name in names if f"`{name}`" not in page] == []
+    assert f"127.0.0.1:{dict(zip(names, numbers, strict=True))['WORKER_1_PORT']}" in page
+
+
+def test_workers_are_healthy_once_they_are_ready() -> None:
+    for name in ("worker-0", "worker-1"):
+        check = SERVICES[name]["healthcheck"]["test"]
+        mounted = {volume.split(":")[1] for volume in SERVICES[name]["volumes"]}
+        assert check == ["CMD", "tokentrace", "health", "--ready", "--config", *mounted]
+
+
+def test_images_have_whole_names() -> None:
+    """Podman does not guess the registry of a short one."""
+    named = {service["image"] for service in SERVICES.values() if "build" not in service}
+    assert all(image.startswith("docker.io/") and ":" in image for image in named)
 
 
 def test_the_commands_of_the_services_are_commands_of_tokentrace() -> None:

@@ -88,4 +88,4 @@ def _next_steps(path: Path, security: str, kubernetes: bool, compose: bool) -> N
     if kubernetes:
         click.echo("  kubectl apply --kustomize deploy/kubernetes/overlays/development    see deploy/kubernetes")
     if compose:
-        click.echo("  docker compose --file deploy/compose.yaml up    needs the image tokentrace")
+        click.echo("  docker compose --file deploy/compose.yaml up    TOKENTRACE_IMAGE names the image")
