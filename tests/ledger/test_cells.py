@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from tests.ledger.helpers import part_of
 from tokentrace.alerts.rollup_reader import Rollup
 from tokentrace.errors import FatalError
-from tokentrace.ledger.cells import CELL_SUMS, cells_of
+from tokentrace.ledger.cells import CELL_SUMS, Cells, add_up, cells_of
 from tokentrace.ledger.parts import Parts
 from tokentrace.ledger.tables import LEDGER_SOURCES
+from tokentrace.ledger.unwritten import Unwritten
 from tokentrace.pricing import SOURCE_SUMS
 
 DAY_US = 86_400_000_000
@@ -64,6 +66,35 @@ def test_cells_are_the_sums_of_the_rows(commits: list[tuple[int, list[tuple[int,
         assert {at: int(row[at]) for at in (SPANS, COST, LAST)} == {
             at: expected[tuple(key)][at] for at in (SPANS, COST, LAST)
         }
+
+
+@given(st.lists(st.tuples(st.integers(0, 3 * DAY_US), ROWS), min_size=1, max_size=6), st.integers(1, 30))
+def test_cells_that_are_added_up_are_those_of_all_rows(
+    commits: list[tuple[int, list[tuple[int, int, int, list[int], int]]]], most_rows: int
+) -> None:
+    rollups = [rollup(*commit) for commit in commits]
+    sum_up = partial(cells_of, parts=Parts(ZONES))
+    expected, unwritten = sum_up(rollups), Unwritten(sum_up, most_rows)
+    for one in rollups:
+        many = unwritten.add(one)
+        assert many <= (len(expected.keys) >= most_rows), "what is written was enough for a transaction"
+    found = unwritten.cells()
+    assert found is not None
+    assert rows_of(found) == rows_of(expected)
+    assert len(found.keys) == len(expected.keys)
+    assert (unwritten.records, unwritten.rows) == (len(rollups), sum(len(one.minutes) for one in rollups))
+    unwritten.clear()
+    assert (unwritten.cells(), unwritten.records, unwritten.rows) == (None, 0, 0)
+
+
+def rows_of(cells: Cells) -> dict[tuple[int, ...], list[int]]:
+    return {tuple(key): row for key, row in zip(cells.keys.tolist(), cells.values.tolist(), strict=True)}
+
+
+def test_a_sum_of_sums_that_64_bits_may_not_hold_is_refused() -> None:
+    half = cells_of([rollup(0, [(0, 0, 0, [1, 0, 0, 0], 2**61)])], Parts())
+    with pytest.raises(FatalError, match="has a sum beyond 62 bits"):
+        add_up([half, half])
 
 
 def test_a_sum_that_64_bits_may_not_hold_is_refused() -> None:

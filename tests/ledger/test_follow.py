@@ -106,6 +106,28 @@ def test_a_crash_in_a_transaction_counts_nothing_twice(
     assert sqlite_hours(tmp_path) == recount(spans)
 
 
+@pytest.mark.parametrize(("batch_rows", "transactions"), [(2, [*[3] * 20, 0]), (4, [3])])
+def test_commits_of_the_same_hours_are_written_once(
+    topic: RollupTopic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, transactions: list[int]
+) -> None:
+    """Unless there are more cells than a transaction takes: three are more than two."""
+    spans = [span(model=f"m{number % 3}") for number in range(60)]
+    for first in range(0, 60, 3):
+        topic.commit(spans[first : first + 3], NOW_US + first)
+    written: list[int] = []
+    apply = LedgerStore.apply
+
+    def counted(self: LedgerStore, cells: Any, *arguments: Any) -> None:
+        written.append(0 if cells is None else len(cells.keys))
+        apply(self, cells, *arguments)
+
+    monkeypatch.setattr(LedgerStore, "apply", counted)
+    monkeypatch.setattr(follow, "_POLL", 1)
+    follower(topic, sqlite_url(tmp_path), batch_rows=batch_rows, linger_s=1000.0).run(until_end=True)
+    assert written == transactions
+    assert sqlite_hours(tmp_path) == recount(spans)
+
+
 def test_progress_tells_what_is_not_in_the_database_while_it_is_away(
     topic: RollupTopic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,10 +161,15 @@ class RollupReader:
         offsets = np.zeros((len(patterns), len(self._columns)), np.int64)
         for number, pattern in enumerate(patterns.tolist()):
             offsets[number] = form.offsets(pattern)
-        offsets = offsets[which]
-        places = rows.sums[:, None] + offsets
-        values = found.numbered(places.ravel()).reshape(places.shape)
-        values[offsets < 0] = 0
+        # Most of the units are in no row.
+        written = np.flatnonzero((offsets >= 0).any(axis=0))
+        places = offsets[:, written][which]
+        absent = places < 0
+        places += rows.sums[:, None]
+        numbers = found.numbered(places.ravel()).reshape(places.shape)
+        numbers[absent] = 0
+        values = np.zeros((len(places), len(self._columns)), np.int64)
+        values[:, written] = numbers
         return rows.minutes, np.array(groups, np.int64), rows.statuses, values
 
     def _new_group(self, name: bytes) -> int:

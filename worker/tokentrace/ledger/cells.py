@@ -26,7 +26,7 @@ _LIMIT: Final = 1 << 62
 
 
 class Cells(NamedTuple):
-    """c cells, distinct, in the order of time. values: int64[c, sums].
+    """c cells, distinct, in the order of their hours. values: int64[c, sums].
 
     keys: int64[c, 7], hour, group, status, source, from_minute, until_minute, booked, as the table has them. Groups are
     numbered as the rollups' reader numbers them.
@@ -43,9 +43,7 @@ def columns_of(layout: Layout) -> Ints:
 
 def cells_of(rollups: Sequence[Rollup], parts: Parts) -> Cells:
     """Sum the rows of rollups to cells of these parts. Raises FatalError for a sum beyond 62 bits."""
-    used = np.flatnonzero(np.logical_or.reduce([rollup.values.any(axis=0) for rollup in rollups]))
-    # Few rows have any of the many units.
-    values = np.concatenate([rollup.values[:, used] for rollup in rollups])
+    used, values = _used([rollup.values for rollup in rollups])
     keys = np.stack(
         [
             parts.starts(np.concatenate([rollup.minutes for rollup in rollups])),
@@ -57,12 +55,37 @@ def cells_of(rollups: Sequence[Rollup], parts: Parts) -> Cells:
     )
     if not len(values):
         return Cells(np.zeros((0, len(HOURS.primary_key)), np.int64), np.zeros((0, len(CELL_SUMS)), np.int64))
+    keys, sums = _by_key(keys, used, values)
+    return Cells(_with_parts(keys, parts), sums)
+
+
+def add_up(parts: Sequence[Cells]) -> Cells:
+    """Sum cells, some of which are in several parts. Raises FatalError for a sum beyond 62 bits."""
+    parts = [part for part in parts if len(part.keys)] or parts[:1]
+    if len(parts) == 1:
+        return parts[0]
+    keys = np.concatenate([part.keys for part in parts]).T
+    keys, sums = _by_key(keys, *_used([part.values for part in parts]))
+    return Cells(keys.T, sums)
+
+
+def _used(parts: Sequence[Ints]) -> tuple[Ints, Ints]:
+    """Return the columns that are not all 0, and the rows of all parts with these alone: few have any of the units."""
+    used = np.flatnonzero(np.logical_or.reduce([values.any(axis=0) for values in parts]))
+    return used, np.concatenate([values[:, used] for values in parts])
+
+
+def _by_key(keys: Ints, used: Ints, values: Ints) -> tuple[Ints, Ints]:
+    """Return the distinct keys in their order, and int64[c, sums], the sums of their rows.
+
+    keys: int64[k, r]. values: int64[r, u], of the columns `used`.
+    """
     order = _order(keys)
     keys, values = keys[:, order], values[order]
     starts = np.flatnonzero(np.concatenate(([True], (keys[:, 1:] != keys[:, :-1]).any(axis=0))))
     sums = np.zeros((len(starts), len(CELL_SUMS)), np.int64)
     sums[:, used] = _sums(values, starts)
-    return Cells(_with_parts(keys[:, starts], parts), sums)
+    return keys[:, starts], sums
 
 
 def _with_parts(keys: Ints, parts: Parts) -> Ints:
@@ -84,7 +107,7 @@ def _source(values: Ints) -> Ints:
 
 
 def _order(keys: Ints) -> Ints:
-    """Return int64[r], the order of the rows by their keys. keys: int64[5, r]."""
+    """Return int64[r], the order of the rows by their keys. keys: int64[k, r]."""
     low = keys.min(axis=1)
     sizes = [int(size) for size in keys.max(axis=1) - low + 1]
     if math.prod(sizes) >= _LIMIT:

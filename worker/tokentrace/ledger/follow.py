@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from tokentrace.alerts.rollup_reader import Rollup, RollupReader
@@ -21,6 +22,7 @@ from tokentrace.ledger.database import Database, DatabaseUnavailable
 from tokentrace.ledger.gaps import RetainedLog, describe, find_gap, first_start
 from tokentrace.ledger.parts import Parts
 from tokentrace.ledger.store import LedgerStore, Position, RollupGap, read_gaps
+from tokentrace.ledger.unwritten import Unwritten
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import Group
 from tokentrace.model.stop import StopSignal
@@ -28,7 +30,7 @@ from tokentrace.state.checksums import require_intact
 
 log = logging.getLogger(__name__)
 
-#: Rows of rollups that one transaction takes, about.
+#: Rows of rollups that are summed up together, and cells that one transaction adds, about.
 BATCH_ROWS: Final = 100_000
 #: Records that are polled at once; each may be most of a megabyte.
 _POLL: Final = 100
@@ -80,7 +82,7 @@ class Follower:
     """Keeps one ledger.
 
     parts: what is kept apart of an hour. accept_gap: record what is missing and go on, instead of refusing.
-    batch_rows: of one transaction, about.
+    batch_rows: as BATCH_ROWS. linger_s: as LINGER_S.
     """
 
     def __init__(
@@ -93,14 +95,14 @@ class Follower:
         parts: Parts | None = None,
         accept_gap: bool = False,
         batch_rows: int = BATCH_ROWS,
+        linger_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._tail = tail
         self._database = database
         self._stop = stop
-        self._parts = parts or Parts()
         self._accept_gap = accept_gap
-        self._batch_rows = batch_rows
+        self._linger_s = LINGER_S if linger_s is None else linger_s
         self._clock = clock
         self._numbers: dict[Group, int] = {}
         groups: list[Group] = []
@@ -113,8 +115,7 @@ class Follower:
 
         self._store = LedgerStore(database, groups)
         self._reader = RollupReader(layout, columns_of(layout), number)
-        self._pending: list[Rollup] = []
-        self._pending_rows = 0
+        self._unwritten = Unwritten(partial(cells_of, parts=parts or Parts()), batch_rows)
         #: Records and rows that are in the ledger since this process started.
         self.records = self.rows = 0
         #: None before the first start. Replaced whole, so that any thread may read it.
@@ -162,7 +163,7 @@ class Follower:
 
     def _start(self) -> Position:
         """Return where to continue, behind a gap that is accepted."""
-        self._pending, self._pending_rows = [], 0
+        self._unwritten.clear()
         self._database.migrate()
         if not self._tail.exists():
             raise UsageError(f"Topic {self._tail.topic!r} does not exist; an exactly-once worker creates it.")
@@ -225,16 +226,15 @@ class Follower:
                     position = self._flush(position, after)
                     position = after = self._skip(record, position, error)
                     continue
-                self._pending.append(rollup)
-                self._pending_rows += len(rollup.minutes)
+                many = self._unwritten.add(rollup)
                 committed_at_us = max(after.committed_at_us, rollup.committed_at_us)
                 after = after._replace(next_offset=record.offset + 1, committed_at_us=committed_at_us)
                 at_end = False
-                if self._pending_rows >= self._batch_rows:
+                if many:
                     position, flushed_s = self._flush(position, after), self._stop.clock()
             now_s = self._stop.clock()
             finished = until_end and at_end and after.next_offset >= end
-            due = finished or now_s - flushed_s >= LINGER_S
+            due = finished or now_s - flushed_s >= self._linger_s
             if after != position and due:
                 position, flushed_s = self._flush(position, after), now_s
             self._show(position)
@@ -266,10 +266,10 @@ class Follower:
         """Add what was read to the ledger. Return the position behind it."""
         if after == position:
             return position
-        self._store.apply(cells_of(self._pending, self._parts) if self._pending else None, position, after)
-        self.records += len(self._pending)
-        self.rows += self._pending_rows
-        self._pending, self._pending_rows = [], 0
+        self._store.apply(self._unwritten.cells(), position, after)
+        self.records += self._unwritten.records
+        self.rows += self._unwritten.rows
+        self._unwritten.clear()
         return after
 
     def _show(self, position: Position | None, problem: str = "") -> None:

@@ -110,7 +110,7 @@ class LedgerStore:
         keys = cells.keys.copy()
         keys[:, 1] = [ids[number] for number in numbers.tolist()]
         hours = np.concatenate([keys, cells.values[:, : len(HOUR_SUMS)]], axis=1)
-        self._hours.run(connection, [tuple(row) for row in hours.tolist()])
+        self._hours.run(connection, list(zip(*hours.T.tolist(), strict=True)))
         self._units.run(connection, list(_unit_rows(keys, cells.values)))
         return new
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: Rows of rollups that the ledger in a worker holds at once, some 20 MB.
 LEDGER_BATCH_ROWS: Final = 20_000
+#: Longest time for which they wait to be added. Each transaction costs the time of a thread that counts.
+LEDGER_LINGER_S: Final = 10.0
 
 
 def ledger_thread(config: Config, clients: KafkaClients, layout: Layout, url: str) -> LedgerThread:
@@ -39,6 +41,7 @@ def ledger_thread(config: Config, clients: KafkaClients, layout: Layout, url: st
             stop=clients.stop,
             parts=parts,
             batch_rows=LEDGER_BATCH_ROWS,
+            linger_s=LEDGER_LINGER_S,
         )
 
     return LedgerThread(
