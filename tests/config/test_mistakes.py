@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.config.everyday_mistakes import EVERYDAY
 from tests.exposition.conftest import make_certificate
 from tokentrace.config.reading import read_config
 from tokentrace.errors import ConfigError
@@ -55,7 +56,7 @@ MISTAKES = {
         "alerts[0].op: must be gt, gte, lt or lte, not the text '<='; did you mean \"lte\"? (line 1)"
     ],
     "worker: {session_timeout: 1 min}": [
-        "worker.session_timeout: invalid duration '1 min'; use a number and a unit, e.g. 500ms, 15s, 5m, 1h (line 1)"
+        "worker.session_timeout: invalid duration '1 min'; did you mean 1m? (line 1)"
     ],
     # Addresses and names.
     "kafka:\n  bootstrap_servers: http://kafka-1:9092\n": [
@@ -102,7 +103,7 @@ MISTAKES = {
         "kafka.properties.security.protocol: needs a sasl.mechanism: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER (line 1)"
     ],
     "kafka: {properties: {security.protocol: sasl_ssl, sasl.mechanism: PLAIN, sasl.username: reader}}": [
-        "kafka.properties.security.protocol: sasl.username and sasl.password must be set (line 1)"
+        "kafka.properties.sasl.mechanism: PLAIN needs sasl.password (line 1)"
     ],
     "kafka: {properties: {acks: 1}}": ["kafka.properties.acks: `acks` must be set to `all` when `enable.idempotence` is true (line 1)"],
     "worker:\n  session_timeout: 10m\n": ["worker.session_timeout: `max.poll.interval.ms`must be >= `session.timeout.ms` (line 2)"],
@@ -155,7 +156,7 @@ MISTAKES = {
     # YAML.
     "- kafka": ["mine.yml: the top level must be a mapping of sections (line 1)"],
     "kafka: {topic: a}\nworker: {}\nkafka: {topic: b}": ["kafka: is defined twice (line 3)"],
-    "kafka:\n\ttopic: a\n": ["mine.yml: is not valid YAML: found character '\\t' that cannot start any token (line 2)"],
+    "kafka:\n\ttopic: a\n": ["mine.yml: is not valid YAML: a tab is before the key; use spaces (line 2)"],
     "kafka: &k\n  properties: *k\n": ["mine.yml: is nested too deeply, or contains an alias of itself"],
     # Several at once: a wrong value hides none of the rules between the others.
     "kafka: {topic: a, dead_letter_topic: a, framing: xml}\nworker: {guarantee: at_least_once, batch_size: x}\n"
@@ -209,6 +210,31 @@ def test_a_quoted_variable_is_read_as_its_key_requires(tmp_path: Path, text: str
     assert found(tmp_path, text, X=variable) == []
 
 
+@pytest.mark.parametrize("text", EVERYDAY, ids=lambda text: text[:60].replace("\n", " "))
+def test_an_everyday_mistake_is_found_with_its_key_and_line(tmp_path: Path, text: str) -> None:
+    assert found(tmp_path, text, EMPTY="") == EVERYDAY[text]
+
+
+def test_a_secret_that_looks_like_a_variable_can_come_from_one(tmp_path: Path) -> None:
+    assert found(tmp_path, 'http_server: {auth_token: "${X}"}', X="$NAME") == []
+
+
+def test_a_rare_choice_is_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text(
+        "worker: {session_timeout: 3s}\n"
+        "alerts: [{name: a, metric: latency_p95, op: gt, threshold: 3, window: 5m}]\n"
+        "pricing: {discounts: [{provider: openai, percent: 0.125}]}\n"
+    )
+    reading = read_config(path, {})
+    assert every_problem(reading) == []
+    assert [warning.text(path) for warning in warnings(reading)] == [
+        "worker.session_timeout: brokers accept 6s or more, unless group.min.session.timeout.ms is less (line 1)",
+        "alerts[0].threshold: latency_p95 is in milliseconds, so 3 is 0.003 seconds (line 2)",
+        "pricing.discounts[0].percent: 0.125 is less than one percent; an eighth is 12.5 (line 3)",
+    ]
+
+
 def test_a_quoted_variable_of_the_wrong_type_is_a_problem(tmp_path: Path) -> None:
     assert found(tmp_path, 'worker: {batch_size: "${X}"}', X="many") == [
         "worker.batch_size: must be a whole number, not the text 'many' (line 1)"
@@ -242,7 +268,9 @@ def test_a_secret_is_in_no_problem(tmp_path: Path) -> None:
     text = (
         "kafka: {properties: {security.protocol: ssl, ssl.key.pem: PLANT-1, sasl.password: PLANT-2, sasl.passwort: PLANT-3}}\n"
         "http_server: {auth_token: 4100}\nschema_registry: {url: 'http://u:PLANT-4@h:x/'}\n"
-        "alerts: [{name: a, kind: quality_drop, delivery: {type: http, url: 'hooks/PLANT-5'}}]\n"
+        "alerts:\n- {name: a, kind: quality_drop, delivery: {type: http, url: 'hooks/PLANT-5'}}\n"
+        "- {name: b, kind: quality_drop, delivery: {type: http, url: 'https://h', headers: 'A: PLANT-6'}}\n"
+        "ledger: 'postgresql://u:PLANT-7@h/db'\n"
     )
     lines = "\n".join(found(tmp_path, text))
     assert len(lines.splitlines()) >= 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import ConfigDict, Field, SecretStr, StrictInt, field_validator, model_validator
@@ -27,6 +28,10 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 }
 
 
+#: Name of a header (RFC 9110, token).
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
 class Delivery(Section):
     """Destination of the firings of a rule."""
 
@@ -42,6 +47,23 @@ class Delivery(Section):
     """Attempts after the first."""
     max_age: PositiveDuration = 3600.0
     """Time after which an undelivered firing is abandoned."""
+
+    @field_validator("headers")
+    @classmethod
+    def _can_be_sent(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        problems = [
+            ((name,), "is not the name of an HTTP header, which has letters, digits and hyphens")
+            for name in value
+            if not _HEADER.fullmatch(name)
+        ]
+        problems += [
+            ((name,), "has a line break or another character that no HTTP header can hold")
+            for name, text in value.items()
+            if not text.get_secret_value().replace("\t", " ").isprintable()
+        ]
+        if problems:
+            raise located(*problems)
+        return value
 
     @model_validator(mode="after")
     def _needs_url(self) -> Delivery:
@@ -85,8 +107,11 @@ class AlertRule(Section):
 
     name: NonEmpty
     """Unique name; the `rule` label."""
-    kind: Literal["cost_spike", "latency_regression", "quality_drop", "error_rate_spike"] | None = None
-    """Shorthand that sets metric, op, threshold and window unless they are given."""
+    kind: Annotated[
+        Literal["cost_spike", "latency_regression", "quality_drop", "error_rate_spike"] | None,
+        Field(examples=["latency_regression"]),
+    ] = None
+    """Shorthand that sets metric, op, threshold and window unless they are given; another metric needs a threshold."""
     metric: Annotated[Metric, Field(examples=["total_cost"])]
     """Metric that is compared with the threshold."""
     op: Annotated[Literal["gt", "gte", "lt", "lte"], Field(examples=["gt"])]
@@ -113,8 +138,14 @@ class AlertRule(Section):
     @model_validator(mode="before")
     @classmethod
     def _expand_kind(cls, value: Any) -> Any:
-        if isinstance(value, dict) and value.get("kind") in KINDS:
-            value = {**KINDS[value["kind"]], **value}
+        kind = value.get("kind") if isinstance(value, dict) else None
+        if isinstance(kind, str):
+            # A kind that does not exist is wrong, and not the lack of what it would set.
+            given = KINDS.get(kind, {**KINDS["cost_spike"], "threshold": 1.0})
+            if value.get("metric", given["metric"]) != given["metric"]:
+                # A threshold of another metric says nothing.
+                given = {name: default for name, default in given.items() if name != "threshold"}
+            value = {**given, **value}
         if isinstance(value, dict) and value.get("metric") == "span_count" and value.get("op") in ("lt", "lte"):
             # Such a rule must also fire without any span.
             value = {"min_spans": 0, **value}

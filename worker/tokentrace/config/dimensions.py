@@ -8,9 +8,10 @@ from typing import Annotated, Final
 
 from pydantic import Field, SecretStr, StrictBool, StrictInt, field_validator, model_validator
 
-from tokentrace.config.section import NonEmpty, Section
+from tokentrace.config.section import NonEmpty, Section, located
 from tokentrace.model.dimensions import ATTRIBUTE, FIELD, HEADER, KEY, MAX_DIMENSIONS, OTHER
 from tokentrace.model.families import CELL_FAMILIES, GLOBAL_FAMILIES, GROUP_LABELS, REVISION_LABEL, CounterFamily
+from tokentrace.model.globs import covers
 from tokentrace.model.reasons import MAX_LABEL_BYTES
 from tokentrace.model.snapshot import BASE_LABELS
 
@@ -84,13 +85,27 @@ class DimensionSection(Section):
         if self.hash and (self.map or self.values is not None):
             raise ValueError("hash cannot be combined with map or values, which name values")
         if self.hash and self.hash_key is None:
-            raise ValueError("hash requires hash_key, for example ${TOKENTRACE_HASH_KEY}")
+            raise located((("hash",), "requires hash_key, for example ${TOKENTRACE_HASH_KEY}"))
         if self.hash_key is not None and not self.hash:
-            raise ValueError("hash_key has no effect without hash: true")
+            raise located((("hash_key",), "has no effect without hash: true"))
+        if useless := list(self._useless()):
+            raise located(*useless)
         for value in (self.default, *self.map.values(), *(self.values or ()), self.other):
             if len(value.encode()) > self.max_length:
                 raise ValueError(f"{value[:40]!r}... is longer than max_length ({self.max_length} bytes)")
         return self
+
+    def _useless(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Yield what can never apply, or is taken back at once."""
+        earlier: list[str] = []
+        for glob, value in self.map.items():
+            if by := next((other for other in earlier if covers(other, glob)), None):
+                yield ("map", glob), f"never applies: {by} applies first; move this one before it"
+            elif self.values is not None and value not in (*self.values, self.other):
+                yield ("map", glob), f"{value!r} is not one of values, so it would become {self.other!r}; add it there"
+            earlier.append(glob)
+        if self.values is None and "other" in self.model_fields_set:
+            yield ("other",), "has no effect without values, those that are allowed"
 
 
 def name_problems(dimensions: Iterable[str]) -> Iterator[tuple[tuple[str | int, ...], str]]:

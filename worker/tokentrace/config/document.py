@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import yaml
 
+from tokentrace.config.hints import variable_meant
 from tokentrace.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -79,9 +80,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
-        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark is not None else ""
-        # A quoted name may be a secret that begins with "*" or "!".
-        problem = _NAME.sub("of a value that begins with * or !; quote it", error.problem or "")
+        problem, line = _in_words(error, text)
         raise ConfigError([f"{path}: is not valid YAML: {problem}{line}"]) from None
     except yaml.YAMLError as error:
         raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
@@ -97,6 +96,28 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply, or contains an alias of itself"]) from None
     return Document(data, reader.lines, reader.problems, reader.unquoted)
+
+
+def _in_words(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
+    """Return (what is wrong, its line as text), with the way out."""
+    problem, mark = error.problem or "", error.problem_mark
+    if mark is not None and error.context_mark is not None and not text[mark.index :].strip():
+        # What is not closed is found at the end, and begins elsewhere.
+        mark = error.context_mark
+        opened = text[mark.index : mark.index + 1]
+        problem = f"what begins with {opened} does not end" if opened in ("{", "[", '"', "'") else problem
+    elif problem == "mapping values are not allowed here":
+        problem = "a ':' is where none can be; check the spaces before the line, and quote a value that contains ': '"
+    elif problem == "but found another document":
+        problem = "a second document begins with ---; a configuration is one"
+    elif found := re.fullmatch(r"found character (.+) that cannot start any token", problem):
+        tab = found[1] == r"'\t'"
+        problem = (
+            "a tab is before the key; use spaces" if tab else f"a value that begins with {found[1]} must be in quotes"
+        )
+    # A quoted name may be a secret that begins with "*" or "!".
+    problem = _NAME.sub("of a value that begins with * or !; quote it", problem)
+    return problem, "" if mark is None else f" (line {mark.line + 1})"
 
 
 class _Reader:
@@ -121,6 +142,9 @@ class _Reader:
         self._constructor.flatten_mapping(node)
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._problem(path, "has a key that is not text; a { or [ at the beginning must be in quotes", key_node)
+                continue
             key = str(key_node.value)
             inner = (*path, key)
             if inner in self.lines and key in result:
@@ -131,6 +155,9 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
         assert isinstance(node, yaml.ScalarNode)
+        if what := variable_meant(node.value):
+            self._problem(path, what, node)
+            return "unset"
         if "$" in node.value:
             substituted = _VARIABLE.sub(lambda match: self._variable(match, path, node), node.value)
             tag = self._constructor.resolve(yaml.ScalarNode, substituted, (True, False))

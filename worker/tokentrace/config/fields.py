@@ -14,6 +14,7 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
+from tokentrace.config.hints import number_meant
 from tokentrace.model.durations import duration, format_duration, positive_duration
 from tokentrace.model.secrets import public_url
 
@@ -68,8 +69,10 @@ class HostPort(NamedTuple):
 def _address(value: Any) -> HostPort:
     if isinstance(value, HostPort):
         return value
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\s]*):(\d{1,5})", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]*):(\d{1,5})", value) if isinstance(value, str) else None
     if match is None or int(match[2]) > 65535:
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535:
+            raise ValueError(f'{value} is a port alone; write ":{value}" for every interface, or "127.0.0.1:{value}"')
         raise ValueError(f'{value!r} is not a valid address; use for example ":9090", "127.0.0.1:9090" or "[::1]:9090"')
     return HostPort(match[1].strip("[]") or "0.0.0.0", int(match[2]))
 
@@ -89,7 +92,8 @@ def _number(value: Any, what: str) -> Decimal:
         # The text of a YAML float keeps 0.15 exactly 0.15.
         rate = Decimal(getattr(value, "text", str(value)).replace("_", ""))
     except InvalidOperation as error:
-        raise ValueError(f"{value!r} is not a valid {what}") from error
+        meant = number_meant(value) if isinstance(value, str) else ""
+        raise ValueError(f"{value!r} is not a valid {what}" + (f"; write {meant}" if meant else "")) from error
     if not rate.is_finite() or rate < 0:
         raise ValueError(f"{value!r} is not a valid {what}; it must be finite and not negative")
     return rate

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, SecretStr, StrictBool, field_validator, model_validator
 
 from tokentrace.config.fields import HostPort, ListenAddress, PositiveDuration
 from tokentrace.config.section import Section, located
+
+#: Characters of a path that a URL holds as they are (RFC 3986).
+_PATH: Final = frozenset(f"{string.ascii_letters}{string.digits}-._~/")
 
 
 class Tls(Section):
@@ -56,6 +60,11 @@ class HttpServer(Section):
         # YAML reads a token that begins with "&" or "#", and is not quoted, as nothing.
         if value is None or not value.get_secret_value().strip():
             raise ValueError("is empty, which would disable authentication; set a token or remove the key")
+        token = value.get_secret_value()
+        if token.lower().startswith("bearer "):
+            raise ValueError("is the token alone, without the word Bearer before it")
+        if not token.isprintable() or not token.isascii():
+            raise ValueError("has a character that no HTTP header can hold; use printable ASCII")
         return value
 
     @model_validator(mode="after")
@@ -72,6 +81,8 @@ class HttpServer(Section):
     def _absolute(cls, value: str) -> str:
         if not value.startswith("/") or value == "/" or value.endswith("/"):
             raise ValueError('must begin with "/", must not end with "/", and must not be "/"')
+        if wrong := [character for character in value if character not in _PATH]:
+            raise ValueError(f"has letters, digits and -._~/ alone, not {wrong[0]!r}")
         return value
 
     @model_validator(mode="after")

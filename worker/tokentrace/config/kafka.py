@@ -19,6 +19,7 @@ MANAGED_PROPERTIES: Final = {
     "transactional.id": "it is the group and worker.replica_id",
     "client.id": "set worker.replica_id instead",
     "group.protocol": "set kafka.group_protocol instead",
+    "max.poll.records": "set worker.batch_size instead",
     "session.timeout.ms": "set worker.session_timeout instead",
     "auto.offset.reset": "set kafka.start instead",
     "partition.assignment.strategy": "it is always cooperative-sticky",
@@ -58,6 +59,8 @@ def _topic(value: str) -> str:
 
 
 def _scalar(value: Any) -> Any:
+    if isinstance(value, dict):
+        raise ValueError("must be text, a number, or true or false; the key is the property's whole name, with dots")
     if not isinstance(value, (str, bool, int, float)):
         raise ValueError("must be text, a number, or true or false")
     return value
@@ -102,7 +105,9 @@ class Kafka(Section):
         for broker in brokers:
             found = _BROKER.fullmatch(broker)
             if found is None or not 0 < int(found[1] or 9092) < 65536:
-                raise ValueError(f"{public_url(broker)!r} is not a broker; write host:port, such as kafka-1:9092")
+                split = " Commas are between brokers." if re.search(r"[;\s|]", broker) else ""
+                what = f"{public_url(broker)!r} is not a broker; write host:port, such as kafka-1:9092"
+                raise ValueError(f"{what}.{split}".removesuffix(".") if split else what)
         return value
 
     @field_validator("properties", mode="before")
@@ -128,6 +133,12 @@ class Kafka(Section):
     def _separate_topics(self) -> Kafka:
         if self.dead_letters == self.topic:
             raise located((("dead_letter_topic",), "must differ from topic"))
+        used = str(self.properties.get("security.protocol", "plaintext")).lower()
+        for broker in self.bootstrap_servers.split(","):
+            protocol = broker.partition("://")[0].strip() if "://" in broker else ""
+            if protocol and protocol.lower() != used:
+                what = f"{protocol}:// is not what the connection uses, security.protocol {used}; make them the same"
+                raise located((("bootstrap_servers",), what))
         return self
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, PlainSerializer, StrictBool, model_validator
 
@@ -18,7 +19,24 @@ DEFAULT_URL: Final = f"{_SQLITE}tokentrace-ledger.db"
 
 def _database_url(value: str) -> str:
     if not value.startswith((_SQLITE, "postgresql://", "postgresql+psycopg://")):
-        raise ValueError("must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE")
+        hint = "; write postgresql:// at its beginning" if value.startswith("postgres://") else ""
+        raise ValueError(f"must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE{hint}")
+    if value.startswith(_SQLITE):
+        if not value.removeprefix(_SQLITE).partition("?")[0].strip("/"):
+            raise ValueError("names no file; write sqlite:///FILE")
+        return value
+    where = value.partition("://")[2]
+    if where.count("@") > 1 or "/" in where.rpartition("@")[0]:
+        raise ValueError("has a user name or password with @ or / in it; write %40 for @ and %2F for /")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("is not a valid URL; its port must be a number from 0 to 65535") from None
+    if not host and "host=" not in parts.query:
+        raise ValueError("names no host; write postgresql://USER:PASSWORD@HOST/DATABASE")
+    if not parts.path.strip("/"):
+        raise ValueError("names no database; write postgresql://USER:PASSWORD@HOST/DATABASE")
     return value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field, StrictBool, StrictInt, create_model, field_validator, model_validator
 
@@ -48,6 +48,10 @@ else:
     )
 
 
+#: Labels that families have besides those that can be chosen.
+_OWN_LABELS: Final = frozenset({"token_type", "unit", "source", "reason", "le"})
+
+
 class Metrics(Section):
     """Families, labels and series of the exposition."""
 
@@ -82,6 +86,14 @@ class Metrics(Section):
             raise ValueError("must be at least 10m")
         return value
 
+    @field_validator("buckets")
+    @classmethod
+    def _scores_are_shares(cls, value: Buckets) -> Buckets:
+        bounds: tuple[float, ...] = value.eval_score  # type: ignore[attr-defined]
+        if bounds[-1] > 1:
+            raise located((("eval_score",), f"a score is between 0 and 1, and a bound is {bounds[-1]:g}"))
+        return value
+
     @field_validator("labels")
     @classmethod
     def _known_families(cls, value: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -90,8 +102,9 @@ class Metrics(Section):
         for name, chosen in value.items():
             family = name.removeprefix("tokentrace_")
             if family not in FAMILIES_BY_NAME:
-                names = ", ".join(FAMILIES_BY_NAME)
-                problems.append(((name,), f"not a family with configurable labels; use one of {names}"))
+                close = difflib.get_close_matches(family, FAMILIES_BY_NAME, 1)
+                names = f'did you mean "{close[0]}"?' if close else f"use one of {', '.join(FAMILIES_BY_NAME)}"
+                problems.append(((name,), f"not a family with configurable labels; {names}"))
             elif family in labels:
                 problems.append(((name,), f"the labels of {family} are set twice, with and without tokentrace_"))
             elif len(set(chosen)) != len(chosen):
@@ -134,8 +147,21 @@ class Config(Section):
     @model_validator(mode="after")
     def _cross_check(self) -> Config:
         problems: list[tuple[tuple[str | int, ...], str]] = []
-        if self.kafka.framing == "raw" and self.schemas.raw is None:
+        kafka = self.kafka
+        if kafka.framing == "raw" and self.schemas.raw is None:
             problems.append((("kafka", "framing"), "raw requires schemas.raw, the schema file"))
+        if kafka.framing == "glue" and not self.schemas.glue:
+            problems.append((("kafka", "framing"), "glue requires schemas.glue, the files of its schema versions"))
+        if kafka.framing in ("confluent", "apicurio") and not self.schema_registry.url:
+            problems.append(
+                (("kafka", "framing"), f"{kafka.framing} requires schema_registry.url, which has the schemas")
+            )
+        taken = (kafka.state_topic, kafka.ids_topic, kafka.alerts_topic, kafka.budgets_topic, kafka.rollups_topic)
+        for key, name in (("topic", kafka.topic), ("dead_letter_topic", kafka.dead_letters)):
+            if name in taken:
+                problems.append(
+                    (("kafka", key), f"{name} is one of tokentrace's own topics, which begin with the group")
+                )
         if self.health.max_commit_age and self.health.max_commit_age <= self.worker.commit_interval:
             problems.append((("health", "max_commit_age"), "must be longer than worker.commit_interval"))
         problems += [*name_problems(self.dimensions), *self._label_problems()]
@@ -171,7 +197,9 @@ class Config(Section):
             used += [((*path, "group_by", at), label, BASE_LABELS) for at, label in enumerate(chosen.group_by)]
             used += [((*path, "filter", label), label, BASE_LABELS) for label in chosen.filter.dimensions]
         for where, label, base in used:
-            if label not in base and label not in self.dimensions:
+            if where[0] == "metrics" and label in _OWN_LABELS:
+                yield where, f"{label} comes by itself, and is not one of {', '.join(base)}; leave it out"
+            elif label not in base and label not in self.dimensions:
                 close = difflib.get_close_matches(label, [*base, *self.dimensions], 1)
                 hint = f'; did you mean "{close[0]}"?' if close else ""
                 yield where, f"{label!r} is neither a dimension nor one of {', '.join(base)}{hint}"

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt, Tag, WithJsonSchema
 
 from tokentrace.config.fields import Factor, Moment, Percent, UsdPerMillion, UsdPrice
+from tokentrace.config.hints import keys_meant
 from tokentrace.config.section import NonEmpty, Section
 from tokentrace.model.units import BY_NAME
 
 
 def _unit(name: str) -> str:
     if name not in BY_NAME:
-        near = get_close_matches(name, BY_NAME, 1)
+        near = keys_meant(name, list(BY_NAME)) or get_close_matches(name, BY_NAME, 1)
         raise ValueError(
             f'unknown unit; did you mean "{near[0]}"?' if near else "unknown unit; docs/pricing.md has all"
         )

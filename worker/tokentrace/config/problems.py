@@ -12,7 +12,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tokentrace.config.document import KeyPath, dotted
+from tokentrace.config.hints import keys_meant, number_meant
 from tokentrace.config.models import Config
+from tokentrace.config.pricing import ModelRates
+from tokentrace.model.secrets import hide_secrets
 
 #: Most keys that the problem of an unknown key lists.
 _LISTED_KEYS: Final = 16
@@ -41,6 +44,15 @@ _REQUIREMENTS: Final = {
     "string_type": "text",
     "tuple_type": "a list",
 }
+
+#: Types of pydantic's errors where a section or a mapping is expected.
+_SECTIONS: Final = frozenset({"model_type", "dict_type"})
+#: Sections whose text would be a secret, or contain one.
+_SECRETS: Final = frozenset({"auth", "headers", "properties"})
+#: Section -> the key that alone makes one.
+_MAIN_KEYS: Final = {"dimensions": "source", "delivery": "type", "schema_registry": "url", "ledger": "url"}
+#: Keys of so many sections that one elsewhere says nothing.
+_COMMON: Final = frozenset({"enabled", "url", "timeout", "ca", "key", "certificate", "window", "by", "tls", "auth"})
 
 #: Signs of other languages -> the value of `op`.
 _SIGNS: Final = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
@@ -75,7 +87,7 @@ def describe(path: KeyPath, error: Any) -> str:
     """Return what is wrong, from an entry of pydantic's `ValidationError.errors()`."""
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     if kind == "extra_forbidden":
-        return _unknown(path)
+        return _unknown(path, value)
     if kind == "missing":
         return "is required"
     if kind == "string_too_short":
@@ -84,13 +96,28 @@ def describe(path: KeyPath, error: Any) -> str:
         return _not_one_of(str(context["expected"]), value)
     if kind in _REQUIREMENTS:
         # A value of the wrong type for text may be a token.
-        found = _found(value, quote=kind != "string_type")
-        return f"must be {_REQUIREMENTS[kind].format(**context)}, {found}"
+        found = _found(value, quote=kind != "string_type", secret=kind in _SECTIONS and path[-1] in _SECRETS)
+        return f"must be {_REQUIREMENTS[kind].format(**context)}, {found}{_hint(path, kind, value)}"
     what = str(error["msg"]).removeprefix("Value error, ")
     return what if what[:2].isupper() else what[:1].lower() + what[1:]
 
 
-def _found(value: Any, quote: bool) -> str:
+def _hint(path: KeyPath, kind: str, value: Any) -> str:
+    """Return what to write instead, where the value shows that; else nothing."""
+    key = _MAIN_KEYS.get(str(path[0] if len(path) == 2 and path[0] == "dimensions" else path[-1]))
+    if kind == "model_type" and isinstance(value, str) and value and key:
+        return f"; write {{{key}: {hide_secrets(value)}}}"
+    if not kind.startswith(("int_", "float_")) or isinstance(value, bool):
+        return ""
+    if isinstance(value, str) and (meant := number_meant(value, share=path[0] == "alerts")):
+        whole = "." not in meant or kind.startswith("float_")
+        return f"; write {meant}" if whole else ""
+    if isinstance(value, float) and path[-2:-1] == ("thresholds",) and 0 < value < 1:
+        return f"; it is in percent: {value * 100:g}"
+    return ""
+
+
+def _found(value: Any, quote: bool, secret: bool = False) -> str:
     if value is None:
         return "and is empty"
     if isinstance(value, dict):
@@ -102,7 +129,7 @@ def _found(value: Any, quote: bool) -> str:
     if isinstance(value, bool):
         return f"not {str(value).lower()}"
     if isinstance(value, str):
-        return f"not the text {value[:_QUOTED]!r}"
+        return "not text" if secret else f"not the text {hide_secrets(value)[:_QUOTED]!r}"
     return f"not {value}"
 
 
@@ -117,15 +144,26 @@ def _not_one_of(expected: str, value: Any) -> str:
     return what + (f'; put it in quotes: "{value}"' if str(value) in choices else "")
 
 
-def _unknown(path: KeyPath) -> str:
+def _unknown(path: KeyPath, value: Any) -> str:
     name, section = str(path[-1]), path[:-1]
     keys = _keys_of(section)
-    close = difflib.get_close_matches(name, keys, 1)
-    if close:
-        return f'unknown key; did you mean "{close[0]}"?'
-    elsewhere = [key for key in _all_keys(Config, "") if key.rsplit(".", 1)[-1] == name]
+    if section and name in Config.model_fields:
+        return f"unknown key; {name} is a section of its own: begin its line without spaces"
+    if not section and isinstance(value, dict) and (inner := [key for key in value if key in Config.model_fields]):
+        return f"unknown key; {' and '.join(inner)} must be at the top level, without spaces before"
+    if name.isdigit() and value is None:
+        return "unknown key; a comma begins another key here: write a number with a point, such as 2.5"
+    elsewhere = [key for key in _all_keys(Config, "") if key.rsplit(".", 1)[-1] == name and name not in _COMMON]
     if len(elsewhere) == 1:
         return f"unknown key; did you mean {elsewhere[0]}?"
+    if meant := keys_meant(name, keys):
+        return f'unknown key; did you mean "{meant[0]}"?'
+    close = difflib.get_close_matches(name.lower(), keys, 1)
+    if close:
+        return f'unknown key; did you mean "{close[0]}"?'
+    inside = [key for key in _all_keys(Config, "") if keys_meant(name, [key.rsplit(".", 1)[-1]])]
+    if not section and len(inside) == 1:
+        return f"unknown key; did you mean {inside[0]}?"
     return f"unknown key; the keys here are {', '.join(keys)}" if 0 < len(keys) <= _LISTED_KEYS else "unknown key"
 
 
@@ -136,6 +174,9 @@ def _keys_of(path: KeyPath) -> list[str]:
         # The name of a mapping's entry, or the index of a list's, leads to no other section.
         if fields := _named(models, part):
             models = [inner for field in fields for inner in _models_in(field.annotation)]
+        elif len(models) > 1:
+            # The section has two forms: a list, and a mapping.
+            models = [model for model in models if issubclass(model, ModelRates) != isinstance(part, int)]
     return [name for model in models for name, _ in _fields(model)]
 
 

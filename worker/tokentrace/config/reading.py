@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,8 @@ from tokentrace.config.problems import Problem, describe, field_at
 
 #: Types of pydantic's errors for a value that is not a mapping where a section is expected.
 _NO_SECTION: Final = frozenset({"model_type", "dict_type"})
+#: Types of the errors of our own validators, which may concern several keys.
+_OF_SEVERAL_KEYS: Final = frozenset({"problem", "value_error"})
 #: Most validations of one file; each replaces what the one before it found.
 _MOST_ROUNDS: Final = 100
 #: Beginnings of the types of errors about numbers, and true or false.
@@ -51,7 +54,7 @@ def read_config(path: Path, environment: Mapping[str, str] | None = None) -> Rea
     config = with_absolute_paths(validation.run(), path.parent)
     problems += validation.problems
     known = {problem.path for problem in problems}
-    found = pricing_problems(document.data.get("pricing"))
+    found = [*pricing_problems(document.data.get("pricing")), *_empty(document.data)]
     problems += [Problem(keys, what, document.line(keys)) for keys, what in found if keys not in known]
     return Reading(path, config, document, in_order(problems))
 
@@ -59,6 +62,20 @@ def read_config(path: Path, environment: Mapping[str, str] | None = None) -> Rea
 def in_order(problems: list[Problem]) -> list[Problem]:
     """Return the problems by line; those without a line come last."""
     return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
+
+
+def _empty(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the keys without a value that would count as unset, though somebody has written them."""
+    if isinstance(data, Mapping):
+        for name, value in data.items():
+            field = field_at((*path, name))
+            # A property without a value is left out, and what has to have a value is a problem of its type.
+            if value is None and field is not None and field.default is None and not field.is_required():
+                yield (*path, name), "is empty; give it a value, or leave the key out"
+            yield from _empty(value, (*path, name))
+    elif isinstance(data, (list, tuple)):
+        for index, value in enumerate(data):
+            yield from _empty(value, (*path, index))
 
 
 class _Validation:
@@ -109,9 +126,14 @@ class _Validation:
     def _report(self, path: KeyPath, error: Any) -> None:
         """Keep a problem, unless one of its key, or of a section around it, is known."""
         known = any(path[:length] in self._wrong for length in range(1, len(path) + 1))
+        what = describe(path, error)
+        # It may be about a key beside this one that is wrong, and was replaced.
+        beside = (str(other[-1]) for other in self._wrong if other[:-1] == path[:-1] and other != path)
+        if error["type"] in _OF_SEVERAL_KEYS:
+            known = known or any(re.search(rf"\b{re.escape(name)}\b", what) for name in beside)
         # What is wrong with a mapping after a key of it was removed may be the lack of that key.
         if not known and path not in self._shortened:
-            self.problems.append(Problem(path, describe(path, error), self._document.line(path)))
+            self.problems.append(Problem(path, what, self._document.line(path)))
         self._wrong.add(path)
 
     def _replace(self, path: KeyPath, section: bool) -> None:
@@ -129,6 +151,11 @@ class _Validation:
                 example = (field.examples or [None])[0]
                 # Text that names one thing among others must be unique.
                 _set(self._data, path, dotted(path) if field.annotation is str else example)
+                return
+            if field is not None and field.examples and path not in self._replaced and path[-1:] == ("kind",):
+                # Without it, what it sets would be missing.
+                self._replaced.add(path)
+                _set(self._data, path, field.examples[0])
                 return
             path, last = path[:-1], path[-1]
             # Without an item of a list, the others would have the wrong lines.

@@ -6,7 +6,7 @@ import re
 import socket
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, StrictInt, model_validator
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
 from tokentrace.config.fields import Duration, PositiveDuration
 from tokentrace.config.section import NonEmpty, Section, located
@@ -45,7 +45,7 @@ class WorkerSection(Section):
     """Longest wait for the final scrape after SIGTERM."""
     session_timeout: PositiveDuration = 45.0
     """Time without heartbeats after which the group reassigns a replica's partitions."""
-    leave_on_stop: bool = False
+    leave_on_stop: StrictBool = False
     """Leave the group at a stop, so that other replicas read on in seconds; a restart then moves partitions."""
     min_replicas: Annotated[StrictInt, Field(ge=0)] | None = None
     """Number of replicas that always run: those whose replica_id ends in -N, with N from it on, leave on stop."""

@@ -57,6 +57,14 @@ _ALIASES: Final = {
     "max.in.flight": "max.in.flight.requests.per.connection",
 }
 
+#: Properties that are nothing without one of some others.
+_PAIRS: Final = (
+    (("ssl.certificate.location", "ssl.certificate.pem"), ("ssl.key.location", "ssl.key.pem")),
+    (("ssl.key.location", "ssl.key.pem"), ("ssl.certificate.location", "ssl.certificate.pem")),
+    (("ssl.key.password",), ("ssl.key.location", "ssl.key.pem")),
+    (("ssl.keystore.password",), ("ssl.keystore.location",)),
+)
+
 #: Words of the library for a client that it does not make, rather than for a property alone.
 _CREATING: Final = re.compile(r"^Failed to create [\w ]+: ")
 #: Words in the library's log for a property that has no effect.
@@ -65,6 +73,9 @@ _IGNORED: Final = re.compile(r"Configuration property `?([\w.]+)`? (only applies
 _NAME: Final = re.compile(r"^(Configuration property \"[\w.]+\" |[\w.]+ failed: )")
 #: Addresses of help pages, and codes of OpenSSL, which say less than the words around them.
 _NOISE: Final = re.compile(r" See https?://\S+ for more information\.|, see https?://\S+ for more information\.?")
+
+#: Words of OpenSSL for what is not in PEM.
+_NO_PEM: Final = re.compile("no certificate or crl found|no start line: Expecting: CERTIFICATE")
 
 #: Beginnings of the properties of which none is right without the others.
 _ACCESS: Final = ("sasl.", "security.protocol")
@@ -81,10 +92,13 @@ def property_problems(
     consumer_settings: those of a worker's membership, of which SESSION_TIMEOUT is named as if it were a property.
     """
     good = dict(properties)
-    for name, check in ((name, check) for name in properties for check in (_alone, _missing_file, _without_effect)):
+    checks = (_alone, _not_a_number, _missing_file, _without_effect, _incomplete)
+    for name, check in ((name, check) for name in properties for check in checks):
         if name in good and (what := check(name, properties)):
             del good[name]
             yield name, what
+    if any(name.startswith("sasl.") for name in properties if name not in good):
+        good = {name: value for name, value in good.items() if not name.startswith(_ACCESS)}
     yield from _together(good, consumer_settings or {})
 
 
@@ -116,6 +130,43 @@ def _without_effect(name: str, properties: Mapping[str, Any]) -> str:
     return ""
 
 
+def _not_a_number(name: str, properties: Mapping[str, Any]) -> str:
+    """Reject text of which the library reads the digits at its beginning alone: 60s would be 60 milliseconds."""
+    value = properties[name]
+    if not isinstance(value, str) or not re.match(r"\s*[+-]?\d", value) or re.fullmatch(r"\s*[+-]?[\d.]+\s*", value):
+        return ""
+    if not _problem(lambda clients: clients.admin(), {name: "x"}).startswith("Invalid value"):
+        return ""
+    unit = " of milliseconds" if name.endswith(".ms") else " of bytes" if name.endswith("bytes") else ""
+    return f"must be a number{unit}, not {value!r}, of which the library reads the beginning alone"
+
+
+def _incomplete(name: str, properties: Mapping[str, Any]) -> str:
+    """Reject what needs a second property, or contradicts one, and what the library does not say so of."""
+    if name in ("sasl.mechanism", "sasl.mechanisms"):
+        both = [properties.get(other) for other in ("sasl.mechanism", "sasl.mechanisms")]
+        if name == "sasl.mechanisms" and None not in both and both[0] != both[1]:
+            return f"is another name of sasl.mechanism, which is {both[0]}; leave one of them out"
+        mechanism = str(properties[name])
+        if mechanism not in _VALUES[name]:
+            close = difflib.get_close_matches(mechanism.upper(), _VALUES[name], 1)
+            hint = f'did you mean "{close[0]}"?' if close else f"use {', '.join(_VALUES[name])}"
+            return f"{mechanism!r} is not a mechanism that the library has; {hint}"
+        unsecured = str(properties.get("enable.sasl.oauthbearer.unsecure.jwt", "")).lower() == "true"
+        if mechanism == "OAUTHBEARER" and properties.get("sasl.oauthbearer.method") != "oidc" and not unsecured:
+            return (
+                "OAUTHBEARER needs sasl.oauthbearer.method: oidc, with sasl.oauthbearer.token.endpoint.url, "
+                "sasl.oauthbearer.client.id and sasl.oauthbearer.client.secret"
+            )
+        missing = [other for other in ("sasl.username", "sasl.password") if not str(properties.get(other) or "")]
+        if missing and mechanism != "OAUTHBEARER" and "sasl" in str(properties.get("security.protocol", "")).lower():
+            return f"{mechanism} needs {' and '.join(missing)}"
+    for first, second in _PAIRS:
+        if name in first and not any(properties.get(other) for other in second):
+            return f"has no effect without {' or '.join(second)}"
+    return ""
+
+
 def _alone(name: str, properties: Mapping[str, Any]) -> str:
     """Return what the library says of a property by itself."""
     value = properties[name]
@@ -123,10 +174,12 @@ def _alone(name: str, properties: Mapping[str, Any]) -> str:
     if not problem or _CREATING.match(problem):
         return ""
     if problem.startswith("No such configuration property"):
-        close = difflib.get_close_matches(name, USUAL, 1, 0.75)
+        close = difflib.get_close_matches(name.lower(), USUAL, 1, 0.75)
         return "is not a property of librdkafka" + (f'; did you mean "{close[0]}"?' if close else "")
     if problem.startswith("Invalid value"):
         shown = public_property(name, value)
+        if isinstance(shown, bool):
+            shown = str(shown).lower()
         choices = _VALUES.get(name)
         hint = f"; use {', '.join(choices[:-1])} or {choices[-1]}" if choices else ""
         return f"{shown!r} is not a valid value{hint}"
@@ -202,6 +255,7 @@ def _plain(problem: str, properties: Mapping[str, Any]) -> str:
         return "needs a sasl.mechanism: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
     text = " ".join(_NOISE.sub(".", _NAME.sub("", problem)).split()).rstrip(".")
     text = "must be true or false" if text.startswith("Expected bool value") else text
+    text = "holds no certificate in PEM" if _NO_PEM.search(text) else text
     for name, value in properties.items():
         if str(value) and public_property(name, value) == HIDDEN:
             text = text.replace(str(value), HIDDEN)

@@ -6,6 +6,16 @@ import re
 from typing import Any, Final
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_WORDS: Final = {
+    word: seconds
+    for words, seconds in {
+        "ms msec msecs millis millisecond milliseconds": 0.001, "s sec secs second seconds": 1.0,
+        "m min mins minute minutes": 60.0, "h hr hrs hour hours": 3600.0, "d day days": 86400.0,
+        "w week weeks": 604800.0,
+    }.items()
+    for word in words.split()
+}  # fmt: skip
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]+)")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
@@ -15,7 +25,17 @@ def duration(value: Any) -> float:
         return float(match[1]) * _UNITS[match[2]]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise ValueError(f"invalid duration {value}; use a number and a unit, e.g. 500ms, 15s, 5m, 1h")
-    raise ValueError(f"invalid duration {value!r}; use a number and a unit, e.g. 500ms, 15s, 5m, 1h")
+    meant = _meant(value) if isinstance(value, str) else ""
+    hint = f"did you mean {meant}?" if meant else "use a number and a unit, e.g. 500ms, 15s, 5m, 1h"
+    raise ValueError(f"invalid duration {value!r}; {hint}")
+
+
+def _meant(text: str) -> str:
+    """Return the duration that a text such as 1m30s, 5 min or 2 weeks means, empty if it is none."""
+    if not re.fullmatch(rf"(\s*{_PART.pattern})+\s*", text, re.IGNORECASE):
+        return ""
+    parts = [(float(number), _WORDS.get(word.lower(), 0.0)) for number, word in _PART.findall(text)]
+    return "" if any(not unit for _, unit in parts) else format_duration(sum(number * unit for number, unit in parts))
 
 
 def positive_duration(value: Any) -> float:

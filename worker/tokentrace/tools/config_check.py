@@ -10,11 +10,14 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from tokentrace.config import Config
+from tokentrace.config.alerts import AlertRule
 from tokentrace.config.document import KeyPath
 from tokentrace.config.problems import Problem
 from tokentrace.config.reading import Reading, in_order
+from tokentrace.config.schemas import RegistryTls
 from tokentrace.decode.resolve import check_readable
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.errors import ConfigError, SchemaError
@@ -29,6 +32,15 @@ Found = Iterator[tuple[KeyPath, str]]
 
 #: Metrics between 0 and 1.
 SHARES: Final = frozenset({"error_rate", "timeout_rate", "quality_score"})
+#: Metrics that are quantiles -> the histogram that they are read from.
+_MEASURES: Final = {
+    "latency_p50": "latency_ms", "latency_p95": "latency_ms", "latency_p99": "latency_ms", "ttft_p95": "ttft_ms",
+    "prompt_token_p95": "prompt_tokens",
+}  # fmt: skip
+#: Least time without heartbeats that a broker accepts by default, group.min.session.timeout.ms.
+_LEAST_SESSION_S: Final = 6.0
+#: Latencies below it are hardly in milliseconds.
+_LEAST_LATENCY_MS: Final = 20.0
 _REACHES: Final = {"gt": "above", "gte": "at or above", "lt": "below", "lte": "at or below"}
 
 
@@ -37,9 +49,10 @@ def every_problem(reading: Reading) -> list[Problem]:
     problems = list(reading.problems)
     config = reading.config
     wrong = {problem.path for problem in problems}
-    for check in (_properties, _server_files, _registry, _schemas, _rules):
+    for check in (_properties, _server_files, _registry, _schemas, _rules, _ledger):
         for path, what in check(config):
-            if path not in wrong:
+            # What is below a wrong section is not what the file says.
+            if not any(path[:length] in wrong for length in range(1, len(path) + 1)):
                 problems.append(reading.problem(path, what))
     return in_order(problems)
 
@@ -48,7 +61,31 @@ def warnings(reading: Reading) -> list[Problem]:
     """Return what is right by itself, but needs something else to be as it says."""
     kafka = reading.config.kafka
     needed_ms = round(rollups_retention_s(reading.config) * 1000)
-    return [
+    config = reading.config
+    session_s, discounts = config.worker.session_timeout, config.pricing.discounts
+    found = [
+        reading.problem(
+            ("worker", "session_timeout"), "brokers accept 6s or more, unless group.min.session.timeout.ms is less"
+        )
+        for _ in range(session_s < _LEAST_SESSION_S)
+    ]
+    found += [
+        reading.problem(
+            ("alerts", index, "threshold"),
+            f"{rule.metric} is in milliseconds, so {rule.threshold:g} is {rule.threshold / 1000:g} seconds",
+        )
+        for index, rule in enumerate(config.alerts)
+        if _MEASURES.get(rule.metric, "").endswith("_ms") and 0 < rule.threshold < _LEAST_LATENCY_MS
+    ]
+    found += [
+        reading.problem(
+            ("pricing", "discounts", index, "percent"),
+            f"{discount.percent:f} is less than one percent; an eighth is 12.5",
+        )
+        for index, discount in enumerate(discounts)
+        if discount.percent < 1
+    ]
+    return in_order(found) + [
         reading.problem(
             ("alerts", index, "window"),
             f"{format_duration(rule.window)} requires that topic {kafka.rollups_topic!r} retains that much; a worker "
@@ -87,7 +124,12 @@ def _server_files(config: Config) -> Found:
 
 def _registry(config: Config) -> Found:
     tls = config.schema_registry.tls
+    if not config.schema_registry.url:
+        used = {"auth": config.schema_registry.auth is not None, "tls": tls != RegistryTls()}
+        yield from ((("schema_registry", name), "has no effect without url") for name, given in used.items() if given)
     found: list[tuple[KeyPath, str]] = []
+    if config.schema_registry.auth is not None and "@" in urlsplit(config.schema_registry.url).netloc:
+        found.append((("schema_registry", "auth"), "is set, and url has a user name too; leave one of them out"))
     if tls.ca is not None:
         found += _authority(("schema_registry", "tls", "ca"), tls.ca)
     if tls.certificate is not None:
@@ -141,11 +183,35 @@ def _rules(config: Config) -> Found:
                 path,
                 f"{rule.metric} is never below 0, so whether it is {_REACHES[rule.op]} {rule.threshold:g} is fixed",
             )
+        elif what := _beyond_buckets(rule, config):
+            yield path, what
         if rule.interval is not None and rule.interval > rule.window:
             yield (
                 ("alerts", index, "interval"),
                 f"is longer than the window {format_duration(rule.window)}, so spans between two windows are not seen",
             )
+
+
+def _beyond_buckets(rule: AlertRule, config: Config) -> str:
+    """Return what is wrong with a threshold above every value that a quantile can have, empty if it is not."""
+    measure = _MEASURES.get(rule.metric)
+    if measure is None or rule.op not in ("gt", "gte"):
+        return ""
+    highest: float = getattr(config.metrics.buckets, measure)[-1]
+    if rule.threshold < highest or (rule.op == "gte" and rule.threshold == highest):
+        return ""
+    return (
+        f"{rule.metric} is at most {highest:g}, the last of metrics.buckets.{measure}, so {rule.threshold:g} is never "
+        "passed; add a bound beyond it there"
+    )
+
+
+def _ledger(config: Config) -> Found:
+    url = config.ledger.url or ""
+    if url.startswith("sqlite:///"):
+        file = Path(url.removeprefix("sqlite:///").partition("?")[0])
+        if not file.parent.is_dir():
+            yield ("ledger", "url"), f"the folder {file.parent} does not exist"
 
 
 def _unreadable(path: Path) -> str:
