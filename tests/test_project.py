@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from release.lock import PYTHONS
 
 from tests.services import ROOT
 
@@ -41,6 +43,7 @@ def test_workflows_run_the_project_s_own_commands() -> None:
     }
     assert commands == {
         ("ci", "test"): [".ci/run"],
+        ("ci", "pythons"): ["check"],
         ("ci", "image"): [
             "--file deploy/Dockerfile --tag tokentrace .", "--rm --read-only tokentrace version",
         ],
@@ -49,6 +52,15 @@ def test_workflows_run_the_project_s_own_commands() -> None:
             "ARGS=--check", 'ARGS="--locked --tag tokentrace:release"', "--rm --read-only tokentrace:release version",
         ],
     }  # fmt: skip
+
+
+def test_workflows_run_on_every_python_that_the_package_names() -> None:
+    jobs = yaml.safe_load((GITHUB / "workflows" / "ci.yml").read_text())["jobs"]
+    (oldest,) = [step["with"]["python-version"] for step in jobs["test"]["steps"] if "python-version" in str(step)]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [line.rsplit(" ", 1)[1] for line in project["classifiers"] if "Python :: 3." in line]
+    assert [oldest, *jobs["pythons"]["strategy"]["matrix"]["python"]] == named == list(PYTHONS)
+    assert project["requires-python"] == f">={oldest}"
 
 
 @pytest.mark.parametrize("path", sorted((GITHUB / "workflows").glob("*.yml")), ids=lambda path: path.stem)
