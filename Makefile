@@ -8,7 +8,7 @@ PROCESSES ?= 4
 GO_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image base image-test kafka helm kubernetes prometheus clean
+.PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image base image-test kafka helm kubernetes kubernetes-test prometheus clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ kubernetes: ## Build a Kubernetes control plane and its validation from Go modul
 	mkdir -p .cache/kubernetes
 	cd tests/services/kubernetes && go build -p $(GO_PROCESSES) -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBE_VERSION)" \
 	  -o $(CURDIR)/.cache/kubernetes/ ./validate $(addprefix k8s.io/kubernetes/cmd/,$(KUBE_COMMANDS))
+
+kubernetes-test: setup $(SERVICES) ## Run every overlay and the chart on that control plane, under traffic (after make kubernetes)
+	$(BIN)/python -m pytest -m nightly -s tests/kubernetes $(ARGS)
 
 prometheus: setup ## Run a real Prometheus on 127.0.0.1:9091 that scrapes a worker on 127.0.0.1:9090
 	$(BIN)/python -m tests.services.prometheus --port 9091 --target 127.0.0.1:9090 --data .cache/prometheus-data

@@ -89,6 +89,13 @@ class Scraper(threading.Thread):
                 self._counting[replica.name] = life
         self._check_sum()
 
+    def shown(self) -> dict[Key, int]:
+        """Sum up the last values of every replica, those of replicas that are gone among them, without zeros."""
+        summed: Counter[Key] = Counter()
+        for values in list(self._last.values()):
+            summed.update(values)
+        return {key: value for key, value in summed.items() if value}
+
     def saw_counting(self, replica: Replica) -> bool:
         """Return True if it has shown spans since its last start."""
         return self._counting.get(replica.name) == replica.lives

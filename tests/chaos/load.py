@@ -103,7 +103,8 @@ class Load:
             self.failures.append(str(error))
 
     def start(self, rate: int) -> None:
-        """Publish so many a second until `stop`."""
+        """Publish so many a second until `stop`, after which it can start again."""
+        self._stopping.clear()
 
         def run() -> None:
             while not self._stopping.wait(0.02):

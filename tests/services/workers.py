@@ -46,7 +46,43 @@ def write_config(path: Path, sections: dict[str, Any], replica_id: str) -> Path:
     return path
 
 
-class WorkerProcess:
+class Served:
+    """A worker by what it serves at `target`, host:port."""
+
+    target: str
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        """(status, body, headers) of a GET. Raises OSError if there is no answer, or half of one."""
+        request = urllib.request.Request(f"http://{self.target}{path}", headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=10.0) as response:
+                return response.status, response.read(), dict(response.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, error.read(), dict(error.headers)
+        except HTTPException as error:
+            # A worker that is killed while it answers.
+            raise ConnectionResetError(f"{type(error).__name__}: {error}") from error
+
+    def ready(self) -> bool:
+        try:
+            return self.get("/health/ready")[0] == 200
+        except OSError:
+            return False
+
+    def samples(self, **headers: str) -> dict[Key, float]:
+        """Every sample of its text exposition."""
+        status, body, _ = self.get("/metrics/prometheus", **headers)
+        assert status == 200, body
+        text = body.decode()
+        lines = [line for line in text.split("\n") if line and not line.startswith("#")]
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        return {
+            (sample.name, frozenset(sample.labels.items())): Value(line.rsplit(" ", 1)[1])
+            for sample, line in zip(samples, lines, strict=True)
+        }
+
+
+class WorkerProcess(Served):
     """A running worker. program: arguments of Python that run tokentrace, before its own."""
 
     def __init__(self, config: Path, log: Path, program: Sequence[str] = PROGRAM) -> None:
@@ -69,24 +105,6 @@ class WorkerProcess:
         assert self.process.poll() is not None
         self.process = self._start()
 
-    def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        """(status, body, headers) of a GET. Raises OSError if there is no answer, or half of one."""
-        request = urllib.request.Request(f"http://{self.target}{path}", headers=headers)
-        try:
-            with urllib.request.urlopen(request, timeout=10.0) as response:
-                return response.status, response.read(), dict(response.headers)
-        except urllib.error.HTTPError as error:
-            return error.code, error.read(), dict(error.headers)
-        except HTTPException as error:
-            # A worker that is killed while it answers.
-            raise ConnectionResetError(f"{type(error).__name__}: {error}") from error
-
-    def ready(self) -> bool:
-        try:
-            return self.get("/health/ready")[0] == 200
-        except OSError:
-            return False
-
     def wait_until_ready(self, timeout_s: float = 90.0) -> None:
         """Until it has joined the group."""
         self._wait(self.ready, timeout_s, "become ready")
@@ -108,18 +126,6 @@ class WorkerProcess:
             if time.monotonic() > deadline or (alive and self.process.poll() is not None):
                 raise AssertionError(f"The worker did not {what}. Its log:\n{self.log()[-3000:]}")
             time.sleep(0.05)
-
-    def samples(self, **headers: str) -> dict[Key, float]:
-        """Every sample of its text exposition."""
-        status, body, _ = self.get("/metrics/prometheus", **headers)
-        assert status == 200, body
-        text = body.decode()
-        lines = [line for line in text.split("\n") if line and not line.startswith("#")]
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-        return {
-            (sample.name, frozenset(sample.labels.items())): Value(line.rsplit(" ", 1)[1])
-            for sample, line in zip(samples, lines, strict=True)
-        }
 
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""

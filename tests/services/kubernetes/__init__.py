@@ -1,8 +1,9 @@
-"""Kubernetes without a cluster: its own validation, from `make kubernetes`."""
+"""Kubernetes without a cluster: its own validation, and a control plane of its own programs, from `make kubernetes`."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,3 +38,11 @@ def validate(documents: Sequence[dict[str, Any]]) -> list[Finding]:
     done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return [Finding(**json.loads(line)) for line in done.stdout.splitlines()]
+
+
+def etcd() -> str:
+    """The path of etcd. Raises Unavailable where it is not installed."""
+    path = shutil.which("etcd")
+    if path is None:
+        raise Unavailable("etcd is not installed (Debian: apt-get install etcd-server)")
+    return path
