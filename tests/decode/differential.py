@@ -15,8 +15,10 @@ from tokentrace.decode.columnar.decoder import ColumnarDecoder
 from tokentrace.decode.fastavro_decoder import FastavroDecoder
 from tokentrace.decode.resolve import resolve
 from tokentrace.model.arrays import PADDING
+from tokentrace.model.dimensions import ATTRIBUTE
 from tokentrace.model.messages import Reject
 from tokentrace.model.spans import FLOAT_FIELDS, INT_FIELDS, STRING_FIELDS, SpanBatch, SpanColumns, Strings
+from tokentrace.model.text_combinations import KnownTexts, TextCombinations
 
 #: Options that keep small batches on the fast path, so that a few messages show what many would.
 THOROUGH = {"min_rows": 0, "sparse_rows": 0}
@@ -24,7 +26,7 @@ THOROUGH = {"min_rows": 0, "sparse_rows": 0}
 
 #: Sources of dimensions that every comparison reads.
 TEXTS = (
-    *(f"attributes.{key}" for key in ("team", "eval.score", "", "gpt-4o", "claude-sonnet-4-20250514")),
+    *(f"attributes.{key}" for key in ("team", "eval.score", "gpt-4o", "claude-sonnet-4-20250514")),
     *(f"span.{field}" for field in ("x0", "x1", "name", "model", "prompt_tokens")),
 )
 
@@ -36,15 +38,23 @@ def both_decoders(schema: Any, **options: int) -> tuple[FastavroDecoder, Columna
 
 
 def run(
-    decoder: SchemaDecoder, datums: Sequence[bytes], rows: Sequence[int] | None = None, stale: bool = False
+    decoder: SchemaDecoder,
+    datums: Sequence[bytes],
+    rows: Sequence[int] | None = None,
+    stale: bool = False,
+    combinations: TextCombinations | None = None,
 ) -> tuple[SpanBatch, list[Reject]]:
-    """Decode datums into rows. Returns (spans, rejects). stale: the columns hold other values beforehand."""
+    """Decode datums into rows. Returns (spans, rejects).
+
+    stale: the columns hold other values beforehand. combinations: those that earlier batches had.
+    """
     order = np.arange(len(datums)) if rows is None else np.array(rows, np.int64)
     size = int(order.max(initial=-1)) + 1
     buffer = np.frombuffer(b"".join(datums) + bytes(PADDING), np.uint8)
     end = np.cumsum([len(datum) for datum in datums], dtype=np.int64)
     start = end - [len(datum) for datum in datums]
-    columns = SpanColumns(size, buffer, TEXTS)
+    known = None if combinations is None else KnownTexts(np.zeros(size, np.int64), combinations)
+    columns = SpanColumns(size, buffer, TEXTS, known)
     if stale:
         columns.status[:] = 1
         for name in STRING_FIELDS:
@@ -62,16 +72,39 @@ def assert_agreement(
     schema: Any, datums: Sequence[bytes], reference: FastavroDecoder, columnar: ColumnarDecoder, **how: Any
 ) -> int:
     """Compare every column of every row, and every reject. Returns the number of rejects."""
-    want, want_rejects = run(reference, datums, stale=True, **how)
-    got, rejects = run(columnar, datums, stale=True, **how)
     case = f"{schema!r}\n{[datum.hex() for datum in datums]}"
+    want = run(reference, datums, stale=True, **how)
+    assert_equal(run(columnar, datums, stale=True, **how), want, case)
+    # Again with what the messages before had: first nothing, then themselves.
+    combinations = attribute_combinations(TEXTS)
+    for _ in range(2):
+        assert_equal(run(columnar, datums, stale=True, combinations=combinations, **how), want, case)
+        if not combinations.forms:
+            break
+        try_again(combinations)
+    return len(want[1])
+
+
+def attribute_combinations(texts: Sequence[str], hash_bits: int = 64) -> TextCombinations:
+    return TextCombinations([source for source in texts if source.startswith(ATTRIBUTE)], hash_bits)
+
+
+def try_again(combinations: TextCombinations) -> None:
+    """Let the next batch be looked up, whatever the last one had."""
+    for memory in combinations.remembered.values():
+        memory._wait = 0
+
+
+def assert_equal(found: tuple[SpanBatch, list[Reject]], wanted: tuple[SpanBatch, list[Reject]], case: str = "") -> None:
+    """Compare every column of every row, and every reject."""
+    (got, rejects), (want, want_rejects) = found, wanted
     assert rejects == want_rejects, case
     assert np.array_equal(got.row, want.row), case
     assert np.array_equal(got.status, want.status), case
     for name in STRING_FIELDS:
         assert texts(got, name) == texts(want, name), f"{name}: {case}"
     for source in TEXTS:
-        assert strings_of(got, got.texts[source]) == strings_of(want, want.texts[source]), f"{source}: {case}"
+        assert text_values(got, source) == text_values(want, source), f"{source}: {case}"
     for name in (*INT_FIELDS, *FLOAT_FIELDS):
         numbers, others = getattr(got, name), getattr(want, name)
         assert np.array_equal(numbers.present, others.present), f"{name}: {case}"
@@ -84,7 +117,17 @@ def assert_agreement(
     assert got.modifiers.keys() == want.modifiers.keys(), case
     for name in want.modifiers:
         assert texts(got, name) == texts(want, name), f"{name}: {case}"
-    return len(rejects)
+
+
+def text_values(batch: SpanBatch, source: str) -> list[bytes]:
+    """Return the text of each span, from its column or from its combination."""
+    values = strings_of(batch, batch.texts[source])
+    if batch.known is not None and source in batch.known.combinations.sources:
+        place = batch.known.combinations.sources.index(source)
+        for row, number in enumerate(batch.known.number.tolist()):
+            if number:
+                values[row] = batch.known.combinations.texts[number][place]
+    return values
 
 
 def texts(batch: SpanBatch, name: str) -> list[bytes]:

@@ -24,6 +24,7 @@ from tokentrace.model.dimensions import Dimension
 from tokentrace.model.globs import pattern
 from tokentrace.model.snapshot import OVERFLOW, Group
 from tokentrace.model.spans import Strings
+from tokentrace.model.text_combinations import IN_COLUMNS, KnownTexts, TextCombinations
 
 #: Codes of the empty value, and of the values beyond the limit.
 EMPTY_CODE: Final = 0
@@ -32,6 +33,8 @@ OVERFLOW_CODE: Final = 1
 _CODE_BITS: Final = 21
 _CODES_A_WORD: Final = 64 // _CODE_BITS
 _CODE_MASK: Final = (1 << _CODE_BITS) - 1
+#: A packed word that no codes have.
+_UNKNOWN: Final = np.uint64(1 << 63)
 #: Most texts that a table has: rules may give many texts one value. A full table is begun again.
 _MOST_TEXTS: Final = 200_000
 #: Texts of more bytes are read one by one, since a table compares them word by word.
@@ -153,6 +156,13 @@ class Dimensions:
         self._combinations = Combinations(
             len(dimensions), len(_packed([np.zeros(0, np.int64)] * len(dimensions))), hash_bits
         )
+        self._forget_known()
+
+    def _forget_known(self, combinations: TextCombinations | None = None) -> None:
+        """Forget the codes of combinations that decoders know, and begin with these."""
+        self._known = combinations
+        #: Number of a combination -> its packed codes; the first word is _UNKNOWN where they are not known.
+        self._known_codes = [np.full(64, _UNKNOWN) for _ in range(-(-len(self.names) // _CODES_A_WORD))]
 
     def __bool__(self) -> bool:
         """Return whether groups differ in more than model, provider and caller."""
@@ -168,6 +178,7 @@ class Dimensions:
         for values in self.configured:
             values.clear()
         self._combinations.clear()
+        self._forget_known()
         self._former = {(): EMPTY_CODE} if self._former else {}
 
     def expect(self, groups: Sequence[Group]) -> None:
@@ -175,10 +186,54 @@ class Dimensions:
         if any(name not in self.names for group in groups for name, _ in group.dimensions):
             self._former.setdefault((), EMPTY_CODE)
 
-    def encode(self, texts: Sequence[Texts], spans: int) -> list[NDArray[np.uint64]]:
-        """Return the codes of the spans. texts: of each configured dimension."""
+    def encode(self, texts: Sequence[Texts], spans: int, known: KnownTexts | None = None) -> list[NDArray[np.uint64]]:
+        """Return the codes of the spans. texts: of each configured dimension. known: the spans that these leave out."""
         if not texts:
             return self._with_former([], np.zeros(spans, np.int64))
+        packed = self._encode_texts(texts) if known is None else self._encode_known(texts, known)
+        return self._with_former(packed, np.zeros(spans, np.int64)) if self._former else packed
+
+    def _encode_known(self, texts: Sequence[Texts], known: KnownTexts) -> list[NDArray[np.uint64]]:
+        """Return the codes of spans whose texts are in columns or have a number."""
+        if known.combinations is not self._known:
+            self._forget_known(known.combinations)
+        size = len(known.combinations)
+        if size > len(self._known_codes[0]):
+            more = [np.full(2 * size, _UNKNOWN) for _ in self._known_codes]
+            for column, larger in zip(self._known_codes, more, strict=True):
+                larger[: len(column)] = column
+            self._known_codes = more
+        packed = [column.take(known.number) for column in self._known_codes]
+        if len(packed[0]) and packed[0].max() == _UNKNOWN:
+            missing = np.flatnonzero(packed[0] == _UNKNOWN)
+            in_columns = known.number[missing] == IN_COLUMNS
+            rows = missing[in_columns]
+            if len(rows):
+                for word, codes in zip(
+                    packed, self._encode_texts([column.take(rows) for column in texts]), strict=True
+                ):
+                    word[rows] = codes
+            rows = missing[~in_columns]
+            if len(rows):
+                numbers, which = np.unique(known.number[rows], return_inverse=True)
+                for word, codes in zip(packed, self._encode_numbers(known.combinations, numbers), strict=True):
+                    word[rows] = codes[which]
+        return packed
+
+    def _encode_numbers(self, combinations: TextCombinations, numbers: NDArray[np.int64]) -> list[NDArray[np.uint64]]:
+        """Return the codes of combinations, and remember them."""
+        chosen = numbers.tolist()
+        packed = self._encode_texts([Texts(*combinations.column(source, chosen)) for source in self.sources])
+        # A value beyond a limit has a code of its own once a group with it is adopted.
+        keep = np.ones(len(numbers), np.bool_)
+        for place in range(len(self.names)):
+            shift = np.uint64(place % _CODES_A_WORD * _CODE_BITS)
+            keep &= packed[place // _CODES_A_WORD] >> shift & np.uint64(_CODE_MASK) != OVERFLOW_CODE
+        for column, codes in zip(self._known_codes, packed, strict=True):
+            column[numbers[keep]] = codes[keep]
+        return packed
+
+    def _encode_texts(self, texts: Sequence[Texts]) -> list[NDArray[np.uint64]]:
         packed, missing, hashes = self._combinations.find(texts)
         if len(missing):
             part = [column.take(missing) for column in texts]
@@ -189,7 +244,7 @@ class Dimensions:
             # What is beyond a limit may be anything, and would fill the table.
             keep = np.logical_and.reduce([column != OVERFLOW_CODE for column in codes])
             self._combinations.add(part, hashes, found, keep)
-        return self._with_former(packed, np.zeros(spans, np.int64))
+        return packed
 
     def codes_of(self, groups: Sequence[Group]) -> list[NDArray[np.uint64]]:
         """Return the codes of groups that are counted already."""

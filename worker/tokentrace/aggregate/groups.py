@@ -28,6 +28,7 @@ from tokentrace.aggregate.word_table import WordTable
 from tokentrace.model.arrays import grown
 from tokentrace.model.dimensions import Dimension
 from tokentrace.model.snapshot import BASE_LABELS, OVERFLOW, OVERFLOW_GROUP, Group, LabelSet
+from tokentrace.model.text_combinations import KnownTexts
 
 _STATUS_COUNT: Final = 3
 _EMPTY: Final = -1
@@ -119,12 +120,12 @@ class GroupIndex:
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def lookup(self, spans: Labels, texts: Sequence[Texts] = ()) -> NDArray[np.int64]:
+    def lookup(self, spans: Labels, texts: Sequence[Texts] = (), known: KnownTexts | None = None) -> NDArray[np.int64]:
         """Return int64[m], each span's group number; new groups are added while there is room.
 
-        texts: of each dimension, in the configured order.
+        texts: of each dimension, in the configured order. known: the spans whose texts are not in these columns.
         """
-        codes = self.dimensions.encode(texts, len(spans)) if self.dimensions else []
+        codes = self.dimensions.encode(texts, len(spans), known) if self.dimensions else []
         words = label_words(spans, codes)
         hashes = self._table.hash(words)
         group = self._table.find(hashes, words)
@@ -133,9 +134,9 @@ class GroupIndex:
             return group
         if self._bases is not None:
             # The rest of these are in the overflow, which has no dimensions.
-            known = self._bases.lookup(LabelColumns.taken(spans, missing)) != OVERFLOW_GROUP
-            group[missing[~known]] = OVERFLOW_GROUP
-            missing = missing[known]
+            has_base = self._bases.lookup(LabelColumns.taken(spans, missing)) != OVERFLOW_GROUP
+            group[missing[~has_base]] = OVERFLOW_GROUP
+            missing = missing[has_base]
         missing = self._add_groups(spans, codes, words, hashes, group, missing)
         if not len(missing):
             return group

@@ -115,7 +115,7 @@ class Pipeline:
         spans, parts = repair(spans)
         timer.mark("validate")
         short, renamed = shorten(spans, self._label_bytes)
-        group = self._groups.lookup(short, self._texts.of(spans, short.buffer, batch))
+        group = self._groups.lookup(short, *self._texts.of(spans, short.buffer, batch))
         cell = self._groups.cells(group, spans.status)
         timer.mark("index")
         # A shortened name has no price: such spans are priced by their own names, as those of the overflow group are.

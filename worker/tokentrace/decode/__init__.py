@@ -28,9 +28,11 @@ from tokentrace.decode.schemas.store import WriterSchemas
 from tokentrace.decode.union import OtherEvents, UnionDecoder
 from tokentrace.errors import SchemaError, SchemaUnavailable
 from tokentrace.model.arrays import first_rows
+from tokentrace.model.dimensions import ATTRIBUTE
 from tokentrace.model.messages import Reject
 from tokentrace.model.span_join import joined
 from tokentrace.model.spans import SpanBatch, SpanColumns
+from tokentrace.model.text_combinations import KnownTexts, TextCombinations
 from tokentrace.model.varint import encode_long
 
 if TYPE_CHECKING:
@@ -85,6 +87,7 @@ class SpanDecoder:
         self._framing: Framing = single_span_framing(framing)
         self._columnar = columnar
         self._max_decoders = max_decoders
+        self._combinations = TextCombinations([text for text in texts if text.startswith(ATTRIBUTE)])
         self._decoders: OrderedDict[SchemaKey, SchemaDecoder] = OrderedDict()
         self._paths: dict[tuple[str, str], int] = {}
         if self._as_json is not None:
@@ -107,7 +110,7 @@ class SpanDecoder:
             return Decoded(batch.spans, batch.rejects, batch.counts)
         framed = frame(values, self._framing, headers or {})
         decoders = self._decoders_of(framed)
-        columns = SpanColumns(len(values), framed.buffer, self._texts)
+        columns = SpanColumns(len(values), framed.buffer, self._texts, self._known(len(values)))
         rejects = list(framed.rejects)
         for decoder, rows in zip(decoders, _rows_by_key(framed.key, len(framed.keys)), strict=True):
             rejects += decoder.decode_into(columns, rows, framed.start[rows], framed.end[rows])
@@ -117,6 +120,14 @@ class SpanDecoder:
             keep[[reject.row for reject in rejects]] = False
         decoded = Decoded(columns.select(keep), rejects)
         return self._with_otlp(values, decoded) if rejects and self._framing == "auto" else decoded
+
+    def _known(self, n: int) -> KnownTexts | None:
+        """Return the combinations of the texts of n messages, to be found."""
+        if not self._combinations.sources:
+            return None
+        if self._combinations.full:
+            self._combinations = TextCombinations(self._combinations.sources)
+        return KnownTexts(np.zeros(n, np.int64), self._combinations)
 
     def _with_otlp(self, values: Sequence[bytes | None], decoded: Decoded) -> Decoded:
         """Decode the messages that are of OTLP, which no other framing has taken."""

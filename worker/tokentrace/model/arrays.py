@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 #: Zero bytes after the last datum, so that an unaligned load of up to as many bytes never leaves the buffer.
-PADDING: Final = 32
+PADDING: Final = 256
 
 #: uint64[9]: entry k is the mask that keeps the k low bytes of a word.
 LOW_BYTES: Final = np.array([(1 << (8 * count)) - 1 for count in range(8)] + [(1 << 64) - 1], np.uint64)

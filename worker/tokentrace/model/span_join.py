@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from tokentrace.model.messages import WHOLE_MESSAGE
 from tokentrace.model.spans import COLUMNS, Numbers, SpanBatch, Strings
+from tokentrace.model.text_combinations import IN_COLUMNS, KnownTexts
 
 
 def joined(first: SpanBatch, second: SpanBatch) -> SpanBatch:
@@ -44,8 +45,22 @@ def joined(first: SpanBatch, second: SpanBatch) -> SpanBatch:
         modifiers=columns(first.modifiers, second.modifiers),
         texts=columns(first.texts, second.texts),
         part=part,
+        known=_known(first, second),
     )
     return both.take(np.lexsort((part, row)))
+
+
+def _known(first: SpanBatch, second: SpanBatch) -> KnownTexts | None:
+    """Return the combinations of both. At most one of them has any: it is the one in a form of Avro."""
+    assert first.known is None or second.known is None
+    known = first.known or second.known
+    if known is None:
+        return None
+    numbers = [
+        np.full(len(spans), IN_COLUMNS, np.int64) if spans.known is None else spans.known.number
+        for spans in (first, second)
+    ]
+    return KnownTexts(np.concatenate(numbers), known.combinations)
 
 
 def _parts(spans: SpanBatch) -> NDArray[np.int64]:

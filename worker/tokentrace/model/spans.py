@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from tokentrace.model.arrays import LOW_BYTES, PADDING, first_words, unaligned_w
 from tokentrace.model.measures import SUMMED_FIELDS, USAGE_SUMS
 from tokentrace.model.messages import WHOLE_MESSAGE
 from tokentrace.model.units import BY_NAME
+
+if TYPE_CHECKING:
+    from tokentrace.model.text_combinations import KnownTexts
 
 #: The token counts that are summed are declared in the table of measures.
 INT_FIELDS: Final = (*SUMMED_FIELDS, "total_tokens", "started_at_us", "ended_at_us")
@@ -55,6 +58,8 @@ COLUMNS: Final = (*STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS)
 #: The texts of a batch without dimensions.
 NO_TEXTS: Final[Mapping[str, Strings]] = MappingProxyType({})
 
+#: Longest strings whose words are all loaded at once, bytes.
+_LONGEST_AT_ONCE: Final = 32
 #: Larger than the limit of any quantity.
 _HUGE: Final = 1e15
 
@@ -97,7 +102,7 @@ def string_words(
         return
     loads = unaligned_words(buffer)
     longest, shortest = int(strings.length.max()), int(strings.length.min())
-    wide = first_words(buffer, strings.offset, -(-longest // 8)) if 8 < longest <= PADDING else None
+    wide = first_words(buffer, strings.offset, -(-longest // 8)) if 8 < longest <= _LONGEST_AT_ONCE else None
     for start in range(0, longest, 8):
         rows, offset, length = None, strings.offset, strings.length
         if shortest <= start:
@@ -129,10 +134,12 @@ class SpanBatch:
         in the unit of the columns of sums, see `model.units`; one that is not a quantity is negative.
     modifiers: columns of MODIFIERS; one that is empty in every span is left out. They need not be UTF-8.
     texts: source of dimensions -> its bytes, not necessarily UTF-8, see `model.dimensions`.
+    known: the combinations of the texts of attributes, None where none is known. The columns of a span's have nothing
+        where its combination is known.
     """
 
     __slots__ = (
-        "buffer", "modifiers", "optional", "part", "row", "status", "texts",
+        "buffer", "known", "modifiers", "optional", "part", "row", "status", "texts",
         *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS,
     )  # fmt: skip
 
@@ -168,10 +175,11 @@ class SpanBatch:
         modifiers: Mapping[str, Strings] = NO_TEXTS,
         texts: Mapping[str, Strings] = NO_TEXTS,
         part: NDArray[np.int64] | None = None,
+        known: KnownTexts | None = None,
     ) -> None:
         """columns: one of every name in STRING_FIELDS, INT_FIELDS and FLOAT_FIELDS."""
         self.buffer, self.row, self.status, self.optional = buffer, row, status, optional
-        self.modifiers, self.texts, self.part = modifiers, texts, part
+        self.modifiers, self.texts, self.part, self.known = modifiers, texts, part, known
         for name in COLUMNS:
             setattr(self, name, columns[name])
 
@@ -198,6 +206,7 @@ class SpanBatch:
             modifiers=modifiers,
             texts={source: strings.take(index) for source, strings in self.texts.items()} if self.texts else self.texts,
             part=None if self.part is None else self.part[index],
+            known=None if self.known is None else self.known.take(index),
         )
 
     def part_of(self, index: int) -> int:
@@ -215,6 +224,7 @@ class SpanBatch:
             modifiers=self.modifiers,
             texts=self.texts,
             part=part,
+            known=self.known,
         )
 
     def replace(
@@ -237,6 +247,7 @@ class SpanBatch:
             modifiers=self.modifiers,
             texts=self.texts,
             part=self.part,
+            known=self.known,
         )
 
 
@@ -250,7 +261,7 @@ class SpanColumns:
     """
 
     __slots__ = (
-        "_arena", "_mapped", "_modifiers", "_optional", "buffer", "n", "status", "texts",
+        "_arena", "_mapped", "_modifiers", "_optional", "buffer", "known", "n", "status", "texts",
         *STRING_FIELDS, *INT_FIELDS, *FLOAT_FIELDS,
     )  # fmt: skip
 
@@ -271,8 +282,11 @@ class SpanColumns:
     ttft_ms: Numbers
     eval_score: Numbers
 
-    def __init__(self, n: int, buffer: NDArray[np.uint8], texts: Collection[str] = ()) -> None:
-        """texts: sources of dimensions to make columns for."""
+    def __init__(
+        self, n: int, buffer: NDArray[np.uint8], texts: Collection[str] = (), known: KnownTexts | None = None
+    ) -> None:
+        """texts: sources of dimensions to make columns for. known: of n spans, to be filled; None for texts alone."""
+        self.known = known
         self.texts = {source: Strings(np.zeros(n, np.int64), np.zeros(n, np.int64)) for source in texts}
         self.n = n
         self.buffer = buffer
@@ -313,6 +327,8 @@ class SpanColumns:
         """Make all optional columns, and all texts, of a row absent."""
         for strings in self.texts.values():
             strings.offset[row] = strings.length[row] = 0
+        if self.known is not None:
+            self.known.number[row] = 0
         for column in (*self._optional.values(), *self._mapped.values()):
             column.values[row], column.present[row] = 0, False
         for strings in self._modifiers.values():
@@ -329,6 +345,13 @@ class SpanColumns:
         column.offset[row] = len(self.buffer) + len(self._arena)
         column.length[row] = len(data)
         self._arena += data
+
+    def bytes_of(self, strings: Strings, row: int) -> bytes:
+        """The bytes of one string."""
+        start, stop = int(strings.offset[row]), int(strings.offset[row]) + int(strings.length[row])
+        if start >= len(self.buffer):
+            return bytes(self._arena[start - len(self.buffer) : stop - len(self.buffer)])
+        return self.buffer[start:stop].tobytes()
 
     def select(self, keep: NDArray[np.bool_]) -> SpanBatch:
         """The rows where `keep` (bool[n]) is true, as a SpanBatch. The columns must not be filled further."""
@@ -351,6 +374,7 @@ class SpanColumns:
             optional=optional,
             modifiers=modifiers,
             texts=self.texts,
+            known=self.known,
         )
         return whole if keep.all() else whole.take(np.flatnonzero(keep))
 

@@ -26,19 +26,28 @@ ITEM_TEXT: Final = "text of an item"
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
-    """A key of a map, as words of eight bytes, the last one filled up with zeros. source: the column of its values."""
+class Key:
+    """A key of a map. words: its words of eight bytes, the last one filled up with zeros."""
 
-    size: int
+    data: bytes
     words: tuple[np.uint64, ...]
-    source: str
+
+    @classmethod
+    def of(cls, data: bytes) -> Key:
+        return cls(data, tuple(np.uint64(int.from_bytes(data[at : at + 8], "little")) for at in range(0, len(data), 8)))
+
+    @property
+    def size(self) -> int:
+        return len(self.data)
 
     def hits(self, cursors: Cursors, length: NDArray[np.integer], first: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Return which of these cursors are at this key: bool[k]. first: uint64[k], the eight bytes at each."""
+        """Return which cursors are at this key, of `length` bytes: bool[k]. first: uint64[k], the next eight bytes."""
         hit: NDArray[np.bool_] = length == self.size
-        if not hit.any():
-            return hit
-        hit &= (first & LOW_BYTES[min(self.size, 8)]) == (self.words[0] if self.words else 0)
+        return hit & self.matches(cursors, first) if hit.any() else hit
+
+    def matches(self, cursors: Cursors, first: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return which of these cursors are at the bytes of this key: bool[k]. first: as of `hits`."""
+        hit: NDArray[np.bool_] = (first & LOW_BYTES[min(self.size, 8)]) == (self.words[0] if self.words else 0)
         for number, word in enumerate(self.words[1:], start=1):
             if not hit.any():
                 break
@@ -58,23 +67,19 @@ class ChosenValues:
 
     keys: tuple[tuple[bytes, str], ...]
     text: Program
-    _keys: tuple[_Key, ...] = field(init=False, repr=False, compare=False)
+    _keys: tuple[tuple[Key, str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        def key_of(key: bytes, source: str) -> _Key:
-            words = tuple(np.uint64(int.from_bytes(key[at : at + 8], "little")) for at in range(0, len(key), 8))
-            return _Key(len(key), words, source)
-
-        object.__setattr__(self, "_keys", tuple(key_of(*entry) for entry in self.keys))
+        object.__setattr__(self, "_keys", tuple((Key.of(key), source) for key, source in self.keys))
 
     def run(self, cursors: Cursors, length: NDArray[np.integer], items: Program) -> None:
         """Move past the keys, of `length` bytes, and the values, and store the chosen ones. items: passes any other."""
         shortest, longest = int(length.min()), int(length.max())
-        keys = [key for key in self._keys if shortest <= key.size <= longest]
+        keys = [entry for entry in self._keys if shortest <= entry[0].size <= longest]
         hits = []
         if keys:
             first = cursors.words()
-            hits = [(key.source, hit) for key in keys if (hit := key.hits(cursors, length, first)).any()]
+            hits = [(source, hit) for key, source in keys if (hit := key.hits(cursors, length, first)).any()]
         np.add(cursors.pos, length, out=cursors.pos)
         if not hits:
             run(items, cursors)

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 from tokentrace.decode.columnar.chosen import ITEM_TEXT, ChosenValues, FixedText, NumberText, Peek
 from tokentrace.decode.columnar.decimals import MAX_BYTES, MAX_SHIFT, DecimalAmount
+from tokentrace.decode.columnar.known_entries import KnownEntries
 from tokentrace.decode.columnar.optional import MOST_ABSENT, Boolean, UnitValues
 from tokentrace.decode.columnar.program import Program, Step
 from tokentrace.decode.columnar.steps import (
@@ -181,10 +182,10 @@ class _Compiler:
         score = _score(type_.items, column)
         if type_.items.kind == "union":
             score = (SetNull(column), Union(tuple(_score(branch, column) for branch in type_.items.branches)))
-        chosen = None
-        if self._attribute_texts:
-            chosen = ChosenValues(tuple(self._attribute_texts), self.text(type_.items, ITEM_TEXT))
-        return (Blocks(self.skip(type_.items), keyed=True, score=score, chosen=chosen),)
+        if not self._attribute_texts:
+            return (Blocks(self.skip(type_.items), keyed=True, score=score),)
+        chosen = ChosenValues(tuple(self._attribute_texts), self.text(type_.items, ITEM_TEXT))
+        return (KnownEntries(Blocks(self.skip(type_.items), keyed=True, score=score, chosen=chosen)),)
 
     def text(self, type_: Type, source: str) -> Program:
         """Compile the steps that store a value as a text, and move past it."""

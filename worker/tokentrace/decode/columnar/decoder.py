@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tokentrace.decode.columnar.chosen import ITEM_TEXT
 from tokentrace.decode.columnar.compile import compile_program, readable_texts
 from tokentrace.decode.columnar.cursors import Cursors, MessageChunk
+from tokentrace.decode.columnar.known_entries import KNOWN
 from tokentrace.decode.columnar.program import Program, run
 from tokentrace.decode.columnar.utf8 import NonAscii, invalid_utf8
 from tokentrace.decode.fastavro_decoder import LABEL_FIELDS, FastavroDecoder
@@ -105,6 +106,9 @@ class ColumnarDecoder:
             outputs = {name: _part(columns.column(name), slice(first, first + count)) for name in self.output_columns}
         else:
             outputs = {name: _part(columns.column(name), rows) for name in self.output_columns}
+        if columns.known is not None:
+            # Numbers of texts that are in their columns, until a step finds others.
+            outputs[KNOWN] = columns.known.number[first : first + count] if adjacent else np.zeros(count, np.int64)
         if columns.texts:
             outputs[ITEM_TEXT] = Strings(np.empty(count, np.int64), np.empty(count, np.int64))
         chunk = MessageChunk(
@@ -119,6 +123,8 @@ class ColumnarDecoder:
         if not adjacent:
             for name in self.output_columns:
                 _put(columns.column(name), rows, outputs[name])
+            if columns.known is not None:
+                columns.known.number[rows] = outputs[KNOWN]
         return failed
 
     def _mark_invalid_labels(self, chunk: MessageChunk, start: NDArray[np.int64], failed: NDArray[np.bool_]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tokentrace.decode.columnar.chosen import ChosenValues
 from tokentrace.decode.columnar.cursors import Cursors
+from tokentrace.decode.columnar.entry_marks import Marker
 from tokentrace.decode.columnar.optional import UnitValues, store_optional
 from tokentrace.decode.columnar.program import Program, run, run_some
 from tokentrace.model.arrays import LOW_BYTES
@@ -211,6 +212,7 @@ class Blocks:
 
     score: runs before `items` on the value whose key is SCORE; it need not move past the value.
     units: reads the values whose keys are units. chosen: reads the values that dimensions are made from.
+    marker: marks the entries that may have these values.
     """
 
     items: Program
@@ -218,6 +220,7 @@ class Blocks:
     score: Program = ()
     units: UnitValues | None = None
     chosen: ChosenValues | None = None
+    marker: Marker | None = None
 
     def run(self, cursors: Cursors) -> None:
         # part: the cursors with blocks left. rows: their positions in `cursors`, None while part is `cursors`.
@@ -236,6 +239,8 @@ class Blocks:
             if not part.spend_round():
                 break
             self._block(part, count)
+            if self.marker is not None:
+                self.marker.end_block(part)
             if stop is not None:
                 part.drop((stop >= 0) & (part.pos != stop))
         if rows is not None:
@@ -265,14 +270,16 @@ class Blocks:
             if done and not cursors.spend_round():
                 return False
             if self.keyed:
-                self._entry(cursors)
+                self._entry(cursors, done)
             else:
                 run(self.items, cursors)
         return True
 
-    def _entry(self, cursors: Cursors) -> None:
-        """Move past a key and its value."""
+    def _entry(self, cursors: Cursors, place: int) -> None:
+        """Move past a key and its value. place: of the entry in its block."""
         length = cursors.length()
+        if self.marker is not None:
+            self.marker.entry(cursors, length, place)
         if self.units is not None:
             self.units.read(cursors, length)
         if self.score:
