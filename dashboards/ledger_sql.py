@@ -9,26 +9,31 @@ from __future__ import annotations
 from typing import Final
 
 USD: Final = "0.000000001"
-#: Hours that begin in the chosen time, like `tokentrace bill --from --to`.
-FROM_HOUR: Final = "($__unixEpochFrom() + 3599) / 3600"
-UNTIL_HOUR: Final = "($__unixEpochTo() + 3599) / 3600"
+#: Hours, and parts of hours, that begin in the chosen time, like `tokentrace bill --from --to`.
+FROM: Final = "$__unixEpochFrom()"
+UNTIL: Final = "$__unixEpochTo()"
 
 
-def _month_hour(moment: str, months: int = 0) -> str:
-    """Return the first hour of the month of a Unix time, or of one that comes later."""
+def _month(moment: str, months: int = 0) -> str:
+    """Return the beginning of the month of a Unix time, or of one that comes later, as a Unix time."""
     begins = f"date_trunc('month', to_timestamp({moment}) AT TIME ZONE 'UTC') + interval '{months} month'"
-    return f"extract(epoch FROM {begins})::bigint / 3600"
+    return f"extract(epoch FROM {begins})::bigint"
 
 
 _LAST_SECOND: Final = "$__unixEpochTo() - 1"
-_MONTH_HOUR: Final = _month_hour(_LAST_SECOND)
-_NEXT_MONTH_HOUR: Final = _month_hour(_LAST_SECOND, 1)
+_MONTH: Final = _month(_LAST_SECOND)
+_NEXT_MONTH: Final = _month(_LAST_SECOND, 1)
 _BUDGET: Final = "'${budget_usd}'::numeric"
 
 
-def _cells(from_hour: str, until_hour: str) -> str:
-    """Return the first part of a query: what was counted and corrected in these hours, of the chosen groups."""
-    hours, chosen = f"hour >= {from_hour} AND hour < {until_hour}", "g.model IN ($model) AND g.caller IN ($caller)"
+def _cells(since: str, until: str) -> str:
+    """Return the first part of a query: what was counted and corrected in this time, of the chosen groups.
+
+    since, until: Unix times.
+    """
+    begins = "hour * 3600 + from_minute * 60"
+    hours = f"hour >= {since} / 3600 AND {begins} >= {since} AND hour <= {until} / 3600 AND {begins} < {until}"
+    chosen = "g.model IN ($model) AND g.caller IN ($caller)"
     return f"""WITH cells AS (
   SELECT h.hour, g.model, g.provider, g.caller, h.booked, h.cost_nano_usd, 0 AS correction_nano_usd, h.spans,
     h.prompt_tokens, h.completion_tokens
@@ -46,7 +51,7 @@ def _cells(from_hour: str, until_hour: str) -> str:
 
 #: Whole months, also where the chosen time begins or ends within one. Late: booked after the month was closed.
 BILL_BY_MONTH: Final = (
-    _cells(_month_hour("$__unixEpochFrom()"), _NEXT_MONTH_HOUR)
+    _cells(_month(FROM), _NEXT_MONTH)
     + f""", months AS (
   SELECT *, date_trunc('month', to_timestamp(hour * 3600) AT TIME ZONE 'UTC') AS begins FROM cells
 )
@@ -59,25 +64,25 @@ FROM months GROUP BY begins ORDER BY begins DESC"""
 )
 
 BILL_BY_CALLER_AND_MODEL: Final = (
-    _cells(FROM_HOUR, UNTIL_HOUR)
+    _cells(FROM, UNTIL)
     + f"""SELECT caller, model, provider, sum(cost_nano_usd) * {USD} AS usd, sum(spans) AS calls,
   sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens
 FROM cells GROUP BY caller, model, provider ORDER BY usd DESC, caller, model, provider"""
 )
 
 SPEND_BY_DAY: Final = (
-    _cells(FROM_HOUR, UNTIL_HOUR)
+    _cells(FROM, UNTIL)
     + f"""SELECT to_timestamp(hour / 24 * 86400) AS time, model AS metric, sum(cost_nano_usd) * {USD} AS usd
 FROM cells GROUP BY hour / 24, model ORDER BY time, metric"""
 )
 
-SPENT: Final = _cells(FROM_HOUR, UNTIL_HOUR) + f"SELECT coalesce(sum(cost_nano_usd), 0) * {USD} AS usd FROM cells"
+SPENT: Final = _cells(FROM, UNTIL) + f"SELECT coalesce(sum(cost_nano_usd), 0) * {USD} AS usd FROM cells"
 
 #: Of the last month of the chosen time: what is left at the end of each hour that had calls, and at an even pace.
 BUDGET_BURN_DOWN: Final = (
-    _cells(_MONTH_HOUR, _NEXT_MONTH_HOUR)
+    _cells(_MONTH, _NEXT_MONTH)
     + f""", month AS (
-  SELECT {_MONTH_HOUR} AS first, {_NEXT_MONTH_HOUR} AS next, {_BUDGET} AS budget
+  SELECT {_MONTH} / 3600 AS first, {_NEXT_MONTH} / 3600 AS next, {_BUDGET} AS budget
 ), hours AS (
   SELECT hour, sum(cost_nano_usd) AS nano_usd FROM cells GROUP BY hour
 )
@@ -92,8 +97,7 @@ ORDER BY time, remaining"""
 )
 
 BUDGET_LEFT: Final = (
-    _cells(_MONTH_HOUR, _NEXT_MONTH_HOUR)
-    + f"SELECT {_BUDGET} - coalesce(sum(cost_nano_usd), 0) * {USD} AS usd FROM cells"
+    _cells(_MONTH, _NEXT_MONTH) + f"SELECT {_BUDGET} - coalesce(sum(cost_nano_usd), 0) * {USD} AS usd FROM cells"
 )
 
 #: In milliseconds, as Grafana has times. No row for a ledger that has read nothing.

@@ -20,7 +20,7 @@ from dashboards import ledger as generate
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.deploy.expressions import panels
-from tests.ledger.helpers import DAY_US, HOUR_US, RollupTopic, follower
+from tests.ledger.helpers import DAY_US, HOUR_US, RollupTopic, follower, part_of
 from tests.oracle import cost_of, counted
 from tests.services import ROOT
 from tests.services.postgresql import PostgreSql
@@ -43,6 +43,7 @@ Span = dict[str, Any]
 CORRECTION = -500_000_000
 CORRECTED = CALLER, MODEL, PROVIDER = "search", "gpt-4o-mini", "openai"
 TEAM = "ads"
+KOLKATA_EDGES = ("09-30T18:29:59", "09-30T18:30", "10-31T18:29:59", "10-31T18:30")
 OCTOBER = month("2026-10", ZoneInfo("UTC"))
 
 
@@ -113,7 +114,10 @@ def spans() -> list[Span]:
     """Calls from the end of September to the beginning of November; a fifth is counted nine days late."""
     rng = random.Random("dashboard")
     found = []
-    edges = [at_s(f"2026-{edge}") for edge in ("09-30T23:59:59", "10-01", "10-05T10:45", "10-31T23:59:59", "11-01")]
+    edges = [
+        at_s(f"2026-{edge}")
+        for edge in ("09-30T23:59:59", "10-01", "10-05T10:45", "10-31T23:59:59", "11-01", *KOLKATA_EDGES)
+    ]
     for ended_us in (
         *(edge * 1_000_000 for edge in edges),
         *(at_s("2026-09-28") * 1_000_000 + rng.randrange(37 * DAY_US) for _ in range(500)),
@@ -192,8 +196,13 @@ def tokens(spans: Iterable[Span]) -> tuple[int, int]:
 
 
 def between(spans: Iterable[Span], since: str, until: str) -> list[Span]:
-    """Calls of the hours that begin in this time."""
-    return [one for one in spans if at_s(since) <= one["ended_at"] // HOUR_US * 3600 < at_s(until)]
+    """Calls of the hours, and the parts of hours, that begin in this time."""
+
+    def begins(one: Span) -> int:
+        hour, minute, _ = part_of(one["ended_at"], ())
+        return hour * 3600 + minute * 60
+
+    return [one for one in spans if at_s(since) <= begins(one) < at_s(until)]
 
 
 def grouped(spans: Iterable[Span], key: Callable[[Span], Any]) -> dict[Any, list[Span]]:
@@ -229,7 +238,13 @@ def test_the_bill_by_month_has_whole_months_and_tells_what_was_late_or_corrected
 
 
 @pytest.mark.parametrize(
-    ("since", "until"), [("2026-10-01", "2026-10-31T23:59:59"), ("2026-10-05T10:30:00", "2026-10-21T05:00:00")]
+    ("since", "until"),
+    [
+        ("2026-10-01", "2026-10-31T23:59:59"),
+        ("2026-10-05T10:30:00", "2026-10-21T05:00:00"),
+        # October in Asia/Kolkata.
+        ("2026-09-30T18:30", "2026-10-31T18:29:59"),
+    ],
 )
 def test_the_chosen_time_has_the_hours_that_begin_in_it(
     reader: Reader, spans: list[Span], since: str, until: str
