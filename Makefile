@@ -6,6 +6,8 @@ BIN      := $(VENV)/bin
 SERVICES := .cache/services-ready
 PROCESSES ?= 4
 GO_PROCESSES ?= 2
+# Packages that constraints.txt fixes.
+PACKAGES := $(shell grep -c == constraints.txt)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test coverage chaos soak bench fuzz lint format docs site release image base image-test kafka helm kubernetes kubernetes-test prometheus clean
@@ -17,8 +19,15 @@ setup: $(VENV)/ready ## Make .venv and install tokentrace with its tools
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokentrace needs Python 3.11 or newer; run: make setup PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@echo "Making $(VENV), with tokentrace and its tools: about $(PACKAGES) packages, some minutes the first time."
+	@mkdir -p $(VENV)
+	@($(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check \
+		--constraint constraints.txt --editable '.[dev]') >$(VENV)/pip.log 2>&1 & pip=$$!; \
+	while kill -0 $$pip 2>/dev/null; do sleep 2; \
+		echo "  $$(grep -c '^ *Downloading.*whl \|^ *Using cached.*whl ' $(VENV)/pip.log) packages fetched," \
+			"$$(ls -d $(VENV)/lib/python3*/site-packages/*.dist-info 2>/dev/null | wc -l) installed: $$(tail -1 $(VENV)/pip.log | cut -c1-90)"; \
+	done; \
+	wait $$pip || { tail -30 $(VENV)/pip.log; exit 1; }
 	@touch $@
 
 demo: setup ## See it work, with nothing else installed
