@@ -251,10 +251,14 @@ class Kubelet(threading.Thread):
                 runner._end({})
 
     def stop(self) -> None:
-        """End every pod of the node at once."""
+        """End every pod of the node at once. Raises AssertionError where a pod is still there."""
         self._stopping.set()
         self.join()
         for pod in self.pods.values():
             pod.delete(0.0)
+            if pod.container is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    pod.container.kill()
         for pod in self.pods.values():
-            pod.join(20.0)
+            pod.join(60.0)
+            assert not pod.is_alive(), f"{pod.name} did not end"
