@@ -23,10 +23,6 @@ OLD = "tokentrace:release-0.1.0"
 PARTITIONS = 6
 SPANS_PER_S = 600
 SESSION_TIMEOUT_S = 45.0
-#: Time for a container to stop, start and restore: seconds on a machine of one's own, a minute on one that is shared.
-RESTART_S = 120.0
-#: The others count while one is replaced.
-FLEET_BOUND_S = 30.0
 
 
 @pytest.fixture
@@ -43,8 +39,8 @@ def has_units(replica: ContainerReplica) -> bool:
     return any(name == "tokentrace_usage_total" for name, _ in replica.samples())
 
 
-def replace(replica: ContainerReplica, image: str, scraper: Scraper) -> None:
-    """End a replica and start it from another image, as a rolling update does."""
+def replace(replica: ContainerReplica, image: str, scraper: Scraper) -> float:
+    """End a replica and start it from another image, as a rolling update does. Returns the seconds that it took."""
     began_s = time.monotonic()
     code = replica.stop()
     stopped_s = time.monotonic()
@@ -58,6 +54,7 @@ def replace(replica: ContainerReplica, image: str, scraper: Scraper) -> None:
         f"{replica.name} to {image}: stopped in {stopped_s - began_s:.1f} s (exit code {code}), "
         f"counting {time.monotonic() - stopped_s:.1f} s later"
     )
+    return time.monotonic() - began_s
 
 
 def test_rollout_and_rollback_of_containers_under_traffic_count_exactly(
@@ -84,11 +81,10 @@ def test_rollout_and_rollback_of_containers_under_traffic_count_exactly(
         gaps.start()
         found = {}
         for leg, image in (("to this version", TAG), ("within this version", TAG), ("back to 0.1.0", old_image)):
-            for replica in replicas:
-                replace(replica, image, scraper)
+            longest_s = max([replace(replica, image, scraper) for replica in replicas])
             assert [has_units(replica) for replica in replicas] == [image == TAG] * len(replicas)
             time.sleep(3.0)
-            found[leg] = gaps.leg()
+            found[leg] = (*gaps.leg(), longest_s)
             print(
                 f"{leg}: longest time without a count {found[leg][0]:.1f} s in the fleet, without a commit "
                 f"{found[leg][1]:.1f} s in a partition"
@@ -100,11 +96,12 @@ def test_rollout_and_rollback_of_containers_under_traffic_count_exactly(
         assert scraper.steps_back == []
         assert scraper.above_truth == []
         print(f"{load.produced} spans, exact after {sum(replica.lives for replica in replicas)} lives")
-        for leg, (fleet_s, partition_s) in found.items():
+        # Compared with what a replacement took in the same run, since machines differ.
+        for leg, (fleet_s, partition_s, longest_s) in found.items():
             # A release that Kafka knows by another name waits for the session of its predecessor (docs/upgrade.md).
             session_s = 0.0 if leg == "within this version" else SESSION_TIMEOUT_S
-            assert 0.0 < fleet_s < FLEET_BOUND_S, leg
-            assert 0.0 < partition_s < session_s + RESTART_S, leg
+            assert 0.0 < fleet_s < longest_s, leg
+            assert 0.0 < partition_s < session_s + longest_s, leg
     finally:
         load.stop()
         if scraper.is_alive():
