@@ -113,6 +113,14 @@ kubernetes: ## Build a Kubernetes control plane and its validation from Go modul
 kubernetes-test: setup $(SERVICES) ## Run every overlay and the chart on that control plane, under traffic (after make kubernetes)
 	$(BIN)/python -m pytest -m nightly -s tests/kubernetes $(ARGS)
 
+.PHONY: servers
+servers: ## Build Prometheus 3, VictoriaMetrics and vmalert from Go modules into .cache (five minutes of one core)
+	GOBIN=$(CURDIR)/.cache/bin go install -p $(GO_PROCESSES) \
+	  github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics@v1.151.0 \
+	  github.com/VictoriaMetrics/VictoriaMetrics/app/vmalert@v1.151.0
+	GOBIN=$(CURDIR)/.cache/bin go install -p $(GO_PROCESSES) -tags remove_all_sd,enable_kubernetes_sd \
+	  github.com/prometheus/prometheus/cmd/prometheus@v0.316.0
+
 prometheus: setup ## Run a real Prometheus on 127.0.0.1:9091 that scrapes a worker on 127.0.0.1:9090
 	$(BIN)/python -m tests.services.prometheus --port 9091 --target 127.0.0.1:9090 --data .cache/prometheus-data
 

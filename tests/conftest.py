@@ -42,7 +42,10 @@ def _signal_mask() -> Iterator[None]:
 
 
 #: Modules that one process runs, for the sake of a fixture that takes long to make.
-TOGETHER = ("tests/deploy/test_image.py", "tests/integration/test_live_page.py", "tests/integration/test_rights.py")
+TOGETHER = (
+    "tests/deploy/test_image.py", "tests/integration/test_live_page.py", "tests/integration/test_rights.py",
+    "tests/integration/test_servers.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -176,7 +179,7 @@ def _starting(kind: type[P], folder: Path) -> Iterator[Callable[..., P]]:
 
     def start(targets: Iterable[str | Target] | dict[str, str], rules: Sequence[Path] = (), **intervals: int) -> P:
         try:
-            server = kind(folder / f"{kind.program}{next(number)}", targets, rules=rules, **intervals)
+            server = kind(folder / f"{Path(kind.program).name}{next(number)}", targets, rules=rules, **intervals)
         except Unavailable as error:
             unavailable(str(error))
         started.append(server)

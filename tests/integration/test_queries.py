@@ -90,6 +90,7 @@ class Fleet:
                  "interval": "1m", "delivery": {"type": "kafka"}},
             ],
             "budgets": [{"name": "month", "amount": 100, "delivery": {"type": "kafka"}}],
+            "ledger": {"in_worker": True, "url": "sqlite:///ledger.db"},
             # So that the rules by caller have data, too.
             "metrics": {
                 "labels": {
@@ -214,14 +215,15 @@ def everything_has_data(prometheus: Prometheus, now_s: float) -> None:
         reasons = {name for name in WITHOUT_DATA if re.search(rf"\b{name}\b", expression.text)}
         if found and all(value != value for _, value in found):
             silent[expression.place] = f"only NaN: {text}"
-        elif not found and not reasons and expression.place != "TokentraceDown":
+        elif not found and not reasons and expression.place not in ("TokentraceDown", "TokentraceLedgerDown"):
             silent[expression.place] = text
         elif not found:
             excused.add(expression.place)
     assert not silent
     # What is excused is as little as that.
     doubtful = {f"Estimated, repaired and clamped spans, {letter}" for letter in "ABC"}
-    assert excused <= {"TokentraceDown", "TokentraceAlertDelivery", "TokentraceDoubtfulUsage", *doubtful}
+    down = {"TokentraceDown", "TokentraceLedgerDown"}
+    assert excused <= {*down, "TokentraceAlertDelivery", "TokentraceDoubtfulUsage", *doubtful}
 
 
 def without_thresholds(text: str) -> str:

@@ -1,4 +1,4 @@
-"""A real Prometheus from Debian's package, scraping every second."""
+"""A real Prometheus, from Debian's package or of version 3 as `make servers` builds it, scraping every second."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.services import ENDS_WITH_PARENT, Unavailable, end, free_port
+from tests.services import CACHE, ENDS_WITH_PARENT, Unavailable, end, free_port
+
+#: Folder into which `make servers` builds.
+BUILT = CACHE / "bin"
 
 #: Targets are read from a file, so that replicas can come and go while Prometheus runs.
 _CONFIG = """\
@@ -43,6 +46,8 @@ class Prometheus:
     """Scrapes `targets` (host:port, the `instance` label -> host:port, or Target) into a folder of its own."""
 
     program = "prometheus"
+    #: Advice where the program is missing.
+    remedy = "Debian: apt-get install prometheus"
     config = _CONFIG
 
     def __init__(
@@ -56,7 +61,7 @@ class Prometheus:
     ) -> None:
         """Raises Unavailable where it is not installed. scrape_s, evaluation_s: seconds between two of them."""
         if shutil.which(self.program) is None:
-            raise Unavailable(f"{self.program} is not installed (Debian: apt-get install {self.program})")
+            raise Unavailable(f"{self.program} is not installed ({self.remedy})")
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.port = port or free_port()
@@ -122,6 +127,11 @@ class Prometheus:
         found = self._get("query", {"query": f"{selector}[{window}]"})["result"]
         return [(series["metric"], [float(value) for _, value in series["values"]]) for series in found]
 
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """The values of a label in the series of a selector, as Grafana asks for those of a variable."""
+        found: list[str] = self._get(f"label/{label}/values", {"match[]": selector})
+        return sorted(found)
+
     def rules(self) -> list[dict[str, Any]]:
         """Every rule with its health and, of an alert, its state."""
         return [rule for group in self._get("rules", {})["groups"] for rule in group["rules"]]
@@ -151,6 +161,13 @@ class Prometheus:
         """Until it ends by itself."""
         assert self._process is not None
         self._process.wait()
+
+
+class Prometheus3(Prometheus):
+    """The one that `make servers` has built. It has no web page, and discovers pods of Kubernetes alone."""
+
+    program = str(BUILT / "prometheus")
+    remedy = "`make servers` builds it where Go is"
 
 
 def main() -> None:
