@@ -13,7 +13,8 @@ import pytest
 from tests.cli.test_main import run
 from tokentrace.model.snapshot import Group
 from tokentrace.state import admin
-from tokentrace.state.admin import OffsetMove, ReplicaTotals
+from tokentrace.state.offset_moves import OffsetMove
+from tokentrace.state.replica_totals import ReplicaTotals
 
 TOTALS = [
     ReplicaTotals(

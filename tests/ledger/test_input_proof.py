@@ -9,9 +9,9 @@ import pytest
 
 from tokentrace.ledger.input_proof import InputAudit, audit_inputs, faults_of
 from tokentrace.model.snapshot import Gap, Group, PartitionAudit
-from tokentrace.state.admin import ReplicaTotals
 from tokentrace.state.inputs import Input
 from tokentrace.state.log_generations import LogPosition
+from tokentrace.state.replica_totals import ReplicaTotals
 
 GROUP = Group("m", "p", "c")
 #: The first to read the partition, from offset 20 on. Release 0.1.0 ran there until offset 50.

@@ -14,8 +14,8 @@ from tokentrace.ledger.database import Database
 from tokentrace.ledger.proof import Proof, ledger_sums, prove
 from tokentrace.ledger.words import proof_json, proof_lines
 from tokentrace.model.snapshot import EXPIRED, Gap, Group, PartitionAudit
-from tokentrace.state.admin import ReplicaTotals
 from tokentrace.state.inputs import Input
+from tokentrace.state.replica_totals import ReplicaTotals
 
 SPANS = [span(model=model, caller=caller) for model in ("gpt-4o", "gpt-4o-mini") for caller in ("a", "b", "b")]
 

@@ -17,10 +17,12 @@ from tokentrace.kafka.moves import LogBounds
 from tokentrace.kafka.offsets import Committed
 from tokentrace.kafka.producer import partition_of
 from tokentrace.state import StateCodec, admin, cell_key, replica_key
-from tokentrace.state.admin import OffsetMove, StateAdmin, summed
+from tokentrace.state.admin import StateAdmin
 from tokentrace.state.claim import Process, process_of
 from tokentrace.state.headers import Header
 from tokentrace.state.offset_mark import mark_of
+from tokentrace.state.offset_moves import OffsetMove
+from tokentrace.state.replica_totals import summed
 from tokentrace.state.schemas import decode_record
 
 PARTITIONS = 12

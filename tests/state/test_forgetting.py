@@ -18,9 +18,10 @@ from tests.state.test_wide_totals import absurd, topic
 from tokentrace.model.dimensions import Dimension
 from tokentrace.model.snapshot import Group
 from tokentrace.state import StateCodec
-from tokentrace.state.admin import StateAdmin, summed
+from tokentrace.state.admin import StateAdmin
 from tokentrace.state.forgetting import FORGOTTEN, fold
 from tokentrace.state.keys import Cell
+from tokentrace.state.replica_totals import summed
 from tokentrace.state.tally import Tally
 
 __all__ = ["topic"]

@@ -23,8 +23,9 @@ from tokentrace.exposition import Renderer
 from tokentrace.kafka.producer import partition_of
 from tokentrace.model.measures import Layout
 from tokentrace.state import StateCodec, StateReader, cell_key, expired_key, replica_key
-from tokentrace.state.admin import StateAdmin, summed
+from tokentrace.state.admin import StateAdmin
 from tokentrace.state.records import Progress, is_wide
+from tokentrace.state.replica_totals import summed
 from tokentrace.state.schemas import record_schemas
 
 ABSURD_USD = 999_999.0

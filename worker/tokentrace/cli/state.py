@@ -14,7 +14,8 @@ import click
 from tokentrace.cli.options import config_option
 
 if TYPE_CHECKING:
-    from tokentrace.state.admin import ReplicaTotals, StateAdmin
+    from tokentrace.state.admin import StateAdmin
+    from tokentrace.state.replica_totals import ReplicaTotals
 
 _NAME = re.compile("[a-z][a-z0-9_]*")
 _BY = ("replica", "model", "provider", "caller", "status")
@@ -49,7 +50,7 @@ def show(config_path: Path, by: tuple[str, ...], units: bool, sort: str, limit: 
 
     For example, callers with their models: tokentrace state show --by caller --by model
     """
-    from tokentrace.state.admin import summed
+    from tokentrace.state.replica_totals import summed
     from tokentrace.tools.state_table import in_order, table
 
     admin = _admin(config_path)

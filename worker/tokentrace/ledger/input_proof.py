@@ -13,9 +13,9 @@ from typing import Any
 
 from tokentrace.model import reasons
 from tokentrace.model.snapshot import PartitionAudit
-from tokentrace.state.admin import ReplicaTotals
 from tokentrace.state.inputs import NOTHING_KNOWN
 from tokentrace.state.log_generations import LogPosition
+from tokentrace.state.replica_totals import ReplicaTotals
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ from tokentrace.ledger.tables import HOUR_SUMS, HOURS, UNITS
 from tokentrace.model.measures import Layout
 from tokentrace.model.snapshot import EXPIRED, Group
 from tokentrace.model.spans import STATUSES
-from tokentrace.state.admin import ReplicaTotals
 from tokentrace.state.checksums import require_intact
+from tokentrace.state.replica_totals import ReplicaTotals
 
 #: (group, status) -> sum by name.
 GroupSums = dict[tuple[Group, str], Counter[str]]

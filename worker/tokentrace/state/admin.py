@@ -9,20 +9,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.group_offsets import GroupOffsets
 from tokentrace.kafka.log_bounds import TopicBounds
-from tokentrace.kafka.moves import LogBounds
 from tokentrace.kafka.offsets import Committed
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, partition_of
 from tokentrace.kafka.transaction import Identity, TransactionalProducer
 from tokentrace.model.measures import RARE_FIELD, RARE_SUMS, SUMS
-from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Gap, GapKey, Group, PartitionAudit
+from tokentrace.model.snapshot import EXPIRED, ExpiredKey, Group
 from tokentrace.model.spans import STATUSES
 from tokentrace.state.appearance import SHOWN_HEADER
 from tokentrace.state.checksums import checksum_header
@@ -31,11 +29,12 @@ from tokentrace.state.forgetting import Folded, fold
 from tokentrace.state.gaps import GAPS_HEADER, decode_gaps
 from tokentrace.state.headers import Header, Headers, header_items
 from tokentrace.state.identity import fence_first_release, transactional_id
-from tokentrace.state.inputs import INPUTS_HEADER, Input, decode_inputs
+from tokentrace.state.inputs import INPUTS_HEADER, decode_inputs
 from tokentrace.state.keys import Cell, cell_key, expired_key, replica_key
 from tokentrace.state.label_sets import LABELS_HEADER
 from tokentrace.state.log_generations import LogPosition, encode_generations
 from tokentrace.state.offset_mark import marks_other_state
+from tokentrace.state.offset_moves import Counted, OffsetMove, differs, move_of
 from tokentrace.state.records import (
     StateCodec,
     counted_positions,
@@ -45,6 +44,7 @@ from tokentrace.state.records import (
     recorded_audits,
     replica_headers,
 )
+from tokentrace.state.replica_totals import ReplicaTotals
 from tokentrace.state.restore import StateReader, Stored
 from tokentrace.state.schemas import decode_record
 from tokentrace.state.span_audit import SPAN_AUDIT_HEADER, with_span_audit
@@ -54,43 +54,6 @@ from tokentrace.state.tally import TOTALS_HEADER, tally_of
 _KEPT_HEADERS: Final = (TOTALS_HEADER, SHOWN_HEADER, LABELS_HEADER, GAPS_HEADER, SPAN_AUDIT_HEADER, INPUTS_HEADER)
 #: Longest time for which a change is retried while the brokers do not answer.
 WRITE_TIMEOUT_S: Final = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaTotals:
-    """Totals of one replica since its first commit. sums: (group, status) -> sum by name, in the units of the state.
-
-    audits: input partition -> its records. rejected: reason -> messages. gaps: records that were passed over or lost.
-    inputs: input partition -> where it began, and its rejects by reason. generations: of the logs of the positions.
-    """
-
-    replica: str
-    committed_at_s: float
-    positions: Mapping[tuple[str, int], int]
-    sums: Mapping[tuple[Group, str], Mapping[str, int]]
-    audits: Mapping[int, PartitionAudit] = field(default_factory=dict)
-    rejected: Mapping[str, int] = field(default_factory=dict)
-    gaps: Mapping[GapKey, Gap] = field(default_factory=dict)
-    inputs: Mapping[int, Input] = field(default_factory=dict)
-    generations: Mapping[int, int] = field(default_factory=dict)
-
-
-class Counted(NamedTuple):
-    """Position up to which a partition is counted, and Unix time of the last commit of the replica that counted it."""
-
-    position: LogPosition
-    committed_at_s: float
-
-
-class OffsetMove(NamedTuple):
-    """A change of the group's offset for a partition, 0 if it has none.
-
-    doubt: what is odd about the log, as of a recreated topic; empty if everything up to `to` is surely counted.
-    """
-
-    before: int
-    to: int
-    doubt: str
 
 
 class StateAdmin:
@@ -143,14 +106,14 @@ class StateAdmin:
         counted = {
             partition: known
             for partition, known in self._counted(self._read()).items()
-            if _differs(committed.get(partition, Committed(0)), known.position.offset, state_id)
+            if differs(committed.get(partition, Committed(0)), known.position.offset, state_id)
         }
         logs = TopicBounds(self._clients, self._source_topic)
         bounds = logs.bounds(counted)
         since = logs.first_since({partition: counted[partition].committed_at_s for partition in bounds})
         before = {partition: committed.get(partition, Committed(0)).offset for partition in bounds}
         return {
-            partition: _move(before[partition], counted[partition].position.offset, log, since[partition])
+            partition: move_of(before[partition], counted[partition].position.offset, log, since[partition])
             for partition, log in sorted(bounds.items())
         }
 
@@ -357,25 +320,6 @@ def _positions(record: Mapping[str, Any]) -> dict[tuple[str, int], int]:
     return {(found["topic"], found["partition"]): found["offset"] for found in record["partitions"]}
 
 
-def _differs(committed: Committed, counted: int, state_id: str) -> bool:
-    """Return whether the group's offset is behind what is counted, or ahead of it with the mark of another state."""
-    if committed.offset < counted:
-        return True
-    return committed.offset > counted > 0 and marks_other_state(committed.metadata, state_id)
-
-
-def _move(committed: int, counted: int, log: LogBounds, first_since: int) -> OffsetMove:
-    """first_since: offset of the first record since the last commit, -1 if there is none."""
-    to, doubt = min(counted, log.end), ""
-    if log.first == to:
-        return OffsetMove(committed, to, "")  # It holds nothing that would be left out.
-    if log.end < counted:
-        doubt = f"ends at offset {log.end}, before offset {counted} up to which spans are counted"
-    elif log.first < to and first_since == log.first:
-        doubt = f"has no record from before the last commit, but spans up to offset {counted} are counted"
-    return OffsetMove(committed, to, doubt)
-
-
 def _kept(headers: Headers) -> list[Header]:
     """Return the headers that are written again as they are, with other positions."""
     return [header for header in header_items(headers) if header[0] in _KEPT_HEADERS]
@@ -386,14 +330,3 @@ def _shown(expired: ExpiredKey) -> Group:
     if expired.model is None:
         return Group(EXPIRED, EXPIRED, EXPIRED)
     return Group(expired.model, expired.provider or "", EXPIRED)
-
-
-def summed(replicas: list[ReplicaTotals], *by: str) -> dict[tuple[str, ...], Counter[str]]:
-    """Return the sums over replicas by some of replica, model, provider, caller, status and the dimensions."""
-    result: dict[tuple[str, ...], Counter[str]] = {}
-    for totals in replicas:
-        for (group, status), sums in totals.sums.items():
-            labels = {"replica": totals.replica, **group.labels(), "status": status}
-            absent = EXPIRED if group.caller == EXPIRED else ""
-            result.setdefault(tuple(labels.get(name, absent) for name in by), Counter()).update(sums)
-    return result
