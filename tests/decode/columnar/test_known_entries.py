@@ -172,6 +172,16 @@ def test_one_byte_makes_another_map(hash_bits: int) -> None:
             assert found[0] == 1
 
 
+def test_a_length_of_more_bytes_than_it_needs_does_not_make_one_key_another() -> None:
+    """The bytes behind the lengths are alike: `team` with four bytes, or a key of five bytes with three."""
+    rest = b"team" + zigzag(4) + zigzag(4) + zigzag(3) + b"abc"
+    one, other = (string("m") + zigzag(1) + padded(size, 1) + rest + zigzag(0) + zigzag(7) for size in (4, 5))
+    decoders = Decoders()
+    for _ in range(3):
+        decoders.compare([one] * 8)
+    decoders.compare([other, one] * 8)
+
+
 def test_keys_that_only_resemble_chosen_ones_are_learned_and_left_out() -> None:
     """A key of a chosen one's length, with another value in each span, does not make every map a new one."""
     rng = random.Random(3)
