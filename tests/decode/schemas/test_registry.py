@@ -43,6 +43,10 @@ def to(server: StandIn, clock: Clock | None = None, **settings: str | float) -> 
     return Registry(RegistrySettings(server.url, **settings), clock or Clock())  # type: ignore[arg-type]
 
 
+#: Nesting that JSON may have and schemas may not: from Python 3.12 on the limit is for code in Python alone.
+DEEP = 600 if sys.version_info < (3, 12) else 1500
+
+
 def refused(subject: Registry, schema_id: int) -> tuple[str, str]:
     """The reason and the sentence of a schema that is the message's fault."""
     with pytest.raises(SchemaError) as raised:
@@ -165,7 +169,7 @@ def test_the_cache_of_unknown_ids_is_bounded(server: StandIn, monkeypatch: pytes
         ({"schema": 'syntax = "proto3";', "schemaType": "PROTOBUF"}, "Schema id 1 is of type PROTOBUF, not AVRO."),
         ({"schema": "{}", "schemaType": "JSON"}, "Schema id 1 is of type JSON, not AVRO."),
         ({"schema": "[" * 100_000}, "Schema id 1 is nested too deeply to be read."),
-        ({"schema": "[" * 600 + "]" * 600}, "Schema id 1 is nested too deeply to be read."),
+        ({"schema": "[" * DEEP + "]" * DEEP}, "Schema id 1 is nested too deeply to be read."),
         ({"schema": "{nonsense"}, "Schema id 1 is not JSON (Expecting property name enclosed in double quotes: line 1"),
     ],
     ids=["protobuf", "json schema", "nesting without end", "nesting too deep", "no json"],
