@@ -110,11 +110,11 @@ def test_a_worker_that_cannot_log_in_shows_no_secret(tmp_path: Path, form: str) 
     sections["worker"]["log_format"] = form
     worker = WorkerProcess(write_config(tmp_path / "worker.yml", sections, "worker"), tmp_path / "worker.log")
     try:
-        worker.wait_for_log("No Kafka broker answers", 60.0)
+        worker.wait_for_log("No Kafka broker answers", 180.0)
         pages = [str(worker.get(path)[1]) for path in ("/health/ready", "/health", "/")]
     finally:
         worker.process.send_signal(signal.SIGINT)
-        assert worker.process.wait(60) == 0
+        assert worker.process.wait(180) == 0
     assert "No Kafka broker answers" in pages[0]
     assert not [text for text in (worker.log(), *pages) if MARK in text]
 

@@ -146,7 +146,7 @@ class KafkaBroker(Freezable):
                 "kafka.tools.StorageTool", "format", "-t", "dG9rZW50cmFjZS10ZXN0cw", "-c", str(self._config)
             ).wait()
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = 180.0) -> None:
         """Start, or start again on the same port and data, and wait until it answers."""
         self.launch()
         self.wait_until_answering(timeout_s)
@@ -155,7 +155,7 @@ class KafkaBroker(Freezable):
         """Start without waiting."""
         self._process = self._java("kafka.Kafka", str(self._config))
 
-    def wait_until_answering(self, timeout_s: float = 60.0) -> None:
+    def wait_until_answering(self, timeout_s: float = 180.0) -> None:
         """Wait for the answer to a request. A broker of a cluster needs a majority for it."""
         assert self._process is not None
         deadline = time.monotonic() + timeout_s
