@@ -30,6 +30,7 @@ from tests.spanfactory import message, span
 pytestmark = pytest.mark.long
 
 PARTITIONS = 6
+LAG = "tokentrace_worker_lag_records"
 MODELS = (("gpt-4o", "openai"), ("gemini-2.5-pro", "google"), ("house-llm", "vllm"))
 CALLERS = ("", "search", "support-bot")
 #: Prometheus stretches a series by up to a scrape interval at its end, and one that was killed lived 20 of them.
@@ -117,7 +118,7 @@ class Fleet:
         return {name: worker.target for name, worker in self.workers.items()}
 
     def partitions(self, worker: WorkerProcess) -> list[int]:
-        return [int(dict(labels)["partition"]) for name, labels in worker.samples() if name.endswith("_lag_records")]
+        return [int(dict(labels)["partition"]) for name, labels in worker.samples() if name == LAG]
 
     def fired(self) -> bool:
         """Return True if the built-in rule has fired."""

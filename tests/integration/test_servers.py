@@ -208,7 +208,7 @@ def produce(kafka: KafkaBroker, topic: str) -> tuple[list[dict[str, Any]], int, 
 
 
 def partitions(worker: WorkerProcess) -> int:
-    return sum(name.endswith("_lag_records") for name, _ in worker.samples())
+    return sum(name == "tokentrace_worker_lag_records" for name, _ in worker.samples())
 
 
 def fired(worker: WorkerProcess) -> int:
