@@ -71,9 +71,10 @@ def test_a_dead_letter_of_a_computed_cost_is_counted_when_it_is_replayed_under_a
 
 def test_tokens_that_are_derived_from_the_total_cost_too() -> None:
     spans = span_batch(*[span(prompt_tokens=1_000_000, completion_tokens=None, total_tokens=2_000_000)] * 2)
-    kept, rejects = ComputedCostLimit(11.99, PRICER).reject(spans, [])
+    groups = rig_of(12.0).groups.groups
+    kept, rejects = ComputedCostLimit(11.99, PRICER).reject(spans, groups)
     assert (len(kept), [reject.row for reject in rejects]) == (0, [0, 1])
-    assert len(ComputedCostLimit(12.0, PRICER).reject(spans, [])[0]) == 2
+    assert len(ComputedCostLimit(12.0, PRICER).reject(spans, groups)[0]) == 2
 
 
 def test_spans_without_a_price_have_no_cost_to_exceed() -> None:

@@ -105,7 +105,7 @@ class WorkerProcess(Served):
         assert self.process.poll() is not None
         self.process = self._start()
 
-    def wait_until_ready(self, timeout_s: float = 90.0) -> None:
+    def wait_until_ready(self, timeout_s: float = 180.0) -> None:
         """Until it has joined the group."""
         self._wait(self.ready, timeout_s, "become ready")
 
@@ -140,7 +140,7 @@ class WorkerProcess(Served):
                 lines.append(line)
         return lines
 
-    def terminate(self, timeout_s: float = 60.0) -> int:
+    def terminate(self, timeout_s: float = 120.0) -> int:
         """SIGTERM; its exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
@@ -187,7 +187,7 @@ def span_totals(workers: list[WorkerProcess]) -> dict[Key, int]:
     return totals
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 180.0) -> bool:
     """Wait for the condition; return True if it came true in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
