@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from dataclasses import fields, replace
 from typing import Any
@@ -30,7 +29,7 @@ def frozen(value: Any) -> dict[str, Any]:
         part = getattr(value, field.name)
         if field.name == "groups":
             part = part[: value.groups_count + 1]
-        plain[field.name] = part.tolist() if isinstance(part, np.ndarray) else copy.deepcopy(part)
+        plain[field.name] = part.tolist() if isinstance(part, np.ndarray) else repr(part)
     return plain
 
 

@@ -7,7 +7,7 @@ an error: an unset token must never disable authentication.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -42,13 +42,14 @@ class Document:
     """Content of a file. data: plain values. lines: path -> line number, from 1.
 
     problems: (path, what is wrong, line). unquoted: path of a quoted scalar that is one variable, such as "${SIZE}" ->
-    the number, or true or false, that it is without the quotes.
+    the number, or true or false, that it is without the quotes. substituted: paths of scalars with a variable.
     """
 
     data: dict[str, Any]
     lines: Mapping[KeyPath, int]
     problems: list[tuple[KeyPath, str, int]]
     unquoted: Mapping[KeyPath, Any]
+    substituted: Set[KeyPath] = frozenset()
 
     def line(self, path: KeyPath) -> int | None:
         """Return the line of a key, or of the innermost section around it that is in the file; None if none is."""
@@ -95,7 +96,7 @@ def read_document(path: Path, environment: Mapping[str, str]) -> Document:
         data = reader.value(root, ())
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply, or contains an alias of itself"]) from None
-    return Document(data, reader.lines, reader.problems, reader.unquoted)
+    return Document(data, reader.lines, reader.problems, reader.unquoted, reader.substituted)
 
 
 def _in_words(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
@@ -127,6 +128,7 @@ class _Reader:
         self.lines: dict[KeyPath, int] = {}
         self.problems: list[tuple[KeyPath, str, int]] = []
         self.unquoted: dict[KeyPath, Any] = {}
+        self.substituted: set[KeyPath] = set()
         self._environment = environment
         self._constructor = yaml.SafeLoader("")
 
@@ -160,6 +162,8 @@ class _Reader:
             return "unset"
         if "$" in node.value:
             substituted = _VARIABLE.sub(lambda match: self._variable(match, path, node), node.value)
+            if substituted != node.value:
+                self.substituted.add(path)
             tag = self._constructor.resolve(yaml.ScalarNode, substituted, (True, False))
             if node.style is not None:
                 if tag in _NUMBERS and (variable := _VARIABLE.fullmatch(node.value)) and variable[1]:

@@ -54,7 +54,7 @@ def read_config(path: Path, environment: Mapping[str, str] | None = None) -> Rea
     config = with_absolute_paths(validation.run(), path.parent)
     problems += validation.problems
     known = {problem.path for problem in problems}
-    found = [*pricing_problems(document.data.get("pricing")), *_empty(document.data)]
+    found = [*pricing_problems(document.data.get("pricing")), *_empty(document)]
     problems += [Problem(keys, what, document.line(keys)) for keys, what in found if keys not in known]
     return Reading(path, config, document, in_order(problems))
 
@@ -64,18 +64,25 @@ def in_order(problems: list[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda problem: (problem.line is None, problem.line or 0))
 
 
-def _empty(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Yield the keys without a value that would count as unset, though somebody has written them."""
+def _empty(document: Document) -> Iterator[tuple[KeyPath, str]]:
+    """Yield the keys without a value that would count as unset, though somebody has written them.
+
+    A variable that is empty says that its key is not used, as those of the manifests do.
+    """
+    return (found for found in _empty_keys(document.data) if found[0] not in document.substituted)
+
+
+def _empty_keys(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(data, Mapping):
         for name, value in data.items():
             field = field_at((*path, name))
             # A property without a value is left out, and what has to have a value is a problem of its type.
             if value is None and field is not None and field.default is None and not field.is_required():
                 yield (*path, name), "is empty; give it a value, or leave the key out"
-            yield from _empty(value, (*path, name))
+            yield from _empty_keys(value, (*path, name))
     elif isinstance(data, (list, tuple)):
         for index, value in enumerate(data):
-            yield from _empty(value, (*path, index))
+            yield from _empty_keys(value, (*path, index))
 
 
 class _Validation:
