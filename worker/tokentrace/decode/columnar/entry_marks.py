@@ -188,7 +188,8 @@ class Marker:
         """Give the segments of the maps, those with equally many at once."""
         layouts = self._layouts()
         if isinstance(layouts, int):
-            yield Segments(None, [self._bound(first, end) for first, end in _runs(layouts)])
+            if not layouts & _IRREGULAR:
+                yield Segments(None, [self._bound(first, end) for first, end in _runs(layouts)])
             return
         by_count: dict[int, list[_Layout]] = {}
         for layout in _distinct(layouts):
