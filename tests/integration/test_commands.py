@@ -36,6 +36,15 @@ def test_the_demo_ends_with_one_json_object_that_says_exact() -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_demos_that_start_together_each_have_a_port() -> None:
+    command = [*COMMAND, "demo", "--duration", "1s", "--rate", "50"]
+    demos = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    said = [demo.communicate(timeout=120)[1] for demo in demos]
+    assert [demo.returncode for demo in demos] == [0, 0, 0], said
+    urls = {next(word for word in text.split() if word.startswith("http://")) for text in said}
+    assert len(urls) == 3
+
+
 def test_the_demo_serves_live_numbers_within_ten_seconds_and_draws_them_on_a_terminal() -> None:
     """On a pseudo-terminal, as a user has it."""
     began = time.monotonic()

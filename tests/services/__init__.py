@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 from pathlib import Path
+from random import SystemRandom
 
 ROOT = Path(__file__).parent.parent.parent
 CACHE = ROOT / ".cache"
@@ -26,11 +27,30 @@ def unmeasured() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
 
 
+#: Ports that tests may have: below those that the system gives to outgoing connections.
+PORTS = range(10_000, 32_768)
+#: Sockets whose names say which ports this process has been given, see `free_port`.
+_taken: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 that nothing listens on, and that no other test is given while this process lives.
+
+    An outgoing connection does not take it either before its service does.
+    """
+    random = SystemRandom()
+    while True:
+        port = random.choice(PORTS)
+        name = socket.socket(socket.AF_UNIX)
+        try:
+            name.bind(f"\0tokentrace-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            name.close()
+            continue
+        _taken.append(name)
+        return port
 
 
 def end(process: subprocess.Popen[bytes], number: int = signal.SIGTERM, timeout_s: float = 10.0) -> None:

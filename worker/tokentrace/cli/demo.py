@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import time
 from collections import deque
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from tokentrace.config import Config
+    from tokentrace.exposition.http.listener import Listener
     from tokentrace.tools.demo import Comparison, Demo
 
 #: Preferred port of the endpoint, which the documentation uses.
@@ -44,7 +44,8 @@ def command(duration: float, rate: int, seed: int, as_json: bool) -> int:
     log.set_up("warning", "text")
     # A pipe has no width.
     console = Console(stderr=True, width=None if sys.stderr.isatty() else 120)
-    demo = Demo(_config(), rate, seed)
+    listener = _listen()
+    demo = Demo(_config(listener), rate, seed, listener)
     with demo.running():
         _introduce(console, demo)
         _watch(console, demo, duration)
@@ -55,27 +56,25 @@ def command(duration: float, rate: int, seed: int, as_json: bool) -> int:
     return 0 if comparison.exact else 1
 
 
-def _config() -> Config:
+def _config(listener: Listener) -> Config:
     from tokentrace.config import Config
 
     return Config.model_validate(
         {
             "worker": {"replica_id": "demo", "guarantee": "at_least_once", "commit_interval": "500ms"},
-            "http_server": {"addr": f"127.0.0.1:{_free_port()}"},
+            "http_server": {"addr": f"127.0.0.1:{listener.getsockname()[1]}"},
         }
     )
 
 
-def _free_port() -> int:
-    for port in (PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise AssertionError("unreachable: port 0 is always free")
+def _listen() -> Listener:
+    """Take the preferred port, or else a free one, before the broker starts: nothing can take it meanwhile."""
+    from tokentrace.exposition.http.listener import listen
+
+    try:
+        return listen("127.0.0.1", PORT)
+    except OSError:
+        return listen("127.0.0.1", 0)
 
 
 def _introduce(console: Console, demo: Demo) -> None:

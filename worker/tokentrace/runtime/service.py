@@ -29,6 +29,7 @@ from tokentrace.exposition import (
     collect_ledger_metrics,
     collect_worker_metrics,
 )
+from tokentrace.exposition.http.listener import Listener
 from tokentrace.model.secrets import hide_secrets
 from tokentrace.model.snapshot import Snapshot
 from tokentrace.model.stop import StopSignal
@@ -53,8 +54,17 @@ PAGE_STOP_TIMEOUT_S: Final = 2.0
 class Service:
     """One replica. Build it, `run` it on the thread that is to count, `stop` it from anywhere."""
 
-    def __init__(self, config: Config, clock: Callable[[], float] = time.time, *, make_topics: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float] = time.time,
+        *,
+        make_topics: bool = True,
+        listener: Listener | None = None,
+    ) -> None:
         """make_topics: whether to create and check tokentrace's own topics; an emulated broker may not allow it.
+
+        listener: listens already, and replaces the configured address.
 
         Raises ConfigError for a schema file that cannot be read.
         """
@@ -76,6 +86,7 @@ class Service:
                 on_scraped=self._last_scrape.on_scraped,
                 alerts=self._replica.alert_status,
                 page=self._replica.page,
+                listener=listener,
             )
 
     @property

@@ -21,6 +21,7 @@ from typing import Any, Final
 from genai_prices import Usage, calc_price
 
 from tokentrace.config import Config
+from tokentrace.exposition.http.listener import Listener
 from tokentrace.kafka.clients import EmbeddedBroker, KafkaClients
 from tokentrace.kafka.producer import IdempotentProducer, Record
 from tokentrace.model.span_encoder import span_message
@@ -178,13 +179,16 @@ def _sum(counts: Counts, name: str) -> int:
 class Demo:
     """One run: `with demo.running(): ... comparison = demo.finish()`."""
 
-    def __init__(self, config: Config, rate: float, seed: int) -> None:
-        """config: how the worker counts and serves; the broker is replaced by the embedded one."""
+    def __init__(self, config: Config, rate: float, seed: int, listener: Listener) -> None:
+        """config: how the worker counts and serves; the broker is replaced by the embedded one.
+
+        listener: listens already, and replaces the configured address.
+        """
         self._broker = EmbeddedBroker()
         kafka = config.kafka.model_copy(update={"bootstrap_servers": self._broker.bootstrap_servers})
         self._broker.create_topic(kafka.topic)
         self._broker.create_topic(kafka.dead_letters)
-        self._service = Service(config.model_copy(update={"kafka": kafka}), make_topics=False)
+        self._service = Service(config.model_copy(update={"kafka": kafka}), make_topics=False, listener=listener)
         self._publisher = Publisher(KafkaClients(bootstrap_servers=kafka.bootstrap_servers), kafka.topic, rate, seed)
         self._traffic_ends = threading.Event()
         self._failure: BaseException | None = None

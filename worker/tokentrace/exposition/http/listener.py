@@ -57,6 +57,19 @@ class Listener(socket.socket):
         return taken
 
 
+def listen(host: str, port: int) -> Listener:
+    """Return a socket that listens on an address; port 0 takes a free one. Raises OSError where it cannot."""
+    listener = Listener(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
 def _close_oldest(taken: deque[tuple[socket.socket, Any]], hosts: Counter[str]) -> None:
     """Close the oldest connection of the address with most of them. hosts: connections of each address."""
     most = max(hosts, key=hosts.__getitem__)

@@ -7,7 +7,6 @@ every other path requires a bearer token where one is set, and requests that cha
 from __future__ import annotations
 
 import asyncio
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from tokentrace.exposition.http.endpoints import (
     MetricsEndpoint,
     index_route,
 )
-from tokentrace.exposition.http.listener import ACCEPTED, BACKLOG, Listener
+from tokentrace.exposition.http.listener import ACCEPTED, BACKLOG, Listener, listen
 from tokentrace.exposition.http.pages import OnScraped, Render
 from tokentrace.exposition.http.tls import ServerTls, TlsSettings
 from tokentrace.exposition.http.ui import PageApi, PageEndpoint
@@ -66,11 +65,12 @@ class HttpServer:
         on_scraped: OnScraped = lambda *_: None,
         alerts: AlertsApi | None = None,
         page: PageApi | None = None,
+        listener: Listener | None = None,
     ) -> None:
         """on_scraped: called with a scrape that was sent completely, its client, and the clients connected then.
 
         alerts: what answers under /alerts; without it the path is not served. page: what the page at /ui shows; without
-        it there is none, and / has links only.
+        it there is none, and / has links only. listener: listens already, and replaces the settings' address.
         """
         self._settings = settings
         self._metrics = MetricsEndpoint(
@@ -83,7 +83,7 @@ class HttpServer:
         self._health = HealthEndpoint(health)
         self._alerts = AlertsEndpoint(alerts) if alerts is not None else None
         self._page = PageEndpoint(page) if page is not None else None
-        self._socket: Listener | None = None
+        self._socket = listener
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -97,7 +97,7 @@ class HttpServer:
         """Listen and serve. Raises UsageError when the address or the TLS files cannot be used."""
         settings = self._settings
         tls = ServerTls(settings.tls) if settings.tls is not None else None
-        self._socket = self._bind()
+        self._socket = self._socket or self._listen()
         config = uvicorn.Config(
             self._application(),
             http=Connection,
@@ -147,21 +147,15 @@ class HttpServer:
         if self._socket is not None:
             self._socket.close()
 
-    def _bind(self) -> Listener:
+    def _listen(self) -> Listener:
         settings = self._settings
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        listener = Listener(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((settings.host, settings.port))
-            listener.listen(BACKLOG)
+            return listen(settings.host, settings.port)
         except OSError as error:
-            listener.close()
             raise UsageError(
                 f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
                 "change http_server.addr or stop what uses the port."
             ) from error
-        return listener
 
     def _application(self) -> Application:
         settings = self._settings
