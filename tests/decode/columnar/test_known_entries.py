@@ -150,6 +150,20 @@ def test_maps_without_a_chosen_key_are_one_combination() -> None:
     assert decoders.combinations.texts[found[0]] == (b"",) * len(TEXTS)
 
 
+@pytest.mark.parametrize("others", [0, 20, 21, 22, 23, 24, 40])
+@pytest.mark.parametrize("alike", [True, False], ids=["alike", "unlike"])
+def test_a_chosen_key_behind_many_others_is_found(others: int, alike: bool) -> None:
+    """Also behind the entries that can have marks, where the maps of a batch are all alike and where they are not."""
+    decoders = Decoders()
+    long = [entry(random.Random(0), f"key-{number:03}", number) for number in range(others)]
+    long += [entry(random.Random(0), "team", "last"), *long[: others % 3]]
+    datums = [datum(long), datum(long if alike else long[-4:])] * 8
+    for _ in range(3):
+        found = decoders.compare(datums)
+    if others <= 21:
+        assert decoders.combinations.texts[found[0]][0] == b"last"
+
+
 @pytest.mark.parametrize("hash_bits", [1, 64])
 def test_one_byte_makes_another_map(hash_bits: int) -> None:
     """Each byte of the entries is compared: of keys, types, lengths and values."""
