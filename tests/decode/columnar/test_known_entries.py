@@ -107,8 +107,11 @@ def any_map(rng: random.Random, odd: bool) -> list[bytes]:
 
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("hash_bits", [1, 64])
-def test_maps_of_any_form_have_the_texts_of_fastavro(seed: int, hash_bits: int) -> None:
+def test_maps_of_any_form_have_the_texts_of_fastavro(
+    seed: int, hash_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = random.Random(seed)
+    monkeypatch.setattr(known_entries, "BLOCK", rng.choice((3, 20, 4096)))
     decoders = Decoders(hash_bits=hash_bits, chunk_rows=rng.choice((5, 50, 10_000)))
     odd = seed % 2 == 1
     maps = [any_map(rng, odd) for _ in range(60)]
@@ -140,6 +143,19 @@ def test_maps_that_repeat_are_known_and_those_with_the_same_texts_have_one_numbe
     ] * 8
     assert not any(decoders.compare(other_order))
     assert set(decoders.compare(other_order)) == {1}
+
+
+@pytest.mark.parametrize(("short", "long"), [(1, 9), (9, 30), (30, 200)])
+def test_longer_maps_in_a_later_block_leave_those_of_an_earlier_one_to_be_learned(
+    short: int, long: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The words of a segment become more while a chunk is looked up."""
+    monkeypatch.setattr(known_entries, "BLOCK", 8)
+    rng = random.Random(7)
+    decoders = Decoders()
+    datums = [datum([entry(rng, "team", letter * size)]) for size in (short, long) for letter in "abcdefgh"]
+    decoders.compare(datums)
+    assert decoders.compare(datums) == list(range(1, 17))
 
 
 def test_maps_without_a_chosen_key_are_one_combination() -> None:

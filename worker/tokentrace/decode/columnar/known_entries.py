@@ -18,7 +18,7 @@ from tokentrace.decode.columnar.cursors import DROPPED, Cursors
 from tokentrace.decode.columnar.entry_marks import LONGEST_KEY, KeyTells, Marker
 from tokentrace.decode.columnar.segment_table import MOST_WORDS, SegmentTable, Words, segment_words, whole_words
 from tokentrace.decode.columnar.steps import Blocks
-from tokentrace.model.arrays import PADDING, Ints
+from tokentrace.model.arrays import PADDING, Ints, widened
 from tokentrace.model.text_combinations import IN_COLUMNS, TextCombinations
 
 #: Column of a chunk for the numbers of combinations.
@@ -167,9 +167,11 @@ def _remember(cursors: Cursors, combinations: TextCombinations, unknown: _Unknow
     """Remember maps that were not known: their texts are in the columns now."""
     columns, outputs = cursors.chunk.columns, cursors.chunk.outputs
     strings = [outputs[source] for source in combinations.sources]
+    # The segments of a later block may be longer.
+    segments = [widened(words, width) for words, width in zip(unknown.segments, unknown.table.widths, strict=True)]
     # The same map may be unknown in several blocks.
-    alive = np.flatnonzero((cursors.pos[unknown.rows] < DROPPED) & (unknown.table.find(unknown.segments) == IN_COLUMNS))
-    rows, segments = unknown.rows[alive], [words[alive] for words in unknown.segments]
+    alive = np.flatnonzero((cursors.pos[unknown.rows] < DROPPED) & (unknown.table.find(segments) == IN_COLUMNS))
+    rows, segments = unknown.rows[alive], [words[alive] for words in segments]
     if not len(rows):
         return
     _, first = np.unique(unknown.table.hash(segments), return_index=True)

@@ -97,7 +97,7 @@ class SegmentTable:
                 self._rows[segment] = widened(self._rows[segment], width)
 
     def find(self, segments: Sequence[Words]) -> Ints:
-        """Return the number of each row, int64[n], 0 for an unknown one."""
+        """Return the number of each row, int64[n], 0 for an unknown one. segments: uint64[n, width] of each width."""
         slot = self._first_slots(segments)
         entry = self._slots.take(slot)
         same = self._equal(segments, entry)
