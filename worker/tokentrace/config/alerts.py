@@ -57,9 +57,9 @@ class Delivery(Section):
             if not _HEADER.fullmatch(name)
         ]
         problems += [
-            ((name,), "has a line break or another character that no HTTP header can hold")
-            for name, text in value.items()
-            if not text.get_secret_value().replace("\t", " ").isprintable()
+            ((name,), "has a line break or another character that no HTTP header can hold; use printable ASCII")
+            for name, text in ((name, text.get_secret_value()) for name, text in value.items())
+            if not (text.isascii() and text.replace("\t", " ").isprintable())
         ]
         if problems:
             raise located(*problems)
@@ -139,9 +139,9 @@ class AlertRule(Section):
     @classmethod
     def _expand_kind(cls, value: Any) -> Any:
         kind = value.get("kind") if isinstance(value, dict) else None
-        if isinstance(kind, str):
+        if kind is not None:
             # A kind that does not exist is wrong, and not the lack of what it would set.
-            given = KINDS.get(kind, {**KINDS["cost_spike"], "threshold": 1.0})
+            given = KINDS.get(str(kind), {**KINDS["cost_spike"], "threshold": 1.0})
             if value.get("metric", given["metric"]) != given["metric"]:
                 # A threshold of another metric says nothing.
                 given = {name: default for name, default in given.items() if name != "threshold"}

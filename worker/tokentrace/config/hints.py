@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Final
 
 #: A number as people write it: a currency, digits with separators, and a unit.
@@ -84,7 +84,7 @@ def number_meant(text: str, *, share: bool = False) -> str:
         return ""
     try:
         number = Decimal(re.sub(r"[,_' ]", "", digits)) * _UNITS[unit]
-    except InvalidOperation:
+    except ArithmeticError:
         return ""
     if share and unit in ("%", "percent"):
         number /= 100

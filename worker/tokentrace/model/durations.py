@@ -16,18 +16,26 @@ _WORDS: Final = {
     for word in words.split()
 }  # fmt: skip
 _PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]+)")
+#: Longest duration, 100 years; timers and dates fail for longer ones.
+_LONGEST_S: Final = 36_525 * 86_400.0
+#: Most characters of a wrong duration that an error quotes.
+_QUOTED: Final = 60
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
 def duration(value: Any) -> float:
     """Seconds of a duration, zero allowed. Raises ValueError with what to write instead."""
     if isinstance(value, str) and (match := _DURATION.fullmatch(value.strip())):
-        return float(match[1]) * _UNITS[match[2]]
+        seconds = float(match[1]) * _UNITS[match[2]]
+        if seconds > _LONGEST_S:
+            raise ValueError(f"invalid duration {value[:_QUOTED]!r}; it is longer than 100 years")
+        return seconds
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise ValueError(f"invalid duration {value}; use a number and a unit, e.g. 500ms, 15s, 5m, 1h")
-    meant = _meant(value) if isinstance(value, str) else ""
+    text = value[:_QUOTED] if isinstance(value, str) else value
+    meant = _meant(text) if isinstance(text, str) else ""
     hint = f"did you mean {meant}?" if meant else "use a number and a unit, e.g. 500ms, 15s, 5m, 1h"
-    raise ValueError(f"invalid duration {value!r}; {hint}")
+    raise ValueError(f"invalid duration {text!r}; {hint}")
 
 
 def _meant(text: str) -> str:
@@ -35,7 +43,8 @@ def _meant(text: str) -> str:
     if not re.fullmatch(rf"(\s*{_PART.pattern})+\s*", text, re.IGNORECASE):
         return ""
     parts = [(float(number), _WORDS.get(word.lower(), 0.0)) for number, word in _PART.findall(text)]
-    return "" if any(not unit for _, unit in parts) else format_duration(sum(number * unit for number, unit in parts))
+    seconds = sum(number * unit for number, unit in parts)
+    return "" if any(not unit for _, unit in parts) or seconds > _LONGEST_S else format_duration(seconds)
 
 
 def positive_duration(value: Any) -> float:
