@@ -232,7 +232,9 @@ def _add(
         samples[COST, labels] += cost
         samples[TOKENS, labels] += prompt + completion
         samples["tokentrace_span_pricing_total", (*labels, ("source", "unpriced"))] += unpriced
-        for text, count in zip(texts, accumulate(sums.latency), strict=True) if sums.latency else ():
+        # Where the replica's own record cannot be read, its bounds are not known.
+        latency = sums.latency if len(sums.latency) == len(texts) else ()
+        for text, count in zip(texts, accumulate(latency), strict=False):
             samples[f"{LATENCY}_bucket", (*labels, ("le", text))] += count
         samples[f"{SCORE}_count", labels] += sums.scores
         samples[f"{SCORE}_sum", labels] += sums.score_sum
