@@ -128,8 +128,8 @@ def test_config_check_reports_every_problem_and_exits_with_2(tmp_path: Path) -> 
     done = run("config", "check", folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines() == [
-        'tokentrace: kafka.topik: unknown key; did you mean "topic"? (line 1)',
-        "tokentrace: worker.commit_interval: invalid duration 1; "
+        'tokentrace: tokentrace.yml: kafka.topik: unknown key; did you mean "topic"? (line 1)',
+        "tokentrace: tokentrace.yml: worker.commit_interval: invalid duration 1; "
         "use a number and a unit, e.g. 500ms, 15s, 5m, 1h (line 2)",
     ]
 
@@ -138,7 +138,7 @@ def test_config_check_rejects_an_invalid_value(tmp_path: Path) -> None:
     (tmp_path / "tokentrace.yml").write_text("metrics: {expire_after: 1m}\n")
     done = run("config", "check", folder=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "tokentrace: metrics.expire_after: must be at least 10m (line 1)\n"
+    assert done.stderr == "tokentrace: tokentrace.yml: metrics.expire_after: must be at least 10m (line 1)\n"
 
 
 def test_config_schema_prints_the_schema() -> None:

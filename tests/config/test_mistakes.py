@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from tests.config.everyday_mistakes import EVERYDAY
+from tests.config.other_forms import OTHER_FORMS
 from tests.exposition.conftest import make_certificate
 from tokentrace.config.reading import read_config
 from tokentrace.errors import ConfigError
-from tokentrace.tools.config_check import every_problem, warnings
+from tokentrace.tools.config_check import every_problem
+from tokentrace.tools.config_warnings import warnings
 
 
 def found(folder: Path, text: str, **environment: str) -> list[str]:
@@ -30,16 +32,19 @@ MISTAKES = {
     "worker:\n  batch_size: lots\n": ["worker.batch_size: must be a whole number, not the text 'lots' (line 2)"],
     "worker: {batch_size: 2.5}": ["worker.batch_size: must be a whole number, not 2.5 (line 1)"],
     "worker: {batch_size: [1]}": ["worker.batch_size: must be a whole number, not a list (line 1)"],
-    "metrics: {zero_first: 1}": ["metrics.zero_first: must be true or false, not 1 (line 1)"],
+    "metrics: {zero_first: 1}": ["metrics.zero_first: must be true or false, not 1; write true (line 1)"],
     "metrics: {zero_first: maybe}": ["metrics.zero_first: must be true or false, not the text 'maybe' (line 1)"],
     "limits: {max_cost_usd: free}": ["limits.max_cost_usd: must be a number, not the text 'free' (line 1)"],
-    "kafka: {topic: 2026}": ["kafka.topic: must be text, not a number, a date, or true or false; put it in quotes (line 1)"],
+    "kafka: {topic: 2026}": ["kafka.topic: must be text, not a number; put it in quotes (line 1)"],
     "kafka: {topic: [a, b]}": ["kafka.topic: must be text, not a list (line 1)"],
-    "worker:\n  deduplicate: on\n": ["worker.deduplicate: must be a section of keys, not true (line 2)"],
-    "schemas: [spans]": ["schemas: must be a section of keys, not a list (line 1)"],
-    "limits:\nworker: {}": ["limits: must be a section of keys, and is empty (line 1)"],
-    "schemas: {paths: spans}": ["schemas.paths: must be a list, not the text 'spans' (line 1)"],
-    "alerts: {name: a}": ["alerts: must be a list, not a mapping of keys (line 1)"],
+    "worker:\n  deduplicate: on\n": ["worker.deduplicate: must be a section of keys, not true; write {window: 10m} (line 2)"],
+    "schemas: [spans]": ["schemas: must be a section of keys, not a list; write each as NAME: VALUE (line 1)"],
+    "limits:\nworker: {}": [
+        "limits: must be a section of keys, and is empty; write its keys below it, with more spaces before them, or take its "
+        "line out (line 1)"
+    ],
+    "schemas: {paths: spans}": ["schemas.paths: must be a list, not the text 'spans'; write [spans] (line 1)"],
+    "alerts: {name: a}": ['alerts: must be a list, not a mapping of keys; begin each entry with "- " (line 1)'],
     "alerts: [spend]": ["alerts[0]: must be a section of keys, not the text 'spend' (line 1)"],
     "kafka: {properties: {client.rack: [a]}}": ["kafka.properties.client.rack: must be text, a number, or true or false (line 1)"],
     "http_server: {tls: {certificate: a, key: b, min_version: 1.3}}": [
@@ -154,7 +159,7 @@ MISTAKES = {
     ],
     "http_server: {prometheus_path: /health}": ["http_server.prometheus_path: must differ from health_path /health and its own (line 1)"],
     # YAML.
-    "- kafka": ["mine.yml: the top level must be a mapping of sections (line 1)"],
+    "- kafka": ["mine.yml: the top level must be a mapping of sections, such as `kafka:` with its keys below it (line 1)"],
     "kafka: {topic: a}\nworker: {}\nkafka: {topic: b}": ["kafka: is defined twice (line 3)"],
     "kafka:\n\ttopic: a\n": ["mine.yml: is not valid YAML: a tab is before the key; use spaces (line 2)"],
     "kafka: &k\n  properties: *k\n": ["mine.yml: is nested too deeply, or contains an alias of itself"],
@@ -165,9 +170,10 @@ MISTAKES = {
         "kafka.dead_letter_topic: must differ from topic (line 1)",
         "worker.batch_size: must be a whole number, not the text 'x' (line 2)",
         "worker.guarantee: alerts require exactly_once, which writes the rollups that they read (line 2)",
-        "alerts[0].severity: must be info, warning or critical, not the text 'high' (line 4)",
+        "alerts[0].severity: must be info, warning or critical, not the text 'high'; did you mean \"critical\"? (line 4)",
         "alerts[1].group_by[0]: 'modle' is neither a dimension nor one of model, provider, caller; did you mean \"model\"? (line 5)",
-        "alerts[1].group_by[1]: 'tema' is neither a dimension nor one of model, provider, caller (line 5)",
+        "alerts[1].group_by[1]: 'tema' is neither a dimension nor one of model, provider, caller; declare tema in dimensions, "
+        "or take it out (line 5)",
         "alerts[1].name: alerts[0] is named 'a' too (line 5)",
     ],
     "kafka: {properties: {sasl.password: '${NONE}', sasl.user: a}}\nalerts: [{metric: x, op: gt}]": [
@@ -175,8 +181,8 @@ MISTAKES = {
         'kafka.properties.sasl.user: is not a property of librdkafka; did you mean "sasl.username"? (line 1)',
         "alerts[0].name: is required (line 2)",
         None,
-        "alerts[0].threshold: is required (line 2)",
-        "alerts[0].window: is required (line 2)",
+        "alerts[0].threshold: is required, for example threshold: 25 (line 2)",
+        "alerts[0].window: is required, for example window: 1h (line 2)",
     ],
 }  # fmt: skip
 
@@ -210,13 +216,87 @@ def test_a_quoted_variable_is_read_as_its_key_requires(tmp_path: Path, text: str
     assert found(tmp_path, text, X=variable) == []
 
 
-@pytest.mark.parametrize("text", EVERYDAY, ids=lambda text: text[:60].replace("\n", " "))
+@pytest.mark.parametrize("text", [*EVERYDAY, *OTHER_FORMS], ids=lambda text: text[:60].replace("\n", " "))
 def test_an_everyday_mistake_is_found_with_its_key_and_line(tmp_path: Path, text: str) -> None:
-    assert found(tmp_path, text, EMPTY="") == EVERYDAY[text]
+    assert found(tmp_path, text, EMPTY="") == (EVERYDAY | OTHER_FORMS)[text]
 
 
 def test_a_secret_that_looks_like_a_variable_can_come_from_one(tmp_path: Path) -> None:
     assert found(tmp_path, 'http_server: {auth_token: "${X}"}', X="$NAME") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("kafka: {topic: a}\n".encode("utf-16"), "is UTF-16 text; save it as UTF-8 (line 1)"),
+        ("kafka: {topic: a}\n".encode("utf-16-be"), "is UTF-16 text; save it as UTF-8 (line 1)"),
+        (
+            "kafka:\n  topic: abc\u00e9\n".encode("latin-1"),
+            "is not UTF-8 text, its byte 19 is 0xe9; save it as UTF-8 (line 2)",
+        ),
+    ],
+)
+def test_a_file_in_another_encoding_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        read_config(path, {})
+    assert raised.value.problems == [f"{path}: {problem}"]
+
+
+def test_a_byte_order_mark_and_lines_of_windows_move_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_bytes("\ufeffkafka:\r\n  topik: a\r\n".encode())
+    assert [problem.text(path) for problem in read_config(path, {}).problems] == [
+        'kafka.topik: unknown key; did you mean "topic"? (line 2)'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "pricing:\n  models:\n    gpt-4o: {prompt_per_1m: 0.0025, completion_per_1m: 10}\n",
+            ["pricing.models.gpt-4o.prompt_per_1m: prices are in USD per million tokens; 0.0025 is far from the 2.5 of the built-in table (line 3)"],
+        ),
+        (
+            "pricing:\n  models:\n    - {model: gpt-4o*, provider: openai, rates: {prompt: 2500, completion: 10}}\n",
+            ["pricing.models[0].rates.prompt: prices are in USD per million tokens; 2500 is far from the 2.5 of the built-in table (line 3)"],
+        ),
+        (
+            "pricing:\n  models:\n    mine: {prompt_per_1m: 0.00025, completion_per_1m: 0}\n",
+            ["pricing.models.mine.prompt_per_1m: prices are in USD per million tokens, and 0.00025 is less than any (line 3)"],
+        ),
+        ("pricing:\n  models:\n    gpt-4o: {prompt_per_1m: 1.25, completion_per_1m: 0}\n", []),
+        (
+            "pricing:\n  models:\n    mine: {prompt_per_1m: 2, completion_per_1m: 3, cached_prompt_per_1m: 20}\n",
+            ["pricing.models.mine.cached_prompt_per_1m: cached tokens cost more than the 2 of others (line 3)"],
+        ),
+        (
+            "alerts:\n- {name: a, metric: quality_score, op: gt, threshold: 0.75, window: 5m}\n",
+            ["alerts[0].op: the rule fires while quality_score is high, which is good; write lt? (line 2)"],
+        ),
+        (
+            "alerts:\n- {name: a, metric: error_rate, op: lt, threshold: 0.05, window: 5m}\n",
+            ["alerts[0].op: the rule fires while error_rate is low, which is good; write gt? (line 2)"],
+        ),
+        (
+            "metrics:\n  buckets:\n    latency_ms: [0.1, 1, 10]\n",
+            ["metrics.buckets.latency_ms: the bounds are in milliseconds, and the last one is 10 (line 3)"],
+        ),
+        (
+            "kafka:\n  properties: {security.protocol: ssl, enable.ssl.certificate.verification: no}\n",
+            ["kafka.properties.enable.ssl.certificate.verification: the brokers' certificates are not verified, so that anybody between can read and answer; set ssl.ca.location instead (line 2)"],
+        ),
+    ],
+    ids=lambda value: str(value)[:60].replace("\n", " "),
+)  # fmt: skip
+def test_check_warns_of_what_is_rarely_meant(tmp_path: Path, text: str, expected: list[str]) -> None:
+    path = tmp_path / "mine.yml"
+    path.write_text(text)
+    reading = read_config(path, {})
+    assert every_problem(reading) == []
+    assert [warning.text(path) for warning in warnings(reading)] == expected
 
 
 def test_a_rare_choice_is_a_warning(tmp_path: Path) -> None:

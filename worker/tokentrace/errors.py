@@ -24,9 +24,11 @@ class ConfigError(TokentraceError):
 
     exit_code = 2
 
-    def __init__(self, problems: list[str]) -> None:
+    def __init__(self, problems: list[str], file: str = "") -> None:
+        """file: the configuration that has the problems; the command line names it before each."""
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.file = file
 
 
 class CheckFailed(ConfigError):

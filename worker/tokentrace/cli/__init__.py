@@ -104,7 +104,8 @@ def main() -> None:
         error.show()
         code = 2
     except ConfigError as error:
-        _report(*error.problems)
+        before = f"{error.file}: " if error.file else ""
+        _report(*(problem if problem.startswith(before) else before + problem for problem in error.problems))
         code = error.exit_code
     except TokentraceError as error:
         _report(str(error))

@@ -32,15 +32,16 @@ def check(config_path: Path, print_: bool, connect: bool, estimate: bool, spans:
     """
     from tokentrace.config.reading import read_config
     from tokentrace.errors import ConfigError
-    from tokentrace.tools.config_check import every_problem, warnings
+    from tokentrace.tools.config_check import every_problem
+    from tokentrace.tools.config_warnings import warnings
 
     reading = read_config(config_path)
     # The effective configuration can be printed where its files are not.
     problems = reading.problems if print_ else every_problem(reading)
     for warning in () if print_ else warnings(reading):
-        echo(f"tokentrace: warning: {warning.text(config_path)}", err=True)
+        echo(f"tokentrace: {config_path}: warning: {warning.text(config_path)}", err=True)
     if problems:
-        raise ConfigError([problem.text(config_path) for problem in problems])
+        raise ConfigError([problem.text(config_path) for problem in problems], str(config_path))
     config = reading.config
     if print_:
         import yaml

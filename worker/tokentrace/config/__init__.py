@@ -20,5 +20,5 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Con
     """
     reading = read_config(path, environment)
     if reading.problems:
-        raise ConfigError([problem.text(path) for problem in reading.problems])
+        raise ConfigError([problem.text(path) for problem in reading.problems], str(path))
     return reading.config

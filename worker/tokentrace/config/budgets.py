@@ -16,7 +16,7 @@ class BudgetSection(Section):
 
     name: NonEmpty
     """Unique name, also among the alerts; the `budget` label."""
-    amount: UsdAmount
+    amount: Annotated[UsdAmount, Field(examples=[100])]
     """Amount of each period and group, in USD."""
     period: Literal["day", "week", "month"] = "month"
     """Period by the calendar of the time zone; a week begins on Monday."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Final
 
 from pydantic import Field, SecretStr, StrictBool, StrictInt, field_validator, model_validator
@@ -38,7 +38,7 @@ _LEAST_KEY: Final = 16
 class DimensionSection(Section):
     """A label of one's own, and how spans get their value of it."""
 
-    source: NonEmpty
+    source: Annotated[NonEmpty, Field(examples=["attributes.team"])]
     """Place of the value: `attributes.<key>`, `span.<field>`, `header.<name>` of the message, or `key`."""
     default: str = ""
     """Value of spans without one."""
@@ -65,7 +65,7 @@ class DimensionSection(Section):
                 break
         else:
             if value != KEY:
-                raise ValueError(f"{value!r} is not a source; use attributes.<key>, span.<field>, header.<name> or key")
+                raise ValueError(f"{value!r} is not a source; {_source_meant(value)}")
         if value.startswith(FIELD) and value.removeprefix(FIELD) in _OTHER_FIELDS:
             raise ValueError(
                 f"{value} is not text, or has a value for nearly every span; of the span's own fields, dimensions take "
@@ -104,16 +104,29 @@ class DimensionSection(Section):
             elif self.values is not None and value not in (*self.values, self.other):
                 yield ("map", glob), f"{value!r} is not one of values, so it would become {self.other!r}; add it there"
             earlier.append(glob)
+        if self.values == ():
+            yield ("values",), f"is empty, so that every value would become {self.other!r}; leave it out to allow all"
         if self.values is None and "other" in self.model_fields_set:
             yield ("other",), "has no effect without values, those that are allowed"
 
 
-def name_problems(dimensions: Iterable[str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _source_meant(value: str) -> str:
+    """Return what to write instead of a source that is none."""
+    if re.fullmatch(r"[A-Za-z][\w-]*", value):
+        return f"write attributes.{value} for an attribute of the span"
+    place, _, name = value.partition(".")
+    near = {"attribute": ATTRIBUTE, "attrs": ATTRIBUTE, "headers": HEADER, "field": FIELD, "fields": FIELD}.get(place)
+    return f"write {near}{name}" if near and name else "use attributes.<key>, span.<field>, header.<name> or key"
+
+
+def name_problems(dimensions: Collection[str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Give the path and the text of the problem of each name that is not a label, or is taken."""
     for number, name in enumerate(dimensions):
         if not _NAME.fullmatch(name):
-            yield ("dimensions", name), "a name has lower-case letters, digits and _, and begins with a letter"
+            meant = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
+            hint = f"; write {meant}" if _NAME.fullmatch(meant) and meant not in dimensions else ""
+            yield ("dimensions", name), f"a name has lower-case letters, digits and _, and begins with a letter{hint}"
         elif name in RESERVED:
-            yield ("dimensions", name), "is the name of a label that series have already"
+            yield ("dimensions", name), "is the name of a label that series have already; choose another name"
         elif number >= MAX_DIMENSIONS:
             yield ("dimensions", name), f"is one too many; there may be {MAX_DIMENSIONS} dimensions"

@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from tokentrace.config.hints import variable_meant
+from tokentrace.config.yaml_words import in_words, text_of
 from tokentrace.errors import ConfigError
 
 KeyPath = tuple[str | int, ...]
@@ -27,8 +28,12 @@ _OTHER_NAMES: Final = {"TOKENTRACE_AUTH_TOKEN": "TOKENTRACE_API_TOKEN"}
 #: Tags of what "${VAR}" may be in a key of this type, although it is quoted.
 _NUMBERS: Final = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))
 
-#: In what YAML says of a value that is not quoted.
-_NAME: Final = re.compile(r"(?<=alias )'.*'|(?<=handle )'.*'")
+#: Numbers that YAML reads otherwise than people do: 010 as 8, 1:30 as 90.
+_OCTAL: Final = re.compile(r"[-+]?0[0-7_]+")
+_SIXTIES: Final = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+#: Quotation marks of print, and spaces that YAML takes for letters.
+_PRINTED_QUOTES: Final = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
+_OTHER_SPACES: Final = re.compile("[\u00a0\u2000-\u200b\u202f\u3000\ufeff]")
 
 
 class WrittenFloat(float):
@@ -69,56 +74,32 @@ def dotted(path: KeyPath) -> str:
 def read_document(path: Path, environment: Mapping[str, str]) -> Document:
     """Read a YAML file. Raises ConfigError if it is unreadable, not YAML, or not a mapping."""
     try:
-        text = path.read_text("utf-8")
+        text = text_of(path.read_bytes())
     except FileNotFoundError as error:
         raise ConfigError(
             [f"{path}: does not exist; `tokentrace init` writes a tokentrace.yml, --config names another"]
         ) from error
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read ({error.strerror})"]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: is not UTF-8 text (byte {error.start})"]) from error
+    except ValueError as error:
+        raise ConfigError([f"{path}: {error}"]) from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        problem, line = _in_words(error, text)
-        raise ConfigError([f"{path}: is not valid YAML: {problem}{line}"]) from None
     except yaml.YAMLError as error:
-        raise ConfigError([f"{path}: is not valid YAML: {error}"]) from error
+        raise ConfigError([f"{path}: {in_words(error, text)}"]) from None
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply"]) from None
     reader = _Reader(environment)
     if root is None:
         return Document({}, {}, [], {})
     if not isinstance(root, yaml.MappingNode):
-        raise ConfigError([f"{path}: the top level must be a mapping of sections (line 1)"])
+        what = "the top level must be a mapping of sections, such as `kafka:` with its keys below it"
+        raise ConfigError([f"{path}: {what} (line 1)"])
     try:
         data = reader.value(root, ())
     except RecursionError:
         raise ConfigError([f"{path}: is nested too deeply, or contains an alias of itself"]) from None
     return Document(data, reader.lines, reader.problems, reader.unquoted, reader.substituted)
-
-
-def _in_words(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
-    """Return (what is wrong, its line as text), with the way out."""
-    problem, mark = error.problem or "", error.problem_mark
-    if mark is not None and error.context_mark is not None and not text[mark.index :].strip():
-        # What is not closed is found at the end, and begins elsewhere.
-        mark = error.context_mark
-        opened = text[mark.index : mark.index + 1]
-        problem = f"what begins with {opened} does not end" if opened in ("{", "[", '"', "'") else problem
-    elif problem == "mapping values are not allowed here":
-        problem = "a ':' is where none can be; check the spaces before the line, and quote a value that contains ': '"
-    elif problem == "but found another document":
-        problem = "a second document begins with ---; a configuration is one"
-    elif found := re.fullmatch(r"found character (.+) that cannot start any token", problem):
-        tab = found[1] == r"'\t'"
-        problem = (
-            "a tab is before the key; use spaces" if tab else f"a value that begins with {found[1]} must be in quotes"
-        )
-    # A quoted name may be a secret that begins with "*" or "!".
-    problem = _NAME.sub("of a value that begins with * or !; quote it", problem)
-    return problem, "" if mark is None else f" (line {mark.line + 1})"
 
 
 class _Reader:
@@ -155,6 +136,8 @@ class _Reader:
             inner = (*path, key)
             if inner in self.lines and key in result:
                 self._problem(inner, "is defined twice", key_node)
+            if what := _odd_key(key):
+                self._problem(inner, what, key_node)
             self.lines[inner] = key_node.start_mark.line + 1
             result[key] = self.value(value_node, inner)
         return result
@@ -177,6 +160,8 @@ class _Reader:
             node = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark, node.style)
         try:
             value = self._constructor.construct_object(node)
+            if node.style is None and (what := _misread(node.value, value)):
+                self._problem(path, what, node)
             if isinstance(value, float):
                 value = WrittenFloat(value)
                 value.text = node.value
@@ -206,3 +191,27 @@ class _Reader:
 
     def _problem(self, path: KeyPath, what: str, node: yaml.Node) -> None:
         self.problems.append((path, what, node.start_mark.line + 1))
+
+
+def _misread(text: str, value: Any) -> str:
+    """Return how YAML reads a value that is not in quotes otherwise than its writer, empty if it does not."""
+    if isinstance(value, str):
+        quoted = value[:1] in _PRINTED_QUOTES and value
+        return 'is in quotation marks of print, which YAML takes for letters; write ", or none' if quoted else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    # The number may be a token.
+    if _OCTAL.fullmatch(text):
+        return "begins with 0, so that YAML reads it as octal; write it without the 0, or put it in quotes"
+    if _SIXTIES.fullmatch(text):
+        return "has a colon, so that YAML reads it in sixties, 1:30 as 90; write one number, or put it in quotes"
+    return ""
+
+
+def _odd_key(key: str) -> str:
+    """Return what is wrong with the spelling of a key, empty if nothing."""
+    if found := _OTHER_SPACES.search(key):
+        return f"has a character that only looks like a space, U+{ord(found[0]):04X}; write a space"
+    if "${" in key:
+        return "has a variable in the key; variables are for values alone"
+    return ""

@@ -73,8 +73,20 @@ def _address(value: Any) -> HostPort:
     if match is None or int(match[2]) > 65535:
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 65535:
             raise ValueError(f'{value} is a port alone; write ":{value}" for every interface, or "127.0.0.1:{value}"')
-        raise ValueError(f'{value!r} is not a valid address; use for example ":9090", "127.0.0.1:9090" or "[::1]:9090"')
+        raise ValueError(f"{value!r} is not a valid address; {_address_meant(value)}")
     return HostPort(match[1].strip("[]") or "0.0.0.0", int(match[2]))
+
+
+def _address_meant(value: Any) -> str:
+    text = value if isinstance(value, str) else ""
+    if found := re.fullmatch(r"https?://([A-Za-z0-9.-]*:\d{1,5})/?", text):
+        return f"write {found[1]} alone, and certificates make it HTTPS"
+    if re.fullmatch(r"\d+\.\d+\.\d+\.\d+|localhost", text):
+        return f'write its port too, such as "{text}:9090"'
+    if found := re.fullmatch(r"(\*)?(:\d{1,5})/.*|\*(:\d{1,5})", text):
+        port = found[2] or found[3]
+        return f'write "{port}"' + ("; the path is prometheus_path" if found[2] else " for every interface")
+    return 'use for example ":9090", "127.0.0.1:9090" or "[::1]:9090"'
 
 
 ListenAddress = Annotated[
@@ -85,14 +97,16 @@ ListenAddress = Annotated[
 ]
 
 
-def _number(value: Any, what: str) -> Decimal:
+def _number(value: Any, what: str, percent: Decimal | None = None) -> Decimal:
+    if value is None:
+        raise ValueError("is empty; write a number")
     if isinstance(value, bool) or not isinstance(value, (int, float, str, Decimal)):
         raise ValueError(f"{value!r} is not a valid {what}")
     try:
         # The text of a YAML float keeps 0.15 exactly 0.15.
         rate = Decimal(getattr(value, "text", str(value)).replace("_", ""))
     except InvalidOperation as error:
-        meant = number_meant(value) if isinstance(value, str) else ""
+        meant = number_meant(value, percent=percent) if isinstance(value, str) else ""
         raise ValueError(f"{value!r} is not a valid {what}" + (f"; write {meant}" if meant else "")) from error
     if not rate.is_finite() or rate < 0:
         raise ValueError(f"{value!r} is not a valid {what}; it must be finite and not negative")
@@ -145,9 +159,23 @@ def _moment(value: Any) -> int:
     if isinstance(moment, date) and not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day, tzinfo=UTC)
     if not isinstance(moment, datetime):
-        raise ValueError(f"{value!r} is not a date; write for example 2026-07-01, or 2026-07-01T12:00:00Z")
+        meant = _date_meant(str(value)) or "for example 2026-07-01, or 2026-07-01T12:00:00Z"
+        raise ValueError(f"{value!r} is not a date; write {meant}")
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _date_meant(text: str) -> str:
+    """Return the date that a text in another order of its parts means, empty if none."""
+    for shape, form in (
+        (r"(\d{4})-(\d\d?)", "{0}-{1:0>2}-01"),
+        (r"(\d{4})[/.](\d\d?)[/.](\d\d?)", "{0}-{1:0>2}-{2:0>2}"),
+        (r"(\d\d?)\.(\d\d?)\.(\d{4})", "{2}-{1:0>2}-{0:0>2}"),
+        (r"(20\d\d)(\d\d)(\d\d)", "{0}-{1}-{2}"),
+    ):
+        if found := re.fullmatch(shape, text.strip()):
+            return form.format(*found.groups())
+    return ""
 
 
 def format_moment(time_us: int) -> str:
@@ -166,14 +194,14 @@ Moment = Annotated[
 
 
 def _percent(value: Any) -> Decimal:
-    percent = _number(value, "number")
+    percent = _number(value, "number", Decimal(1))
     if not 0 < percent <= 100:
         raise ValueError(f"{value!r} is not a discount; it must be more than 0 and at most 100 percent")
     return percent
 
 
 def _factor(value: Any) -> Decimal:
-    factor = _number(value, "number")
+    factor = _number(value, "number", Decimal("0.01"))
     if factor > MAX_FACTOR:
         raise ValueError(f"{value!r} is not a likely factor; it must be at most {MAX_FACTOR}, and 0.5 halves a price")
     return factor
@@ -214,6 +242,8 @@ def http_url(value: str) -> str:
     """Return the URL. Raises ValueError for one that is not of a web server; it does not quote what may be secret."""
     if not value.startswith(("http://", "https://")):
         raise ValueError("must begin with http:// or https://")
+    if "," in value.partition("://")[2].partition("/")[0]:
+        raise ValueError("must be one URL, and has a comma")
     try:
         host, _ = (parts := urlsplit(value)).hostname, parts.port
     except ValueError as error:

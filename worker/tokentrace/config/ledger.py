@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -19,7 +20,10 @@ DEFAULT_URL: Final = f"{_SQLITE}tokentrace-ledger.db"
 
 def _database_url(value: str) -> str:
     if not value.startswith((_SQLITE, "postgresql://", "postgresql+psycopg://")):
-        hint = "; write postgresql:// at its beginning" if value.startswith("postgres://") else ""
+        other = value.startswith(("postgres://", "jdbc:postgresql://"))
+        hint = "; write postgresql:// at its beginning" if other else ""
+        if found := re.fullmatch(r"(?:sqlite:/{1,2})?([\w./-]+\.(?:db|sqlite3?))", value):
+            hint = f"; write {_SQLITE}{found[1]}"
         raise ValueError(f"must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE{hint}")
     if value.startswith(_SQLITE):
         if not value.removeprefix(_SQLITE).partition("?")[0].strip("/"):

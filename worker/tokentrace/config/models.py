@@ -102,7 +102,8 @@ class Metrics(Section):
         for name, chosen in value.items():
             family = name.removeprefix("tokentrace_")
             if family not in FAMILIES_BY_NAME:
-                close = difflib.get_close_matches(family, FAMILIES_BY_NAME, 1)
+                close = [known for known in FAMILIES_BY_NAME if known.startswith(f"{family}_")]
+                close = close or difflib.get_close_matches(family, FAMILIES_BY_NAME, 1)
                 names = f'did you mean "{close[0]}"?' if close else f"use one of {', '.join(FAMILIES_BY_NAME)}"
                 problems.append(((name,), f"not a family with configurable labels; {names}"))
             elif family in labels:
@@ -201,5 +202,7 @@ class Config(Section):
                 yield where, f"{label} comes by itself, and is not one of {', '.join(base)}; leave it out"
             elif label not in base and label not in self.dimensions:
                 close = difflib.get_close_matches(label, [*base, *self.dimensions], 1)
-                hint = f'; did you mean "{close[0]}"?' if close else ""
+                hint = f'; did you mean "{close[0]}"?' if close else f"; declare {label} in dimensions, or take it out"
+                if label == "status":
+                    hint = "; the metrics error_rate, error_count and timeout_rate are of one status"
                 yield where, f"{label!r} is neither a dimension nor one of {', '.join(base)}{hint}"

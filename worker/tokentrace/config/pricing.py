@@ -30,9 +30,9 @@ UnitRates = dict[UnitName, UsdPrice]
 class ModelRates(Section):
     """Prices of the models that a glob matches, in USD per million tokens."""
 
-    prompt_per_1m: UsdPerMillion
+    prompt_per_1m: Annotated[UsdPerMillion, Field(examples=[2.5])]
     """Prompt tokens."""
-    completion_per_1m: UsdPerMillion
+    completion_per_1m: Annotated[UsdPerMillion, Field(examples=[10])]
     """Completion tokens."""
     cached_prompt_per_1m: UsdPerMillion | None = None
     """Cached prompt tokens; the prompt price unless set."""
@@ -61,7 +61,7 @@ class Conditional(Dated):
 class RuleModifier(Conditional):
     """A factor on the prices of one rule."""
 
-    multiply: Factor
+    multiply: Annotated[Factor, Field(examples=[0.5])]
     """Factor on all prices but those of tools, such as web searches."""
 
 
@@ -90,7 +90,7 @@ class PriceRule(Conditional):
     """Glob over who bills the call, as the span says or as the price table names it."""
     model: NonEmpty
     """Glob over the model's name, case-insensitive."""
-    rates: Annotated[UnitRates, Field(min_length=1)]
+    rates: Annotated[UnitRates, Field(min_length=1, examples=[{"prompt": 2.5, "completion": 10}])]
     """USD by unit: per million tokens or characters, thousand calls, searches or pages, hour of audio."""
     tiers: tuple[PriceTier, ...] = ()
     """Other prices for long prompts, ascending."""
@@ -103,7 +103,7 @@ class Discount(Dated):
 
     provider: NonEmpty
     """Glob over who bills the call, as the span says or as the price table names it."""
-    percent: Percent
+    percent: Annotated[Percent, Field(examples=[10])]
     """Part of the price."""
     configured: StrictBool = False
     """Also off the prices of `models`."""

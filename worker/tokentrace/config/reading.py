@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import ValidationError
 
@@ -79,10 +79,16 @@ def _empty_keys(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
             # A property without a value is left out, and what has to have a value is a problem of its type.
             if value is None and field is not None and field.default is None and not field.is_required():
                 yield (*path, name), "is empty; give it a value, or leave the key out"
+            if value == "" and field is not None and _is_path(field.annotation):
+                yield (*path, name), "is empty; name a file, or leave the key out"
             yield from _empty_keys(value, (*path, name))
     elif isinstance(data, (list, tuple)):
         for index, value in enumerate(data):
             yield from _empty_keys(value, (*path, index))
+
+
+def _is_path(annotation: Any) -> bool:
+    return annotation is Path or Path in get_args(annotation)
 
 
 class _Validation:

@@ -182,6 +182,8 @@ def _alone(name: str, properties: Mapping[str, Any]) -> str:
             shown = str(shown).lower()
         choices = _VALUES.get(name)
         hint = f"; use {', '.join(choices[:-1])} or {choices[-1]}" if choices else ""
+        meant = str(value).lower().replace("-", "_").replace("tls", "ssl")
+        hint += f', here "{meant}"' if choices and meant in choices else ""
         return f"{shown!r} is not a valid value{hint}"
     return _plain(problem, properties)
 
@@ -253,6 +255,10 @@ def _plain(problem: str, properties: Mapping[str, Any]) -> str:
     """Return the library's words in one line, without secrets and addresses."""
     if problem.startswith("No provider for SASL mechanism GSSAPI"):
         return "needs a sasl.mechanism: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"
+    if problem.startswith("Java JAAS"):
+        return "is of Java; write sasl.mechanism, sasl.username and sasl.password instead"
+    if problem.startswith("Java TrustStore"):
+        return "is of Java; write ssl.ca.location with a PEM file instead"
     text = " ".join(_NOISE.sub(".", _NAME.sub("", problem)).split()).rstrip(".")
     text = "must be true or false" if text.startswith("Expected bool value") else text
     text = "holds no certificate in PEM" if _NO_PEM.search(text) else text

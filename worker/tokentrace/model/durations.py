@@ -33,7 +33,7 @@ def duration(value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         raise ValueError(f"invalid duration {value}; use a number and a unit, e.g. 500ms, 15s, 5m, 1h")
     text = value[:_QUOTED] if isinstance(value, str) else value
-    meant = _meant(text) if isinstance(text, str) else ""
+    meant = _meant(text.replace(",", ".")) if isinstance(text, str) else ""
     hint = f"did you mean {meant}?" if meant else "use a number and a unit, e.g. 500ms, 15s, 5m, 1h"
     raise ValueError(f"invalid duration {text!r}; {hint}")
 

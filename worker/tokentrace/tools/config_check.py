@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-from tokentrace.config import Config
+from tokentrace.config import Config, Kafka
 from tokentrace.config.alerts import AlertRule
 from tokentrace.config.document import KeyPath
+from tokentrace.config.hints import number_meant
 from tokentrace.config.problems import Problem
 from tokentrace.config.reading import Reading, in_order
 from tokentrace.config.schemas import RegistryTls
@@ -22,25 +24,19 @@ from tokentrace.decode.resolve import check_readable
 from tokentrace.decode.schemas.files import load_folder, load_schema
 from tokentrace.errors import ConfigError, SchemaError
 from tokentrace.kafka.property_check import SESSION_TIMEOUT, property_problems
-from tokentrace.kafka.topics import ROLLUPS_RETENTION_S
-from tokentrace.model.durations import format_duration
+from tokentrace.model.durations import duration, format_duration
 from tokentrace.runtime.schema_sources import registry
 from tokentrace.runtime.settings import source_settings
-from tokentrace.runtime.topic_setup import rollups_retention_s
 
 Found = Iterator[tuple[KeyPath, str]]
 
 #: Metrics between 0 and 1.
 SHARES: Final = frozenset({"error_rate", "timeout_rate", "quality_score"})
 #: Metrics that are quantiles -> the histogram that they are read from.
-_MEASURES: Final = {
+MEASURES: Final = {
     "latency_p50": "latency_ms", "latency_p95": "latency_ms", "latency_p99": "latency_ms", "ttft_p95": "ttft_ms",
     "prompt_token_p95": "prompt_tokens",
 }  # fmt: skip
-#: Least time without heartbeats that a broker accepts by default, group.min.session.timeout.ms.
-_LEAST_SESSION_S: Final = 6.0
-#: Latencies below it are hardly in milliseconds.
-_LEAST_LATENCY_MS: Final = 20.0
 _REACHES: Final = {"gt": "above", "gte": "at or above", "lt": "below", "lte": "at or below"}
 
 
@@ -57,45 +53,6 @@ def every_problem(reading: Reading) -> list[Problem]:
     return in_order(problems)
 
 
-def warnings(reading: Reading) -> list[Problem]:
-    """Return what is right by itself, but needs something else to be as it says."""
-    kafka = reading.config.kafka
-    needed_ms = round(rollups_retention_s(reading.config) * 1000)
-    config = reading.config
-    session_s, discounts = config.worker.session_timeout, config.pricing.discounts
-    found = [
-        reading.problem(
-            ("worker", "session_timeout"), "brokers accept 6s or more, unless group.min.session.timeout.ms is less"
-        )
-        for _ in range(session_s < _LEAST_SESSION_S)
-    ]
-    found += [
-        reading.problem(
-            ("alerts", index, "threshold"),
-            f"{rule.metric} is in milliseconds, so {rule.threshold:g} is {rule.threshold / 1000:g} seconds",
-        )
-        for index, rule in enumerate(config.alerts)
-        if _MEASURES.get(rule.metric, "").endswith("_ms") and 0 < rule.threshold < _LEAST_LATENCY_MS
-    ]
-    found += [
-        reading.problem(
-            ("pricing", "discounts", index, "percent"),
-            f"{discount.percent:f} is less than one percent; an eighth is 12.5",
-        )
-        for index, discount in enumerate(discounts)
-        if discount.percent < 1
-    ]
-    return in_order(found) + [
-        reading.problem(
-            ("alerts", index, "window"),
-            f"{format_duration(rule.window)} requires that topic {kafka.rollups_topic!r} retains that much; a worker "
-            f"creates it so, and an existing one needs retention.ms={needed_ms}",
-        )
-        for index, rule in enumerate(reading.config.alerts)
-        if rule.window >= ROLLUPS_RETENTION_S
-    ]
-
-
 def _properties(config: Config) -> Found:
     settings = source_settings(config)
     used = {**settings.fetch, **settings.consumer_settings()}
@@ -103,7 +60,21 @@ def _properties(config: Config) -> Found:
         if name == SESSION_TIMEOUT:
             yield ("worker", "session_timeout"), what
         else:
-            yield ("kafka", "properties", *([name] if name else [])), what
+            hint = _property_hint(name, config.kafka.properties.get(name), what)
+            yield ("kafka", "properties", *([name] if name else [])), what + hint
+
+
+def _property_hint(name: str, value: Any, what: str) -> str:
+    """Return what to write instead of a property that the library cannot use, empty if that is not known."""
+    if what == "is not a property of librdkafka" and name in Kafka.model_fields:
+        return f"; {name} is a key of kafka: write it beside properties"
+    if what.startswith("must be a number") and isinstance(value, str):
+        meant = number_meant(value)
+        if name.endswith(".ms"):
+            with suppress(ValueError):
+                meant = f"{duration(value) * 1000:.0f}"
+        return f"; write {meant}" if meant else ""
+    return ""
 
 
 def _server_files(config: Config) -> Found:
@@ -171,12 +142,14 @@ def _rules(config: Config) -> Found:
     """Yield the rules that cannot fire, or fire at every evaluation."""
     for index, rule in enumerate(config.alerts):
         path: KeyPath = ("alerts", index, "threshold")
-        low, high = rule.threshold < 0, rule.metric in SHARES and rule.threshold > 1
-        if rule.metric in SHARES and (low or high):
+        share = rule.metric in SHARES
+        low = rule.threshold < 0
+        high = share and (rule.threshold > 1 or (rule.threshold == 1 and rule.op == "gt"))
+        if share and (low or high):
             yield (
                 path,
                 f"{rule.metric} is between 0 and 1, so {rule.threshold:g} is never passed"
-                + (f"; {rule.threshold:g} % is {rule.threshold / 100:g}" if 1 < rule.threshold <= 100 else ""),
+                + (f"; {rule.threshold:g} % is {rule.threshold / 100:g}" if 1 <= rule.threshold <= 100 else ""),
             )
         elif low or (rule.op == "lt" and rule.threshold == 0):
             yield (
@@ -185,6 +158,11 @@ def _rules(config: Config) -> Found:
             )
         elif what := _beyond_buckets(rule, config):
             yield path, what
+        elif rule.metric == "span_count" and rule.threshold <= rule.min_spans - {"lt": 0, "lte": 1}.get(rule.op, 1e300):
+            yield (
+                ("alerts", index, "min_spans"),
+                f"a rule on fewer spans than {rule.min_spans} does not fire, so this one never does; leave it out",
+            )
         if rule.interval is not None and rule.interval > rule.window:
             yield (
                 ("alerts", index, "interval"),
@@ -194,7 +172,7 @@ def _rules(config: Config) -> Found:
 
 def _beyond_buckets(rule: AlertRule, config: Config) -> str:
     """Return what is wrong with a threshold above every value that a quantile can have, empty if it is not."""
-    measure = _MEASURES.get(rule.metric)
+    measure = MEASURES.get(rule.metric)
     if measure is None or rule.op not in ("gt", "gte"):
         return ""
     highest: float = getattr(config.metrics.buckets, measure)[-1]
@@ -245,7 +223,7 @@ def _pair(section: KeyPath, certificate: Path, key: Path) -> Found:
         else:
             yield (
                 (*section, "certificate"),
-                f"{certificate} and {key} are not a certificate and its key in PEM ({error})",
+                f"{certificate} and {key} are not a certificate and its key in PEM ({_reason(error)})",
             )
 
 
@@ -255,6 +233,11 @@ def _authority(path: KeyPath, file: Path) -> Found:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         except (OSError, ssl.SSLError) as error:
-            what = f"{file} is not a certificate in PEM ({getattr(error, 'reason', None) or error})"
+            what = f"{file} is not a certificate in PEM ({_reason(error)})"
     if what:
         yield path, what
+
+
+def _reason(error: Exception) -> str:
+    """Return the words of OpenSSL, without its codes and the line in its source."""
+    return str(getattr(error, "reason", None) or error).replace("_", " ").lower()

@@ -24,8 +24,9 @@ from tokentrace.errors import SchemaUnavailable, TokentraceError, UsageError
 from tokentrace.kafka.probe import ClusterProbe
 from tokentrace.runtime.schema_sources import writer_schemas
 from tokentrace.runtime.wiring import kafka_clients
-from tokentrace.tools.config_check import every_problem, warnings
+from tokentrace.tools.config_check import every_problem
 from tokentrace.tools.config_connect import try_out
+from tokentrace.tools.config_warnings import warnings
 from tokentrace.tools.http_get import NoAnswer
 from tokentrace.tools.prometheus_view import http_date_s, scraped_replicas
 from tokentrace.tools.trial import Trial, trial
