@@ -73,21 +73,27 @@ def one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
     return found
 
 
-def environment(documents: list[dict[str, Any]]) -> dict[str, str]:
-    """The variables of the worker's container."""
-    (container,) = one(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+def environment(documents: list[dict[str, Any]], kind: str = "StatefulSet") -> dict[str, str]:
+    """The variables of the container of the workers, or of the ledger, which is a Deployment."""
+    (container,) = one(documents, kind)["spec"]["template"]["spec"]["containers"]
     return {variable["name"]: variable.get("value", "from-a-secret") for variable in container["env"]}
 
 
 def configuration(
-    documents: list[dict[str, Any]], folder: Path, monkeypatch: pytest.MonkeyPatch, ordinal: int = 0
+    documents: list[dict[str, Any]],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ordinal: int = 0,
+    kind: str = "StatefulSet",
 ) -> Config:
     """The configuration that a pod reads, with the environment that it has."""
-    stateful = one(documents, "StatefulSet")
-    for name, value in environment(documents).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("POD_NAME", f"{stateful['metadata']['name']}-{ordinal}")
-    volumes = {volume["name"]: volume for volume in stateful["spec"]["template"]["spec"]["volumes"]}
+    workload = one(documents, kind)
+    if kind == "StatefulSet":
+        monkeypatch.setenv("POD_NAME", f"{workload['metadata']['name']}-{ordinal}")
+    for name, value in environment(documents, kind).items():
+        if (name, kind) != ("POD_NAME", "StatefulSet"):
+            monkeypatch.setenv(name, "postgresql://l:%40@db/ledger" if name == "LEDGER_URL" else value)
+    volumes = {volume["name"]: volume for volume in workload["spec"]["template"]["spec"]["volumes"]}
     name = volumes["config"]["configMap"]["name"]
     (config_map,) = (
         document for document in documents if document["kind"] == "ConfigMap" and document["metadata"]["name"] == name
@@ -97,9 +103,9 @@ def configuration(
     return load_config(path)
 
 
-def secret_files(documents: list[dict[str, Any]]) -> dict[str, tuple[str, str]]:
+def secret_files(documents: list[dict[str, Any]], kind: str = "StatefulSet") -> dict[str, tuple[str, str]]:
     """Path inside the container -> (name, key) of the Secret, for the keys that the manifests speak of."""
-    pod = one(documents, "StatefulSet")["spec"]["template"]["spec"]
+    pod = one(documents, kind)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
     return {

@@ -98,8 +98,11 @@ def test_service_monitor_scrapes_as_the_pod_monitor_does(certified: Objects) -> 
     (by_service,) = one(certified, "ServiceMonitor")["spec"]["endpoints"]
     assert {key: by_service[key] for key in by_pod} == by_pod
     service = one(certified, "Service")
-    assert one(certified, "ServiceMonitor")["spec"]["selector"]["matchLabels"].items() <= (
-        service["metadata"]["labels"].items()
+    (selected,) = one(certified, "ServiceMonitor")["spec"]["selector"]["matchExpressions"]
+    assert service["metadata"]["labels"][selected["key"]] in selected["values"]
+    assert (
+        one(certified, "ServiceMonitor")["spec"]["selector"]
+        == one(built("production"), "PodMonitor")["spec"]["selector"]
     )
     assert [port["name"] for port in service["spec"]["ports"]] == [by_service["port"]]
     assert not [document for document in certified if document["kind"] == "PodMonitor"]

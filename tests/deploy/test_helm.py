@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from tests.deploy.manifests import (
     secret_files,
     versions,
 )
+from tests.deploy.test_ledger_component import of_name
+from tests.deploy.test_ledger_component import with_ledger as with_ledger  # a fixture
 from tests.services import CACHE, ROOT
 from tokentrace.runtime.settings import leaves_on_stop
 
@@ -63,6 +66,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "open": OPEN,
     "keda": {"autoscaling": {"type": "keda"}},
     "hpa": {"autoscaling": {"type": "hpa"}},
+    "ledger": {"ledger": {"enabled": True}},
+    "certified-ledger": {**CERTIFIED, "ledger": {"enabled": True, "secret": "database"}},
 }
 
 
@@ -103,7 +108,9 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if not isinstance(value, dict):
         return value
-    return {key: plain(item) for key, item in value.items() if key not in HELMS}
+    # A selector that has only such labels is gone.
+    kept = {key: (plain(item), item) for key, item in value.items() if key not in HELMS}
+    return {key: left for key, (left, item) in kept.items() if left != {} or item == {}}
 
 
 def by_kind(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -147,6 +154,63 @@ def test_with_keda_the_chart_is_the_autoscaled_overlay(tmp_path: Path, monkeypat
     assert configuration(rendered("keda"), tmp_path, monkeypatch) == configuration(
         built("autoscaled"), tmp_path, monkeypatch
     )
+
+
+def test_with_the_ledger_the_chart_is_the_overlay_with_the_component(
+    with_ledger: Callable[[str], list[dict[str, Any]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = with_ledger("production")
+    for kind in ("Deployment", "Service", "NetworkPolicy"):
+        ours, theirs = plain(of_name(rendered("ledger"), kind)), plain(of_name(documents, kind))
+        for found in (ours, theirs):
+            del found["metadata"]["labels"]
+        if kind == "Deployment":
+            assert list(ours["spec"]["template"]["metadata"].pop("annotations")) == ["checksum/config"]
+            for found in (ours, theirs):
+                pod = found["spec"]["template"]["spec"]
+                pod["volumes"][0]["configMap"]["name"] = "any"
+                pod["containers"][0].setdefault("imagePullPolicy", "IfNotPresent")
+                pod["containers"][0]["env"].sort(key=lambda variable: variable["name"])
+        assert ours == theirs
+    chart, overlay = (
+        configuration(found, tmp_path, monkeypatch, kind="Deployment") for found in (rendered("ledger"), documents)
+    )
+    assert chart == overlay
+    rest = [found for found in rendered("ledger") if found["metadata"]["name"] != "tokentrace-ledger"]
+    assert rest == rendered("default")
+
+
+def test_ledger_of_a_release_has_its_certificates_and_is_not_taken_for_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    documents = rendered("certified-ledger")
+    config = configuration(documents, tmp_path, monkeypatch, kind="Deployment")
+    files = secret_files(documents, "Deployment")
+    assert files == secret_files(documents)
+    assert files[str(config.kafka.properties["ssl.key.location"])] == ("client", "tls.key")
+    assert config.ledger.url == "postgresql://l:%40@db/ledger"
+    deployment = of_name(documents, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert (labels["team"], labels["app.kubernetes.io/name"]) == ("x", "tokentrace-ledger")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    (worker,) = one(documents, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    assert (container["image"], container["readinessProbe"]) == (worker["image"], worker["readinessProbe"])
+    (url,) = (variable["valueFrom"] for variable in container["env"] if variable["name"] == "LEDGER_URL")
+    assert url == {"secretKeyRef": {"name": "database", "key": "url"}}
+    for name in ("tokentrace", "tokentrace-ledger"):
+        selector = of_name(documents, "Service", name)["spec"]["selector"]
+        assert (selector.items() <= labels.items()) == (name == "tokentrace-ledger")
+    (monitor,) = (found for found in documents if found["kind"] == "ServiceMonitor")
+    assert monitor["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/instance": "tokentrace"}
+
+
+def test_ledger_reaches_a_database_outside_of_the_cluster() -> None:
+    rule = {"to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}], "ports": [{"protocol": "TCP", "port": 5432}]}
+    policy = {"databaseNamespace": "", "ledgerEgress": [rule]}
+    done = template({"ledger": {"enabled": True}, "networkPolicy": policy})
+    egress = of_name(list(yaml.safe_load_all(done.stdout)), "NetworkPolicy")["spec"]["egress"]
+    assert [rules["ports"][0]["port"] for rules in egress] == [53, 9092, 5432]
+    assert egress[-1] == rule
 
 
 @pytest.mark.parametrize("version", versions())

@@ -19,6 +19,8 @@ Objects = list[dict[str, Any]]
 #: Components that stand together. The overlays and the chart have the others.
 TOGETHER = (
     ("pod-monitor", "tls", "admin-token", "annotations"),
+    ("pod-monitor", "ledger"),
+    ("service-monitor", "ledger", "kafka-ca", "kafka-certificate", "tls", "annotations"),
     ("keda", "service-monitor", "kafka-ca", "kafka-certificate", "tls"),
     ("hpa", "prometheus-rule"),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -131,6 +133,23 @@ def test_two_ledgers_on_one_postgresql_are_refused(topic: RollupTopic, postgresq
     with pytest.raises(FatalError, match="Another process has written to this ledger"):
         first._follow(position, until_end=True)
     assert postgresql_hours(postgresql.url) == recount([span()])
+
+
+@pytest.mark.parametrize(("query", "idle_s"), [("", 30), ("?keepalives_idle=7", 7)])
+def test_a_server_that_is_gone_without_a_word_is_given_up_in_a_minute(
+    postgresql: PostgreSql, query: str, idle_s: int
+) -> None:
+    database = Database(postgresql.url + query)
+    with database.begin() as connection:
+        server = connection.connection.dbapi_connection
+        assert isinstance(server, psycopg.Connection)
+        with socket.socket(fileno=os.dup(server.fileno())) as line:
+            level = socket.IPPROTO_TCP
+            names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+            found = [line.getsockopt(level, name) for name in names]
+            assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    database.close()
+    assert found == [idle_s, 10, 3, 60_000]
 
 
 def test_migrations_leave_the_tables_that_the_code_uses(postgresql: PostgreSql) -> None:

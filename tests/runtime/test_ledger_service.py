@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.ledger.helpers import RollupTopic, follower, sqlite_url
+from tests.ledger.helpers import RollupTopic, fill_first_tables, follower, sqlite_url
 from tests.spanfactory import NOW_US, span
 from tokentrace.config import Config
-from tokentrace.ledger.database import DatabaseUnavailable
+from tokentrace.exposition import HealthReport
+from tokentrace.ledger.database import Database, DatabaseUnavailable
 from tokentrace.ledger.store import LedgerStore
 from tokentrace.runtime.ledger_service import health_of, serving_ledger
 from tokentrace.runtime.service import LIVE_TURN_AGE_S
@@ -87,6 +89,34 @@ def test_a_loop_that_stands_still_is_not_live(tmp_path: Path) -> None:
     subject = follower(RollupTopic(), sqlite_url(tmp_path))
     assert health_of(subject, subject.last_turn_s + LIVE_TURN_AGE_S - 1).live
     assert not health_of(subject, subject.last_turn_s + LIVE_TURN_AGE_S + 1).live
+
+
+def test_a_change_of_the_tables_is_alive_however_long_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(sqlite_url(tmp_path))
+    fill_first_tables(database)
+    topic = RollupTopic()
+    topic.commit([span()], NOW_US)
+    subject = follower(topic, sqlite_url(tmp_path))
+    much_later_s = subject.last_turn_s + 100 * LIVE_TURN_AGE_S
+    seen: list[HealthReport] = []
+    upgrade = command.upgrade
+
+    def slow_upgrade(*arguments: Any) -> None:
+        seen.append(health_of(subject, much_later_s))
+        upgrade(*arguments)
+
+    monkeypatch.setattr(command, "upgrade", slow_upgrade)
+    with caplog.at_level("WARNING"):
+        subject.run(until_end=True)
+    ((live, ready, detail),) = ((report.live, report.ready, report.detail) for report in seen)
+    assert (live, ready, detail["waiting_for"]) == (True, False, "the tables of this release")
+    assert not health_of(subject, much_later_s).live, "the loop again"
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "Changing the ledger's tables to those of this release",
+        "The ledger's tables are those of this release.",
+    ]
 
 
 def test_without_an_address_nothing_is_served(tmp_path: Path) -> None:

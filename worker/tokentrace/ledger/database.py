@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,19 @@ from alembic.util.exc import CommandError
 from tokentrace.errors import FatalError, TokentraceError, UsageError
 from tokentrace.model.secrets import hide_secrets
 
+log = logging.getLogger(__name__)
+
 #: Longest wait for a lock that another process has, seconds.
 _LOCK_TIMEOUT_S: Final = 30
+#: Parameters of libpq, unless the URL has others: a server whose machine is gone, and which so never says that it ends,
+#: is given up after a minute instead of a quarter of an hour.
+_POSTGRESQL_WAITS: Final = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 #: Two processes that migrate one after the other; any number that nothing else uses.
 _MIGRATION_LOCK: Final = 7_203_114_520
 _FORMS: Final = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -44,7 +56,8 @@ class Database:
         if self.dialect == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.name = parsed.render_as_string(hide_password=True)
-        wait: dict[str, Any] = {"timeout": _LOCK_TIMEOUT_S} if self.dialect == "sqlite" else {"connect_timeout": 10}
+        wait = {"timeout": _LOCK_TIMEOUT_S} if self.dialect == "sqlite" else _POSTGRESQL_WAITS
+        wait = {name: value for name, value in wait.items() if name not in parsed.query}
         try:
             self._engine = sa.create_engine(parsed, connect_args=wait, pool_pre_ping=True)
         except ImportError as error:
@@ -90,8 +103,13 @@ class Database:
                 if self.dialect == "postgresql":
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
                 config = _alembic()
+                found, head = _revision(connection), ScriptDirectory.from_config(config).get_current_head()
+                if found not in (None, head):
+                    log.warning("Changing the ledger's tables to those of this release: a large ledger takes minutes.")
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
+                if found not in (None, head):
+                    log.warning("The ledger's tables are those of this release.")
         except CommandError as error:
             raise FatalError(_LATER) from error
 
@@ -101,8 +119,7 @@ class Database:
         if self._file is not None and not self._file.exists():
             raise UsageError(missing)
         with self.begin() as connection:
-            context = MigrationContext.configure(connection, opts={"version_table": "ledger_version"})
-            found = context.get_current_revision()
+            found = _revision(connection)
         if found is None:
             raise UsageError(missing)
         script = ScriptDirectory.from_config(_alembic())
@@ -119,6 +136,12 @@ _LATER: Final = "A later release of tokentrace has changed the ledger's tables. 
 _EARLIER: Final = (
     "The ledger's tables are those of an earlier release; `tokentrace ledger run` of this one changes them."
 )
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    """Return the revision of the tables, None where there are none."""
+    context = MigrationContext.configure(connection, opts={"version_table": "ledger_version"})
+    return context.get_current_revision()
 
 
 def _alembic() -> Config:

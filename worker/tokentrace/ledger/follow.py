@@ -124,6 +124,8 @@ class Follower:
         self.outages = 0
         self.problem = ""
         self.last_turn_s = stop.clock()
+        #: The loop stands still, for as long as the rows of an earlier release take.
+        self.migrating = False
         self._position: Position | None = None
         self._gaps = 0
 
@@ -164,7 +166,7 @@ class Follower:
     def _start(self) -> Position:
         """Return where to continue, behind a gap that is accepted."""
         self._unwritten.clear()
-        self._database.migrate()
+        self._migrate()
         if not self._tail.exists():
             raise UsageError(f"Topic {self._tail.topic!r} does not exist; an exactly-once worker creates it.")
         position = self._store.position()
@@ -186,6 +188,14 @@ class Follower:
             after = after._replace(first_offset=-1)
         self._store.accept(gap, position, after, self._now_us())
         return after
+
+    def _migrate(self) -> None:
+        self.migrating = True
+        try:
+            self._database.migrate()
+        finally:
+            self.last_turn_s = self._stop.clock()
+            self.migrating = False
 
     def _begin(self, retained: RetainedLog) -> Position:
         position, gap = first_start(self._tail.topic, retained)

@@ -48,12 +48,18 @@ def serving_ledger(config: Config, follower: Follower, clock: Callable[[], float
 
 
 def health_of(follower: Follower, now_s: float) -> HealthReport:
-    """Return whether the loop turns, and whether the database has a position that moves on with it."""
+    """Return whether the loop turns, and whether the database has a position that moves on with it.
+
+    A change of the tables is alive however long it takes: whoever ends it begins it again.
+    """
     progress = follower.progress
     waiting_for = follower.problem or ("" if progress is not None else "the first rollups")
+    if follower.migrating:
+        waiting_for = "the tables of this release"
     detail = {
         "waiting_for": hide_secrets(waiting_for),
         "lag_records": None if progress is None else progress.lag_records,
         "committed_at": None if progress is None else progress.committed_at_us / 1e6,
     }
-    return HealthReport(live=now_s - follower.last_turn_s < LIVE_TURN_AGE_S, ready=not waiting_for, detail=detail)
+    live = follower.migrating or now_s - follower.last_turn_s < LIVE_TURN_AGE_S
+    return HealthReport(live=live, ready=not waiting_for, detail=detail)

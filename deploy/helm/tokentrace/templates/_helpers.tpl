@@ -7,6 +7,23 @@ app.kubernetes.io/name: tokentrace
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "tokentrace.ledgerSelector" -}}
+app.kubernetes.io/name: tokentrace-ledger
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "tokentrace.ledgerLabels" -}}
+{{- mergeOverwrite (include "tokentrace.labels" . | fromYaml) (include "tokentrace.ledgerSelector" . | fromYaml) | toYaml }}
+{{- end }}
+
+{{/* The pods, or their Services, that a monitor finds: the workers, and a ledger in a pod of its own. */}}
+{{- define "tokentrace.monitored" -}}
+matchLabels:
+  app.kubernetes.io/instance: {{ .Release.Name }}
+matchExpressions:
+  - {key: app.kubernetes.io/name, operator: In, values: [tokentrace, tokentrace-ledger]}
+{{- end }}
+
 {{- define "tokentrace.labels" -}}
 {{ include "tokentrace.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -60,9 +77,10 @@ ssl.ca.location: /etc/tokentrace-kafka-ca/ca.crt
 {{- if .Values.http.tlsSecret }}
 {{- $_ := set $http "tls" (dict "certificate" "/etc/tokentrace-tls/tls.crt" "key" "/etc/tokentrace-tls/tls.key") }}
 {{- end }}
+{{- $ledger := dict "url" "${LEDGER_URL:-}" "addr" ":9091" }}
 {{- $kafka := dict "bootstrap_servers" "${KAFKA_BOOTSTRAP_SERVERS}" "topic" .Values.kafka.topic "group_id" .Values.kafka.groupId }}
 {{- $_ := set $kafka "properties" (include "tokentrace.properties" . | fromYaml) }}
-{{- toYaml (mergeOverwrite (dict "kafka" $kafka "worker" $worker "http_server" $http) .Values.config) }}
+{{- toYaml (mergeOverwrite (dict "kafka" $kafka "worker" $worker "http_server" $http "ledger" $ledger) .Values.config) }}
 {{- end }}
 
 {{/* How a scrape authenticates, in a monitor's endpoint. */}}
