@@ -34,6 +34,7 @@ import (
 	_ "k8s.io/kubernetes/pkg/apis/core/install"
 	_ "k8s.io/kubernetes/pkg/apis/networking/install"
 	_ "k8s.io/kubernetes/pkg/apis/policy/install"
+	"k8s.io/kubernetes/pkg/registry/apps/deployment"
 	"k8s.io/kubernetes/pkg/registry/apps/statefulset"
 	"k8s.io/kubernetes/pkg/registry/autoscaling/horizontalpodautoscaler"
 	"k8s.io/kubernetes/pkg/registry/core/configmap"
@@ -50,6 +51,7 @@ import (
 // The rules by which the API server creates objects of a kind.
 var strategies = map[string]rest.RESTCreateStrategy{
 	"ConfigMap":               configmap.Strategy,
+	"Deployment":              deployment.Strategy,
 	"HorizontalPodAutoscaler": horizontalpodautoscaler.Strategy,
 	"Namespace":               namespace.Strategy,
 	"NetworkPolicy":           networkpolicy.Strategy,
@@ -106,6 +108,8 @@ func (v validator) check(document []byte) finding {
 func (v validator) insecure(object runtime.Object) (problems []string) {
 	var pod *corev1.PodTemplateSpec
 	switch typed := object.(type) {
+	case *appsv1.Deployment:
+		pod = &typed.Spec.Template
 	case *appsv1.StatefulSet:
 		pod = &typed.Spec.Template
 	default:
