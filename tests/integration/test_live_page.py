@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import random
 import re
@@ -27,8 +28,8 @@ from tests.services.browser import findings, running, save_screenshot
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for, write_config
 from tests.spanfactory import message, random_span
-from tokentrace.tools import top, top_view
-from tokentrace.tools.top_choices import View
+from tokentrace.tools import top, top_rows, top_view
+from tokentrace.tools.top_choices import TREND_LENGTH, View
 
 TOKEN, ADMIN = "reads-only", "silences-too"
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"></script><script>document.title='hacked'</script>"
@@ -171,6 +172,14 @@ def shown(page: Page) -> tuple[int, int]:
     return int(spans), int(Decimal(cost) * 10**9)
 
 
+def end_below(page: Page, last: str) -> None:
+    """Give the window the height at which it ends below an element, so that a picture cuts nothing."""
+    box = page.locator(last).bounding_box()
+    assert box is not None
+    width = page.evaluate("window.innerWidth")
+    page.set_viewport_size({"width": width, "height": math.ceil(box["y"] + box["height"]) + 10})
+
+
 def wait_until_shown(page: Page, spans: int) -> None:
     page.wait_for_function(
         "spans => document.querySelector('[data-figure=spans]')?.textContent.replaceAll(',', '') === String(spans)",
@@ -243,14 +252,20 @@ def test_admin_token_alone_silences_an_alert(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "scheme"), [("ui", 1280, "light"), ("ui-dark", 1280, "dark"), ("ui-narrow", 360, "light")]
+    ("name", "width", "scheme", "last"),
+    [
+        ("ui", 1280, "light", "#rows"),
+        ("ui-dark", 1280, "dark", "#rows"),
+        ("ui-narrow", 360, "light", "#chart-spans"),
+    ],
 )
-def test_axe_finds_nothing(rig: Rig, tmp_path: Path, name: str, width: int, scheme: str) -> None:
+def test_axe_finds_nothing(rig: Rig, tmp_path: Path, name: str, width: int, scheme: str, last: str) -> None:
     page = rig.open(width=width, scheme=scheme)
     wait_until_shown(page, len(rig.spans))
     page.get_by_role("region", name="Alert rules").wait_for()
     page.get_by_role("region", name="Latest dead letters").wait_for()
     folder = picture_folder(tmp_path)
+    end_below(page, last)
     save_screenshot(page, folder / f"{name}.png")
     assert (folder / f"{name}.png").stat().st_size > 10_000
     page.get_by_text("Figures over time as a table").click()
@@ -265,14 +280,21 @@ def test_axe_finds_nothing(rig: Rig, tmp_path: Path, name: str, width: int, sche
 
 def test_top_shows_the_same_worker(rig: Rig, tmp_path: Path) -> None:
     urls = [top.metrics_url(rig.worker.target)]
-    earlier = top.scrape_all(urls, TOKEN)
-    rig.publish(traffic(300, time.time()))
-    latest = top.scrape_all(urls, TOKEN)
-    console = Console(record=True, width=110, file=io.StringIO(), force_terminal=True)
-    console.print(top_view.render(latest, earlier, width=110, view=View()))
+    latest, view, rng = top.scrape_all(urls, TOKEN), View(), random.Random(5)
+    for _ in range(TREND_LENGTH):
+        earlier = latest
+        rig.publish(traffic(rng.randint(20, 60), time.time()))
+        latest = top.scrape_all(urls, TOKEN)
+        view.note(top_rows.rows_of(top.Totals(latest), top.Rates(latest, earlier), view.by))
+    width, height = 136, 12
+    console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True)
+    console.print(top_view.render(latest, earlier, "tokentrace · by model · sort cost", width, height, view))
     assert "gpt-4o-mini" in console.export_text(clear=False)
-    page = rig.browser.new_page(viewport={"width": 1200, "height": 400})
+    page = rig.browser.new_page(viewport={"width": 1400, "height": 400})
     page.set_content(console.export_html(theme=SVG_EXPORT_THEME, inline_styles=True))
+    page.add_style_tag(
+        content="pre { background: #292929; border-radius: 8px; display: inline-block; padding: 14px 18px }"
+    )
     save_screenshot(page.locator("pre"), picture_folder(tmp_path) / "top.png")
     page.close()
 

@@ -57,12 +57,13 @@ export class Chart {
     const options = {
       width: this.canvas.clientWidth || 320,
       height: HEIGHT,
+      padding: [10, 12, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false } },
       scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.05 : 1] } },
       axes: [
-        { ...axis, values: (_, ticks) => ticks.map(clock) },
-        { ...axis, size: 64, values: (_, ticks) => ticks.map((tick) => this.format(tick)) },
+        { ...axis, size: 30, values: (_, ticks) => ticks.map(clock) },
+        { ...axis, size: 60, values: (_, ticks) => ticks.map((tick) => this.format(tick)) },
       ],
       series: [{}, ...this.series.map(({ name }, place) => this.line(name, place, series))],
       hooks: { setCursor: [(plot) => this.describe(plot.cursor.idx)] },
