@@ -141,6 +141,30 @@ def test_config_check_rejects_an_invalid_value(tmp_path: Path) -> None:
     assert done.stderr == "tokentrace: tokentrace.yml: metrics.expire_after: must be at least 10m (line 1)\n"
 
 
+def test_a_misspelt_command_is_named() -> None:
+    assert "No such command 'tpo'. Did you mean 'top'?" in run("tpo").stderr
+    assert "No such command 'xyzzy'. `tokentrace --help` lists them." in run("xyzzy").stderr
+
+
+@pytest.mark.parametrize("group", ["alerts", "assets", "budgets", "config", "dlq", "ledger", "schema", "state"])
+def test_help_of_a_group_cuts_no_summary(group: str) -> None:
+    assert not re.search(r"\w\.\.\.", run(group, "--help").stdout)
+
+
+@pytest.mark.parametrize("command", [["top", "--kafka", "--once"], ["doctor"]])
+def test_without_a_broker_a_command_says_so_and_why(command: list[str], tmp_path: Path) -> None:
+    # Nobody listens on port 1.
+    (tmp_path / "tokentrace.yml").write_text("kafka: {bootstrap_servers: '127.0.0.1:1'}\n")
+    done = run_process(*command, folder=tmp_path)
+    said = done.stdout if command == ["doctor"] else done.stderr
+    (line,) = [line for line in said.splitlines() if "No Kafka broker answers at 127.0.0.1:1" in line]
+    assert line.endswith("check kafka.bootstrap_servers. Connect to ipv4#127.0.0.1:1 failed: Connection refused")
+    if command == ["doctor"]:
+        assert done.returncode == 1
+    else:
+        assert (done.returncode, done.stderr) == (2, f"{line}\n")
+
+
 def test_config_schema_prints_the_schema() -> None:
     assert run("config", "schema").stdout == (ROOT / "schemas" / "tokentrace.schema.json").read_text()
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from tokentrace.cli.options import FullSummaries
 
-@click.group()
+
+@click.group(cls=FullSummaries)
 def command() -> None:
     """List or export the files that ship with tokentrace."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrace.cli.options import config_option, file_option, source_option
+from tokentrace.cli.options import FullSummaries, config_option, file_option, source_option
 from tokentrace.cli.output import echo
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokentrace.config import Config
 
 
-@click.group()
+@click.group(cls=FullSummaries)
 def command() -> None:
     """Show what is spent of the budgets, or try budgets on past spans."""
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrace.cli.options import config_option
+from tokentrace.cli.options import FullSummaries, config_option
 from tokentrace.cli.output import echo
 
 if TYPE_CHECKING:
     from tokentrace.config.reading import Reading
 
 
-@click.group()
+@click.group(cls=FullSummaries)
 def command() -> None:
     """Check the configuration, or print its JSON Schema."""
 

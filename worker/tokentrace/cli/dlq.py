@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from tokentrace.cli.options import config_option, place_of
+from tokentrace.cli.options import FullSummaries, config_option, place_of
 from tokentrace.cli.output import echo
 
 #: Most letters that a replay names, and most bytes of keys and values that a list shows.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokentrace.tools.dlq import DeadLetterRecord, DeadLetters
 
 
-@click.group()
+@click.group(cls=FullSummaries)
 def command() -> None:
     """List, show or replay dead letters."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrace.cli.options import config_option, period_options
+from tokentrace.cli.options import FullSummaries, config_option, period_options
 from tokentrace.cli.repricing import period_of, repricing_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokentrace.model.stop import StopSignal
 
 
-@click.group()
+@click.group(cls=FullSummaries)
 def command() -> None:
     """Keep the hours of every group in a database, from the rollups. Requires the extra tokentrace[ledger]."""
 

@@ -14,6 +14,17 @@ TOKEN_VARIABLES: Final = ("TOKENTRACE_AUTH_TOKEN", "TOKENTRACE_API_TOKEN")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+class FullSummaries(click.Group):
+    """Command group whose help cuts no summary."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the name and the first sentence of every command."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, command.get_short_help_str(1000)) for name, command in commands if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
 def file_option(name: str, parameter: str, help_: str) -> Callable[[F], F]:
     """Return what adds an option for a configuration file, by default ./tokentrace.yml."""
     return click.option(

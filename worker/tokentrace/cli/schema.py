@@ -6,8 +6,10 @@ from pathlib import Path
 
 import click
 
+from tokentrace.cli.options import FullSummaries
 
-class _Schemas(click.Group):
+
+class _Schemas(FullSummaries):
     """Group that has a command of the name of every schema that ships, such as `span`."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

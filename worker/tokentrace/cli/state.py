@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tokentrace.cli.options import config_option
+from tokentrace.cli.options import FullSummaries, config_option
 
 if TYPE_CHECKING:
     from tokentrace.state.admin import StateAdmin
@@ -27,7 +27,7 @@ _RECREATED = (
 )
 
 
-@click.group()
+@click.group(cls=FullSummaries)
 def command() -> None:
     """Show or repair the durable totals of all replicas."""
 

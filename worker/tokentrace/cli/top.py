@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -123,14 +124,24 @@ def command(
 
 def _kafka_reader(config_path: Path, window_s: float, *, quiet: bool) -> Callable[[], list[ReplicaScrape]]:
     """Return what reads the figures from Kafka. quiet: log nothing, since a view fills the terminal."""
+    from contextlib import closing
+
     from tokentrace.config import load_config
+
+    config = load_config(config_path)
+    if sys.stderr.isatty():
+        click.echo(f"Reading group {config.kafka.group_id} at {config.kafka.bootstrap_servers} ...", err=True)
+    from tokentrace.kafka.probe import ClusterProbe
     from tokentrace.runtime import log
     from tokentrace.runtime.wiring import kafka_clients
     from tokentrace.tools.top_kafka import KafkaFigures
 
-    config = load_config(config_path)
     log.set_up("critical" if quiet else "warning", "text")
-    return KafkaFigures(config, kafka_clients(config), window_s).read
+    clients = kafka_clients(config)
+    # A reader would wait for brokers that may be about to start.
+    with closing(ClusterProbe(clients, config.kafka.group_id)) as probe:
+        probe.brokers()
+    return KafkaFigures(config, clients, window_s).read
 
 
 def _watch(console: Console, read: Callable[[], list[ReplicaScrape]], interval_s: float, view: View) -> None:

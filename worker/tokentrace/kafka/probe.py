@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
@@ -15,6 +16,12 @@ from tokentrace.kafka.reader import result_of
 #: Longest wait for the first answer, and for each answer after it.
 CONNECT_TIMEOUT_S: Final = 10.0
 REQUEST_TIMEOUT_S: Final = 15.0
+
+#: Wait after which brokers of which all refuse the connection are not asked again: where a port is closed, it stays so.
+_REFUSAL_TIMEOUT_S: Final = 2.0
+#: Words of the library around a reason, which differ between attempts.
+_ATTEMPT: Final = re.compile(r" \(after \d+ms in state \w+[^)]*\)|^\S+/\w+: ")
+_NOBODY: Final = re.compile(r"Connection refused|Failed to resolve")
 
 #: Errors that say that no broker answers, but not why.
 _UNSPECIFIC: Final = frozenset({KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
@@ -37,14 +44,31 @@ class ClusterProbe:
     def brokers(self) -> int:
         """Return the number of brokers. Raises Unreachable with the reason, such as rejected credentials."""
         try:
-            return len(self._consumer.list_topics(timeout=CONNECT_TIMEOUT_S).brokers)
+            return len(self._consumer.list_topics(timeout=_REFUSAL_TIMEOUT_S).brokers)
         except KafkaException as failure:
             # What went wrong with each broker arrives as an event.
             self._consumer.poll(0.5)
-            problem = self._clients.unreachable(error_of(failure)).rstrip(".")
-            if self._clients.causes.text:
-                raise Unreachable(problem) from failure
-            raise Unreachable(". ".join([problem, *dict.fromkeys(self._reasons)][:3])) from failure
+            if self._is_refused():
+                raise self._unreachable(failure) from failure
+        try:
+            return len(self._consumer.list_topics(timeout=CONNECT_TIMEOUT_S).brokers)
+        except KafkaException as failure:
+            self._consumer.poll(0.5)
+            raise self._unreachable(failure) from failure
+
+    def _is_refused(self) -> bool:
+        """Return whether the port of each broker is closed, or its name unknown."""
+        nobody = [reason for reason in self._reasons if _NOBODY.search(reason)]
+        names = [name.rpartition("://")[2].strip() for name in self._clients.bootstrap_servers.split(",")]
+        return all(any(name in reason for reason in nobody) for name in names)
+
+    def _unreachable(self, failure: KafkaException) -> Unreachable:
+        """Return what to raise for a request without an answer, with the reasons, each once."""
+        problem = self._clients.unreachable(error_of(failure)).rstrip(".")
+        if self._clients.causes.text:
+            return Unreachable(problem)
+        reasons = (_ATTEMPT.sub("", reason).rstrip(".") for reason in self._reasons)
+        return Unreachable(". ".join([problem, *dict.fromkeys(reasons)][:3]))
 
     def partitions(self, topic: str) -> int:
         """Return a topic's number of partitions, 0 if it does not exist. Raises UsageError if Kafka refuses access."""
