@@ -14,8 +14,8 @@ from tests.conftest import unavailable
 from tests.kubernetes.cluster import NAMESPACE, TOKEN, Cluster
 from tests.kubernetes.fleet import Fleet
 from tests.services import ROOT, Unavailable
-from tests.services.prometheus import Prometheus
-from tests.services.victoriametrics import VictoriaMetrics
+from tests.services.prometheus import Prometheus, Prometheus3
+from tests.services.victoriametrics import BuiltVictoriaMetrics, VictoriaMetrics
 from tests.services.workers import wait_for
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
@@ -64,13 +64,15 @@ def shipped_job(cluster: Cluster, folder: Path) -> dict[str, Any]:
     return job
 
 
-@pytest.mark.parametrize("kind", [VictoriaMetrics, Prometheus])
+@pytest.mark.parametrize("kind", [VictoriaMetrics, BuiltVictoriaMetrics, Prometheus, Prometheus3])
 def test_discovered_pods_keep_their_names_and_their_counts(
     cluster: Cluster, start_fleet: Callable[..., Fleet], tmp_path: Path, kind: type[Prometheus]
 ) -> None:
     try:
         server = kind(tmp_path / "server", [])
     except Unavailable as error:
+        if kind in (BuiltVictoriaMetrics, Prometheus3):
+            pytest.skip(str(error))
         unavailable(str(error))
     cluster.control.kubectl("apply", "-f", "-", given=ACCOUNT)
     settings = {"scrape_interval": "2s", "scrape_timeout": "2s"}
