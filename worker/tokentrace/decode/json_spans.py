@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
+from tokentrace.decode.json_text import parse_json
 from tokentrace.model.bundled_schemas import bundled_schema
 from tokentrace.model.messages import OTHER_GROUP_VALUE, Reject
 from tokentrace.model.reasons import WHOLE
@@ -81,11 +82,7 @@ def _span(value: bytes) -> dict[str, Any]:
 
 def _parsed(value: bytes) -> Any:
     try:
-        return json.loads(value.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
-    except UnicodeDecodeError as error:
-        raise _malformed(f"it is not UTF-8 (byte {error.start})") from error
-    except RecursionError as error:
-        raise _malformed("it is nested too deeply") from error
+        return parse_json(value, object_pairs_hook=_object, parse_constant=_constant)
     except ValueError as error:
         raise _malformed(str(error)) from error
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tokentrace.model.arrays import Ints
+from tokentrace.model.unsigned_varint import encode_unsigned
 
 LONGEST_BYTES: Final = 10
 _LOW_SEVEN: Final = 0x7F
@@ -18,13 +19,7 @@ _LOW_SEVEN: Final = 0x7F
 
 def encode_long(value: int) -> bytes:
     """One number of 64 bits."""
-    rest = (value << 1) ^ (value >> 63)
-    encoded = bytearray()
-    while rest > _LOW_SEVEN:
-        encoded.append(rest & _LOW_SEVEN | 0x80)
-        rest >>= 7
-    encoded.append(rest)
-    return bytes(encoded)
+    return encode_unsigned((value << 1) ^ (value >> 63))
 
 
 def decode_long(data: bytes, position: int) -> tuple[int, int]:

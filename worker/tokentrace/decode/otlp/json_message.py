@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from tokentrace.decode.json_text import parse_json
 from tokentrace.decode.otlp.message import COMPOUND, Event, OtelSpan
 from tokentrace.decode.otlp.wire import Malformed
 from tokentrace.model.conventions import MARKS
@@ -35,11 +36,7 @@ class JsonPlace(NamedTuple):
 def parse(value: bytes) -> Mapping[str, Any]:
     """Return a message as JSON. Raises Malformed."""
     try:
-        found = json.loads(value.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise Malformed(f"it is not UTF-8 (byte {error.start})") from error
-    except RecursionError as error:
-        raise Malformed("it is nested too deeply") from error
+        found = parse_json(value)
     except ValueError as error:
         raise Malformed(str(error)) from error
     return _object(found, "the message")

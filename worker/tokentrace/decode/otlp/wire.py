@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from tokentrace.model.unsigned_varint import encode_unsigned
+
 VARINT: Final = 0
 FIXED64: Final = 1
 BYTES: Final = 2
@@ -82,13 +84,4 @@ def varint(data: bytes, at: int, end: int) -> tuple[int, int]:
 
 def write_bytes(number: int, payload: bytes) -> bytes:
     """Return a field of bytes, tag and length included."""
-    return _varint(number << 3 | BYTES) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return encode_unsigned(number << 3 | BYTES) + encode_unsigned(len(payload)) + payload
