@@ -17,20 +17,30 @@ help: ## Show this help
 
 setup: $(VENV)/ready ## Make .venv and install tokentrace with its tools
 
-$(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokentrace needs Python 3.11 or newer; run: make setup PYTHON=/path/to/python3.11")'
-	@echo "Making $(VENV), with tokentrace and its tools: about $(PACKAGES) packages, some minutes the first time."
+# $(call install,WHAT): install it in .venv, and say every two seconds how far it is. A registry that fails is asked again.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tokentrace needs Python 3.11 or newer; run: make $@ PYTHON=/path/to/python3.11")'
 	@mkdir -p $(VENV)
-	@($(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check \
-		--constraint constraints.txt --editable '.[dev]') >$(VENV)/pip.log 2>&1 & pip=$$!; \
+	@($(PYTHON) -m venv $(VENV) && for again in 1 0; do $(BIN)/python -m pip install --progress-bar off --disable-pip-version-check \
+		--constraint constraints.txt --editable '$(1)' && break; test $$again = 1; done) >$(VENV)/pip.log 2>&1 & pip=$$!; \
 	while kill -0 $$pip 2>/dev/null; do sleep 2; \
 		echo "  $$(grep -c '^ *Downloading.*whl \|^ *Using cached.*whl ' $(VENV)/pip.log) packages fetched," \
 			"$$(ls -d $(VENV)/lib/python3*/site-packages/*.dist-info 2>/dev/null | wc -l) installed: $$(tail -1 $(VENV)/pip.log | cut -c1-90)"; \
 	done; \
 	wait $$pip || { tail -30 $(VENV)/pip.log; exit 1; }
 	@touch $@
+endef
 
-demo: setup ## See it work, with nothing else installed
+$(VENV)/ready: pyproject.toml constraints.txt
+	@echo "Making $(VENV), with tokentrace and its tools: about $(PACKAGES) packages, some minutes the first time."
+	$(call install,.[dev])
+
+# What runs, without the tools of developers, unless they are there.
+$(VENV)/runs: pyproject.toml constraints.txt
+	@echo "Making $(VENV), with tokentrace and the packages that it needs: a minute or two the first time."
+	$(call install,.)
+
+demo: $(if $(wildcard $(VENV)/ready),setup,$(VENV)/runs) ## See it work, with nothing else installed
 	$(BIN)/tokentrace demo $(ARGS)
 
 check: lint ## Lint, types, and every test that needs no service: under a minute
