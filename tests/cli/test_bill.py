@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from pyarrow import parquet
 from tests.cli.test_main import run, run_process
 from tests.ledger.helpers import RollupTopic, follower
 from tests.spanfactory import NOW_US, span
+from tokentrace.cli.output import print_table
+from tokentrace.tools.state_table import table
 
 SPANS = [span(caller=caller, model=model, cost_usd=0.25) for caller in "ab" for model in ("gpt-4o", "gpt-4o-mini")]
 MONTH = ("--month", "2026-09")
@@ -141,3 +144,62 @@ def test_commands_start_without_the_extra_and_name_it(config: str) -> None:
     ):
         done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (2 if expected else 0, expected), arguments
+
+
+@pytest.mark.parametrize("format_", ["table", "csv", "json", "parquet", "focus"])
+def test_a_file_that_cannot_be_written_is_a_users_error(config: str, tmp_path: Path, format_: str) -> None:
+    said = bill(config, *MONTH, "--format", format_, "--output", str(tmp_path / "no" / "bill"), code=2)
+    assert said == f"tokentrace: {tmp_path}/no/bill: cannot be written (No such file or directory).\n"
+
+
+@pytest.mark.parametrize("more", [MONTH, ("--as-of", "2026-10-01"), ("--format", "csv"), ("--what-if", "a=b")])
+def test_proof_is_of_the_whole_ledger(config: str, more: tuple[str, ...]) -> None:
+    assert "--proof is of the whole ledger" in bill(config, "--proof", *more, code=2)
+
+
+def test_another_model_for_one_that_the_period_lacks_is_refused(config: str) -> None:
+    said = bill(config, *MONTH, "--what-if", "gpt-4o=gpt-4o-mini", "--what-if", "gpt4o=gpt-4o-mini", code=2)
+    assert said == "tokentrace: --what-if: no call of the period is of model 'gpt4o'; did you mean gpt-4o-mini?\n"
+    assert "no call of the period" in bill(config, "--month", "2020-01", "--what-if", "gpt-4o=gpt-4o-mini", code=2)
+
+
+def test_a_bill_without_calls_says_where_there_are_some(config: str) -> None:
+    where = "No call is in this bill; `tokentrace ledger status` shows the hours that the ledger has."
+    assert where in bill(config, "--month", "2020-01").splitlines()
+    assert where not in bill(config, *MONTH)
+
+
+@pytest.mark.parametrize(("zone", "meant"), [("asia/kolkata", "Asia/Kolkata"), ("Berlin", "Europe/Berlin")])
+def test_a_zone_by_half_its_name_is_named(config: str, zone: str, meant: str) -> None:
+    assert f"did you mean {meant}?" in bill(config, *MONTH, "--zone", zone, code=2)
+
+
+def test_a_correction_has_a_reason(config: str) -> None:
+    done = run("ledger", "correct", "--config", config, *MONTH, "--reprice", config, "--reason", " ", "--yes")
+    assert (done.returncode, "--reason is empty" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 300])
+def test_no_figure_is_cut_in_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of the longest names too, which fold."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    sums = {"spans": 123_456, "cost_nano_usd": 9_876_543_210_123_456_789, "prompt_tokens": 10**15, "web_searches": 7}
+    name = "a-model-with-a-name-that-is-longer-than-most"
+    found = Terminal()
+    print_table(table(["caller", "model"], [(("batch", name), sums)], {}, sums, units=True), found)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", found.getvalue())
+    lines = text.splitlines()
+    figures = ["123,456", "9,876,543,210.123456789", "1,000,000,000,000,000", "0", "0", "7"]
+    for line in (row for row in lines if "123,456" in row):
+        assert line.split()[-6:] == figures
+    assert sum("9,876,543,210.123456789" in row for row in lines) == 2
+    assert "…" not in text
+    assert (name in text) == (columns == 300), "it folds"
+    assert max(map(len, lines)) <= max(columns, 120)
+
+
+class Terminal(io.StringIO):
+    """A terminal as wide as COLUMNS says."""
+
+    def isatty(self) -> bool:
+        return True

@@ -152,6 +152,7 @@ def test_lines_are_for_people(config: Path) -> None:
     file = config.with_name("export.csv")
     file.write_text(f"day,model,prompt_tokens\n{DAY},gpt-4o,200\n{DAY},gpt-4o-mini,100\n{DAY},claude-sonnet-4-5,1000\n")
     done = run("reconcile", "--config", str(config), "--provider", "csv", str(file))
+    assert done.stdout.splitlines()[0] == "Figures are the export's : the ledger's."
     assert done.stdout.splitlines()[-2:] == [
         "2026-09-21  matched    gpt-4o-mini: prompt tokens 100 : 100",
         "3 matched.",
@@ -167,7 +168,13 @@ def test_lines_are_for_people(config: Path) -> None:
         ("openai", '{"data": [{"start_time": 1, "results": [{"amount": {"value": 1, "currency": "eur"}}]}]}', "eur"),
         ("anthropic", '{"data": [{"results": []}]}', "is not an answer of anthropic's usage or cost API"),
         ("csv", "a,b\n1,2\n", "needs the columns day and model, and any of cost_usd"),
-        ("csv", "day,model,cost_usd\nyesterday,x,1\n", "line 2: Invalid isoformat string"),
+        (
+            "csv",
+            "day,model,cost_usd\n30.10.2026,x,1\n",
+            "line 2: the day '30.10.2026' is not a date such as",
+        ),
+        ("csv", 'day,model,cost_usd\n2026-10-30,x,"1,5"\n', "line 2: the cost '1,5' is not a number such as 12.50"),
+        ("anthropic", '{"data": [{}]}', "('starting_at' is missing)"),
     ],
 )
 def test_files_that_are_no_export_are_refused(config: Path, provider: str, text: str, problem: str) -> None:
@@ -176,3 +183,19 @@ def test_files_that_are_no_export_are_refused(config: Path, provider: str, text:
     done = run("reconcile", "--config", str(config), "--provider", provider, str(file))
     assert done.returncode == 2
     assert problem in done.stderr
+
+
+@pytest.mark.parametrize("tolerance", ["abc", "nan", "-1", "inf"])
+def test_a_tolerance_is_an_amount(config: Path, tolerance: str) -> None:
+    file = config.with_name("export")
+    file.write_text(f"day,model,cost_usd\n{DAY},gpt-4o,1\n")
+    done = run("reconcile", "--config", str(config), "--provider", "csv", str(file), f"--tolerance={tolerance}")
+    assert (done.returncode, "--tolerance is not an amount in USD" in done.stderr) == (2, True)
+
+
+def test_a_metric_that_cannot_be_written_is_a_users_error(config: Path, tmp_path: Path) -> None:
+    file = config.with_name("export")
+    file.write_text(f"day,model,cost_usd\n{DAY},gpt-4o,1\n")
+    arguments = ("reconcile", "--config", str(config), "--provider", "csv", str(file))
+    done = run(*arguments, "--metrics", str(tmp_path / "no" / "m.prom"))
+    assert (done.returncode, "cannot be written (No such file or directory)" in done.stderr) == (2, True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokentrace.cli.options import config_option, period_options
-from tokentrace.cli.output import echo
+from tokentrace.cli.output import echo, print_table, writing
 from tokentrace.cli.repricing import period_of, repricing_of
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ def command(
     For example, October by caller and model: tokentrace bill --month 2026-10 --by caller,model
     """
     if proof:
+        if month or begin or end or as_of or prices or swaps or output or format_ not in ("table", "json"):
+            raise click.UsageError("--proof is of the whole ledger: it takes --format table or json, and no period.")
         _prove(config_path, as_json=format_ == "json")
         return
     from tokentrace.cli.ledger import load, open_ledger
@@ -90,11 +92,14 @@ def command(
     if not labels or len(set(labels)) != len(labels):
         raise click.UsageError("--by needs different labels, comma-separated, such as caller,model.")
     if prices is not None or swaps:
+        if format_ in ("parquet", "focus"):
+            raise click.UsageError("--reprice and --what-if take --format table, csv or json.")
         from tokentrace.ledger.period_cells import cells_in
         from tokentrace.ledger.repriced_formats import RepricedBill
 
         repricing = repricing_of(config, prices, swaps, reported)
         repriced = RepricedBill(period, labels, repricing.sums(cells_in(database, period, labels, day)))
+        repricing.require_used()
         _print_repriced(repriced, format_, limit, output)
         return
     if format_ == "focus":
@@ -107,7 +112,8 @@ def command(
 
         if output is None:
             raise click.UsageError("--format parquet requires --output FILE.")
-        write_parquet(found, rows, output)
+        with writing(output):
+            write_parquet(found, rows, output)
         return
     if format_ == "table":
         _print_table(found, rows, units, limit, output)
@@ -122,7 +128,8 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.write_text(text, newline="")
+        with writing(output):
+            output.write_text(text, newline="")
 
 
 def _write_focus(database: Database, period: Period, day: int | None, account: str, output: Path | None) -> None:
@@ -130,15 +137,13 @@ def _write_focus(database: Database, period: Period, day: int | None, account: s
     from tokentrace.ledger.period_cells import cells_in
 
     cells = (cell for _, cell in cells_in(database, period, as_of=day))
-    with nullcontext(sys.stdout) if output is None else output.open("w", newline="") as out:
+    with writing(output), nullcontext(sys.stdout) if output is None else output.open("w", newline="") as out:
         write_focus(cells, period, account, out)
 
 
 def _print_repriced(bill: RepricedBill, format_: str, limit: int | None, output: Path | None) -> None:
     from tokentrace.ledger.repriced_formats import as_csv, as_json, notes
 
-    if format_ in ("parquet", "focus"):
-        raise click.UsageError("--reprice and --what-if take --format table, csv or json.")
     if format_ != "table":
         _write(as_csv(bill) if format_ == "csv" else json.dumps(as_json(bill)) + "\n", output)
         return
@@ -162,10 +167,8 @@ def _print_table(
 
 
 def _print(table: Table, lines: Iterable[str], output: Path | None) -> None:
-    from rich.console import Console
-
-    with nullcontext(sys.stdout) if output is None else output.open("w") as out:
-        Console(file=out, width=None if out.isatty() else 240).print(table)
+    with writing(output), nullcontext(sys.stdout) if output is None else output.open("w") as out:
+        print_table(table, out)
         for line in lines:
             click.echo(line, file=out)
 

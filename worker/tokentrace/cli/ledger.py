@@ -117,6 +117,8 @@ def correct(
 
     Nothing is overwritten: bills include the correction from today on, and --as-of shows them without it.
     """
+    if not reason.strip():
+        raise click.UsageError("--reason is empty; say why, for whoever reads the ledger later.")
     config = load(config_path)
     database = open_ledger(config, config_path)
     from tokentrace.ledger.corrections import correction_of, enter
@@ -158,7 +160,7 @@ def _database(config: Config, config_path: Path) -> Database:
         from tokentrace.ledger.database import Database
     except ModuleNotFoundError as error:
         raise UsageError(f"The ledger requires {error.name}: pip install 'tokentrace[ledger]'") from None
-    url = config.ledger.url or absolute_url(DEFAULT_URL, config_path.parent)
+    url = config.ledger.url or absolute_url(DEFAULT_URL, config_path.parent.absolute())
     assert url is not None
     return Database(url)
 

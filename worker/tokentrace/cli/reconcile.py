@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokentrace.cli.options import config_option
-from tokentrace.cli.output import echo
+from tokentrace.cli.output import echo, writing
 
 if TYPE_CHECKING:
     from tokentrace.ledger.reconcile import Comparison
@@ -53,7 +53,9 @@ def command(
     try:
         tolerance_usd = Decimal(tolerance)
     except ArithmeticError:
-        raise click.UsageError("--tolerance is not an amount in USD.") from None
+        tolerance_usd = Decimal("nan")
+    if not tolerance_usd.is_finite() or tolerance_usd < 0:
+        raise click.UsageError("--tolerance is not an amount in USD, such as 0.05.")
     if zone != "UTC" and provider != "csv":
         raise click.UsageError(f"--zone is for --provider csv: the exports of {provider} have days of UTC.")
     database = open_ledger(load(config_path), config_path)
@@ -71,6 +73,7 @@ def command(
     if as_json:
         click.echo(json.dumps({"counts": dict(counts), "rows": [_as_json(one) for one in found]}))
     else:
+        click.echo("Figures are the export's : the ledger's.")
         for one in found:
             echo(_line(one))
         click.echo(", ".join(f"{number:,} {verdict}" for verdict, number in counts.most_common()) + ".")
@@ -114,5 +117,6 @@ def _write_metrics(path: Path, provider: str, found: Sequence[Comparison]) -> No
     ]
     # The collector may read at any moment.
     written = path.with_name(f"{path.name}.tmp")
-    written.write_text("\n".join(lines) + "\n")
-    written.replace(path)
+    with writing(path):
+        written.write_text("\n".join(lines) + "\n")
+        written.replace(path)

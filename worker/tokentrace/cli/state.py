@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tokentrace.cli.options import FullSummaries, config_option
+from tokentrace.cli.output import print_table
 
 if TYPE_CHECKING:
     from tokentrace.state.admin import StateAdmin
@@ -71,11 +72,9 @@ def show(config_path: Path, by: tuple[str, ...], units: bool, sort: str, limit: 
         }
         click.echo(json.dumps(document))
         return
-    from rich.console import Console
-
     subtotals = summed(replicas, by[0]) if len(by) > 1 else {}
     shown = table(by, rows, subtotals, total, units=units, limit=limit)
-    Console(width=None if sys.stdout.isatty() else 240).print(shown)
+    print_table(shown, sys.stdout)
 
 
 @command.command()

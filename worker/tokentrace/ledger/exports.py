@@ -50,7 +50,8 @@ def read_export(provider: str, path: Path) -> list[Entry]:
         entries = [entry for document in documents for bucket in document["data"] for entry in read(bucket)]
         incomplete = bool(documents) and bool(documents[-1].get("has_more"))
     except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation) as error:
-        raise UsageError(f"{path} is not an answer of {provider}'s usage or cost API ({error!r}).") from error
+        why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise UsageError(f"{path} is not an answer of {provider}'s usage or cost API ({why}).") from error
     if incomplete:
         raise UsageError(f"{path} is not whole: its last page says that there are more. Put all pages in the file.")
     if not entries:
@@ -114,12 +115,26 @@ def _anthropic(bucket: Any) -> Iterator[Entry]:
         )
 
 
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text.strip()).isoformat()
+    except ValueError:
+        raise ValueError(f"the day {text!r} is not a date such as 2026-10-31") from None
+
+
+def _amount(text: str) -> int:
+    try:
+        return nano_usd(Decimal(text))
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"the cost {text!r} is not a number such as 12.50") from None
+
+
 def _csv(text: str, path: Path) -> Iterator[Entry]:
     reader = csv.DictReader(io.StringIO(text))
     names = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = names
     known: dict[str, Callable[[str], int]] = {
-        "cost_usd": lambda value: nano_usd(Decimal(value)),
+        "cost_usd": _amount,
         **dict.fromkeys(MEASURED[1:], int),
     }
     if not {"day", "model"} <= set(names) or not set(known) & set(names):
@@ -127,7 +142,7 @@ def _csv(text: str, path: Path) -> Iterator[Entry]:
         raise UsageError(f"{path} needs the columns day and model, and any of {columns}; it has {', '.join(names)}.")
     for row in reader:
         try:
-            day = date.fromisoformat(row["day"].strip()).isoformat()
+            day = _day(row["day"])
             amounts = {
                 "cost_nano_usd" if name == "cost_usd" else name: read(row[name])
                 for name, read in known.items()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from tokentrace.errors import UsageError
 from tokentrace.ledger.parts import Part
@@ -85,7 +85,10 @@ def find_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise UsageError(f"--zone: {name!r} is not a time zone; write for example UTC or Europe/Berlin.") from None
+        end = name.casefold().replace(" ", "_")
+        near = [zone for zone in sorted(available_timezones()) if f"/{zone}".casefold().endswith(f"/{end}")]
+        hint = f"did you mean {near[0]}?" if near else "write for example UTC or Europe/Berlin."
+        raise UsageError(f"--zone: {name!r} is not a time zone; {hint}") from None
 
 
 def month(text: str, zone: ZoneInfo) -> Period:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Final, NamedTuple
 
 from tokentrace.errors import UsageError
@@ -90,12 +91,23 @@ class Repricing:
         self._swaps = swaps
         self._reported = reported
         self._prices: dict[tuple[str, str, str, str], _Prices] = {}
+        #: Swaps that a cell had, and models that none had.
+        self._used: set[Swap] = set()
+        self._others: set[str] = set()
 
     def require_priced(self) -> None:
         """Raises UsageError for a swap whose model has no price."""
         for swap in self._swaps:
             if self._then.find(swap.model, swap.provider) is None:
                 raise UsageError(f"--what-if: no price for model {swap.model!r}; see `tokentrace price`.")
+
+    def require_used(self) -> None:
+        """Raises UsageError for a swap that no cell had so far."""
+        for swap in self._swaps:
+            if swap not in self._used:
+                near = get_close_matches(swap.glob, sorted(self._others), 1)
+                hint = f"; did you mean {near[0]}?" if near else "."
+                raise UsageError(f"--what-if: no call of the period is of model {swap.glob!r}{hint}")
 
     def sums(self, cells: Iterable[tuple[Labels, Cell]]) -> dict[Labels, Repriced]:
         """Return the sums by labels."""
@@ -109,6 +121,10 @@ class Repricing:
         """Price one cell again."""
         spans, billed = cell.sums["spans"], cell.sums["cost_nano_usd"] + cell.corrected
         swap = next((swap for swap in self._swaps if matches(swap.glob, cell.group.model)), None)
+        if swap is None:
+            self._others.add(cell.group.model)
+        else:
+            self._used.add(swap)
         kept = cell.source in _KEPT and not (cell.source == "reported" and self._reported)
         if (self._swaps and swap is None) or (kept and swap is None):
             return Repriced(spans, billed, Amount(billed, billed, billed), billed)

@@ -21,6 +21,8 @@ def notes(bill: Bill) -> Iterator[str]:
     """Return the lines below a bill: its period, what was booked late, corrections, and what may be missing."""
     period = bill.period
     yield f"From {period.begins.isoformat()} to before {period.ends.isoformat()} ({period.zone.key})."
+    if not bill.rows:
+        yield "No call is in this bill; `tokentrace ledger status` shows the hours that the ledger has."
     yield "Costs are exact sums of nano-USD; nothing is rounded after the price of each call."
     if bill.committed_at_us:
         moment = datetime.fromtimestamp(bill.committed_at_us / 1e6, UTC)
