@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from tests.ledger.helpers import (
 from tests.ledger.test_follow import traffic
 from tests.ledger.test_proof import replica
 from tests.ledger.test_reprice import prices
+from tests.services import ROOT
 from tests.services.postgresql import PostgreSql
 from tests.spanfactory import NOW_US, span
-from tokentrace.errors import FatalError
+from tokentrace.errors import FatalError, UsageError
 from tokentrace.kafka.single_partition import PartitionRecord
 from tokentrace.ledger import follow
 from tokentrace.ledger.corrections import correction_of, enter
@@ -191,3 +193,44 @@ def test_labels_with_any_character_are_stored(topic: RollupTopic, postgresql: Po
     with psycopg.connect(postgresql.url) as connection:
         found = connection.execute("SELECT caller, spans FROM ledger_costs").fetchall()
     assert sorted(found) == sorted((caller.replace("\0", "\ufffd"), 1) for caller in callers)
+
+
+def test_a_reader_makes_bills_with_the_documented_rights_and_no_more(
+    topic: RollupTopic, postgresql: PostgreSql
+) -> None:
+    topic.commit([span()], NOW_US)
+    follower(topic, postgresql.url).run(until_end=True)
+    owner, reader = (Database(url) for url in (postgresql.url, postgresql.url.replace("ledger@", "ledger_reader@")))
+    text = (ROOT / "docs" / "billing.md").read_text()
+    (rights,) = re.findall(r"```sql\n(CREATE ROLE ledger_reader.*?)```", text, re.DOTALL)
+    role, usage, *grants = rights.strip().split(";\n")
+    with owner.begin() as connection:
+        for statement in (role, usage):
+            connection.exec_driver_sql(statement)
+    try:
+        with pytest.raises(FatalError, match=r"permission denied .*; `tokentrace ledger` takes the owner"):
+            reader.require_current()
+        with owner.begin() as connection:
+            for grant in grants:
+                connection.exec_driver_sql(grant)
+        reader.require_current()
+        for database in (reader, owner):
+            bill = Billing(database).bill(PERIOD, ["model"])
+            assert bill.total["spans"] == 1
+        with pytest.raises(FatalError, match="permission denied"), reader.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM ledger_hours")
+    finally:
+        reader.close()
+        with owner.begin() as connection:
+            connection.exec_driver_sql("DROP OWNED BY ledger_reader")
+            connection.exec_driver_sql("DROP ROLE ledger_reader")
+
+
+def test_a_missing_ledger_is_named_without_its_password_and_driver(postgresql: PostgreSql) -> None:
+    database = Database(postgresql.url.replace("ledger@", "ledger:secret@"))
+    with database.begin() as connection:
+        for statement in ("DROP SCHEMA public CASCADE", "CREATE SCHEMA public"):
+            connection.exec_driver_sql(statement)
+    with pytest.raises(UsageError, match=r"There is no ledger in postgresql://ledger:\*+@127\.0\.0\.1"):
+        database.require_current()
+    database.close()

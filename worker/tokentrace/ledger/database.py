@@ -33,6 +33,12 @@ _POSTGRESQL_WAITS: Final = {
 }
 #: Two processes that migrate one after the other; any number that nothing else uses.
 _MIGRATION_LOCK: Final = 7_203_114_520
+#: SQLSTATE of a statement that the user may not run.
+_NO_RIGHTS: Final = "42501"
+_RIGHTS: Final = (
+    "`tokentrace ledger` takes the owner of the database, and a bill a user that may read all tables of the ledger "
+    "(docs/billing.md)."
+)
 _FORMS: Final = "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
 
 
@@ -55,7 +61,7 @@ class Database:
         self._file = Path(parsed.database) if self.dialect == "sqlite" and parsed.database else None
         if self.dialect == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        self.name = parsed.render_as_string(hide_password=True)
+        self.name = parsed.set(drivername=self.dialect).render_as_string(hide_password=True)
         wait = {"timeout": _LOCK_TIMEOUT_S} if self.dialect == "sqlite" else _POSTGRESQL_WAITS
         wait = {name: value for name, value in wait.items() if name not in parsed.query}
         try:
@@ -84,7 +90,8 @@ class Database:
                 raise DatabaseUnavailable(
                     f"The connection to the ledger's database broke: {_reason(error)}."
                 ) from error
-            raise FatalError(f"The ledger's database refuses a statement: {_reason(error)}.") from error
+            rights = f"; {_RIGHTS}" if getattr(error.orig, "sqlstate", "") == _NO_RIGHTS else "."
+            raise FatalError(f"The ledger's database refuses a statement: {_reason(error)}{rights}") from error
 
     @contextmanager
     def snapshot(self) -> Iterator[sa.Connection]:
