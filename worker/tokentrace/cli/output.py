@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 #: Width of a column of names that a narrow terminal leaves.
 _LEAST_NAME: Final = 12
-#: Width of what is no terminal.
+#: Width of a file or a pipe.
 _WIDE: Final = 240
 
 
