@@ -83,7 +83,7 @@ class Given:
 
     def _of_this_machine(self, content: bytes) -> bytes:
         """The worker's configuration with the pod's own address, and with paths of this machine; else as it is."""
-        if b"\nhttp_server:" not in content:
+        if re.search(rb"(?m)^http_server:", content) is None:
             return content
         config = yaml.safe_load(self.path(content.decode()))
         host, _, port = config["http_server"]["addr"].rpartition(":")
