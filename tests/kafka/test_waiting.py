@@ -50,7 +50,8 @@ def test_a_wait_logs_nothing_at_first_and_then_a_line_every_ten_seconds(caplog: 
         wait.pause("Partition %d has no leader", 1)
     assert caplog.messages == []
     while stop.now_s < 30.0:
-        wait.pause("Partition %d has no leader", 1)
+        # Also of a whole sentence.
+        wait.pause("Partition %d has no leader.", 1)
     assert caplog.messages == ["Partition 1 has no leader; retrying."] * 3
 
 

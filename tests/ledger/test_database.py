@@ -64,6 +64,13 @@ def test_other_databases_are_refused(url: str, problem: str) -> None:
         Database(url)
 
 
+def test_a_folder_that_is_missing_is_not_made(tmp_path: Path) -> None:
+    """It may be a volume that is not mounted: its ledger would seem to be empty."""
+    with pytest.raises(FatalError, match=r"ledger.url: the folder .*/volume does not exist\."):
+        Database(sqlite_url(tmp_path / "volume")).migrate()
+    assert not (tmp_path / "volume").exists()
+
+
 def test_a_ledger_that_is_missing_or_of_another_release_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"There is no ledger in sqlite:.*; `tokentrace ledger run` makes one"):
         Database(sqlite_url(tmp_path)).require_current()

@@ -23,7 +23,7 @@ from tokentrace.errors import UsageError
 from tokentrace.ledger.corrections import correction_of, enter
 from tokentrace.ledger.database import Database
 from tokentrace.ledger.focus import write_focus
-from tokentrace.ledger.parts import Parts
+from tokentrace.ledger.parts import Part, Parts
 from tokentrace.ledger.period import Period, between, month
 from tokentrace.ledger.period_cells import cells_in
 from tokentrace.ledger.query import Billing
@@ -120,6 +120,18 @@ def test_hours_are_those_of_utc_in_the_time_of_the_zone(tmp_path: Path) -> None:
         hours[f"{hour:%Y-%m-%d %H:%M}",] += cost_of(span)[0]
     period = Period(FIRST_US // 60_000_000 - 1440, FIRST_US // 60_000_000 + 20 * 1440, KOLKATA)
     assert billed(Database(sqlite_url(tmp_path)), period, "hour") == +hours
+
+
+def test_the_two_hours_with_one_time_where_clocks_go_back_are_told_apart() -> None:
+    berlin, first = ZoneInfo("Europe/Berlin"), int(datetime(2026, 10, 25, tzinfo=UTC).timestamp()) // 60
+    period = Period(first, first + 240, berlin)
+    hours = [Part(hour) for hour in range(first // 60 - 1, first // 60 + 3)]
+    assert [period.label("hour", hour) for hour in hours] == [
+        "2026-10-25 01:00",
+        "2026-10-25 02:00 +0200",
+        "2026-10-25 02:00 +0100",
+        "2026-10-25 03:00",
+    ]
 
 
 def test_calls_before_and_after_a_zone_is_set_are_told_apart_where_they_can_be(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ class Wait:
         now_s = self._clock()
         if now_s >= self._log_at_s:
             self._log_at_s = now_s + LOG_INTERVAL_S
-            log.log(self._level, message + "; retrying.", *arguments)
+            text = message % arguments if arguments else message
+            log.log(self._level, "%s; retrying.", text.removesuffix("."))
         if now_s >= self._ends_s:
             return False
         self._stop.wait(self._pause_s)

@@ -103,8 +103,9 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the tables to this release. Raises FatalError where a later release has changed them."""
-        if self._file is not None:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
+        if self._file is not None and not self._file.parent.is_dir():
+            # A volume that is not mounted, perhaps: a new ledger beside the old one would hide that.
+            raise FatalError(f"ledger.url: the folder {self._file.parent} does not exist.")
         try:
             with self.begin() as connection:
                 if self.dialect == "postgresql":

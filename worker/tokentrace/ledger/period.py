@@ -13,7 +13,8 @@ from tokentrace.errors import UsageError
 from tokentrace.ledger.parts import Part
 
 _MINUTE_S: Final = 60
-#: Labels that are periods of time themselves. Hours are those of UTC, in the zone's time.
+#: Labels that are periods of time themselves. Hours are those of UTC, in the zone's time; where clocks go back, the two
+#: with one time have their difference from UTC besides.
 CALENDAR: Final = {"hour": "%Y-%m-%d %H:%M", "day": "%Y-%m-%d", "month": "%Y-%m"}
 #: Labels that are remembered; a year by hours fits.
 _REMEMBERED: Final = 20_000
@@ -50,7 +51,9 @@ class Period:
 @lru_cache(_REMEMBERED)
 def _label(name: str, part: Part, zone: ZoneInfo) -> str:
     if name == "hour":
-        return f"{_moment(part.hour * 60, zone):{CALENDAR[name]}}"
+        moment = _moment(part.hour * 60, zone)
+        repeated = moment.replace(fold=0).utcoffset() != moment.replace(fold=1).utcoffset()
+        return f"{moment:{CALENDAR[name]}}" + (f" {moment:%z}" if repeated else "")
     first, last = (f"{_moment(minute, zone):{CALENDAR[name]}}" for minute in (part.start, part.end - 1))
     if first != last:
         raise UsageError(f"{summed(part)}, in which the {name} {last} of {zone.key} begins. {way_out(zone, days=True)}")
