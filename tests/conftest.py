@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import uuid
@@ -39,6 +40,17 @@ def _signal_mask() -> Iterator[None]:
     yield
     after = signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert after == before, f"signals left blocked: {sorted(after - before)}"
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Undo what a command that ran in this process has set up: later tests would not see what is logged."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        root.removeHandler(handler)
 
 
 #: Modules that one process runs, for the sake of a fixture that takes long to make.
