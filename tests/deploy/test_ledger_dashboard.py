@@ -36,7 +36,10 @@ BOARD: dict[str, Any] = json.loads(generate.IMPORTED.read_text())
 PANELS = {panel["title"]: panel for panel in panels(BOARD)}
 VARIABLES = {variable["name"]: variable for variable in BOARD["templating"]["list"]}
 FOLDER = ROOT / "deploy" / "grafana" / "ledger"
-BLOCKS = re.findall(r"^```sql\n(.*?)^```$", (ROOT / "docs" / "billing.md").read_text(), re.MULTILINE | re.DOTALL)
+#: Statements that make the database, and those for its readers.
+MAKING, *BLOCKS = re.findall(
+    r"^```sql\n(.*?)^```$", (ROOT / "docs" / "billing.md").read_text(), re.MULTILINE | re.DOTALL
+)
 
 Span = dict[str, Any]
 #: One correction of an hour of a group, which has other calls on that day.
@@ -184,6 +187,20 @@ def reader(spans: list[Span], postgresql: PostgreSql) -> Iterator[Reader]:
         owner.execute("DROP SCHEMA finance CASCADE")
         owner.execute("DROP OWNED BY ledger_reader")
         owner.execute("DROP ROLE ledger_reader")
+
+
+def test_the_owner_that_the_documentation_makes_can_keep_a_ledger(postgresql: PostgreSql) -> None:
+    role, _, database = MAKING.partition(";")
+    assert "CREATE DATABASE ledger OWNER ledger;" in database
+    with psycopg.connect(postgresql.url, autocommit=True) as admin:
+        admin.execute(role.replace(" ledger ", " documented ").encode())
+        admin.execute(database.replace(" ledger", " documented").encode())
+        try:
+            server = postgresql.url.partition("@")[2].partition("/")[0]
+            Database(f"postgresql://documented@{server}/documented").migrate()
+        finally:
+            admin.execute("DROP DATABASE documented WITH (FORCE)")
+            admin.execute("DROP ROLE documented")
 
 
 def cost(spans: Iterable[Span]) -> int:
