@@ -37,7 +37,7 @@ def program(real_service: None, request: pytest.FixtureRequest, tmp_path_factory
         pytest.skip(f"{', '.join(missing)} is not installed")
     folder = tmp_path_factory.mktemp("examples") / language
     shutil.copytree(EXAMPLES / language, folder, ignore=shutil.ignore_patterns("node_modules", "target"))
-    done = subprocess.run(build, shell=True, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(build, shell=True, cwd=folder, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 

@@ -52,7 +52,7 @@ class PostgreSql(Freezable):
         done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = 180.0) -> None:
         """Start, or start again on the same port and data, and wait until it answers."""
         command = [
             *self._as_user, *ENDS_WITH_PARENT, str(self._programs / "postgres"), "-D", str(self._data),

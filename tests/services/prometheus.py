@@ -90,7 +90,7 @@ class Prometheus:
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]
 
-    def start(self, timeout_s: float = 90.0) -> None:
+    def start(self, timeout_s: float = 180.0) -> None:
         with (self._folder / "prometheus.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*ENDS_WITH_PARENT, self.program, *self._arguments()],

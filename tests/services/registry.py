@@ -32,7 +32,7 @@ class SchemaRegistry(Freezable):
         self._port = free_port()
         self.url = f"http://127.0.0.1:{self._port}/apis/ccompat/v7"
 
-    def start(self, timeout_s: float = 60.0) -> None:
+    def start(self, timeout_s: float = 180.0) -> None:
         """Start, empty, on the same port as before."""
         settings = {"quarkus.http.port": self._port, "quarkus.http.host": "127.0.0.1"}
         with (self._folder / "registry.log").open("ab") as log:

@@ -109,7 +109,7 @@ class WorkerProcess(Served):
         """Until it has joined the group."""
         self._wait(self.ready, timeout_s, "become ready")
 
-    def wait_for_log(self, pattern: str, timeout_s: float = 90.0) -> str:
+    def wait_for_log(self, pattern: str, timeout_s: float = 180.0) -> str:
         """The first line of its log that a pattern is found in."""
         found: list[str] = []
 
