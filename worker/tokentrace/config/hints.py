@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Final
 
@@ -25,105 +25,103 @@ _UNITS: Final = {
     "s": 1000, "sec": 1000,
 }  # fmt: skip
 
+
+def _by_word(meanings: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return word -> what it may mean. meanings: words with one meaning -> what they may mean, parted by spaces."""
+    return {word: tuple(meant.split()) for words, meant in meanings.items() for word in words.split()}
+
+
 #: Another word for a key -> the keys that it may mean, whichever of them a section has.
-_OTHER_WORDS: Final[dict[str, tuple[str, ...]]] = {
-    key: tuple(meant.split())
-    for words, meant in {
-        "broker brokers server servers bootstrap bootstrap_server hosts": "bootstrap_servers",
-        "group consumer_group consumer_group_id groupid": "group_id",
-        "format encoding serialization": "framing",
-        "offset offset_reset auto_offset_reset": "start",
-        "config options settings librdkafka": "properties",
-        "dlq dead_letters dlq_topic deadletter": "dead_letter_topic",
-        "port host listen bind listen_address": "addr",
-        "metrics_path path": "prometheus_path",
-        "cert crt cert_file certificate_file": "certificate",
-        "key_file private_key": "key",
-        "ca ca_file ca_cert cacert": "ca client_ca",
-        "user login": "username",
-        "basic_auth_user_info": "auth",
-        "auth authentication authorization basic_auth api_key api_token password": "auth_token",
-        "memory mem max_memory": "memory_limit",
-        "since start begin begins valid_from effective effective_from": "from",
-        "to end ends valid_until valid_to expires before": "until",
-        "tier": "service_tier",
-        "region": "inference_region",
-        "discount": "percent",
-        "webhook_url": "url delivery",
-        "attribute field header": "source",
-        "allowed": "values",
-        "token bearer": "bearer_token auth_token",
-        "id pod": "replica_id name",
-        "alert rule title": "name",
-        "name model_name": "model",
-        "expr query expression": "metric",
-        "operator comparison condition": "op",
-        "for duration range lookback": "window",
-        "value level limit": "threshold amount",
-        "budget usd max max_usd cost": "amount",
-        "by groupby labels": "group_by",
-        "where match selector matchers": "filter",
-        "notify notification notifications receiver action webhook": "delivery url",
-        "retries": "max_retries",
-        "input input_per_1m input_tokens": "prompt prompt_per_1m",
-        "output output_per_1m output_tokens": "completion completion_per_1m",
-        "cached cached_input cache_hit": "cache_read cached_prompt_per_1m",
-        "cache_creation cache_writes": "cache_write",
-        "multiplier factor": "multiply",
-        "http web endpoint": "http_server",
-        "db database dsn uri": "ledger url",
-        "log logging": "log_level",
-        "dedup deduplication dedupe": "deduplicate",
-        "prices costs": "pricing",
-        "tags custom_labels": "dimensions",
-        "files folder folders directory": "paths",
-    }.items()
-    for key in words.split()
-}  # fmt: skip
+_OTHER_WORDS: Final = _by_word({
+    "broker brokers server servers bootstrap bootstrap_server hosts": "bootstrap_servers",
+    "group consumer_group consumer_group_id groupid": "group_id",
+    "format encoding serialization": "framing",
+    "offset offset_reset auto_offset_reset": "start",
+    "config options settings librdkafka": "properties",
+    "dlq dead_letters dlq_topic deadletter": "dead_letter_topic",
+    "port host listen bind listen_address": "addr",
+    "metrics_path path": "prometheus_path",
+    "cert crt cert_file certificate_file": "certificate",
+    "key_file private_key": "key",
+    "ca ca_file ca_cert cacert": "ca client_ca",
+    "user login": "username",
+    "basic_auth_user_info": "auth",
+    "auth authentication authorization basic_auth api_key api_token password": "auth_token",
+    "memory mem max_memory": "memory_limit",
+    "since start begin begins valid_from effective effective_from": "from",
+    "to end ends valid_until valid_to expires before": "until",
+    "tier": "service_tier",
+    "region": "inference_region",
+    "discount": "percent",
+    "webhook_url": "url delivery",
+    "attribute field header": "source",
+    "allowed": "values",
+    "token bearer": "bearer_token auth_token",
+    "id pod": "replica_id name",
+    "alert rule title": "name",
+    "name model_name": "model",
+    "expr query expression": "metric",
+    "operator comparison condition": "op",
+    "for duration range lookback": "window",
+    "value level limit": "threshold amount",
+    "budget usd max max_usd cost": "amount",
+    "by groupby labels": "group_by",
+    "where match selector matchers": "filter",
+    "notify notification notifications receiver action webhook": "delivery url",
+    "retries": "max_retries",
+    "input input_per_1m input_tokens": "prompt prompt_per_1m",
+    "output output_per_1m output_tokens": "completion completion_per_1m",
+    "cached cached_input cache_hit": "cache_read cached_prompt_per_1m",
+    "cache_creation cache_writes": "cache_write",
+    "multiplier factor": "multiply",
+    "http web endpoint": "http_server",
+    "db database dsn uri": "ledger url",
+    "log logging": "log_level",
+    "dedup deduplication dedupe": "deduplicate",
+    "prices costs": "pricing",
+    "tags custom_labels": "dimensions",
+    "files folder folders directory": "paths",
+})  # fmt: skip
 
 #: Another word for a value -> the values that it may mean, whichever of them a key has.
-_OTHER_VALUES: Final[dict[str, tuple[str, ...]]] = {
-    word: tuple(meant.split())
-    for words, meant in {
-        "> above over more more_than greater greater_than exceeds": "gt",
-        ">= ge at_least": "gte",
-        "< below under less less_than": "lt",
-        "<= le at_most": "lte",
-        "page high error err crit fatal emergency critical": "critical error",
-        "warn medium moderate": "warning",
-        "low notice information informational": "info",
-        "trace all verbose": "debug",
-        "webhook slack teams discord pagerduty opsgenie https post": "http",
-        "console log print": "stdout",
-        "topic": "kafka",
-        "beginning begin smallest oldest first": "earliest",
-        "end largest newest last now": "latest",
-        "avro": "auto",
-        "registry schema_registry": "confluent",
-        "otlp protobuf proto": "otlp_proto",
-        "new next kip_848 kip848": "consumer",
-        "old cooperative": "classic",
-        "daily 1d 24h": "day",
-        "weekly 1w 7d": "week",
-        "monthly 1mo 30d 31d": "month",
-        "eos exactly_once_v2 effectively_once": "exactly_once",
-        "tlsv1.2 tls1.2 tls12": "1.2",
-        "tlsv1.3 tls1.3 tls13": "1.3",
-        "cost spend cost_usd cost_total usd": "total_cost",
-        "avg_cost average_cost cost_per_call cost_per_request": "cost_per_span",
-        "spans calls requests count request_count spans_total": "span_count",
-        "errors failure_rate failures": "error_rate",
-        "timeouts": "timeout_rate",
-        "p50 median p50_latency latency_median": "latency_p50",
-        "p95 p95_latency latency latency_ms duration": "latency_p95",
-        "p99 p99_latency": "latency_p99",
-        "ttft ttft_ms p95_ttft": "ttft_p95",
-        "tokens tokens_total token_count": "total_tokens",
-        "quality score eval_score": "quality_score",
-        "text plain": "text",
-    }.items()
-    for word in words.split()
-}  # fmt: skip
+_OTHER_VALUES: Final = _by_word({
+    "> above over more more_than greater greater_than exceeds": "gt",
+    ">= ge at_least": "gte",
+    "< below under less less_than": "lt",
+    "<= le at_most": "lte",
+    "page high error err crit fatal emergency critical": "critical error",
+    "warn medium moderate": "warning",
+    "low notice information informational": "info",
+    "trace all verbose": "debug",
+    "webhook slack teams discord pagerduty opsgenie https post": "http",
+    "console log print": "stdout",
+    "topic": "kafka",
+    "beginning begin smallest oldest first": "earliest",
+    "end largest newest last now": "latest",
+    "avro": "auto",
+    "registry schema_registry": "confluent",
+    "otlp protobuf proto": "otlp_proto",
+    "new next kip_848 kip848": "consumer",
+    "old cooperative": "classic",
+    "daily 1d 24h": "day",
+    "weekly 1w 7d": "week",
+    "monthly 1mo 30d 31d": "month",
+    "eos exactly_once_v2 effectively_once": "exactly_once",
+    "tlsv1.2 tls1.2 tls12": "1.2",
+    "tlsv1.3 tls1.3 tls13": "1.3",
+    "cost spend cost_usd cost_total usd": "total_cost",
+    "avg_cost average_cost cost_per_call cost_per_request": "cost_per_span",
+    "spans calls requests count request_count spans_total": "span_count",
+    "errors failure_rate failures": "error_rate",
+    "timeouts": "timeout_rate",
+    "p50 median p50_latency latency_median": "latency_p50",
+    "p95 p95_latency latency latency_ms duration": "latency_p95",
+    "p99 p99_latency": "latency_p99",
+    "ttft ttft_ms p95_ttft": "ttft_p95",
+    "tokens tokens_total token_count": "total_tokens",
+    "quality score eval_score": "quality_score",
+    "text plain": "text",
+})  # fmt: skip
 
 #: Words for true and false that YAML reads as text.
 _TRUE: Final = frozenset({"true", "yes", "y", "on", "t", "1", "enabled", "enable"})
@@ -181,11 +179,12 @@ def truth_meant(value: object) -> str:
     return "true" if word in _TRUE else "false" if word in _FALSE else ""
 
 
-def key_near(word: str, keys: Sequence[str]) -> str:
-    """Return the key of these that a word misspells, empty if none is near."""
+def key_near(word: str, keys: Iterable[str], least: float = _NEAR) -> str:
+    """Return the key of these that a word misspells, empty if none is near. least: likeness that counts as near."""
     word = word.lower().replace("-", "_")
+    keys = list(keys)
     longer = [key for key in keys if key.startswith(f"{word}_")]
-    return next(iter([*longer, *difflib.get_close_matches(word, keys, 1, _NEAR)]), "")
+    return next(iter([*longer, *difflib.get_close_matches(word, keys, 1, least)]), "")
 
 
 def keys_meant(word: str, keys: list[str]) -> list[str]:

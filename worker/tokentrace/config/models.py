@@ -18,6 +18,7 @@ from tokentrace.config.dimensions import DimensionSection, name_problems
 from tokentrace.config.document import KeyPath
 from tokentrace.config.fields import Bounds, PositiveDuration
 from tokentrace.config.health import Health
+from tokentrace.config.hints import key_near
 from tokentrace.config.http_server import HttpServer
 from tokentrace.config.kafka import Kafka, invalid_topic
 from tokentrace.config.ledger import Ledger
@@ -102,9 +103,8 @@ class Metrics(Section):
         for name, chosen in value.items():
             family = name.removeprefix("tokentrace_")
             if family not in FAMILIES_BY_NAME:
-                close = [known for known in FAMILIES_BY_NAME if known.startswith(f"{family}_")]
-                close = close or difflib.get_close_matches(family, FAMILIES_BY_NAME, 1)
-                names = f'did you mean "{close[0]}"?' if close else f"use one of {', '.join(FAMILIES_BY_NAME)}"
+                close = key_near(family, FAMILIES_BY_NAME, 0.6)
+                names = f'did you mean "{close}"?' if close else f"use one of {', '.join(FAMILIES_BY_NAME)}"
                 problems.append(((name,), f"not a family with configurable labels; {names}"))
             elif family in labels:
                 problems.append(((name,), f"the labels of {family} are set twice, with and without tokentrace_"))
