@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from tokentrace.cli.options import config_option, period_options
-from tokentrace.cli.output import echo, print_table, writing
+from tokentrace.cli.output import echo, opened, print_table, writing
 from tokentrace.cli.repricing import period_of, repricing_of
 
 if TYPE_CHECKING:
@@ -125,11 +124,8 @@ def command(
 
 
 def _write(text: str, output: Path | None) -> None:
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        with writing(output):
-            output.write_text(text, newline="")
+    with opened(output) as out:
+        click.echo(text, file=out, nl=False)
 
 
 def _write_focus(database: Database, period: Period, day: int | None, account: str, output: Path | None) -> None:
@@ -137,7 +133,7 @@ def _write_focus(database: Database, period: Period, day: int | None, account: s
     from tokentrace.ledger.period_cells import cells_in
 
     cells = (cell for _, cell in cells_in(database, period, as_of=day))
-    with writing(output), nullcontext(sys.stdout) if output is None else output.open("w", newline="") as out:
+    with opened(output) as out:
         write_focus(cells, period, account, out)
 
 
@@ -167,7 +163,7 @@ def _print_table(
 
 
 def _print(table: Table, lines: Iterable[str], output: Path | None) -> None:
-    with writing(output), nullcontext(sys.stdout) if output is None else output.open("w") as out:
+    with opened(output) as out:
         print_table(table, out)
         for line in lines:
             click.echo(line, file=out)

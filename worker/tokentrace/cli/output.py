@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, TextIO
 
 import click
 
@@ -48,6 +49,13 @@ def print_table(table: Table, out: IO[str]) -> None:
         # Beyond what folds, lines are longer than the terminal.
         console.width = max(console.width, width - sum(max(size - _LEAST_NAME, 0) for size in longest))
     console.print(table)
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[TextIO]:
+    """Give a file to write into, stdout for None. Raises UsageError for a file that cannot be written."""
+    with writing(path), nullcontext(sys.stdout) if path is None else path.open("w", newline="") as out:
+        yield out
 
 
 @contextmanager
