@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Final
@@ -14,12 +14,10 @@ from tokentrace.config.reading import Reading, in_order
 from tokentrace.kafka.topics import ROLLUPS_RETENTION_S
 from tokentrace.model.durations import format_duration
 from tokentrace.runtime.topic_setup import rollups_retention_s
-from tokentrace.tools.config_check import MEASURES
+from tokentrace.tools.config_check import MEASURES, Found
 
 if TYPE_CHECKING:
     from tokentrace.pricing.genai_prices import GenaiPrices
-
-Found = Iterator[tuple[KeyPath, str]]
 
 #: Least time without heartbeats that a broker accepts by default, group.min.session.timeout.ms.
 _LEAST_SESSION_S: Final = 6.0
