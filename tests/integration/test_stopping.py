@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+
+import pytest
 
 from tests.integration.test_group import counted, produce
 from tests.integration.test_state import sections
@@ -49,3 +53,35 @@ def test_a_worker_that_waits_for_a_topic_or_a_broker_ends_soon(
         began_s = time.monotonic()
         assert worker.terminate() == 0
         assert time.monotonic() < began_s + SOON_S
+
+
+@pytest.mark.parametrize(("kind", "partitions"), [("source", 1), ("source", 3), ("single", 1), ("election", 1)])
+def test_a_member_closes_while_a_rebalance_waits_for_its_callback(
+    kafka: KafkaBroker, topic: str, kind: str, partitions: int
+) -> None:
+    """The library fails what a callback requests of a group that has ended, or never answers: the process hung."""
+    small = kafka.create_topic(f"{topic}-unpolled", partitions)
+    command = [sys.executable, "-m", "tests.integration.unpolled_member", kafka.bootstrap, small, kind]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (0, ["closed", "None"]), ended.stderr[-2000:]
+
+
+def test_a_process_ends_whose_threads_cannot_run() -> None:
+    """A call of the Kafka library that never returns and keeps the interpreter's lock."""
+    program = """
+import ctypes
+from tokentrace.model.stop import StopSignal
+from tokentrace.runtime import service
+service.LOCKED_S = 0.5
+stop = StopSignal()
+with service.stopping_in_time(stop, 1.0):
+    stop.set()
+    __import__("time").sleep(0.3)
+    # Unlike CDLL, PyDLL calls with the lock.
+    ctypes.PyDLL(None).sleep(60)
+"""
+    began_s = time.monotonic()
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert "File" in ended.stderr
+    assert time.monotonic() < began_s + 30.0

@@ -14,6 +14,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, TopicPartition
 from tokentrace.errors import FatalError
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, REFUSED
+from tokentrace.kafka.leaving import leave
 from tokentrace.kafka.membership import cooperative_session
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Election:
 
     def close(self) -> None:
         """Leave the group."""
+        leave(self._consumer, lambda: self._owned)
         self._owned = False
         self._consumer.close()
 

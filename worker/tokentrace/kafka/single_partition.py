@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from tokentrace.errors import FatalError, Unanswered
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, REFUSED, error_of
+from tokentrace.kafka.leaving import leave
 from tokentrace.kafka.membership import cooperative_session
 from tokentrace.kafka.offsets import REQUEST_TIMEOUT_S, CommittedOffsets
 
@@ -57,7 +58,7 @@ class SinglePartitionConsumer:
         self._group_id = group_id
         self._failure: BaseException | None = None
         self._listener: PartitionListener | None = None
-        self._closing = False
+        self._owned = self._closing = False
         # No static membership: when the partition's owner leaves, another member continues at once.
         self._consumer = clients.consumer(group_id=group_id, settings=cooperative_session(session_timeout_s))
         self._committed = CommittedOffsets(self._consumer, topic, clients.stop)
@@ -67,7 +68,8 @@ class SinglePartitionConsumer:
         """Join the group."""
 
         def on_assign(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            # Closing can run a rebalance that was under way; the partition is revoked again at once.
+            self._owned = self._owned or bool(partitions)
+            # Closing runs a rebalance that was under way; the partition is revoked again at once.
             if partitions and not self._closing:
                 self._guarded(lambda: consumer.incremental_assign([self._partition(listener.acquire())]))
 
@@ -77,6 +79,7 @@ class SinglePartitionConsumer:
                 on_lost(consumer, partitions)
 
         def on_lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            self._owned = False
             self._guarded(listener.release)
             self._guarded(lambda: consumer.incremental_unassign(partitions))
 
@@ -134,6 +137,7 @@ class SinglePartitionConsumer:
     def close(self) -> None:
         """Leave the group; if the partition is still this member's, its listener hands it over first."""
         self._closing = True
+        leave(self._consumer, lambda: self._owned)
         self._consumer.close()
 
     def _partition(self, offset: int | None = None) -> TopicPartition:

@@ -19,6 +19,7 @@ from tokentrace.kafka.batch import extents_of, message_offset, message_partition
 from tokentrace.kafka.broker_watch import BrokerWatch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, UNANSWERED, error_of
+from tokentrace.kafka.leaving import leave
 from tokentrace.kafka.log_check import LogCheck
 from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
 from tokentrace.kafka.moves import truncation_of
@@ -55,6 +56,8 @@ class KafkaSource:
         #: Partitions of the topic, assigned or not; 0 before `connect`.
         self.topic_partitions = 0
         self._closing = False
+        #: Topic and partition of what the group has assigned, read or not.
+        self._given: set[tuple[str, int]] = set()
         self._callback_failure: BaseException | None = None
         self._refusal: str | None = None
         #: True after a commit that failed, of which some offsets may be committed.
@@ -75,6 +78,7 @@ class KafkaSource:
         """Make the consumer: at the start, and again after `close`."""
         settings, clients = self._settings, self._clients
         self._closing = self._join_again = False
+        self._given.clear()
         self._callback_failure = None
         self._consumer = clients.consumer(
             group_id=settings.group_id,
@@ -121,6 +125,7 @@ class KafkaSource:
         if self._closing:
             return
         self._closing = True
+        leave(self._consumer, lambda: self._given)
         self._consumer.close()
         self._assignment.positions.clear()
         self.pending.clear()
@@ -377,8 +382,9 @@ class KafkaSource:
             self._callback_failure = self._callback_failure or failure
 
     def _on_assign(self, _: Consumer, assigned: list[TopicPartition]) -> None:
+        self._given.update((partition.topic, partition.partition) for partition in assigned)
         if self._closing:
-            # Closing can run a rebalance that was under way. Its partitions are revoked at once, and a consumer that
+            # Closing runs a rebalance that was under way. Its partitions are revoked at once, and a consumer that
             # closes gets no answer about offsets.
             return
         partitions = self._of_topic(assigned)
@@ -403,6 +409,7 @@ class KafkaSource:
 
     def _unassign(self, removed: list[TopicPartition], event: Literal["on_revoke", "on_lost"]) -> None:
         topic = self._settings.topic
+        self._given.difference_update((partition.topic, partition.partition) for partition in removed)
         partitions = [topic_partition.partition for topic_partition in removed if topic_partition.topic == topic]
         if self._listener is not None:
             self._guarded(lambda: getattr(self._listener, event)(partitions))

@@ -7,6 +7,7 @@ parts are made in `wiring`.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import threading
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 LIVE_TURN_AGE_S: Final = 120.0
 #: Longest time from the request to stop to the end of counting. `worker.drain_timeout` comes on top.
 STOP_TIMEOUT_S: Final = 25.0
+#: Time after it for which a call may keep all threads from running.
+LOCKED_S: Final = 5.0
 #: Longest wait for a question that the page has asked Kafka.
 PAGE_STOP_TIMEOUT_S: Final = 2.0
 
@@ -214,7 +217,8 @@ class Service:
 def stopping_in_time(stop: StopSignal, timeout_s: float) -> Iterator[None]:
     """End the process if the body goes on for longer than this after a stop was requested.
 
-    librdkafka can keep a call for ever. What is committed is whole, and the next start continues there.
+    librdkafka can keep a call for ever. What is committed is whole, and the next start continues there. Where such a
+    call keeps every other thread from running too, the process ends LOCKED_S later, with the stacks of its threads.
     """
     ended = threading.Event()
 
@@ -222,7 +226,9 @@ def stopping_in_time(stop: StopSignal, timeout_s: float) -> Iterator[None]:
         while not stop.wait(1.0):
             if ended.is_set():
                 return
-        if not ended.wait(timeout_s):
+        with _ending_when_locked(timeout_s + LOCKED_S):
+            in_time = ended.wait(timeout_s)
+        if not in_time:
             log.critical("The worker has not stopped within %.0f s of the request; exiting.", timeout_s)
             logging.shutdown()
             os._exit(1)
@@ -232,6 +238,21 @@ def stopping_in_time(stop: StopSignal, timeout_s: float) -> Iterator[None]:
         yield
     finally:
         ended.set()
+
+
+@contextmanager
+def _ending_when_locked(timeout_s: float) -> Iterator[None]:
+    """End the process after this time, even if no thread of Python can run."""
+    try:
+        faulthandler.dump_traceback_later(timeout_s, exit=True)
+    except (AttributeError, OSError, RuntimeError, ValueError):
+        # There is no stderr to write to.
+        yield
+        return
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def metrics_url(config: Config, addr: HostPort, port: int) -> str:
