@@ -55,7 +55,10 @@ def test_a_worker_that_waits_for_a_topic_or_a_broker_ends_soon(
         assert time.monotonic() < began_s + SOON_S
 
 
-@pytest.mark.parametrize(("kind", "partitions"), [("source", 1), ("source", 3), ("single", 1), ("election", 1)])
+@pytest.mark.parametrize(
+    ("kind", "partitions"),
+    [("static", 1), ("static", 3), ("dynamic", 1), ("dynamic", 3), ("single", 1), ("election", 1)],
+)
 def test_a_member_closes_while_a_rebalance_waits_for_its_callback(
     kafka: KafkaBroker, topic: str, kind: str, partitions: int
 ) -> None:

@@ -46,8 +46,11 @@ def member(clients: KafkaClients, topic: str, kind: str) -> SimpleNamespace:
     poll: runs its callbacks, and returns whether it has its partitions. failure: what the library refused a callback.
     """
     follower = Follower()
-    if kind == "source":
-        source = KafkaSource(SourceSettings(topic=topic, group_id=topic, member_id="a", session_timeout_s=6), clients)
+    if kind in ("static", "dynamic"):
+        settings = SourceSettings(
+            topic=topic, group_id=topic, member_id="a", session_timeout_s=SESSION_S, leave_on_stop=kind == "dynamic"
+        )
+        source = KafkaSource(settings, clients)
         partitions = len(source._consumer.list_topics(topic).topics[topic].partitions)
 
         def poll() -> bool:
@@ -56,9 +59,9 @@ def member(clients: KafkaClients, topic: str, kind: str) -> SimpleNamespace:
 
         source.subscribe(follower)
         return SimpleNamespace(poll=poll, close=source.close, failure=lambda: source._callback_failure)
-    settings = {"topic": topic, "group_id": topic, "session_timeout_s": SESSION_S}
+    names: dict[str, Any] = {"topic": topic, "group_id": topic, "session_timeout_s": SESSION_S}
     if kind == "election":
-        election = Election(clients, **settings)
+        election = Election(clients, **names)
         run = election._guarded
 
         def guarded(action: Callable[[], None]) -> None:
@@ -69,7 +72,7 @@ def member(clients: KafkaClients, topic: str, kind: str) -> SimpleNamespace:
         return SimpleNamespace(
             poll=lambda: election.poll(0.05), close=election.close, failure=lambda: election._failure
         )
-    single = SinglePartitionConsumer(clients, **settings)
+    single = SinglePartitionConsumer(clients, **names)
     single.subscribe(follower)
 
     def read() -> bool:

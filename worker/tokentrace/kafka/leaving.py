@@ -16,9 +16,10 @@ from confluent_kafka import Consumer, KafkaException
 
 #: Longest time in which the library may call back about what is left, without the time of the callbacks.
 LEAVE_TIMEOUT_S: Final = 5.0
-#: Timeout and size of a poll meanwhile. What it returns is dropped.
+#: Time-out and size of a poll meanwhile. What it returns is dropped.
 POLL_S: Final = 0.02
 POLL_MESSAGES: Final = 1000
+_POLLS: Final = int(LEAVE_TIMEOUT_S / POLL_S)
 
 
 def leave(consumer: Consumer, assigned: Callable[[], object]) -> None:
@@ -26,12 +27,26 @@ def leave(consumer: Consumer, assigned: Callable[[], object]) -> None:
 
     assigned: whether the group has assigned something to this member that is not revoked yet, by its callbacks.
     """
-    polls = int(LEAVE_TIMEOUT_S / POLL_S)
     with suppress(KafkaException):
         # An assignment that has arrived before this is in the queue now; one that arrives later is ignored.
         consumer.unsubscribe()
     with suppress(KafkaException):
         consumer.consume(POLL_MESSAGES, 0.0)
-        while assigned() and polls > 0:
+        for _ in range(_POLLS):
+            if not assigned():
+                return
             consumer.consume(POLL_MESSAGES, POLL_S)
-            polls -= 1
+
+
+def run_rebalances(consumer: Consumer, callbacks: Callable[[], int]) -> None:
+    """Run the rebalances that wait, for a static member: it would lose its place in the group by unsubscribing.
+
+    callbacks: how many have run. A rebalance that arrives in the instant between this and `close` waits again then.
+    """
+    before = -1
+    with suppress(KafkaException):
+        for _ in range(_POLLS):
+            if callbacks() == before:
+                return
+            before = callbacks()
+            consumer.consume(POLL_MESSAGES, POLL_S)

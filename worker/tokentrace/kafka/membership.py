@@ -61,16 +61,20 @@ class SourceSettings:
     leave_on_stop: bool = False
     fetch: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def static(self) -> bool:
+        """True for a member that has its partitions back at once after a restart."""
+        # Not under KIP-848: there a killed static member is refused until its session has ended. librdkafka 2.16 has no
+        # request by which a static member leaves (KIP-345), so one that leaves is dynamic.
+        return self.protocol == "classic" and not self.leave_on_stop
+
     def consumer_settings(self) -> dict[str, Any]:
         """The librdkafka properties of the membership."""
         settings: dict[str, Any] = {"client.id": self.member_id, "group.protocol": self.protocol}
         if self.protocol == "classic":
-            # A static member has its partitions back at once after a restart. Not under KIP-848: there a killed
-            # static member is refused until its session has ended.
             settings |= cooperative_session(self.session_timeout_s)
-            # librdkafka 2.16 has no request by which a static member leaves (KIP-345), so one that leaves is dynamic.
-            if not self.leave_on_stop:
-                settings["group.instance.id"] = instance_id(self.group_id, self.member_id)
+        if self.static:
+            settings["group.instance.id"] = instance_id(self.group_id, self.member_id)
         return settings
 
 

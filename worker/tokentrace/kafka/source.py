@@ -19,7 +19,7 @@ from tokentrace.kafka.batch import extents_of, message_offset, message_partition
 from tokentrace.kafka.broker_watch import BrokerWatch
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import FENCED, MEMBERSHIP_LOST, REFUSED, UNANSWERED, error_of
-from tokentrace.kafka.leaving import leave
+from tokentrace.kafka.leaving import leave, run_rebalances
 from tokentrace.kafka.log_check import LogCheck
 from tokentrace.kafka.membership import TUNING, RebalanceListener, SourceSettings
 from tokentrace.kafka.moves import truncation_of
@@ -58,6 +58,8 @@ class KafkaSource:
         self._closing = False
         #: Topic and partition of what the group has assigned, read or not.
         self._given: set[tuple[str, int]] = set()
+        #: Number of calls that the library has made about rebalances.
+        self._callbacks = 0
         self._callback_failure: BaseException | None = None
         self._refusal: str | None = None
         #: True after a commit that failed, of which some offsets may be committed.
@@ -125,7 +127,10 @@ class KafkaSource:
         if self._closing:
             return
         self._closing = True
-        leave(self._consumer, lambda: self._given)
+        if self._settings.static:
+            run_rebalances(self._consumer, lambda: self._callbacks)
+        else:
+            leave(self._consumer, lambda: self._given)
         self._consumer.close()
         self._assignment.positions.clear()
         self.pending.clear()
@@ -382,6 +387,7 @@ class KafkaSource:
             self._callback_failure = self._callback_failure or failure
 
     def _on_assign(self, _: Consumer, assigned: list[TopicPartition]) -> None:
+        self._callbacks += 1
         self._given.update((partition.topic, partition.partition) for partition in assigned)
         if self._closing:
             # Closing runs a rebalance that was under way. Its partitions are revoked at once, and a consumer that
@@ -409,6 +415,7 @@ class KafkaSource:
 
     def _unassign(self, removed: list[TopicPartition], event: Literal["on_revoke", "on_lost"]) -> None:
         topic = self._settings.topic
+        self._callbacks += 1
         self._given.difference_update((partition.topic, partition.partition) for partition in removed)
         partitions = [topic_partition.partition for topic_partition in removed if topic_partition.topic == topic]
         if self._listener is not None:
