@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from tests.services import free_port
-from tokentrace.kafka.causes import Causes
+from tokentrace.kafka.causes import Causes, of_any_attempt
 from tokentrace.kafka.clients import EmbeddedBroker, KafkaClients
 
 NOT_TRUSTED = (
@@ -78,3 +78,9 @@ def test_clients_ask_for_the_cause_of_a_silence() -> None:
     assert "the port does not speak TLS" in tls.unreachable(error)
     nobody = KafkaClients(bootstrap_servers=f"127.0.0.1:{free_port()}", ask_for_causes=True)
     assert nobody.unreachable(error).endswith("(down); check kafka.bootstrap_servers.")
+
+
+def test_a_failure_that_the_library_has_counted_is_the_same_failure() -> None:
+    counted = f"{REFUSED[:-1]}, 1 identical error(s) suppressed)"
+    assert of_any_attempt(counted) == of_any_attempt(REFUSED)
+    assert of_any_attempt(counted) == "Connect to ipv4#127.0.0.1:1 failed: Connection refused"

@@ -56,11 +56,16 @@ _CLOSED: Final = (
     ),
 )
 _REFUSED: Final = "the broker refuses the credentials; correct sasl.username and sasl.password under kafka.properties"
-#: The name of the connection before the library's words, and how long it lasted behind them.
+#: The name of the connection before the library's words, and behind them how long it lasted and how often that was.
 _CONNECTION: Final = re.compile(r"^(?:.*\[thrd:[^\]]*\]: )?\S+/(?:bootstrap|\d+): ")
-_LASTED: Final = re.compile(r" \(after \d+ms in state \w+[^)]*\)")
+_LASTED: Final = re.compile(r" \(after \d+ms in state \w+(?:[^()]|\([^)]*\))*\)")
 #: A connection that was not made at all: whatever was the matter before, it is another matter now.
 _NOT_MADE: Final = "in state CONNECT"
+
+
+def of_any_attempt(words: str) -> str:
+    """Return the library's words about a connection without what differs between its attempts."""
+    return _LASTED.sub("", _CONNECTION.sub("", words))
 
 
 class _Handler(logging.Handler):
@@ -94,7 +99,7 @@ class Causes:
         """Take the library's words. Those that say nothing of TLS or credentials leave the cause as it is."""
         cause = next((cause for needle, cause in causes if needle in words), otherwise)
         if cause:
-            self.text = f"{cause} ({_LASTED.sub('', _CONNECTION.sub('', words))})"
+            self.text = f"{cause} ({of_any_attempt(words)})"
         elif _NOT_MADE in words:
             self.clear()
 

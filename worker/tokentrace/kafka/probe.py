@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclOperation  # type: ignore[attr-defined]
 
 from tokentrace.errors import Unreachable, UsageError
+from tokentrace.kafka.causes import of_any_attempt
 from tokentrace.kafka.clients import KafkaClients
 from tokentrace.kafka.errors import REFUSED, error_of
 from tokentrace.kafka.reader import result_of
@@ -19,8 +20,6 @@ REQUEST_TIMEOUT_S: Final = 15.0
 
 #: Wait after which brokers of which all refuse the connection are not asked again: where a port is closed, it stays so.
 _REFUSAL_TIMEOUT_S: Final = 2.0
-#: Words of the library around a reason, which differ between attempts.
-_ATTEMPT: Final = re.compile(r" \(after \d+ms in state \w+[^)]*\)|^\S+/\w+: ")
 _NOBODY: Final = re.compile(r"Connection refused|Failed to resolve")
 
 #: Errors that say that no broker answers, but not why.
@@ -67,7 +66,7 @@ class ClusterProbe:
         problem = self._clients.unreachable(error_of(failure)).rstrip(".")
         if self._clients.causes.text:
             return Unreachable(problem)
-        reasons = (_ATTEMPT.sub("", reason).rstrip(".") for reason in self._reasons)
+        reasons = (of_any_attempt(reason).rstrip(".") for reason in self._reasons)
         return Unreachable(". ".join([problem, *dict.fromkeys(reasons)][:3]))
 
     def partitions(self, topic: str) -> int:
