@@ -311,6 +311,19 @@ def test_forked_child_publishes_its_own_spans_and_not_its_parents(
     ]  # fmt: skip
 
 
+def test_forked_child_that_could_not_deliver_does_not_wait_for_the_threads_of_its_client(
+    make_publisher: Callable[..., Publisher],
+) -> None:
+    """Such a thread can wait for ever for a lock that one of the parent held at the fork: the child did not end."""
+    publisher = make_publisher(f"127.0.0.1:{free_port()}")
+    publisher.after_fork()
+    publisher.publish({"model": "m"})
+    producer = publisher._queue._producer
+    assert publisher.close(0.2) == 1
+    # That of the name above, that of the call, and one that keeps the destructor from running.
+    assert (publisher._queue._producer, sys.getrefcount(producer)) == (None, 3)
+
+
 PROGRAM = """
 import multiprocessing, os, signal, sys, time
 from tokentrace import Publisher

@@ -82,7 +82,7 @@ class BackgroundProducer:
         self._max_queue = max_queue
         self._find_header = header if callable(header) else None
         self._header = b"" if callable(header) else header
-        self._closed = False
+        self._closed = self._forked = False
         self._reset()
 
     def _reset(self) -> None:
@@ -174,6 +174,9 @@ class BackgroundProducer:
         self._ended.set()
         if thread is not None and thread is not threading.current_thread():
             thread.join(5.0)
+        if producer is not None and self._forked and left:
+            # Its threads may wait for a lock that a thread of the parent held at the fork, as glibc's for addresses.
+            _keep(producer)
         with self._lock:
             self._producer = self._thread = None
         return left
@@ -181,8 +184,8 @@ class BackgroundProducer:
     def after_fork(self) -> None:
         """Begin again in a child process, where the threads of the parent's client do not exist."""
         if self._producer is not None:
-            # Its destructor would wait for them, also at the end of the interpreter.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._producer))
+            _keep(self._producer)
+        self._forked = True
         self._reset()
 
     # -- the thread ------------------------------------------------------------------------------------------------
@@ -286,3 +289,8 @@ class BackgroundProducer:
         if error.code() == KafkaError._FATAL or error.fatal():
             self._failed = True
         self.warn(f"{self._topic}: {error.str()}", f"error {error.code()}")
+
+
+def _keep(producer: Producer) -> None:
+    """Let a client live until the process ends. Its destructor waits for its threads, which may be gone or stuck."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(producer))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Final, Protocol
 
@@ -36,7 +38,7 @@ def watch(publisher: Flushed, *, sigterm: bool) -> None:
     if "exit" not in _hooks:
         _hooks.add("exit")
         atexit.register(_close_all)
-        os.register_at_fork(after_in_child=_after_fork)
+        os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
     if (
         sigterm
         and threading.current_thread() is threading.main_thread()
@@ -62,6 +64,13 @@ def at_end_of_child(close: Callable[[], object]) -> None:
 def _close_all() -> None:
     for publisher in list(_live.values()):
         publisher.close()
+
+
+def _before_fork() -> None:
+    """Wait while a client looks up an address: glibc's lock for it stays locked in a child that is forked meanwhile."""
+    if _live:
+        with suppress(OSError):
+            socket.getaddrinfo("127.0.0.1", 0, flags=socket.AI_ADDRCONFIG)
 
 
 def _after_fork() -> None:
