@@ -298,4 +298,4 @@ def test_evaluator_that_cannot_start_closes_its_clients_and_says_so(caplog: pyte
         f"{GROUP_ID}.r.alerts",
         f"{GROUP_ID}.alerts",
     )
-    assert (consumer.calls[-1], evaluator.snapshot) == ("close", None)
+    assert (consumer.calls, evaluator.snapshot) == (["unsubscribe", "consume", "close"], None)

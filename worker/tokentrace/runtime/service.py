@@ -243,12 +243,9 @@ def stopping_in_time(stop: StopSignal, timeout_s: float) -> Iterator[None]:
 @contextmanager
 def _ending_when_locked(timeout_s: float) -> Iterator[None]:
     """End the process after this time, even if no thread of Python can run."""
-    try:
+    # An stderr that is closed, or replaced by something without a descriptor, cannot take the stacks.
+    with suppress(AttributeError, OSError, RuntimeError, ValueError):
         faulthandler.dump_traceback_later(timeout_s, exit=True)
-    except (AttributeError, OSError, RuntimeError, ValueError):
-        # There is no stderr to write to.
-        yield
-        return
     try:
         yield
     finally:
