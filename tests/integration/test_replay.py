@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.integration.test_state import tokentrace
 from tests.services import end
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import wait_for, write_config
+from tokentrace.kafka.transaction import OFFSETS_LOST_S
 
 Place = tuple[KafkaBroker, str, Path]
 
@@ -55,7 +57,7 @@ def watcher(place: Place) -> Iterator[Consumer]:
     consumer.close()
 
 
-@pytest.mark.parametrize("fate", ["killed", "stopped"])
+@pytest.mark.parametrize("fate", ["killed", "stopped", "stopped for longer than its calls wait"])
 def test_a_replay_that_is_killed_or_overtaken_and_run_again_sends_each_letter_once(
     place: Place, watcher: Consumer, fate: str
 ) -> None:
@@ -67,7 +69,9 @@ def test_a_replay_that_is_killed_or_overtaken_and_run_again_sends_each_letter_on
         assert wait_for(lambda: watcher.get_watermark_offsets(TopicPartition(place[1], 0), timeout=10.0)[1] > 1500)
         first.send_signal(signal.SIGKILL if fate == "killed" else signal.SIGSTOP)
         tokentrace(place[2], "dlq", "replay")
-        if fate == "stopped" and first.poll() is None:
+        if fate == "stopped for longer than its calls wait":
+            time.sleep(OFFSETS_LOST_S + 1.0)
+        if fate != "killed" and first.poll() is None:
             first.send_signal(signal.SIGCONT)
             _, error = first.communicate(timeout=60.0)
             assert first.returncode in (0, 1), error

@@ -112,6 +112,32 @@ def test_a_producer_of_a_command_names_its_rival() -> None:
         transactions.commit(RECORDS)
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["unanswered", "lost"])
+def test_a_command_whose_offsets_have_no_answer_names_its_rival_if_the_abort_finds_one(
+    monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """A command does not start again, which would find it; its rival would pass for an outage of Kafka."""
+
+    def unreturned(name: str, call: Any, timeout_s: float) -> None:
+        raise ClientFailed(f"The Kafka library does not return from {name}.")
+
+    if lost:
+        monkeypatch.setattr(module, "bounded", unreturned)
+    identity = Identity(transactional_id="x", replica="x", rights="", rival="Another command has started.")
+    for fenced, message in ((True, "Another command has started."), (False, "send_offsets" if lost else "not answer")):
+        clients = ScriptedClients(producer=ScriptedProducer)
+        transactions = TransactionalProducer(clients, identity)
+        producer = clients.made[0]
+        producer.errors["send_offsets_to_transaction"] = [failure(KafkaError._TIMED_OUT, retriable=True)]
+        unanswered = failure(KafkaError._TIMED_OUT, retriable=True)
+        producer.errors["abort_transaction"] = [unanswered, failure(KafkaError._FENCED)] if fenced else [unanswered]
+        with pytest.raises(FatalError, match=message):
+            transactions.commit(RECORDS, offsets(producer))
+        assert producer.calls.count("abort_transaction") == 2
+        with pytest.raises(ClientFailed, match="no known outcome"):
+            transactions.commit(RECORDS)
+
+
 def test_transactions_are_short_and_keep_the_brokers_that_they_know(parts: Parts) -> None:
     _, producer = parts
     config = producer.config

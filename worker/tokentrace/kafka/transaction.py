@@ -72,7 +72,9 @@ def bounded(name: str, call: Callable[[], object], timeout_s: float) -> None:
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
-    thread.join(timeout_s)
+    # A process that was suspended wakes with its first wait over, as the call's own time-out is.
+    for _ in range(2):
+        thread.join(timeout_s / 2)
     if thread.is_alive():
         raise ClientFailed(f"The Kafka library does not return from {name}.")
     if raised:
@@ -193,6 +195,10 @@ class TransactionalProducer:
                 produce(self._producer, record, self._stop, self._on_delivery if record.topic in batch_bytes else None)
             self._send_offsets(offsets)  # 3
             self._commit_transaction()  # 4
+        except ClientFailed:
+            if self._identity.rival:
+                self._raise_if_overtaken()
+            raise
         except REPORTING as failure:
             outcome = self._abort(error_of(failure))
             self._open = False
@@ -288,6 +294,11 @@ class TransactionalProducer:
         level = logging.WARNING if self.refusal is None else logging.INFO
         log.log(level, "A transaction was aborted (%s).%s", error.str(), advice)
         return Outcome.RETRY
+
+    def _raise_if_overtaken(self) -> None:
+        """Raise FatalError if a rival has fenced this producer. A command does not start again, which would show it."""
+        with suppress(*REPORTING):
+            self._retry_retriable("abort_transaction", self._producer.abort_transaction)
 
     def _cannot_start(self, error: KafkaError) -> str:
         transactional_id = self._identity.transactional_id
