@@ -323,6 +323,16 @@ def test_a_quoted_variable_of_the_wrong_type_is_a_problem(tmp_path: Path) -> Non
     assert len(found(tmp_path, 'worker: {batch_size: "5"}')) == 1
 
 
+@pytest.mark.parametrize("digits", ["9" * 5000, "0x" + "f" * 4000, "9" * 1001], ids=["decimal", "hex", "1001"])
+def test_a_number_with_too_many_digits_is_a_problem(tmp_path: Path, digits: str) -> None:
+    """Python refuses to write such an integer, and to read it from decimal digits."""
+    many = "worker.batch_size: is a number of more than 1,000 digits; put it in quotes if it is text (line 2)"
+    assert found(tmp_path, f"worker:\n  batch_size: {digits}") == [many]
+    assert found(tmp_path, "worker:\n  batch_size: ${X}", X=digits) == [many]
+    quoted = f"worker.batch_size: must be a whole number, not the text '{digits[:60]}' (line 1)"
+    assert found(tmp_path, 'worker: {batch_size: "${X}"}', X=digits) == [quoted]
+
+
 def test_certificate_and_key_that_do_not_belong_together_are_found(tmp_path: Path) -> None:
     make_certificate(tmp_path / "a")
     make_certificate(tmp_path / "b")

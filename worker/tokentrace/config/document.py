@@ -26,7 +26,8 @@ _VARIABLE: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))
 _OTHER_NAMES: Final = {"TOKENTRACE_AUTH_TOKEN": "TOKENTRACE_API_TOKEN"}
 
 #: Tags of what "${VAR}" may be in a key of this type, although it is quoted.
-_NUMBERS: Final = frozenset(f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool"))
+_INTEGER: Final = "tag:yaml.org,2002:int"
+_NUMBERS: Final = frozenset({_INTEGER, "tag:yaml.org,2002:float", "tag:yaml.org,2002:bool"})
 
 #: Numbers that YAML reads otherwise than people do: 010 as 8, 1:30 as 90.
 _OCTAL: Final = re.compile(r"[-+]?0[0-7_]+")
@@ -34,6 +35,9 @@ _SIXTIES: Final = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 #: Quotation marks of print, and spaces that YAML takes for letters.
 _PRINTED_QUOTES: Final = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
 _OTHER_SPACES: Final = re.compile("[\u00a0\u2000-\u200b\u202f\u3000\ufeff]")
+
+#: Most characters of an integer: Python neither reads nor writes one of more than 4,300 decimal digits.
+_MOST_DIGITS: Final = 1000
 
 
 class WrittenFloat(float):
@@ -153,11 +157,16 @@ class _Reader:
                 self.substituted.add(path)
             tag = self._constructor.resolve(yaml.ScalarNode, substituted, (True, False))
             if node.style is not None:
-                if tag in _NUMBERS and (variable := _VARIABLE.fullmatch(node.value)) and variable[1]:
+                short = len(substituted) <= _MOST_DIGITS
+                if tag in _NUMBERS and short and (variable := _VARIABLE.fullmatch(node.value)) and variable[1]:
                     unquoted = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark)
                     self.unquoted[path] = self._constructor.construct_object(unquoted)
                 tag = node.tag
             node = yaml.ScalarNode(tag, substituted, node.start_mark, node.end_mark, node.style)
+        if node.tag == _INTEGER and len(node.value) > _MOST_DIGITS:
+            what = f"is a number of more than {_MOST_DIGITS:,} digits; put it in quotes if it is text"
+            self._problem(path, what, node)
+            return None
         try:
             value = self._constructor.construct_object(node)
             if node.style is None and (what := _misread(node.value, value)):
