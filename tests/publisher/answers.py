@@ -55,9 +55,9 @@ ANSWERS = [
         (("input", 128, Decimal("1.25")), ("cached", 200, Decimal("0.125")), ("output", 1186, Decimal(10))),
     ),
     Answer(
-        "anthropic-messages", "anthropic", "claude-sonnet-4-5",
+        "anthropic-messages", "anthropic", "claude-sonnet-4-6",
         {
-            "id": "msg_1", "type": "message", "model": "claude-sonnet-4-5", "stop_reason": "end_turn",
+            "id": "msg_1", "type": "message", "model": "claude-sonnet-4-6", "stop_reason": "end_turn",
             "usage": {
                 "input_tokens": 21, "cache_creation_input_tokens": 188_086, "cache_read_input_tokens": 1800,
                 "cache_creation": {"ephemeral_5m_input_tokens": 187_986, "ephemeral_1h_input_tokens": 100},

@@ -27,12 +27,12 @@ async def main() -> None:
 
     litellm.completion(model="openai/gpt-4o", **openai)
     await litellm.acompletion(model="openai/gpt-4o", **openai)
-    litellm.completion(model="anthropic/claude-sonnet-4-5", **anthropic)
-    await litellm.acompletion(model="anthropic/claude-sonnet-4-5", **anthropic)
+    litellm.completion(model="anthropic/claude-sonnet-4-6", **anthropic)
+    await litellm.acompletion(model="anthropic/claude-sonnet-4-6", **anthropic)
     litellm.embedding(model="openai/text-embedding-3-small", input=["Hi"], api_base=f"{url}/v1", api_key="k")
     for _ in litellm.completion(model="openai/gpt-4o", **openai, **streamed):
         pass
-    async for _ in await litellm.acompletion(model="anthropic/claude-sonnet-4-5", **anthropic, stream=True):
+    async for _ in await litellm.acompletion(model="anthropic/claude-sonnet-4-6", **anthropic, stream=True):
         pass
     for model in ("openai/limited", "openai/slow"):
         with contextlib.suppress(Exception):

@@ -28,7 +28,7 @@ RESPONSE = {**CHAT, "prompt_tokens": 328, "cached_prompt_tokens": 200, "completi
 MESSAGE = {
     "prompt_tokens": 21, "cached_prompt_tokens": 1800, "cache_write_tokens": 1000, "cache_write_1h_tokens": 100,
     "completion_tokens": 393, "web_searches": 2, "usage": {"cache_write_5m": 900.0},
-    "prompt_tokens_include_cache": False, "model": "claude-sonnet-4-5", "provider": "anthropic", "status": "ok",
+    "prompt_tokens_include_cache": False, "model": "claude-sonnet-4-6", "provider": "anthropic", "status": "ok",
 }  # fmt: skip
 
 
@@ -72,7 +72,7 @@ def anthropic_client(publisher: Publisher, provider: ProviderStandIn, kind: Any 
 
 
 def messages(**fields: Any) -> dict[str, Any]:
-    return {"model": "claude-sonnet-4-5", "max_tokens": 10, "messages": HELLO, **fields}
+    return {"model": "claude-sonnet-4-6", "max_tokens": 10, "messages": HELLO, **fields}
 
 
 def test_openai_calls_become_spans(publisher: Publisher, provider: ProviderStandIn, only: Check) -> None:
@@ -137,7 +137,7 @@ def test_streams_of_asyncio_become_spans(publisher: Publisher, provider: Provide
 def test_anthropic_calls_become_spans(publisher: Publisher, provider: ProviderStandIn, only: Check) -> None:
     client = anthropic_client(publisher, provider)
     assert client.messages.create(**messages()).content[0].text == "Hello, there."
-    client.messages.count_tokens(model="claude-sonnet-4-5", messages=HELLO)
+    client.messages.count_tokens(model="claude-sonnet-4-6", messages=HELLO)
     only(MESSAGE)
 
 

@@ -71,7 +71,7 @@ def test_litellm_calls_become_spans_once(
         return (span["model"], span["provider"], span["status"], *(span[name] for name in counts))
 
     openai = ("gpt-4o", "openai", "ok", 2006, 300, 1920, None)
-    anthropic = ("claude-sonnet-4-5", "anthropic", "ok", 2821, 393, 1800, 1000)
+    anthropic = ("claude-sonnet-4-6", "anthropic", "ok", 2821, 393, 1800, 1000)
     assert Counter(map(brief, found)) == {
         openai: 3,
         anthropic: 3,
@@ -82,4 +82,4 @@ def test_litellm_calls_become_spans_once(
     }, done.stderr[-3000:]
     streamed = [span for span in found if span["ttft_ms"] is not None]
     assert all(0 < span["ttft_ms"] < span["latency_ms"] for span in streamed)
-    assert {"gpt-4o", "claude-sonnet-4-5"} <= {span["model"] for span in streamed}
+    assert {"gpt-4o", "claude-sonnet-4-6"} <= {span["model"] for span in streamed}
