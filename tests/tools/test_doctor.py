@@ -151,6 +151,18 @@ def test_the_clock_is_compared_with_that_of_a_server(
     assert "secret" not in what
 
 
+@pytest.mark.parametrize(
+    ("there_s", "ahead_s"), [(100.0, 0.0), (105.0, 0.0), (110.0, 0.0), (70.0, 30.0), (150.0, -40.0)]
+)
+def test_a_server_that_is_slow_to_tell_its_time_has_the_same_clock(
+    monkeypatch: pytest.MonkeyPatch, there_s: float, ahead_s: float
+) -> None:
+    """It may have written the answer at any time between the request and its arrival."""
+    now_s = iter([100.0, 110.0])
+    monkeypatch.setattr(doctor, "http_date_s", lambda _: there_s)
+    assert doctor._ahead_s("http://registry:8081", lambda: next(now_s)) == ahead_s
+
+
 def test_a_taken_port_is_told_from_a_worker_that_serves_there(examined: Any, server: StandIn) -> None:
     port = server.url.rpartition(":")[2]
     text = f"http_server: {{addr: '127.0.0.1:{port}'}}\n"

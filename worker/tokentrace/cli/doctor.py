@@ -31,7 +31,7 @@ def command(config_path: Path, prometheus: str, as_json: bool) -> None:
     failed = False
     if sys.stderr.isatty() and not as_json:
         echo(f"Asking {reading.config.kafka.bootstrap_servers}: up to 15 s if no broker answers.", err=True)
-    for found in examine(reading, prometheus, time.time()):
+    for found in examine(reading, prometheus, time.time):
         failed |= found.level == "fail"
         if as_json:
             fields = {"level": found.level, "area": found.area, "what": found.what, "todo": found.todo or None}

@@ -10,7 +10,7 @@ import errno
 import http.client
 import socket
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -61,8 +61,8 @@ class Diagnosis:
     todo: str = ""
 
 
-def examine(reading: Reading, prometheus: str, clock_s: float) -> Iterator[Diagnosis]:
-    """Look at everything, one thing after another. prometheus: its URL, empty for none. clock_s: Unix time."""
+def examine(reading: Reading, prometheus: str, clock: Callable[[], float]) -> Iterator[Diagnosis]:
+    """Look at everything, one thing after another. prometheus: its URL, empty for none. clock: gives the Unix time."""
     problems = every_problem(reading)
     for problem in problems:
         yield Diagnosis(
@@ -87,7 +87,7 @@ def examine(reading: Reading, prometheus: str, clock_s: float) -> Iterator[Diagn
     elif answers:
         # A read would wait a minute for a topic that may be about to be there.
         yield Diagnosis("skip", "spans", "not looked at, since the topic cannot be read")
-    yield from _clock(config, prometheus, clock_s)
+    yield from _clock(config, prometheus, clock)
     yield from _port(config)
     yield from _replicas(config, prometheus, answers)
 
@@ -144,15 +144,14 @@ def _prices(count: Trial) -> Iterator[Diagnosis]:
     yield Diagnosis("warn", "prices", what, "Set pricing.models; `tokentrace price MODEL` tries it.")
 
 
-def _clock(config: Config, prometheus: str, clock_s: float) -> Iterator[Diagnosis]:
+def _clock(config: Config, prometheus: str, clock: Callable[[], float]) -> Iterator[Diagnosis]:
     """Compare the clock with those of the servers that tell theirs: HTTP has it in each answer."""
     asked = [url for url in (prometheus, config.schema_registry.url) if url]
-    compared = [(url, there_s) for url in asked if (there_s := http_date_s(url)) is not None]
+    compared = [(url, apart_s) for url in asked if (apart_s := _ahead_s(url, clock)) is not None]
     if not compared:
         yield Diagnosis("skip", "clock", "no server tells its time; give --prometheus, or set schema_registry.url")
         return
-    url, there_s = max(compared, key=lambda pair: abs(pair[1] - clock_s))
-    apart_s = clock_s - there_s
+    url, apart_s = max(compared, key=lambda pair: abs(pair[1]))
     host = url.split("://", 1)[-1].rsplit("@", 1)[-1].split("/", 1)[0]
     what = f"{abs(apart_s):.0f} s {'ahead of' if apart_s > 0 else 'behind'} that of {host}"
     if abs(apart_s) < CLOCK_WARN_S:
@@ -160,6 +159,13 @@ def _clock(config: Config, prometheus: str, clock_s: float) -> Iterator[Diagnosi
     else:
         level: Level = "warn" if abs(apart_s) < CLOCK_FAIL_S else "fail"
         yield Diagnosis(level, "clock", what, "Set both by NTP: times of spans are compared with this clock.")
+
+
+def _ahead_s(url: str, clock: Callable[[], float]) -> float | None:
+    """Return by how much the clock is ahead of a server's at least, however long the answer takes; None without one."""
+    before_s = clock()
+    there_s = http_date_s(url)
+    return None if there_s is None else max(before_s - there_s, 0.0) - max(there_s - clock(), 0.0)
 
 
 def _port(config: Config) -> Iterator[Diagnosis]:
