@@ -35,7 +35,9 @@ DAY_S: Final = 60.0
 _BROKEN: Final = 0.002
 #: Time that the worker has to count the rest once the traffic has ended.
 _DRAIN_S: Final = 20.0
+#: Pause between two turns of the publisher, and the longest time between them for which it makes up.
 _TICK_S: Final = 0.02
+_MOST_OWED_S: Final = 0.5
 
 #: (sample name, sorted labels) -> an integer: messages, tokens, nano-USD.
 Counts = Mapping[tuple[str, top.Labels], int]
@@ -58,12 +60,14 @@ class Publisher:
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Publish until `stopping`, then wait until the broker has everything."""
-        began_s = time.monotonic()
+        began_s = last_s = time.monotonic()
         owed = 0.0
         while not stopping():
             time.sleep(_TICK_S)
-            elapsed_s = time.monotonic() - began_s
-            owed += rate_at(self._rate, elapsed_s / DAY_S + 0.25) * _TICK_S
+            now_s = time.monotonic()
+            turn_s = min(now_s - last_s, _MOST_OWED_S)
+            last_s = now_s
+            owed += rate_at(self._rate, (now_s - began_s) / DAY_S + 0.25) * turn_s
             for _ in range(int(owed)):
                 self._publish_one()
             owed %= 1.0
