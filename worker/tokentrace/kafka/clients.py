@@ -41,7 +41,7 @@ CONSUMER: Final[dict[str, Any]] = {
 CALLBACK_WAIT_S: Final = 30.0
 
 #: Longest time for which a cause is asked for, and the pause before it is asked for again.
-ASK_S: Final = 2.0
+ASK_S: Final = 5.0
 ASK_AGAIN_S: Final = 10.0
 
 #: The limit on the size of a message is its topic's alone. A batch of several stays below the smallest that is usual.
@@ -134,7 +134,6 @@ class KafkaClients:
     def unreachable(self, error: KafkaError | None = None) -> str:
         """Return the sentence for brokers that do not answer. error: how the request ended."""
         if error is not None and self._ask_for_causes and time.monotonic() >= self._ask_due_s:
-            self.causes.clear()
             self._ask()
             self._ask_due_s = time.monotonic() + ASK_AGAIN_S
         sentence = f"No Kafka broker answers at {self.bootstrap_servers}"
@@ -143,12 +142,16 @@ class KafkaClients:
         return f"{sentence}." if error is None else f"{sentence} ({error.str()}); check kafka.bootstrap_servers."
 
     def _ask(self) -> None:
-        """Find the cause by a connection of its own: most clients do not say why theirs fail."""
+        """Find the cause by a connection of its own: most clients do not say why theirs fail.
+
+        One that is known stays where this connection says nothing in time.
+        """
         config = {**self._properties, **self._base, "group.id": "tokentrace-causes", "error_cb": self.causes.note}
         consumer = self._make(self._consumer_type, config, self.causes.logger())
         with closing(consumer):
             try:
                 consumer.list_topics(timeout=ASK_S)
+                self.causes.clear()
             except KafkaException:
                 # Callbacks and lines of the log wait for a poll.
                 consumer.poll(0.1)
