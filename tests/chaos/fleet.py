@@ -29,6 +29,9 @@ class Replica(WorkerProcess):
     package: what it imports tokentrace from, see `tests.services.packages`; None for this version.
     """
 
+    #: The scraper turns to the next replica when one is frozen.
+    answer_timeout_s = 10.0
+
     def __init__(self, folder: Path, name: str, sections: dict[str, Any], package: Path | None = None) -> None:
         self.name = name
         self.package = package
@@ -166,7 +169,7 @@ def without(found: dict[Key, int], load: Any) -> dict[Key, int]:
     return {key: value for key, value in found.items() if key[0] not in ignored}
 
 
-def settle(replicas: list[Replica], load: Any, timeout_s: float = 90.0) -> dict[str, tuple[int, int]]:
+def settle(replicas: list[Replica], load: Any, timeout_s: float = 240.0) -> dict[str, tuple[int, int]]:
     """Wait until the replicas show what was published; what differs at the end."""
     truth = {key: value for key, value in load.truth().items() if value}
     deadline = time.monotonic() + timeout_s

@@ -91,7 +91,7 @@ class Storm:
         sections: dict[str, Any] | None = None,
         make: Callable[[Path, str, dict[str, Any]], Replica] = Replica,
         rate: int = 2000,
-        settle_s: float = 90.0,
+        settle_s: float = 240.0,
         brokers: int = 1,
         dimensions: bool = False,
         budgets: bool = False,
@@ -214,7 +214,7 @@ class Storm:
 
     def _calm(self) -> None:
         """Until every replica is up; those that were on their way out have to end first."""
-        deadline = time.monotonic() + 90.0
+        deadline = time.monotonic() + 240.0
         while not all(replica.ready() for replica in self._replicas):
             assert time.monotonic() < deadline, [_account_of(replica) for replica in self._replicas]
             self._revive()

@@ -151,7 +151,7 @@ def test_a_worker_under_attack_counts_on_and_answers_probes(
     load = Load(kafka.bootstrap, topic, PARTITIONS, seed=1)
     publisher, prober = Publisher(load, RATE), Prober(worker.target)
     with closing(Committed(kafka, topic)) as committed:
-        assert wait_for(lambda: committed.spans() == MODELS * CALLERS, 90.0)
+        assert wait_for(lambda: committed.spans() == MODELS * CALLERS)
         page = len(worker.get("/metrics/prometheus")[1])
         assert page > 20 * MIB, f"{page / MIB:.0f} MiB"
         publisher.start()
@@ -162,7 +162,7 @@ def test_a_worker_under_attack_counts_on_and_answers_probes(
             publisher.stop()
             prober.stop()
         all_spans = MODELS * CALLERS + load.produced
-        assert wait_for(lambda: committed.spans() >= all_spans, 90.0)
+        assert wait_for(lambda: committed.spans() >= all_spans)
         assert committed.spans() == all_spans
 
     truth = groups + Counter(load.truth())

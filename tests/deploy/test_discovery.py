@@ -126,10 +126,12 @@ def test_the_authenticated_job_sends_the_token_and_the_other_one_is_turned_away(
     (folder / "prometheus.yml").write_text(yaml.safe_dump({"global": settings, "scrape_configs": [*jobs.values()]}))
     prometheus.start()
     try:
-        assert wait_for(lambda: len(prometheus.query("up")) == 2, 30.0)
-        assert wait_for(lambda: bool(prometheus.query("tokentrace_worker_build_info")), 30.0)
-        up = {labels["job"]: value for labels, value in prometheus.query("up")}
-        assert up == {"tokentrace": 0, "tokentrace-authenticated": 1}
+        assert wait_for(lambda: len(prometheus.query("up")) == 2)
+        assert wait_for(lambda: bool(prometheus.query("tokentrace_worker_build_info")))
+        expected = {"tokentrace": 0, "tokentrace-authenticated": 1}
+        # A scrape that takes a busy machine longer than a second is down for that second.
+        up = lambda: {labels["job"]: value for labels, value in prometheus.query("up")}  # noqa: E731
+        assert wait_for(lambda: up() == expected), up()
     finally:
         prometheus.stop()
 
@@ -173,7 +175,7 @@ def test_a_pod_that_comes_back_with_another_address_goes_on_with_its_series(
             pytest.skip("this Prometheus was built without Kubernetes, as Debian's is")
         raise
     try:
-        assert wait_for(lambda: len(prometheus.query("tokentrace_spans_total")) == 2, 30.0), prometheus.query("up")
+        assert wait_for(lambda: len(prometheus.query("tokentrace_spans_total")) == 2), prometheus.query("up")
         before = {labels["instance"]: labels for labels, _ in prometheus.query("tokentrace_spans_total")}
         assert before.keys() == {"tokentrace-0", "tokentrace-1"}
         assert before["tokentrace-0"]["namespace"] == "llm"
@@ -181,7 +183,7 @@ def test_a_pod_that_comes_back_with_another_address_goes_on_with_its_series(
         cluster.change(pod("tokentrace-0", cluster.port, "127.0.0.2"))
         samples = 'count_over_time(tokentrace_spans_total{instance="tokentrace-0"}[10m])'
         ((_, first),) = prometheus.query(samples)
-        assert wait_for(lambda: time.time() > scraped_s + 12 and prometheus.query(samples)[0][1] > first + 3, 30.0)
+        assert wait_for(lambda: time.time() > scraped_s + 12 and prometheus.query(samples)[0][1] > first + 3)
         targets = prometheus.targets()
         assert sorted(targets) == [f"127.0.0.2:{cluster.port}", f"127.0.0.3:{cluster.port}"]
         # One series, though the address is another; its counter was never reset.

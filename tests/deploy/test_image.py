@@ -190,7 +190,7 @@ def test_image_serves_metrics_and_is_healthy(image: Image, kafka: KafkaBroker, t
             time.sleep(0.3)
         assert subprocess.run(check, env=environment, check=False).returncode == 0
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait(180.0) == 0
         assert subprocess.run(check, env=environment, capture_output=True, check=False).returncode != 0
     finally:
         end(process)

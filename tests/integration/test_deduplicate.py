@@ -14,7 +14,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from tests.integration.test_group import counted, nonzero, value
 from tests.oracle import recount
 from tests.services.kafka import KafkaBroker
-from tests.services.workers import WorkerProcess, span_totals, wait_for
+from tests.services.workers import WorkerProcess, span_totals, wait_for, wait_for_markers
 from tests.spanfactory import message, random_span, span
 
 Start = Callable[..., WorkerProcess]
@@ -70,6 +70,7 @@ def audited(workers: list[WorkerProcess], name: str) -> int:
 
 def chunks(kafka: KafkaBroker, topic: str) -> dict[bytes, bytes | None]:
     """Return the topic as compaction would leave it: the last record of each key."""
+    wait_for_markers(kafka, f"{topic}.ids", PARTITIONS)
     consumer = Consumer(
         {"bootstrap.servers": kafka.bootstrap, "group.id": "look", "isolation.level": "read_committed",
          "enable.partition.eof": True}
@@ -78,7 +79,7 @@ def chunks(kafka: KafkaBroker, topic: str) -> dict[bytes, bytes | None]:
     last: dict[bytes, bytes | None] = {}
     ended = 0
     while ended < PARTITIONS:
-        record = consumer.poll(10.0)
+        record = consumer.poll(60.0)
         assert record is not None
         if record.error() is not None:
             ended += 1
@@ -113,14 +114,14 @@ def test_repeated_spans_are_counted_once_over_kills_and_rebalances(
             name = random.Random(turn).choice(list(workers))
             workers[name].kill()
             workers[name].restart()
-            workers[name].wait_until_ready(60.0)
+            workers[name].wait_until_ready()
     application.publish(500)
     workers["two"].restart()
-    workers["two"].wait_until_ready(60.0)
+    workers["two"].wait_until_ready()
     alive = list(workers.values())
     assert application.repeats > 300
     polled = len(application.spans) + application.repeats
-    assert wait_for(lambda: audited(alive, "polled") == polled, 90.0), audited(alive, "polled") - polled
+    assert wait_for(lambda: audited(alive, "polled") == polled), audited(alive, "polled") - polled
     assert audited(alive, "duplicate") == application.repeats
     assert counted(*alive) == audited(alive, "counted") == len(application.spans)
     assert nonzero(span_totals(alive)) == nonzero(recount(application.spans))
@@ -139,7 +140,7 @@ def test_ids_beyond_the_window_leave_the_topic_and_count_again(
         for name in names:
             at_ms = began_ms + 1000 * after_s
             producer.produce(topic, message(span(span_id=name)), partition=0, timestamp=at_ms)
-        assert producer.flush(10) == 0
+        assert producer.flush(60) == 0
 
     publish(0, "a", "b")
     assert wait_for(lambda: counted(worker) == 2)
@@ -157,7 +158,7 @@ def test_ids_beyond_the_window_leave_the_topic_and_count_again(
     # A restart knows the same.
     worker.kill()
     worker.restart()
-    worker.wait_until_ready(60.0)
+    worker.wait_until_ready()
     publish(6, "a", "c", "e")
     assert wait_for(lambda: counted(worker) == 6)
     assert audited([worker], "duplicate") == 3
@@ -172,7 +173,7 @@ def test_a_message_stamped_ahead_evicts_no_ids_over_a_kill(kafka: KafkaBroker, t
         at_ms = round((time.time() + ahead_s) * 1000)
         for name in names:
             producer.produce(topic, message(span(span_id=name)), partition=0, timestamp=at_ms)
-        assert producer.flush(10) == 0
+        assert producer.flush(60) == 0
 
     names = [f"span-{number}" for number in range(10)]
     publish(names)
@@ -185,7 +186,7 @@ def test_a_message_stamped_ahead_evicts_no_ids_over_a_kill(kafka: KafkaBroker, t
         assert (counted(worker), audited([worker], "duplicate")) == (11, repeats)
         worker.kill()
         worker.restart()
-        worker.wait_until_ready(60.0)
+        worker.wait_until_ready()
     publish([*names, "ahead"])
     assert wait_for(lambda: audited([worker], "polled") == 42)
     assert (counted(worker), audited([worker], "duplicate")) == (11, 31)

@@ -66,7 +66,7 @@ def test_values_from_every_source_are_counted_exactly(kafka: KafkaBroker, tmp_pa
     replica = Replica(tmp_path, "worker-0", sections_of(kafka, topic, dimensions))
     try:
         replica.wait_until_ready()
-        assert wait_for(lambda: state(replica, "replica").total() == len(spans), 60.0)
+        assert wait_for(lambda: state(replica, "replica").total() == len(spans))
         expected: Found = Counter()
         for span, tenant, key in zip(spans, tenants, keys, strict=True):
             labels = span["model"], str(span["attributes"]["retry"]), "child" if span["parent_span_id"] else "root"
@@ -130,14 +130,14 @@ def test_totals_stay_exact_while_dimensions_change_by_rolling_restarts(kafka: Ka
     before: Found = Counter()
     try:
         for replica in replicas:
-            replica.wait_until_ready(60.0)
+            replica.wait_until_ready()
         scraper.start()
         load.start(800)
         for number, dimensions in enumerate(STEPS):
             if number:
                 for replica in replicas:
                     roll(replica, dimensions)
-                    assert wait_for(counting(scraper, replica), 60.0), replica.log()[-2000:]
+                    assert wait_for(counting(scraper, replica)), replica.log()[-2000:]
             now = state(replicas[0], "model")
             assert not before - now, "totals by model never fall"
             before = now
@@ -169,7 +169,7 @@ def roll(replica: Replica, dimensions: dict[str, Any]) -> None:
     config["dimensions"] = dimensions
     replica._config.write_text(yaml.safe_dump(config, sort_keys=False))
     replica.restart()
-    replica.wait_until_ready(60.0)
+    replica.wait_until_ready()
 
 
 def counting(scraper: Scraper, replica: Replica) -> Callable[[], bool]:

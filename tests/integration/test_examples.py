@@ -86,4 +86,4 @@ def test_program_publishes_spans_that_are_counted_exactly(
         key("tokentrace_cached_prompt_tokens_total", **three): count * 512,
         key("tokentrace_cost_total", **three): count // 100 * price,
     }
-    assert wait_for(lambda: {series: span_totals([worker]).get(series) for series in expected} == expected, 90.0)
+    assert wait_for(lambda: {series: span_totals([worker]).get(series) for series in expected} == expected)

@@ -70,7 +70,7 @@ def test_messages_with_apicurios_ids_glue_and_unions_are_counted_exactly(
     assert producer.flush(30) == 0
 
     expected = {key: value for key, value in recount(spans).items() if value}
-    assert wait_for(lambda: _total(worker, "tokentrace_worker_polled_records_total") == COUNT + 2, 60)
+    assert wait_for(lambda: _total(worker, "tokentrace_worker_polled_records_total") == COUNT + 2)
     assert {key: value for key, value in span_totals([worker]).items() if value} == expected
     rejected = {
         dict(labels)["reason"]: value
@@ -102,13 +102,13 @@ def test_guids_in_headers_are_counted_and_what_is_wrong_is_said_to_the_publisher
         bad = datum(span(model="gpt-4o", caller="search", prompt_tokens=-1))
         producer.produce(topic, value=bad, headers=header, partition=0)
         assert producer.flush(30) == 0
-        assert wait_for(lambda: _total(worker, "tokentrace_worker_polled_records_total") == COUNT + 1, 60)
+        assert wait_for(lambda: _total(worker, "tokentrace_worker_polled_records_total") == COUNT + 1)
         expected = {key: value for key, value in recount(spans).items() if value}
         assert {key: value for key, value in span_totals([worker]).items() if value} == expected
 
         labels = "model 'gpt-4o', provider 'openai', caller 'search'"
         line_of_log = f"Rejected 1 message (negative_tokens), such as {topic}/0@{COUNT} of {labels}"
-        assert wait_for(lambda: any(line_of_log in line for line in worker.messages()), 10), worker.messages()
+        assert wait_for(lambda: any(line_of_log in line for line in worker.messages())), worker.messages()
 
         (tmp_path / "tokentrace.yml").write_text(json.dumps(sections))
         for command in (["check-span", "--topic"], ["check-span", "--at", f"0:{COUNT}"], ["dlq", "show"]):
@@ -129,7 +129,7 @@ def _total(worker: WorkerProcess, name: str) -> float:
 def _ids(registry: SchemaRegistry, api: str, artifact: str, schema: Any) -> tuple[int, int]:
     """Register a schema. Returns Apicurio's (content id, global id)."""
     registry.register(artifact, schema)
-    with urllib.request.urlopen(f"{api}/groups/default/artifacts/{artifact}/meta", timeout=5) as answer:
+    with urllib.request.urlopen(f"{api}/groups/default/artifacts/{artifact}/meta", timeout=60) as answer:
         meta = json.load(answer)
     return int(meta["contentId"]), int(meta["globalId"])
 

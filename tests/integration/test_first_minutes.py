@@ -71,7 +71,7 @@ class Newcomer:
                 shown += part
                 if not part:
                     break
-            code = process.wait(10)
+            code = process.wait(180.0)
         finally:
             end(process)
             os.close(terminal)

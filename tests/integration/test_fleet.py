@@ -36,7 +36,8 @@ def totals_in(prometheus: Prometheus, names: set[str]) -> dict[Key, int]:
     """Every sample of these names, summed over the replicas by PromQL."""
     found = {}
     for name in names:
-        for labels, value in prometheus.query(f"sum without (instance, job) ({name})"):
+        # The last value of a replica, also where a busy machine missed its last scrape.
+        for labels, value in prometheus.query(f"sum without (instance, job) (last_over_time({name}[5m]))"):
             labels.pop("__name__", None)
             found[name, frozenset(labels.items())] = in_units(name, value)
     return found
@@ -79,7 +80,7 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
     found = {key: value for key, value in totals_in(prometheus, names).items() if value}
     assert found == expected
     assert all(_counted(worker) > 0 for worker in workers)
-    assert _top(prometheus) == (_by_model(spans), 2)
+    assert wait_for(lambda: _top(prometheus) == (_by_model(spans), 2)), _top(prometheus)
 
     # The audit adds up in each replica, and nothing was rejected.
     for worker in workers:
@@ -96,7 +97,8 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
         assert wait_for(lambda worker=worker: _page_totals(worker) == (len(spans), str(cost_nano_usd)))  # type: ignore[misc]
     # The mean of the scores in the window, weighted by how many each replica saw.
     scored = [record["attributes"]["eval.score"] for record in spans if "eval.score" in record["attributes"]]
-    ((_, mean),) = prometheus.query("sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)")
+    both = [f"sum(last_over_time(tokentrace_eval_score_{part}[5m]))" for part in ("sum", "count")]
+    ((_, mean),) = prometheus.query(" / ".join(both))
     assert mean == pytest.approx(sum(scored) / len(scored), abs=1e-6)
 
 
@@ -108,16 +110,15 @@ def _top(prometheus: Prometheus) -> tuple[dict[tuple[str, str], tuple[int, int]]
     """Spans and nano-USD of every model of a provider, and the number of replicas, as `top` has them."""
     done = subprocess.run(
         [sys.executable, "-m", "tokentrace", "top", "--once", "--json", "--prometheus", prometheus.url],
-        capture_output=True, text=True, check=True, timeout=60,
+        capture_output=True, text=True, check=True, timeout=180,
     )  # fmt: skip
     shown = json.loads(done.stdout)
-    assert not any(replica["problem"] for replica in shown["replicas"])
     rows = {
         (row["model"], row["provider"]): (in_units("tokentrace_spans_total", row["spans"]),
                                           in_units("tokentrace_cost_total", row["cost_usd"]))
         for row in shown["rows"]
     }  # fmt: skip
-    return rows, len(shown["replicas"])
+    return rows, sum(not replica["problem"] for replica in shown["replicas"])
 
 
 def _by_model(spans: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -216,7 +217,7 @@ def test_sigterm_waits_for_a_last_scrape_and_then_ends_well(
     kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
-    worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "30s", "commit_interval": "10s"})
+    worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "30s", "commit_interval": "10m"})
     producer.produce(topic, message(span()))
     producer.flush()
     polled = ("tokentrace_worker_batch_records_count", frozenset[tuple[str, str]]())
@@ -226,7 +227,7 @@ def test_sigterm_waits_for_a_last_scrape_and_then_ends_well(
     worker.wait_for_log("waiting up to 30 s for the final values")
     assert worker.process.poll() is None
     assert _counted(worker) == 1
-    assert worker.process.wait(20.0) == 0
+    assert worker.process.wait(180.0) == 0
     assert any("have been scraped" in message for message in worker.messages())
 
 
@@ -237,7 +238,7 @@ def test_sigterm_does_not_wait_longer_than_the_drain_timeout(
     producer.produce(topic, message(span()))
     producer.flush()
     worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "1s"})
-    worker.wait_for_log("Partitions assigned", 30.0)
+    worker.wait_for_log("Partitions assigned")
     assert wait_for(lambda: "ready" in worker.get("/health/ready")[1].decode())
     # A worker that has counted nothing has nothing to be scraped, and a look at its metrics would be a scrape.
     with closing(Committed(kafka, topic)) as committed:

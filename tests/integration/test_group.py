@@ -102,7 +102,7 @@ def test_a_worker_that_slept_past_its_session_drops_what_it_had_not_committed(
     assert wait_for(lambda: counted(second) == 40), second.messages()[-5:]
     os.killpg(first.process.pid, signal.SIGCONT)
     # It comes back without an error, counts nothing twice, and takes its share again.
-    assert wait_for(lambda: value(first, "tokentrace_worker_assigned_partitions") == 2, 30.0), first.messages()[-5:]
+    assert wait_for(lambda: value(first, "tokentrace_worker_assigned_partitions") == 2), first.messages()[-5:]
     assert counted(first) == 0
     assert first.process.poll() is None
     assert "Traceback" not in first.log()
@@ -197,6 +197,6 @@ def test_dead_letters_that_the_broker_refuses_hold_the_commit_back_until_it_take
     worker.wait_for_log(r"A transaction was aborted \(.*Message size too large")
     assert counted(worker) == 0, "nothing is shown that is not committed"
     limit(1_100_000)
-    assert wait_for(lambda: counted(worker) == 1, 30.0), worker.messages()[-5:]
+    assert wait_for(lambda: counted(worker) == 1), worker.messages()[-5:]
     assert sorted(key for key, _, _ in dead_letters(kafka, letters)) == [b"0", b"1", b"2"]
     assert value(worker, "tokentrace_worker_commits_total", outcome="failed") >= 1

@@ -27,7 +27,7 @@ def test_two_installations_with_the_same_replica_id_count_one_topic_side_by_side
     scrapers = [Scraper([replica], load) for replica in installations]
     try:
         for replica in installations:
-            replica.wait_until_ready(60.0)
+            replica.wait_until_ready()
         load.start(300)
         for scraper, replica in zip(scrapers, installations, strict=True):
             scraper.start()
@@ -59,7 +59,7 @@ def test_a_process_of_release_0_1_0_that_wakes_up_after_the_upgrade_is_fenced_an
     replicas = [Replica(tmp_path / "old", f"{topic}-0", sections, release_package("0.1.0", tmp_path))]
     old = replicas[0]
     try:
-        old.wait_until_ready(60.0)
+        old.wait_until_ready()
         load.publish(1000)
         assert settle([old], load) == {}
         load.start(300)
@@ -68,9 +68,9 @@ def test_a_process_of_release_0_1_0_that_wakes_up_after_the_upgrade_is_fenced_an
         replicas.append(new)
         scraper = Scraper([new], load)
         scraper.start()
-        assert wait_for(lambda: scraper.saw_counting(new), 90.0), new.log()[-2000:]
+        assert wait_for(lambda: scraper.saw_counting(new)), new.log()[-2000:]
         os.killpg(old.process.pid, signal.SIGCONT)
-        assert old.process.wait(90.0) == 1, old.log()[-2000:]
+        assert old.process.wait(180.0) == 1, old.log()[-2000:]
         load.stop()
         scraper.stop()
         assert settle([new], load) == {}, new.log()[-2000:]

@@ -36,6 +36,7 @@ def test_increments_that_prometheus_sees_are_what_was_published(
         "worker": {"drain_timeout": "10s", "session_timeout": "3s"},
     }
     replicas = [Replica(tmp_path, f"worker-{index}", sections) for index in range(2)]
+    update: threading.Thread | None = None
     try:
         for replica in replicas:
             replica.wait_until_ready()
@@ -48,7 +49,10 @@ def test_increments_that_prometheus_sees_are_what_was_published(
                     produce(kafka, topic, [span(model=model)] * count)
                     truth[model] += count
             if restarts and number in (3, 11):
-                threading.Thread(target=drain_and_restart, args=(replicas[0],)).start()
+                if update is not None:
+                    update.join()
+                update = threading.Thread(target=drain_and_restart, args=(replicas[0],))
+                update.start()
             if restarts and number == 7:
                 replicas[1].kill()
                 replicas[1].restart()
@@ -60,6 +64,8 @@ def test_increments_that_prometheus_sees_are_what_was_published(
         print(f"increase(), which extrapolates, {'with' if restarts else 'without'} restarts: {estimated}, of {truth}")
         assert rises(prometheus, "tokentrace_spans_total", "model") == truth
     finally:
+        if update is not None:
+            update.join()
         for replica in replicas:
             replica.end()
 

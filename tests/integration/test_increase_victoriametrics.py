@@ -38,12 +38,12 @@ def test_increments_that_victoriametrics_sees_are_what_was_published(
     def count(model: str, spans: int) -> None:
         produce(kafka, topic, [span(model=model)] * spans)
         truth[model] += spans
-        assert wait_for(lambda: counted(replica) == truth, 90.0)
+        assert wait_for(lambda: counted(replica) == truth)
 
     def kill() -> None:
         replica.kill()
         replica.restart()
-        assert wait_for(lambda: counted(replica) == truth, 90.0)
+        assert wait_for(lambda: counted(replica) == truth)
 
     try:
         replica.wait_until_ready()

@@ -46,13 +46,13 @@ PICTURES = ROOT / "docs"
 
 
 def traffic(count: int, now_s: float) -> list[dict[str, Any]]:
-    """Spans of the last fifty minutes, as of a working day's traffic."""
+    """Spans of the last forty minutes, as of a working day's traffic."""
     rng = random.Random(3)
     spans = []
     for number in range(count):
         model = rng.choices(list(MODELS), [5, 8, 3, 2])[0]
         latency_ms = rng.lognormvariate(6.4 + 0.4 * (model == "gemini-2.5-pro"), 0.6)
-        ended_us = int((now_s - rng.random() ** 1.2 * 3000) * 1e6)
+        ended_us = int((now_s - rng.random() ** 1.2 * 2400) * 1e6)
         prompt, completion = int(rng.lognormvariate(7, 0.8)), int(rng.lognormvariate(5.5, 0.7))
         spans.append(
             random_span(rng)
@@ -107,7 +107,7 @@ class Rig:
             self._producer.produce(self._topic, value)
         self._producer.flush(30)
         self.spans += spans
-        assert wait_for(lambda: self.counted()[0] == len(self.spans), 60.0), self.worker.log()[-2000:]
+        assert wait_for(lambda: self.counted()[0] == len(self.spans)), self.worker.log()[-2000:]
 
     def counted(self) -> tuple[int, int]:
         """Spans and nano-USD of a scrape."""
@@ -130,7 +130,7 @@ class Rig:
             color_scheme=scheme,  # type: ignore[arg-type]
         )
         page = context.new_page()
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("request", lambda request: self.requested.add(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda line: self.errors.append(line.text) if "Content Security" in line.text else None)
@@ -152,7 +152,7 @@ def rig(_kafka_or_reason: KafkaBroker | str, tmp_path_factory: pytest.TempPathFa
                 made.worker.wait_until_ready()
                 made.publish(traffic(3000, time.time()), BAD_MESSAGES)
                 # The page asks for the bill twice a minute only.
-                assert wait_for(lambda: made.billed() == len(made.spans), 30.0), made.worker.log()[-2000:]
+                assert wait_for(lambda: made.billed() == len(made.spans)), made.worker.log()[-2000:]
                 yield made
             finally:
                 made.worker.end()

@@ -131,7 +131,7 @@ def assert_exact(worker: WorkerProcess, spans: list[dict[str, Any]]) -> None:
     for first in range(0, len(spans), 1000):
         for key, value in recount(spans[first : first + 1000]).items():
             expected[without_groups(key)] += value
-    assert wait_for(lambda: total(worker, "tokentrace_spans_total") == len(spans), 120.0)
+    assert wait_for(lambda: total(worker, "tokentrace_spans_total") == len(spans))
     # A series that is new is shown as 0 once, so a scrape more may be needed.
     wait_for(lambda: +sums(worker) == +expected, 30.0)
     assert +sums(worker) == +expected
@@ -215,6 +215,6 @@ def test_a_worker_stays_under_its_memory_limit_with_messages_that_unpack_to_far_
     worker = start()
     with Scraper(worker) as scraper:
         assert_exact(worker, spans)
-        assert wait_for(lambda: total(worker, "tokentrace_spans_rejected_total") == TEXTS, 120.0)
+        assert wait_for(lambda: total(worker, "tokentrace_spans_rejected_total") == TEXTS)
     # 505 MiB where an answer is not bounded.
     assert_bounded(worker, scraper, LIMIT * 3 // 4)

@@ -34,7 +34,7 @@ def test_spans_of_six_apis_cost_what_their_invoices_say(
     kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     worker = start_worker(kafka={"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic})
-    with Publisher(kafka.bootstrap, topic, caller="invoices") as publisher:
+    with Publisher(kafka.bootstrap, topic, caller="invoices", flush_timeout_s=60.0) as publisher:
         for answer in ANSWERS:
             with publisher.call(answer.model, answer.provider) as call:
                 call.usage(answer.json)
@@ -51,7 +51,7 @@ def test_spans_of_six_apis_cost_what_their_invoices_say(
 @pytest.mark.long
 def test_application_publishes_on_while_the_broker_is_gone_for_a_minute(own_kafka: KafkaBroker) -> None:
     own_kafka.create_topic("spans", 4)
-    publisher = Publisher(own_kafka.bootstrap, "spans", flush_on_sigterm=False)
+    publisher = Publisher(own_kafka.bootstrap, "spans", max_queue=1_000_000, flush_on_sigterm=False)
     ended = threading.Event()
     longest_s = longest_stall_s = 0.0
     accepted: list[int] = []
@@ -78,7 +78,7 @@ def test_application_publishes_on_while_the_broker_is_gone_for_a_minute(own_kafk
     threads = [threading.Thread(target=target) for target in (application, bystander)]
     for thread in threads:
         thread.start()
-    assert wait_for(lambda: publisher.stats.delivered > 0, 60.0)
+    assert wait_for(lambda: publisher.stats.delivered > 0)
     own_kafka.kill()
     time.sleep(OUTAGE_S)
     assert publisher.stats.queued > 0
@@ -120,7 +120,8 @@ def test_full_queue_loses_the_newest_and_delivers_the_others_once(own_kafka: Kaf
 APPLICATION = """
 import os, signal, sys, time
 from tokentrace import Publisher
-publisher = Publisher(sys.argv[1], sys.argv[2])
+# A busy machine may answer late.
+publisher = Publisher(sys.argv[1], sys.argv[2], max_queue=1_000_000, max_queue_bytes=512 << 20, flush_timeout_s=60.0)
 number = 0
 while number < int(sys.argv[3]):
     publisher.publish({"model": "m", "prompt_tokens": number})
@@ -149,7 +150,7 @@ def test_killed_application_leaves_what_was_acknowledged_once(kafka: KafkaBroker
     for line in process.stdout:
         if re.fullmatch(r"\d+ \d+ 0\n", line):
             delivered, published, _ = map(int, line.split())
-    assert process.wait(30) == -signal.SIGKILL
+    assert process.wait(180.0) == -signal.SIGKILL
     found = numbers(kafka.bootstrap, topic)
     assert len(set(found)) == len(found)
     assert delivered <= len(found) <= published + 500
@@ -157,13 +158,13 @@ def test_killed_application_leaves_what_was_acknowledged_once(kafka: KafkaBroker
 
 def test_terminated_application_delivers_everything(kafka: KafkaBroker, topic: str) -> None:
     process = application(kafka.bootstrap, topic, "20000", end="os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)")
-    assert process.wait(60) == -signal.SIGTERM
+    assert process.wait(180.0) == -signal.SIGTERM
     assert numbers(kafka.bootstrap, topic) == list(range(20_000))
 
 
 def test_publisher_survives_150000_spans(kafka: KafkaBroker, topic: str) -> None:
     process = application(kafka.bootstrap, topic, "150000")
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
     assert [line for line in output.splitlines() if not line.endswith(" 0")] == []
     assert numbers(kafka.bootstrap, topic) == list(range(150_000))
@@ -191,7 +192,7 @@ def test_producer_that_kafka_accepts_no_longer_is_replaced(real_service: None, t
         }
         publisher = Publisher(broker.sasl_bootstrap, "spans", properties=login, flush_on_sigterm=False)
         publisher.publish({"model": "m", "prompt_tokens": 0})
-        assert wait_for(lambda: publisher.stats.lost.get("not_delivered", 0) == 1, 60.0)
+        assert wait_for(lambda: publisher.stats.lost.get("not_delivered", 0) == 1)
         allow = AclBinding(
             ResourceType.TOPIC, "spans", ResourcePatternType.LITERAL, "User:alice", "*", AclOperation.WRITE,
             AclPermissionType.ALLOW,
@@ -207,7 +208,7 @@ def test_producer_that_kafka_accepts_no_longer_is_replaced(real_service: None, t
             publisher.flush(1.0)
             return publisher.stats.delivered > 0
 
-        assert wait_for(delivered, 60.0)
+        assert wait_for(delivered)
         assert publisher.flush(30.0) == 0
         stats = publisher.stats
         publisher.close()
@@ -221,11 +222,11 @@ def test_producer_that_kafka_accepts_no_longer_is_replaced(real_service: None, t
 def test_registry_gives_the_schema_and_the_worker_reads_it(
     kafka: KafkaBroker, registry: SchemaRegistry, topic: str, start_worker: Callable[..., WorkerProcess]
 ) -> None:
-    with Publisher(kafka.bootstrap, topic, schema_registry=registry.url) as publisher:
+    with Publisher(kafka.bootstrap, topic, schema_registry=registry.url, flush_timeout_s=60.0) as publisher:
         for number in range(10):
             publisher.publish({"model": "m", "prompt_tokens": number})
         assert publisher.flush(30.0) == 0
-    with Publisher(kafka.bootstrap, topic, schema_registry={"url": registry.url}) as again:
+    with Publisher(kafka.bootstrap, topic, schema_registry={"url": registry.url}, flush_timeout_s=60.0) as again:
         again.publish({"model": "m", "prompt_tokens": 10})
     found = values(kafka.bootstrap, topic)
     assert len({value[:5] for value in found}) == 1

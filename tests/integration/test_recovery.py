@@ -42,7 +42,7 @@ class Fleet:
         self.replicas = [Replica(folder, name, sections) for name in self.names]
         self.scraper = Scraper(self.replicas, self.load)
         for replica in self.replicas:
-            replica.wait_until_ready(60.0)
+            replica.wait_until_ready()
         self.load.publish(1000)
         assert settle(self.replicas, self.load) == {}
         self.scraper.start()
@@ -107,9 +107,9 @@ def test_worker_ends_when_another_process_has_its_replica_id(kafka: KafkaBroker,
             (tmp_path / folder).mkdir()
             rivals.append(Replica(tmp_path / folder, topic, sections))
             if folder == "first":
-                rivals[0].wait_until_ready(60.0)
+                rivals[0].wait_until_ready()
         load.start(200)
-        assert wait_for(lambda: any(rival.process.poll() is not None for rival in rivals), 90.0)
+        assert wait_for(lambda: any(rival.process.poll() is not None for rival in rivals))
         [ended] = [rival for rival in rivals if rival.process.poll() is not None]
         [stays] = [rival for rival in rivals if rival is not ended]
         assert ended.process.returncode == 1
@@ -172,7 +172,10 @@ def test_partitions_that_a_killed_worker_was_giving_up_are_read_once_it_is_back(
     kafka: KafkaBroker, topic: str, tmp_path: Path
 ) -> None:
     """Its session has not ended, so the group takes its return for the end of the rebalance."""
-    sections = {"kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic}}
+    sections = {
+        "kafka": {"bootstrap_servers": kafka.bootstrap, "topic": topic, "group_id": topic},
+        "worker": {"session_timeout": "3m"},
+    }
     load = Load(kafka.bootstrap, topic, PARTITIONS, seed=5)
     gives_up = Replica(tmp_path, f"{topic}-0", sections)
     replicas = [gives_up]
@@ -182,9 +185,9 @@ def test_partitions_that_a_killed_worker_was_giving_up_are_read_once_it_is_back(
         gives_up.process.kill()
         gives_up.process.wait()
         gives_up.restart(("in_on_revoke", 1))
-        gives_up.wait_until_ready(60.0)
+        gives_up.wait_until_ready()
         replicas.append(Replica(tmp_path, f"{topic}-1", sections))
-        assert wait_for(lambda: gives_up.process.poll() is not None, 60.0)
+        assert wait_for(lambda: gives_up.process.poll() is not None)
         gives_up.restart()
         load.publish(1000)
         assert settle(replicas, load) == {}
@@ -209,12 +212,12 @@ def test_worker_without_state_ends_when_it_is_fenced_again_and_again(
         for folder in ("first", "second"):
             (tmp_path / folder).mkdir()
             rivals.append(Replica(tmp_path / folder, topic, sections))
-        assert wait_for(lambda: any(rival.process.poll() is not None for rival in rivals), 120.0)
+        assert wait_for(lambda: any(rival.process.poll() is not None for rival in rivals))
         [ended] = [rival for rival in rivals if rival.process.poll() is not None]
         [stays] = [rival for rival in rivals if rival is not ended]
         assert ended.process.returncode == 1
         assert f"a process with the same worker.replica_id {topic!r} may run" in ended.log().splitlines()[-1]
-        assert wait_for(stays.ready, 60.0), stays.log()[-2000:]
+        assert wait_for(stays.ready), stays.log()[-2000:]
     finally:
         load.stop()
         for rival in rivals:
@@ -230,7 +233,7 @@ def test_workers_outlive_a_broker_that_is_killed(own_kafka: KafkaBroker, tmp_pat
             own_kafka.kill()
             time.sleep(5.0)
             own_kafka.start()
-            assert wait_for(lambda: all(replica.ready() for replica in fleet.replicas), 90.0)
+            assert wait_for(lambda: all(replica.ready() for replica in fleet.replicas))
         fleet.check()
     finally:
         fleet.end()

@@ -121,7 +121,7 @@ class Place:
         producer = Producer({"bootstrap.servers": self.broker.bootstrap})
         for value in values:
             producer.produce(self.topic, value, partition=0)
-        assert producer.flush(10) == 0
+        assert producer.flush(60) == 0
 
 
 def test_with_the_documented_rights_a_worker_counts_alerts_and_goes_on_after_a_restart(
@@ -191,9 +191,14 @@ def test_top_shows_what_the_rights_allow_and_says_what_not(guarded: KafkaBroker,
 
 def complaints(worker: WorkerProcess) -> list[str]:
     """Return what it logged that is more than information, except for late brokers on a busy machine, and for junk."""
-    others = ("tokentrace.kafka.waiting", "tokentrace.aggregate.feedback")
+    late = ("tokentrace.kafka.waiting", "tokentrace.kafka.topic_wait", "tokentrace.kafka.broker_watch")
+    others = (*late, "tokentrace.aggregate.feedback")
     records = [json.loads(line) for line in worker.log().splitlines()]
-    return [record["message"] for record in records if record["level"] != "info" and record["logger"] not in others]
+    return [
+        record["message"] for record in records
+        if record["level"] != "info" and record["logger"] not in others
+        and not record["message"].startswith("Kafka does not finish")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("topic", ["tokentrace.state", "llm-spans.dead-letters"])
@@ -207,7 +212,7 @@ def test_a_right_that_is_taken_away_ends_the_worker_and_loses_nothing(
         assert wait_for(lambda: counted(worker) == 50), worker.log()
         place.revoke([Right("topic", topic, "Write")])
         place.publish(*(message(span(span_id=f"{index:016x}")) for index in range(50, 60)), b"junk")
-        assert worker.process.wait(90.0) == 1
+        assert worker.process.wait(180.0) == 1
         assert "Traceback" not in worker.log()
         last = worker.log().splitlines()[-1]
         assert last.startswith("tokentrace: Kafka does not let this worker commit")
@@ -234,9 +239,9 @@ def test_a_right_that_is_missing_is_named(guarded: KafkaBroker, tmp_path: Path, 
     worker = WorkerProcess(write_config(tmp_path / "w.yml", place.sections(tmp_path), ""), tmp_path / "w.log")
     wanted = missing.name.replace("llm-spans", place.topic).replace("tokentrace", place.group)
     try:
-        assert wait_for(lambda: complaint(worker, wanted) != "", 90.0), worker.log()
+        assert wait_for(lambda: complaint(worker, wanted) != ""), worker.log()
         if missing.resource == "topic" or missing.name in ("tokentrace", "tokentrace.tokentrace-0"):
-            assert worker.process.wait(90.0) in (1, 2)
+            assert worker.process.wait(180.0) in (1, 2)
         else:
             assert wait_for(lambda: counted(worker) == 1), "counting goes on without alerts"
         assert "Traceback" not in worker.log()

@@ -172,7 +172,7 @@ def test_each_role_runs_with_its_rights(guarded: KafkaBroker, tmp_path: Path) ->
             assert not answers(config, words, expected), f"{words} needs rights"
         rights.set(rights.of(role))
         for words, expected in commands:
-            assert wait_for(lambda asked=(words, expected): answers(config, *asked), 15.0), words
+            assert wait_for(lambda asked=(words, expected): answers(config, *asked)), words
 
 
 @pytest.mark.nightly

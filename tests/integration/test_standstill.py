@@ -61,9 +61,8 @@ def settings(kafka: KafkaBroker, topic: str) -> dict[str, dict[str, str]]:
 
 def assert_stands_still(worker: WorkerProcess, behind: int) -> None:
     assert wait_for(lambda: value(worker, "lag_records") >= behind), worker.log()
-    assert wait_for(lambda: not worker.ready()), worker.log()
-    assert "none was committed for" in waiting_for(worker)
-    assert value(worker, "ready") == 0
+    assert wait_for(lambda: "none was committed for" in waiting_for(worker)), worker.log()
+    assert wait_for(lambda: value(worker, "ready") == 0)
     assert value(worker, "stalled_seconds") > 3
 
 
@@ -82,7 +81,9 @@ def test_records_behind_an_open_transaction_of_a_publisher_stand_still(
         # The other partitions go on, and their commits hide nothing.
         produce(kafka, topic, [span() for _ in range(BEHIND)])
         assert_stands_still(worker, BEHIND // 4)
-        assert waiting_for(worker).startswith("records of the partitions [0] wait")
+        # On a busy machine the others stand still for a moment, too.
+        first = "records of the partitions [0] wait"
+        assert wait_for(lambda: waiting_for(worker).startswith(first)), (waiting_for(worker), worker.log())
         assert spans(worker) == BEFORE + BEHIND * 3 // 4
     assert_goes_on(worker, BEFORE + BEHIND + 1)
 
@@ -117,7 +118,7 @@ def test_broker_that_is_frozen_stands_still(own_kafka: KafkaBroker, start_worker
     assert_goes_on(worker, BEFORE)
     own_kafka.freeze()
     try:
-        assert wait_for(lambda: not worker.ready(), 120.0), worker.log()
+        assert wait_for(lambda: not worker.ready()), worker.log()
     finally:
         own_kafka.thaw()
     for _ in range(BEHIND):

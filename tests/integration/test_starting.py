@@ -27,7 +27,7 @@ def test_worker_that_is_fenced_while_it_starts_starts_again_without_a_rival(
     """An open transaction holds up its restore meanwhile."""
     client = {"bootstrap.servers": kafka.bootstrap, "log_level": 0}
     kafka.create_topic(f"{topic}.state", 1, cleanup_policy="compact")
-    holder = Producer({**client, "transactional.id": f"{topic}-holder", "transaction.timeout.ms": 60_000})
+    holder = Producer({**client, "transactional.id": f"{topic}-holder", "transaction.timeout.ms": 600_000})
     holder.init_transactions(30.0)
     holder.begin_transaction()
     holder.produce(f"{topic}.state", key=b"held", value=b"")
@@ -38,10 +38,10 @@ def test_worker_that_is_fenced_while_it_starts_starts_again_without_a_rival(
     load = Load(kafka.bootstrap, topic, PARTITIONS, seed=3)
     try:
         load.publish(100)
-        worker.wait_for_log("A transaction on topic .* has not ended yet", 60.0)
+        worker.wait_for_log("A transaction on topic .* has not ended yet")
         Producer({**client, "transactional.id": transactional_id(topic)}).init_transactions(30.0)
         holder.abort_transaction(30.0)
-        worker.wait_until_ready(60.0)
+        worker.wait_until_ready()
         assert settle([worker], load) == {}
         assert "looking for a process with its replica id" in worker.log()
     finally:

@@ -74,7 +74,7 @@ def test_a_worker_names_the_damaged_or_deleted_record_of_its_state_and_counts_af
     for damaged in (value[: len(value) // 2], flipped):
         offset = write(kafka, f"{topic}.state", key, damaged, partition, cell.headers())
         worker.restart()
-        assert worker.process.wait(60.0) == 1
+        assert worker.process.wait(180.0) == 1
         place = f"at offset {offset} of topic '{topic}.state', partition {partition}, key {key.decode()!r}"
         named = f"{place} cannot be read"
         [line] = [line for line in worker.messages() if named in line]
@@ -84,7 +84,7 @@ def test_a_worker_names_the_damaged_or_deleted_record_of_its_state_and_counts_af
     assert named in tokentrace(config, "state", "show", code=1)
     write(kafka, f"{topic}.state", key, None, partition)
     worker.restart()
-    assert worker.process.wait(60.0) == 1
+    assert worker.process.wait(180.0) == 1
     named = f"were deleted or replaced from outside in topic '{topic}.state', partition {partition} (cells: "
     [line] = [line for line in worker.messages() if named in line]
     assert "Totals of replica 'one'" in line

@@ -45,7 +45,7 @@ def open_transaction(kafka: KafkaBroker, topic: str) -> Iterator[Producer]:
     while read < SPANS:
         read += len(member.consume(SPANS, 1.0))
     producer = Producer(
-        {"bootstrap.servers": kafka.bootstrap, "transactional.id": topic, "transaction.timeout.ms": 60_000}
+        {"bootstrap.servers": kafka.bootstrap, "transactional.id": topic, "transaction.timeout.ms": 600_000}
     )
     producer.init_transactions(30.0)
     for offset in (COMMITTED, PENDING):
@@ -101,9 +101,9 @@ def test_the_library_forgets_what_is_committed(kafka: KafkaBroker, topic: str) -
     with open_transaction(kafka, topic) as producer:
         members = [threading.Thread(target=consume, args=(name,), daemon=True) for name in ("one", "two")]
         members[0].start()
-        assert wait_for(lambda: has_both_partitions(kafka, topic), 20.0)
+        assert wait_for(lambda: has_both_partitions(kafka, topic))
         members[1].start()
-        found = wait_for(lambda: bool(first), 20.0)
+        found = wait_for(lambda: bool(first))
         producer.abort_transaction(30.0)
         stop.set()
         for consumer in members:
@@ -122,14 +122,14 @@ def test_a_worker_waits_until_the_offsets_are_stable(
     }
     with open_transaction(kafka, topic) as producer:
         one = start_worker(wait=False, **sections, worker={"replica_id": "one", "session_timeout": "6s"})
-        assert wait_for(lambda: has_both_partitions(kafka, topic), 20.0)
+        assert wait_for(lambda: has_both_partitions(kafka, topic))
         two = start_worker(wait=False, **sections, worker={"replica_id": "two", "session_timeout": "6s"})
-        assert wait_for(lambda: "not stable yet" in one.log() + two.log(), 60.0)
-        assert wait_for(lambda: joining(two), 60.0)
+        assert wait_for(lambda: "not stable yet" in one.log() + two.log())
+        assert wait_for(lambda: joining(two))
         getattr(producer, f"{ending}_transaction")(30.0)
     produce(kafka, topic, [span() for _ in range(6)], 2)
     rest = SPANS - 2 * (PENDING if ending == "commit" else COMMITTED) + 6
-    assert wait_for(lambda: counted(one, two) == rest, 60.0), counted(one, two)
+    assert wait_for(lambda: counted(one, two) == rest), counted(one, two)
     # Nothing is left to be read that could be counted yet.
     assert wait_for(lambda: lags(one, two) == [0, 0])
     assert counted(one, two) == rest

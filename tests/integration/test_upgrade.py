@@ -67,7 +67,7 @@ def replace(replica: Replica, package: Path) -> None:
         replica.kill()
     replica.package = package
     replica.restart()
-    replica.wait_until_ready(60.0)
+    replica.wait_until_ready()
 
 
 def state(replica: Replica, package: Path) -> Any:
@@ -107,7 +107,7 @@ def test_totals_stay_exact_while_replicas_are_upgraded_and_rolled_back(
     scraper = Scraper(replicas, load)
     try:
         for replica in replicas:
-            replica.wait_until_ready(60.0)
+            replica.wait_until_ready()
         load.publish(4000)
         assert settle(replicas, load) == {}
         written = state(replicas[0], before)
@@ -149,7 +149,7 @@ def test_rejects_by_reason_and_partition_are_exact_from_the_upgrade_on(kafka: Ka
             for replica in replicas:
                 if replica.package != package:
                     replace(replica, package)
-                replica.wait_until_ready(60.0)
+                replica.wait_until_ready()
                 # Counted while the other replica may still be of the other version.
                 produce_rejected(kafka, topic, rng, 20)
                 load.publish(200)
@@ -202,7 +202,7 @@ def test_units_are_exact_once_every_replica_is_upgraded(kafka: KafkaBroker, tmp_
     replicas = [Replica(tmp_path, f"replica-{index}", sections, before) for index in range(2)]
     try:
         for replica in replicas:
-            replica.wait_until_ready(60.0)
+            replica.wait_until_ready()
         first.publish(2000)
         assert settle(replicas, first) == {}
         for replica in replicas:
@@ -246,7 +246,7 @@ def test_spans_of_the_other_version_are_known_as_duplicates(
     replica = Replica(tmp_path, "replica", sections, before)
     repeated = 0
     try:
-        replica.wait_until_ready(60.0)
+        replica.wait_until_ready()
         for published, package in enumerate((before, after, before, after), start=1):
             if package != replica.package:
                 replace(replica, package)
@@ -283,7 +283,7 @@ def test_each_alert_fires_once_while_replicas_are_upgraded_and_rolled_back(
 
     try:
         for replica in replicas:
-            replica.wait_until_ready(60.0)
+            replica.wait_until_ready()
         for number, package in enumerate((before, after, before), start=1):
             # The batch is counted by one replica of each version.
             replace(replicas[0], package)

@@ -34,16 +34,16 @@ async def main() -> None:
         pass
     async for _ in await litellm.acompletion(model="anthropic/claude-sonnet-4-6", **anthropic, stream=True):
         pass
-    for model in ("openai/limited", "openai/slow"):
+    for model, timeout_s in (("openai/limited", 60.0), ("openai/slow", 0.5)):
         with contextlib.suppress(Exception):
-            litellm.completion(model=model, **openai, timeout=0.5)
+            litellm.completion(model=model, **openai, timeout=timeout_s)
         with contextlib.suppress(Exception):
-            await litellm.acompletion(model=model, **openai, timeout=0.5)
+            await litellm.acompletion(model=model, **openai, timeout=timeout_s)
     with contextlib.suppress(Exception):
         for _ in litellm.completion(model="openai/cut", **openai, **streamed):
             pass
     # LiteLLM reports in tasks of its own.
-    await asyncio.sleep(2.0)
+    await asyncio.sleep(5.0)
 
 
 asyncio.run(main())

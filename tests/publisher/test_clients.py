@@ -160,13 +160,14 @@ def test_anthropic_streams_become_spans(publisher: Publisher, provider: Provider
 def test_errors_and_time_outs_are_published_and_raised(
     publisher: Publisher, provider: ProviderStandIn, only: Check, model: str, error: str, span: dict[str, Any]
 ) -> None:
+    timeout_s = 0.5 if model == "slow" else 60.0
     for stream in (False, True):
         with pytest.raises(getattr(openai, error)):
-            openai_client(publisher, provider, timeout=0.5).chat.completions.create(
+            openai_client(publisher, provider, timeout=timeout_s).chat.completions.create(
                 model=model, messages=HELLO, stream=stream
             )
         with pytest.raises(getattr(anthropic, error)):
-            anthropic_client(publisher, provider).with_options(timeout=0.5).messages.create(
+            anthropic_client(publisher, provider).with_options(timeout=timeout_s).messages.create(
                 **messages(model=model, stream=stream)
             )
     only(*[{"model": model, "prompt_tokens": None, **span}] * 4)

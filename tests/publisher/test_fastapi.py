@@ -63,7 +63,7 @@ def test_streamed_answers_of_a_fastapi_server_are_spans(
 
 
 def _answer(server: subprocess.Popen[str], port: int, question: str) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         assert server.poll() is None, server.communicate()[1]
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

@@ -148,7 +148,7 @@ class Prometheus:
     def _get(self, endpoint: str, parameters: dict[str, str]) -> Any:
         url = f"{self.url}/api/v1/{endpoint}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=10.0) as response:
+            with urllib.request.urlopen(url, timeout=60.0) as response:
                 return json.load(response)["data"]
         except urllib.error.HTTPError as error:
             raise Refused(json.load(error)["error"]) from error

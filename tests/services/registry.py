@@ -70,5 +70,5 @@ class SchemaRegistry(Freezable):
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/vnd.schemaregistry.v1+json"},
         )
-        with urllib.request.urlopen(request, timeout=5.0) as response:
+        with urllib.request.urlopen(request, timeout=60.0) as response:
             return json.load(response)

@@ -17,10 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin import OffsetSpec
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.oracle import Key
 from tests.services import end, free_port
+from tests.services.kafka import KafkaBroker
 
 #: Units of a sample, by its name's end: the recount's integers are the sample times these.
 _UNITS = {"tokentrace_cost_total": 10**9, "ms_sum": 1000, "eval_score_sum": 10**6}
@@ -50,12 +53,13 @@ class Served:
     """A worker by what it serves at `target`, host:port."""
 
     target: str
+    answer_timeout_s = 60.0
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
         """(status, body, headers) of a GET. Raises OSError if there is no answer, or half of one."""
         request = urllib.request.Request(f"http://{self.target}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10.0) as response:
+            with urllib.request.urlopen(request, timeout=self.answer_timeout_s) as response:
                 return response.status, response.read(), dict(response.headers)
         except urllib.error.HTTPError as error:
             return error.code, error.read(), dict(error.headers)
@@ -195,3 +199,15 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 180.0) -> bool:
             return False
         time.sleep(0.1)
     return True
+
+
+def wait_for_markers(kafka: KafkaBroker, topic: str, partitions: int) -> None:
+    """Wait until a topic shows what was committed: Kafka answers a commit first, and writes its markers then."""
+    admin = kafka.admin()  # Has to outlive its answers.
+
+    def ends(isolation: IsolationLevel) -> list[int]:
+        latest = {TopicPartition(topic, number): OffsetSpec.latest() for number in range(partitions)}
+        answers = admin.list_offsets(latest, isolation_level=isolation)
+        return [answers[partition].result().offset for partition in latest]
+
+    assert wait_for(lambda: ends(IsolationLevel.READ_COMMITTED) == ends(IsolationLevel.READ_UNCOMMITTED)), topic
