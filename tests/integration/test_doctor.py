@@ -58,4 +58,5 @@ def test_doctor_finds_a_replica_that_prometheus_does_not_scrape(
     assert found["replicas"]["what"] == "each of the 1 members of the group is scraped"
 
     prometheus.scrape([])
-    assert wait_for(lambda: examined()["replicas"]["what"] == "in the group, and not scraped: first"), examined()
+    missing = "fail", "in the group, and not scraped: first"
+    assert wait_for(lambda: (examined()["replicas"]["level"], examined()["replicas"]["what"]) == missing), examined()

@@ -36,8 +36,7 @@ def totals_in(prometheus: Prometheus, names: set[str]) -> dict[Key, int]:
     """Every sample of these names, summed over the replicas by PromQL."""
     found = {}
     for name in names:
-        # The last value of a replica, also where a busy machine missed its last scrape.
-        for labels, value in prometheus.query(f"sum without (instance, job) (last_over_time({name}[5m]))"):
+        for labels, value in prometheus.query(f"sum without (instance, job) ({name})"):
             labels.pop("__name__", None)
             found[name, frozenset(labels.items())] = in_units(name, value)
     return found
@@ -77,10 +76,12 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
         return sum(value for _, value in prometheus.query("sum(tokentrace_spans_total)")) == len(spans)
 
     assert wait_for(settled), prometheus.query("tokentrace_spans_total")
-    found = {key: value for key, value in totals_in(prometheus, names).items() if value}
-    assert found == expected
+    # A scrape that a busy machine misses leaves a replica out for a moment.
+    found = lambda: {key: value for key, value in totals_in(prometheus, names).items() if value}  # noqa: E731
+    assert wait_for(lambda: found() == expected), found()
     assert all(_counted(worker) > 0 for worker in workers)
-    assert wait_for(lambda: _top(prometheus) == (_by_model(spans), 2)), _top(prometheus)
+    shown = _by_model(spans), [False, False]
+    assert wait_for(lambda: _top(prometheus) == shown), _top(prometheus)
 
     # The audit adds up in each replica, and nothing was rejected.
     for worker in workers:
@@ -97,17 +98,17 @@ def test_promql_sums_over_two_workers_equal_a_recount_for_every_family(
         assert wait_for(lambda worker=worker: _page_totals(worker) == (len(spans), str(cost_nano_usd)))  # type: ignore[misc]
     # The mean of the scores in the window, weighted by how many each replica saw.
     scored = [record["attributes"]["eval.score"] for record in spans if "eval.score" in record["attributes"]]
-    both = [f"sum(last_over_time(tokentrace_eval_score_{part}[5m]))" for part in ("sum", "count")]
-    ((_, mean),) = prometheus.query(" / ".join(both))
-    assert mean == pytest.approx(sum(scored) / len(scored), abs=1e-6)
+    mean = pytest.approx(sum(scored) / len(scored), abs=1e-6)
+    query = "sum(tokentrace_eval_score_sum) / sum(tokentrace_eval_score_count)"
+    assert wait_for(lambda: [value for _, value in prometheus.query(query)] == [mean]), prometheus.query(query)
 
 
 def _later(record: dict[str, Any], by_us: int) -> dict[str, Any]:
     return record | {name: record[name] + by_us for name in ("started_at", "ended_at")}
 
 
-def _top(prometheus: Prometheus) -> tuple[dict[tuple[str, str], tuple[int, int]], int]:
-    """Spans and nano-USD of every model of a provider, and the number of replicas, as `top` has them."""
+def _top(prometheus: Prometheus) -> tuple[dict[tuple[str, str], tuple[int, int]], list[bool]]:
+    """Spans and nano-USD of every model of a provider, and whether each replica has a problem, as `top` has them."""
     done = subprocess.run(
         [sys.executable, "-m", "tokentrace", "top", "--once", "--json", "--prometheus", prometheus.url],
         capture_output=True, text=True, check=True, timeout=180,
@@ -118,7 +119,7 @@ def _top(prometheus: Prometheus) -> tuple[dict[tuple[str, str], tuple[int, int]]
                                           in_units("tokentrace_cost_total", row["cost_usd"]))
         for row in shown["rows"]
     }  # fmt: skip
-    return rows, sum(not replica["problem"] for replica in shown["replicas"])
+    return rows, [bool(replica["problem"]) for replica in shown["replicas"]]
 
 
 def _by_model(spans: list[dict[str, Any]]) -> dict[tuple[str, str], tuple[int, int]]:
@@ -217,14 +218,14 @@ def test_sigterm_waits_for_a_last_scrape_and_then_ends_well(
     kafka: KafkaBroker, topic: str, start_worker: Callable[..., WorkerProcess]
 ) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap})
-    worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "30s", "commit_interval": "10m"})
+    worker = start_worker(kafka=shared(kafka, topic), worker={"drain_timeout": "10m", "commit_interval": "10m"})
     producer.produce(topic, message(span()))
     producer.flush()
     polled = ("tokentrace_worker_batch_records_count", frozenset[tuple[str, str]]())
     assert wait_for(lambda: worker.samples()[polled] == 1)
     assert _counted(worker) == 0, "what is not committed is not shown"
     worker.process.send_signal(signal.SIGTERM)
-    worker.wait_for_log("waiting up to 30 s for the final values")
+    worker.wait_for_log("waiting up to 600 s for the final values")
     assert worker.process.poll() is None
     assert _counted(worker) == 1
     assert worker.process.wait(180.0) == 0

@@ -23,7 +23,7 @@ from tests.services.registry import SchemaRegistry
 from tests.services.workers import WorkerProcess, span_totals, wait_for
 from tests.spanfactory import message, span
 
-#: Before a program: at its end it waits for longer than the five seconds that a busy machine may take.
+#: Put before a program: it waits longer at its end than the default of 5 s, which is too short on a busy machine.
 PATIENCE = """
 import functools, tokentrace
 tokentrace.Publisher = functools.partial(tokentrace.Publisher, flush_timeout_s=60.0)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
-from confluent_kafka import KafkaError
+from types import SimpleNamespace
 
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from tests.kafka.fakes import Scripted
 from tests.services import free_port
+from tokentrace.kafka import clients as module
 from tokentrace.kafka.causes import Causes, of_any_attempt
-from tokentrace.kafka.clients import EmbeddedBroker, KafkaClients
+from tokentrace.kafka.clients import ASK_S, ASK_STEP_S, EmbeddedBroker, KafkaClients
 
 NOT_TRUSTED = (
     "ssl://127.0.0.1:9093/bootstrap: SSL handshake failed: error:0A000086:SSL routines::certificate verify failed: "
@@ -78,6 +82,45 @@ def test_clients_ask_for_the_cause_of_a_silence() -> None:
     assert "the port does not speak TLS" in tls.unreachable(error)
     nobody = KafkaClients(bootstrap_servers=f"127.0.0.1:{free_port()}", ask_for_causes=True)
     assert nobody.unreachable(error).endswith("(down); check kafka.bootstrap_servers.")
+
+
+class SilentConsumer(Scripted):
+    """A consumer that gets no answer in time. asked: how often it has waited for one."""
+
+    asked = 0
+    answered = False
+
+    def list_topics(self, timeout: float) -> None:
+        SilentConsumer.asked += 1
+        if not self.answered:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT, "down"))
+
+
+class AnsweredConsumer(SilentConsumer):
+    answered = True
+
+
+@pytest.mark.parametrize("consumer", [SilentConsumer, AnsweredConsumer])
+def test_a_known_cause_holds_until_a_broker_answers(
+    monkeypatch: pytest.MonkeyPatch, consumer: type[SilentConsumer]
+) -> None:
+    """A look that ends without a word takes the cause away from nobody."""
+    monkeypatch.setattr(SilentConsumer, "asked", 0)
+    now = SimpleNamespace(monotonic=lambda: 1000.0 + SilentConsumer.asked * ASK_STEP_S)
+    monkeypatch.setattr(module, "time", now)
+    clients = KafkaClients(bootstrap_servers="b:1", ask_for_causes=True, consumer_type=consumer)  # type: ignore[arg-type]
+    clients.causes.note(KafkaError(KafkaError._SSL, NOT_TRUSTED))
+    said = clients.unreachable(KafkaError(KafkaError._TRANSPORT, "down"))
+    assert ("set ssl.ca.location" in said) is not consumer.answered
+    assert SilentConsumer.asked == (1 if consumer.answered else ASK_S / ASK_STEP_S)
+
+
+def test_no_cause_is_looked_for_during_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SilentConsumer, "asked", 0)
+    clients = KafkaClients(bootstrap_servers="b:1", ask_for_causes=True, consumer_type=SilentConsumer)  # type: ignore[arg-type]
+    clients.stop.set()
+    assert "No Kafka broker answers at b:1" in clients.unreachable(KafkaError(KafkaError._TRANSPORT, "down"))
+    assert SilentConsumer.asked == 0
 
 
 def test_a_failure_that_the_library_has_counted_is_the_same_failure() -> None:

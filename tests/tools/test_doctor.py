@@ -154,7 +154,7 @@ def test_the_clock_is_compared_with_that_of_a_server(
 @pytest.mark.parametrize(
     ("there_s", "ahead_s"), [(100.0, 0.0), (105.0, 0.0), (110.0, 0.0), (70.0, 30.0), (150.0, -40.0)]
 )
-def test_a_server_that_is_slow_to_tell_its_time_has_the_same_clock(
+def test_the_time_that_an_answer_takes_is_no_difference_of_the_clocks(
     monkeypatch: pytest.MonkeyPatch, there_s: float, ahead_s: float
 ) -> None:
     """It may have written the answer at any time between the request and its arrival."""

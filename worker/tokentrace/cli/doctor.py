@@ -30,7 +30,7 @@ def command(config_path: Path, prometheus: str, as_json: bool) -> None:
     log.set_up("error", "text")
     failed = False
     if sys.stderr.isatty() and not as_json:
-        echo(f"Asking {reading.config.kafka.bootstrap_servers}: up to 15 s if no broker answers.", err=True)
+        echo(f"Asking {reading.config.kafka.bootstrap_servers}: up to 20 s if no broker answers.", err=True)
     for found in examine(reading, prometheus, time.time):
         failed |= found.level == "fail"
         if as_json:

@@ -80,10 +80,14 @@ class _Handler(logging.Handler):
 
 
 class Causes:
-    """The last cause that a callback has brought, with its details. text: empty while none is known."""
+    """The last cause that a callback has brought, with its details.
+
+    text: empty while none is known. found: how many connections have told why they failed.
+    """
 
     def __init__(self) -> None:
         self.text = ""
+        self.found = 0
 
     def note(self, error: KafkaError) -> None:
         """Take an error of a callback."""
@@ -102,6 +106,7 @@ class Causes:
             self.text = f"{cause} ({of_any_attempt(words)})"
         elif _NOT_MADE in words:
             self.clear()
+        self.found += bool(cause) or _NOT_MADE in words
 
     def clear(self) -> None:
         """Forget the cause: a broker has answered."""

@@ -42,6 +42,7 @@ CALLBACK_WAIT_S: Final = 30.0
 
 #: Longest time for which a cause is asked for, and the pause before it is asked for again.
 ASK_S: Final = 5.0
+ASK_STEP_S: Final = 1.0
 ASK_AGAIN_S: Final = 10.0
 
 #: The limit on the size of a message is its topic's alone. A batch of several stays below the smallest that is usual.
@@ -133,9 +134,10 @@ class KafkaClients:
 
     def unreachable(self, error: KafkaError | None = None) -> str:
         """Return the sentence for brokers that do not answer. error: how the request ended."""
-        if error is not None and self._ask_for_causes and time.monotonic() >= self._ask_due_s:
+        now_s = time.monotonic()
+        if error is not None and self._ask_for_causes and now_s >= self._ask_due_s and not self.stop.is_set():
+            self._ask_due_s = now_s + ASK_S + ASK_AGAIN_S
             self._ask()
-            self._ask_due_s = time.monotonic() + ASK_AGAIN_S
         sentence = f"No Kafka broker answers at {self.bootstrap_servers}"
         if self.causes.text:
             return f"{sentence}: {_without_secrets(self.causes.text, self._properties)}."
@@ -144,17 +146,20 @@ class KafkaClients:
     def _ask(self) -> None:
         """Find the cause by a connection of its own: most clients do not say why theirs fail.
 
-        One that is known stays where this connection says nothing in time.
+        A known cause is kept if this connection says nothing in time.
         """
         config = {**self._properties, **self._base, "group.id": "tokentrace-causes", "error_cb": self.causes.note}
         consumer = self._make(self._consumer_type, config, self.causes.logger())
+        found, until_s = self.causes.found, time.monotonic() + ASK_S
         with closing(consumer):
-            try:
-                consumer.list_topics(timeout=ASK_S)
-                self.causes.clear()
-            except KafkaException:
-                # Callbacks and lines of the log wait for a poll.
-                consumer.poll(0.1)
+            while self.causes.found == found and time.monotonic() < until_s and not self.stop.is_set():
+                try:
+                    consumer.list_topics(timeout=ASK_STEP_S)
+                    self.causes.clear()
+                    return
+                except KafkaException:
+                    # Callbacks and lines of the log wait for a poll.
+                    consumer.poll(0.1)
 
     def _make(
         self, client_type: Callable[..., _Client], config: Mapping[str, Any], logger: logging.Logger | None = None

@@ -43,17 +43,22 @@ class ClusterProbe:
     def brokers(self) -> int:
         """Return the number of brokers. Raises Unreachable with the reason, such as rejected credentials."""
         try:
-            return len(self._consumer.list_topics(timeout=_REFUSAL_TIMEOUT_S).brokers)
+            return self._brokers(_REFUSAL_TIMEOUT_S)
         except KafkaException as failure:
             # What went wrong with each broker arrives as an event.
             self._consumer.poll(0.5)
             if self._is_refused():
                 raise self._unreachable(failure) from failure
         try:
-            return len(self._consumer.list_topics(timeout=CONNECT_TIMEOUT_S).brokers)
+            return self._brokers(CONNECT_TIMEOUT_S)
         except KafkaException as failure:
             self._consumer.poll(0.5)
             raise self._unreachable(failure) from failure
+
+    def _brokers(self, timeout_s: float) -> int:
+        count = len(self._consumer.list_topics(timeout=timeout_s).brokers)
+        self._clients.causes.clear()
+        return count
 
     def _is_refused(self) -> bool:
         """Return whether the port of each broker is closed, or its name unknown."""

@@ -73,6 +73,7 @@ def list_topics(clients: KafkaClients, admin: AdminClient, topic: str | None = N
     while True:
         try:
             metadata: ClusterMetadata = admin.list_topics(topic, timeout=wait.request_timeout_s)
+            clients.causes.clear()
             return metadata
         except KafkaException as failure:
             error = error_of(failure)

@@ -45,6 +45,7 @@ def _look(consumer: Consumer, clients: KafkaClients, topic: str) -> tuple[str, i
         found = consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S).topics[topic]
     except KafkaException as failure:
         return clients.unreachable(error_of(failure)), 0
+    clients.causes.clear()
     if found.error is None:
         return "", len(found.partitions)
     if found.error.code() in REFUSED:

@@ -72,7 +72,7 @@ def bounded(name: str, call: Callable[[], object], timeout_s: float) -> None:
 
     thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
-    # A process that was suspended wakes with its first wait over, as the call's own time-out is.
+    # After a suspension, this wait and the call's own are both over; the second half lets the call return that.
     for _ in range(2):
         thread.join(timeout_s / 2)
     if thread.is_alive():
@@ -297,8 +297,10 @@ class TransactionalProducer:
 
     def _raise_if_overtaken(self) -> None:
         """Raise FatalError if a rival has fenced this producer. A command does not start again, which would show it."""
-        with suppress(*REPORTING):
-            self._retry_retriable("abort_transaction", self._producer.abort_transaction)
+        try:
+            self._producer.abort_transaction(STEP_TIMEOUT_S)
+        except REPORTING as failure:
+            self._raise_if_fatal(error_of(failure))
 
     def _cannot_start(self, error: KafkaError) -> str:
         transactional_id = self._identity.transactional_id

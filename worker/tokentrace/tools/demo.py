@@ -35,7 +35,7 @@ DAY_S: Final = 60.0
 _BROKEN: Final = 0.002
 #: Time that the worker has to count the rest once the traffic has ended.
 _DRAIN_S: Final = 20.0
-#: Pause between two turns of the publisher, and the longest time between them for which it makes up.
+#: Pause between two turns of the publisher, and the longest gap between them that it makes up for.
 _TICK_S: Final = 0.02
 _MOST_OWED_S: Final = 0.5
 

@@ -162,7 +162,7 @@ def _clock(config: Config, prometheus: str, clock: Callable[[], float]) -> Itera
 
 
 def _ahead_s(url: str, clock: Callable[[], float]) -> float | None:
-    """Return by how much the clock is ahead of a server's at least, however long the answer takes; None without one."""
+    """Return by how much this clock is at least ahead of a server's (negative: behind); None without an answer."""
     before_s = clock()
     there_s = http_date_s(url)
     return None if there_s is None else max(before_s - there_s, 0.0) - max(there_s - clock(), 0.0)

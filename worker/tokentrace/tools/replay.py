@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 from tokentrace.commit.dead_letters import PREFIX
 from tokentrace.errors import FatalError
 from tokentrace.kafka.batch import TARGET_GROUP
-from tokentrace.kafka.clients import BATCH_BYTES, KafkaClients
+from tokentrace.kafka.clients import BATCH_BYTES, TRANSACTION_TIMEOUT_S, KafkaClients
 from tokentrace.kafka.group_offsets import ProgressOffsets
 from tokentrace.kafka.outcome import Outcome
 from tokentrace.kafka.producer import Record, record_bytes
@@ -113,7 +113,11 @@ class Replay:
             f"to write to the topic {self._source_topic} with the transactional id {self._name!r}, and to read with "
             f"the group {self._name!r}"
         )
-        rival = "Another `tokentrace dlq replay` of the same group has started; it continues where this one ends."
+        # A broker fences a producer that stands still for too long, too.
+        rival = (
+            "Another `tokentrace dlq replay` of the same group has started, or this one was held up for longer than "
+            f"{TRANSACTION_TIMEOUT_S:.0f} s; run it again: it continues where this one ends."
+        )
         identity = Identity(transactional_id=self._name, replica=self._name, rights=rights, rival=rival)
         return TransactionalProducer(self._clients, identity, retry_for_s=RETRY_FOR_S, settings=COMPRESSION)
 
