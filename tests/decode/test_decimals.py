@@ -107,6 +107,16 @@ def test_a_decimal_without_bytes_is_no_cost() -> None:
     assert counted(schema, [good, empty])[1] == {"cost_invalid": 1}
 
 
+@pytest.mark.parametrize("size", [None, 200])
+@pytest.mark.parametrize("scale", [0, 9, 50])
+def test_a_decimal_beyond_every_double_is_no_cost(scale: int, size: int | None) -> None:
+    """Of one with more than 400 digits not even the sign has a double."""
+    schema = record_schema(model="string", cost_usd=decimal_type(scale, size), prompt_tokens="long")
+    amounts = [10**450, -(10**450), 5 * 10**scale]
+    data = [string("m") + encoded(amount, size) + zigzag(3) for amount in amounts]
+    assert counted(schema, data) == ({"": 5 * 10**9}, {"cost_invalid": 2})
+
+
 @pytest.mark.parametrize(
     "broken",
     [{"precision": 0}, {"precision": 4, "scale": 5}, {"precision": 4, "scale": -1}, {"scale": 2}, {"precision": "4"}],

@@ -46,4 +46,4 @@ def usd_of(data: bytes, scale: int) -> float:
     try:
         return nano / 10**NANO_DIGITS
     except OverflowError:
-        return math.copysign(math.inf, nano)
+        return math.inf if nano > 0 else -math.inf
