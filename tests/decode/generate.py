@@ -152,7 +152,10 @@ class Generator:
         kept: dict[str, Any] = {}
         for type_ in flat:
             kind = type_ if isinstance(type_, str) else type_["type"]
-            kept.setdefault(type_["name"] if isinstance(type_, dict) and "name" in type_ else kind, type_)
+            name = type_["name"] if isinstance(type_, dict) and "name" in type_ else kind
+            # A cost takes a decimal, and not the bytes that it is made of.
+            if name not in kept or (isinstance(type_, dict) and "scale" in type_):
+                kept[name] = type_
         return list(kept.values())
 
     def _name(self) -> str:
