@@ -13,6 +13,7 @@ from typing import Any
 from tests.chaos.fleet import Replica, Scraper, settle
 from tests.chaos.load import Load
 from tests.services.kafka import KafkaBroker
+from tests.services.workers import wait_for
 
 
 @dataclass
@@ -86,21 +87,22 @@ def _crash(victim: Replica, replicas: list[Replica], point: str, rng: random.Ran
     victim.restart((point, count))
     if point == "in_on_revoke":
         victim.wait_until_ready()
-    # Another one's coming takes partitions away from the victim, unless its own session has ended meanwhile.
-    for _ in range(6):
-        if point == "in_on_revoke":
-            other = rng.choice([replica for replica in replicas if replica is not victim])
-            other.kill()
-            time.sleep(4.0)
-            other.restart()
-        deadline = time.monotonic() + 30.0
-        while victim.process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        if victim.process.poll() is not None:
-            break
+        _take_partitions(victim, replicas, rng)
+    wait_for(lambda: victim.process.poll() is not None)
     if victim.process.poll() == -9:
         outcome.crashes += 1
     else:
         outcome.unexpected.append(f"{victim.name} ended with {victim.process.poll()} at {point}: {victim.log()[-500:]}")
         victim.kill()
         raise AssertionError(outcome.unexpected[-1])
+
+
+def _take_partitions(victim: Replica, replicas: list[Replica], rng: random.Random) -> None:
+    """Let others come until the victim gives partitions up. Where its own session ends meanwhile, it gives none."""
+    for _ in range(6):
+        other = rng.choice([replica for replica in replicas if replica is not victim])
+        other.kill()
+        time.sleep(4.0)
+        other.restart()
+        if wait_for(lambda: victim.process.poll() is not None, 30.0):
+            return

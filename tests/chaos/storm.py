@@ -127,8 +127,8 @@ class Storm:
         self._wanted: set[str] = set()
         self.result = Result()
 
-    def run(self, duration_s: float, until_told: bool = False) -> Result:
-        """Let it rage for so long, then bring every replica up and compare.
+    def run(self, duration_s: float, until_told: bool = False, spans: int = 0) -> Result:
+        """Let it rage for so long, publish so many spans at least, then bring every replica up and compare.
 
         until_told: strike only what was seen to count, and end at the first counter that falls: a storm for a guarantee
         that is known to be weak, which must not pass for exact where a slow machine shows too little between strikes.
@@ -142,6 +142,8 @@ class Storm:
             self._load.start(self._rate)
             self._rage(began + duration_s, scraper if until_told else None)
             self._bring_back()
+            while self._load.produced < spans:
+                self._load.publish(2000)
             self._load.stop()
             ends = log_ends(self._broker.bootstrap)
             self.result.logged = sum(ends.values())
